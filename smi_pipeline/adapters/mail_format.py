@@ -1,0 +1,126 @@
+"""How mails write money, sizes, times and addresses, and what may stand in a header or a link. Pure functions only."""
+
+import re
+import unicodedata
+from datetime import UTC, datetime
+from decimal import Decimal
+from urllib.parse import urlsplit
+
+import idna
+
+from smi_pipeline.core.errors import RefusedError
+
+# Stripe's "smallest unit" is the whole unit for these: https://docs.stripe.com/currencies#zero-decimal
+_ZERO_DECIMAL = frozenset(
+    {"bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"}
+)
+# Without decimals in ISO 4217, yet Stripe counts them in hundredths for compatibility.
+_ZERO_DECIMAL_IN_HUNDREDTHS = frozenset({"isk", "ugx"})
+_THREE_DECIMAL = frozenset({"bhd", "jod", "kwd", "omr", "tnd"})
+_SYMBOLS = {
+    "aud": "A$", "brl": "R$", "cad": "CA$", "cny": "CN¥", "eur": "€", "gbp": "£", "hkd": "HK$", "ils": "₪",
+    "inr": "₹", "jpy": "¥", "krw": "₩", "mxn": "MX$", "nzd": "NZ$", "php": "₱", "twd": "NT$", "usd": "$",
+    "vnd": "₫",
+}  # fmt: skip
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+)  # fmt: skip
+
+
+def money(amount_cents: int, currency: str) -> str:
+    """An amount in Stripe's smallest unit as a customer writes it: `€1.20`, `¥120`, `CHF 1.20`."""
+    code = currency.strip().lower()
+    if not re.fullmatch(r"[a-z]{3}", code):
+        raise RefusedError(f"{currency!r} is not an ISO 4217 currency code")
+    decimals = 0 if code in _ZERO_DECIMAL else 3 if code in _THREE_DECIMAL else 2
+    amount = Decimal(abs(amount_cents)).scaleb(-decimals)
+    if code in _ZERO_DECIMAL_IN_HUNDREDTHS and amount == amount.to_integral():
+        decimals = 0
+    symbol = _SYMBOLS.get(code, f"{code.upper()}\N{NO-BREAK SPACE}")
+    return f"{'-' if amount_cents < 0 else ''}{symbol}{amount:,.{decimals}f}"
+
+
+def file_size(size: int) -> str:
+    """Bytes in decimal units, as file managers and shops show them: `812 bytes`, `850 KB`, `4.2 MB`."""
+    if size < 1_000:
+        return f"{size} byte" if size == 1 else f"{size} bytes"
+    if size < 999_500:  # from here on it would read 1,000 KB
+        return f"{size / 1_000:.0f} KB"
+    if size < 999_500_000:
+        return f"{size / 1_000_000:.{1 if size < 99_950_000 else 0}f} MB"
+    return f"{size / 1_000_000_000:,.1f} GB"
+
+
+def dimensions(width: int, height: int) -> str:
+    """`2,048 × 1,536 pixels`."""
+    return f"{width:,} × {height:,} pixels"
+
+
+def moment(at: datetime) -> str:
+    """`Saturday 21 November 2026, 14:05 UTC`, whatever the locale of the process."""
+    at = in_utc(at, "the time")
+    return f"{_WEEKDAYS[at.weekday()]} {at.day} {_MONTHS[at.month - 1]} {at.year}, {at:%H:%M} UTC"
+
+
+def time_left(until: datetime, now: datetime) -> str:
+    """The rounded time from `now` to `until`: `24 hours`, `45 minutes`, `3 days`; empty when it is over."""
+    minutes = round((in_utc(until, "the expiry") - in_utc(now, "the date")).total_seconds() / 60)
+    if minutes <= 0:
+        return ""
+    if minutes < 60:
+        return f"{minutes} minute{'' if minutes == 1 else 's'}"
+    hours = round(minutes / 60)
+    if hours <= 48:
+        return f"{hours} hour{'' if hours == 1 else 's'}"
+    return f"{round(hours / 24)} days"
+
+
+def in_utc(at: datetime, what: str) -> datetime:
+    """`at` in UTC. Raises RefusedError for a time without a zone, which could mean any hour."""
+    if at.tzinfo is None:
+        raise RefusedError(f"{what} needs a time zone")
+    return at.astimezone(UTC)
+
+
+def header_value(value: str, what: str) -> str:
+    """`value` unchanged if it may stand in a header. Raises RefusedError for line breaks and control characters,
+    which could end the header and begin another."""
+    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs") for character in value):
+        raise RefusedError(f"{what} must not contain line breaks or control characters")
+    return value
+
+
+def one_line(value: str, limit: int = 80) -> str:
+    """Text of a stranger (a name, a file name) made fit for a line of a mail: no line breaks, bounded."""
+    printable = "".join(c if unicodedata.category(c)[0] not in "CZ" else " " for c in value)
+    words = " ".join(printable.split())
+    return words if len(words) <= limit else words[: limit - 1] + "…"
+
+
+def link(url: str, what: str) -> str:
+    """`url` if it is a plain web address. Raises RefusedError otherwise: escaping alone lets `javascript:` through."""
+    if not isinstance(url, str) or any(c <= " " or c == "\x7f" for c in url) or any(c in url for c in '<>"\\'):
+        raise RefusedError(f"{what} is not a web address")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise RefusedError(f"{what} is not a web address") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise RefusedError(f"{what} is not a web address")
+    return url
+
+
+def address(value: str, what: str) -> str:
+    """A bare address with its domain in ASCII (IDNA). Raises RefusedError for anything that is not one address."""
+    header_value(value, what)
+    local, at, domain = value.strip().rpartition("@")
+    # Quoted local parts are legal and unused; refusing them refuses every trick with spaces, commas and brackets.
+    if not at or not local or len(value) > 254 or re.search(r"[\s,;:<>()\[\]\\\"@]", local + domain):
+        raise RefusedError(f"{what} is not an e-mail address")
+    try:
+        ascii_domain = domain.lower() if domain.isascii() else idna.encode(domain, uts46=True).decode("ascii")
+    except idna.IDNAError:
+        raise RefusedError(f"{what} is not an e-mail address") from None
+    return f"{local}@{ascii_domain}"
