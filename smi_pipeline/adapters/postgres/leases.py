@@ -1,0 +1,133 @@
+"""Leases are the queue (design section 4): who may work on which row, until when, and when a row is due again."""
+
+import uuid
+
+from smi_pipeline.adapters.postgres.database import Database
+from smi_pipeline.core.models import Queue
+
+LEASE_SECONDS = 45
+"""How long a lease lasts without renewal. Renewed every 10 s: four misses in a row make a worker dead."""
+
+# Per queue: table, its key columns with their types, and which rows are work.
+_WORK = {
+    Queue.SUBMIT: ("smi.upscale_jobs", {"job_id": "text"}, "queue = 'submit' AND hold_reason IS NULL"),
+    Queue.FULFIL: ("smi.upscale_jobs", {"job_id": "text"}, "queue = 'fulfil'"),
+    Queue.REFUND: ("smi.refunds", {"refund_row": "bigint"}, "state IN ('owed', 'pending')"),
+    Queue.MAIL: (
+        "smi.emails",
+        {"job_id": "text", "kind": "text", "serial": "integer"},
+        "state IN ('claimed', 'handed_over')",
+    ),
+}
+
+
+def _where_key(keys: dict[str, str], work_key: str) -> tuple[str, dict[str, str]]:
+    """A condition on the key columns (so that their index serves) and its parameters."""
+    condition = " AND ".join(f"{name} = CAST(:key_{name} AS {kind})" for name, kind in keys.items())
+    return condition, {f"key_{name}": part for name, part in zip(keys, work_key.split("/"), strict=True)}
+
+
+class PostgresLeases:
+    """Implements `core.state.Leases`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def lease(self, queue: Queue, limit: int, *, max_leases: int | None = None) -> tuple[str, list[str]] | None:
+        table, keys, work = _WORK[queue]
+        key = ", ".join(keys)
+        due = f"{work} AND next_attempt_at <= smi.now()"
+        with self._database.transaction() as tx:
+            if max_leases is not None:
+                live = tx.value(
+                    f"SELECT count(DISTINCT lease_id) FROM {table} WHERE lease_until > smi.now() AND {work}"
+                )
+                if live >= max_leases:
+                    return None
+            lease_id = uuid.uuid4().hex
+            # A row whose last lease ran out without a recorded error may have killed its worker: it goes alone,
+            # so that one poisonous row never convicts its batch mates.
+            for which, count in (("lease_id IS NULL", limit), ("lease_until <= smi.now()", 1)):
+                rows = tx.rows(
+                    f"""UPDATE {table} SET lease_id = :lease_id, attempts = attempts + 1,
+                               lease_until = smi.now() + make_interval(secs => :seconds)
+                        WHERE ({key}) IN (
+                            SELECT {key} FROM {table} WHERE {due} AND {which}
+                            ORDER BY next_attempt_at LIMIT :count FOR UPDATE SKIP LOCKED)
+                        RETURNING concat_ws('/', {key}) AS work_key, next_attempt_at""",
+                    lease_id=lease_id,
+                    seconds=LEASE_SECONDS,
+                    count=count,
+                )
+                if rows:
+                    ordered = sorted(rows, key=lambda row: row["next_attempt_at"])
+                    return lease_id, [row["work_key"] for row in ordered]
+        return None
+
+    def lease_one(self, queue: Queue, work_key: str) -> str | None:
+        table, keys, work = _WORK[queue]
+        condition, parameters = _where_key(keys, work_key)
+        lease_id = uuid.uuid4().hex
+        with self._database.transaction() as tx:
+            taken = tx.run(
+                f"""UPDATE {table} SET lease_id = :lease_id, attempts = attempts + 1,
+                           lease_until = smi.now() + make_interval(secs => :seconds)
+                    WHERE {condition} AND {work} AND (lease_id IS NULL OR lease_until <= smi.now())""",
+                lease_id=lease_id,
+                seconds=LEASE_SECONDS,
+                **parameters,
+            )
+        return lease_id if taken else None
+
+    def leased(self, queue: Queue, lease_id: str) -> list[str]:
+        table, keys, _ = _WORK[queue]
+        with self._database.transaction() as tx:
+            rows = tx.rows(
+                f"""SELECT concat_ws('/', {", ".join(keys)}) AS work_key FROM {table}
+                    WHERE lease_id = :lease_id ORDER BY next_attempt_at""",
+                lease_id=lease_id,
+            )
+        return [row["work_key"] for row in rows]
+
+    def renew(self, lease_id: str) -> int:
+        with self._database.transaction() as tx:
+            return sum(
+                tx.run(
+                    f"""UPDATE {table} SET lease_until = smi.now() + make_interval(secs => :seconds)
+                        WHERE lease_id = :lease_id AND lease_until > smi.now()""",
+                    lease_id=lease_id,
+                    seconds=LEASE_SECONDS,
+                )
+                for table in ("smi.upscale_jobs", "smi.refunds", "smi.emails")
+            )
+
+    def give_back(self, lease_id: str) -> int:
+        with self._database.transaction() as tx:
+            return sum(
+                tx.run(
+                    f"""UPDATE {table} SET lease_id = NULL, lease_until = NULL, attempts = attempts - 1
+                        WHERE lease_id = :lease_id""",
+                    lease_id=lease_id,
+                )
+                for table in ("smi.upscale_jobs", "smi.refunds", "smi.emails")
+            )
+
+    def reschedule(
+        self, queue: Queue, work_key: str, lease_id: str, *, seconds: float, error: str, counts: bool
+    ) -> bool:
+        table, keys, _ = _WORK[queue]
+        condition, parameters = _where_key(keys, work_key)
+        with self._database.transaction() as tx:
+            return bool(
+                tx.run(
+                    f"""UPDATE {table} SET lease_id = NULL, lease_until = NULL, last_error = :error,
+                               attempts = attempts - :uncounted,
+                               next_attempt_at = smi.now() + make_interval(secs => :seconds)
+                        WHERE {condition} AND lease_id = :lease_id""",
+                    lease_id=lease_id,
+                    seconds=seconds,
+                    error=error[:500],
+                    uncounted=0 if counts else 1,
+                    **parameters,
+                )
+            )

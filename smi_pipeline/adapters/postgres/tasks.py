@@ -1,0 +1,59 @@
+"""Person's tasks: what no rule may settle by itself."""
+
+from smi_pipeline.adapters.postgres.database import Database, Transaction, as_record
+from smi_pipeline.core.models import PersonTask
+
+
+def open_task(tx: Transaction, *, kind: str, subject: str, job_id: str | None, message: str, next_step: str) -> None:
+    """Opens a task unless the same one is open."""
+    tx.run(
+        """INSERT INTO smi.person_tasks (kind, subject, job_id, message, next_step)
+           VALUES (:kind, :subject, :job_id, :message, :next_step)
+           ON CONFLICT (kind, subject) WHERE closed_at IS NULL DO NOTHING""",
+        kind=kind,
+        subject=subject,
+        job_id=job_id,
+        message=message,
+        next_step=next_step,
+    )
+
+
+class PostgresTasks:
+    """Implements `core.state.Tasks`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def open(self, *, kind: str, subject: str, job_id: str | None, message: str, next_step: str) -> None:
+        with self._database.transaction() as tx:
+            open_task(tx, kind=kind, subject=subject, job_id=job_id, message=message, next_step=next_step)
+
+    def opened(self) -> list[PersonTask]:
+        with self._database.transaction() as tx:
+            rows = tx.rows("SELECT * FROM smi.person_tasks WHERE closed_at IS NULL ORDER BY task_id")
+        return [as_record(PersonTask, row) for row in rows]
+
+    def unalerted(self, limit: int) -> list[PersonTask]:
+        with self._database.transaction() as tx:
+            rows = tx.rows(
+                """SELECT * FROM smi.person_tasks WHERE closed_at IS NULL AND alerted_at IS NULL
+                   ORDER BY task_id LIMIT :limit""",
+                limit=limit,
+            )
+        return [as_record(PersonTask, row) for row in rows]
+
+    def alerted(self, task_ids: list[int]) -> None:
+        with self._database.transaction() as tx:
+            tx.run("UPDATE smi.person_tasks SET alerted_at = smi.now() WHERE task_id = ANY(:ids)", ids=task_ids)
+
+    def close(self, kind: str, subject: str, *, actor: str) -> bool:
+        with self._database.transaction() as tx:
+            return bool(
+                tx.run(
+                    """UPDATE smi.person_tasks SET closed_at = smi.now(), acknowledged_by = :actor
+                       WHERE kind = :kind AND subject = :subject AND closed_at IS NULL""",
+                    kind=kind,
+                    subject=subject,
+                    actor=actor,
+                )
+            )

@@ -1,0 +1,355 @@
+"""Frozen records that travel between layers: rows read from the state, and what adapters send and receive.
+
+Money is integer cents with an ISO 4217 code in lower case; times are timezone-aware UTC; sizes are bytes and pixels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+
+class Status(StrEnum):
+    """Life of an upscale job; the allowed steps are in `core.lifecycle`."""
+
+    AWAITING_PAYMENT = "awaiting_payment"
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    REFUNDED = "refunded"
+    ABANDONED = "abandoned"
+
+
+class Stage(StrEnum):
+    """What the customer is told, and what Upsampler says of an upscale: four words (W9)."""
+
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class Queue(StrEnum):
+    """Kinds of leased work; each has a sensor and a Dagster job."""
+
+    SUBMIT = "submit"
+    FULFIL = "fulfil"
+    REFUND = "refund"
+    MAIL = "mail"
+
+
+class Outcome(StrEnum):
+    """Decided once per job and round."""
+
+    DELIVER = "deliver"
+    REFUND = "refund"
+    NONE = "none"  # a later round that ends without money
+
+
+class Wire(StrEnum):
+    """The two wire formats of the Upsampler API (design section 3)."""
+
+    DOCUMENTED = "documented"
+    LIVE = "live"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """What a header tells: `width` and `height` in pixels as stored (before EXIF rotation)."""
+
+    format: str  # "PNG" | "JPEG" | "WEBP"
+    width: int
+    height: int
+    bytes: int
+    mode: str = "RGB"
+    has_alpha: bool = False
+    exif_orientation: int = 1
+    sha256: str = ""
+
+    @property
+    def display_size(self) -> tuple[int, int]:
+        """Width and height as a viewer shows them: EXIF orientations 5 to 8 swap the sides."""
+        return (self.height, self.width) if self.exif_orientation >= 5 else (self.width, self.height)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Result of the image checks (design section 7). `ok` False carries a `reason` code of `core.reasons` and words."""
+
+    ok: bool
+    facts: ImageFacts | None
+    reason: str = ""
+    message: str = ""
+    min_ssim: float | None = None
+    mean_colour_shift: float | None = None
+    warnings: tuple[str, ...] = ()  # observed, delivered all the same (SMI_FIDELITY=observe)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """A body streamed to a temporary file by the fetcher."""
+
+    path: Path
+    bytes: int
+    sha256: str
+    content_type: str
+    final_url: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitRequest:
+    """One call to Upsampler's precise-upscale."""
+
+    job_id: str
+    image_url: str
+    scale: int
+    webhook_url: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscaleReply:
+    """What Upsampler says of one upscale, in a reply, a status answer or a webhook, of either wire."""
+
+    external_id: str | None
+    stage: Stage
+    result_url: str | None = None
+    credits: int | None = None
+    error: str | None = None
+    estimated_completion: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaymentFacts:
+    """A PaymentIntent as Stripe holds it now, with its charge when there is one."""
+
+    payment_intent_id: str
+    status: str
+    amount_cents: int
+    amount_received_cents: int
+    currency: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    charge_id: str | None = None
+    refunded_cents: int = 0
+    disputed: bool = False
+    refundable: bool = True  # False while an open dispute keeps the charge from being refunded
+    fee_cents: int | None = None  # from the balance transaction, None until known
+    created_at: datetime | None = None
+    customer_email: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefundFacts:
+    """A refund as Stripe holds it now. `status`: pending, requires_action, succeeded, failed, canceled."""
+
+    refund_id: str
+    payment_intent_id: str
+    amount_cents: int
+    currency: str
+    status: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    failure_reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckoutSession:
+    """A Stripe Checkout session: `url` is where the customer pays."""
+
+    session_id: str
+    url: str | None
+    status: str  # open | complete | expired
+    payment_status: str  # unpaid | paid | no_payment_required
+    payment_intent_id: str | None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StripeEvent:
+    """A Stripe event whose signature was checked, or one listed through the API."""
+
+    event_id: str
+    type: str
+    created_at: datetime
+    object: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderedMail:
+    """A complete RFC 5322 message: `content` is exactly what goes over the wire, also on a second try."""
+
+    message_id: str
+    sender: str
+    recipients: tuple[str, ...]
+    subject: str
+    content: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewJob:
+    """An upscale job as the storefront registers it, checked and priced."""
+
+    job_id: str
+    source_url: str
+    file_name: str
+    resolution: str
+    scale: int
+    customer_email: str
+    customer_name: str | None
+    source: ImageFacts
+    price_cents: int
+    currency: str
+    expected_credits: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscaleJob:
+    """A row of `upscale_jobs`."""
+
+    job_id: str
+    created_at: datetime
+    updated_at: datetime
+    status: Status
+    round: int
+    queue: Queue | None
+    attempts: int
+    next_attempt_at: datetime | None
+    lease_id: str | None
+    last_error: str | None
+    hold_reason: str | None
+    source_url: str
+    file_name: str
+    resolution: str
+    scale: int
+    customer_email: str
+    customer_name: str | None
+    source_format: str
+    source_width: int
+    source_height: int
+    source_bytes: int
+    source_sha256: str
+    source_key: str | None
+    price_cents: int
+    currency: str
+    expected_credits: int
+    checkout_session_id: str | None
+    checkout_expires_at: datetime | None
+    payment_intent_id: str | None
+    paid_at: datetime | None
+    learned_at: datetime | None
+    start_by: datetime | None
+    processing_at: datetime | None
+    submitted_at: datetime | None
+    deadline_at: datetime | None
+    result_ready_at: datetime | None
+    completed_at: datetime | None
+    failed_at: datetime | None
+    expected_seconds: float | None
+    stage: Stage | None
+    estimated_completion: datetime | None
+    result_key: str | None
+    result_sha256: str | None
+    result_bytes: int | None
+    result_width: int | None
+    result_height: int | None
+    result_format: str | None
+    min_ssim: float | None
+    reason_code: str | None
+    reason_text: str | None
+    admin_override: bool
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "UpscaleJob":
+        """Builds the record from a row that holds at least its columns."""
+        values = {name: row[name] for name in cls.__dataclass_fields__}
+        values["status"] = Status(values["status"])
+        values["queue"] = Queue(values["queue"]) if values["queue"] else None
+        values["stage"] = Stage(values["stage"]) if values["stage"] else None
+        return cls(**values)
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Width and height in pixels that the customer bought."""
+        return self.source_width * self.scale, self.source_height * self.scale
+
+    @property
+    def output_megapixels(self) -> float:
+        """Millions of pixels of the result."""
+        width, height = self.output_size
+        return width * height / 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A row of `submissions`: one call to Upsampler, written before the call."""
+
+    submission_id: int
+    job_id: str
+    round: int
+    state: str
+    external_id: str | None
+    created_at: datetime
+    accepted_at: datetime | None
+    finished_at: datetime | None
+    deadline_at: datetime | None
+    poll_errors: int
+    result_url: str | None
+    credits: int | None
+    error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refund:
+    """A row of `refunds`: money owed or given back."""
+
+    refund_row: int
+    job_id: str | None
+    payment_intent_id: str
+    kind: str
+    n: int
+    idempotency_key: str | None
+    state: str
+    amount_cents: int | None
+    currency: str
+    stripe_refund_id: str | None
+    first_called_at: datetime | None
+    must_look_up: bool
+    attempts: int
+    next_attempt_at: datetime | None
+    reason_code: str
+    created_at: datetime
+    settled_at: datetime | None
+    failure: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Email:
+    """A row of `emails`: one mail, known by (job_id, kind, serial)."""
+
+    job_id: str
+    kind: str
+    serial: int
+    message_id: str
+    state: str
+    attempts: int
+    hand_overs: int
+    context: Mapping[str, Any]
+    content: bytes | None
+    created_at: datetime
+    accepted_at: datetime | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonTask:
+    """Something only a person can settle."""
+
+    task_id: int
+    kind: str
+    subject: str
+    job_id: str | None
+    message: str
+    next_step: str
+    opened_at: datetime
+    acknowledged_at: datetime | None

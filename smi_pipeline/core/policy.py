@@ -1,0 +1,33 @@
+"""The promises and limits that services keep, as plain values. Settings build it; tests vary it."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """See `.env.example` for the meaning of each limit; design section 6 for the rules."""
+
+    public_url: str = "http://127.0.0.1:8080"
+    currency: str = "usd"
+    mail_domain: str = "localhost"  # right side of Message-IDs
+    max_processing: timedelta = timedelta(seconds=900)
+    max_wait: timedelta = timedelta(seconds=3600)
+    poll_every: timedelta = timedelta(seconds=30)
+    ambiguous_grace: timedelta = timedelta(seconds=120)
+    download_ttl: timedelta = timedelta(hours=24)
+    max_hold: timedelta = timedelta(hours=24)
+    max_in_flight: int = 200
+    max_source_bytes: int = 50_000_000
+    max_output_megapixels: float = 256
+    requests_per_minute: int = 60
+    monthly_credit_budget: int | None = None
+    budget_hold: bool = False
+
+    # Not settings: nobody has a reason to change them.
+    max_attempts: int = 5  # a row that was taken this often without success is set aside and refunded
+    last_poll_patience: timedelta = timedelta(minutes=2)  # rule 5: time for the last status call to answer
+    checkout_ttl: timedelta = timedelta(hours=24)  # W24; Stripe allows 30 minutes to 24 hours
+    orphan_patience: timedelta = timedelta(minutes=10)  # rule 8
+    refund_key_life: timedelta = timedelta(hours=23)  # rule 3: Stripe forgets idempotency keys after 24 h
+    alarm_patience: timedelta = timedelta(minutes=5)  # rule 11

@@ -1,0 +1,151 @@
+"""What the services need of the outside world, as Protocols. Adapters implement them; tests may use other worlds."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from smi_pipeline.core.models import (
+    CheckoutSession,
+    Fetched,
+    ImageFacts,
+    PaymentFacts,
+    RefundFacts,
+    RenderedMail,
+    StripeEvent,
+    SubmitRequest,
+    UpscaleReply,
+    Verdict,
+)
+
+
+class UpscalerPort(Protocol):
+    """The Upsampler API."""
+
+    def submit(self, request: SubmitRequest) -> UpscaleReply:
+        """Starts one upscale. Costs credits.
+
+        Raises RateLimited (429), AccountError (401/402/403), PermanentError (another 4xx), TransientError (certainly
+        not accepted: no connection, 503), AmbiguousError (no answer, another 5xx, unreadable answer).
+        """
+
+    def status(self, external_id: str) -> UpscaleReply:
+        """Asks for the state of one upscale. Raises NotFound when the service does not know it, else as `submit`
+        but never ambiguous."""
+
+    def parse_webhook(self, body: bytes) -> UpscaleReply:
+        """Reads a webhook of either wire; its content is a hint only. Raises RefusedError (400)."""
+
+
+class PaymentsPort(Protocol):
+    """Stripe. All calls raise AmbiguousError (no answer, 5xx), AccountError (401/403), RateLimited (429),
+    NotFound, PermanentError(reason='stripe_refused', another 4xx)."""
+
+    def create_checkout(
+        self,
+        *,
+        job_id: str,
+        resolution: str,
+        amount_cents: int,
+        currency: str,
+        customer_email: str,
+        description: str,
+        success_url: str,
+        cancel_url: str,
+        expires_at: datetime,
+        idempotency_key: str,
+    ) -> CheckoutSession: ...
+
+    def checkout(self, session_id: str) -> CheckoutSession: ...
+
+    def expire_checkout(self, session_id: str) -> None:
+        """Closes an open session; a session that is no longer open is left as it is."""
+
+    def payment(self, payment_intent_id: str) -> PaymentFacts: ...
+
+    def payments_since(self, since: datetime) -> Iterator[PaymentFacts]:
+        """PaymentIntents of this shop (metadata source=sell-my-images) created since, newest first."""
+
+    def events_since(self, since: datetime, types: tuple[str, ...]) -> Iterator[StripeEvent]:
+        """Stored events created since, newest first."""
+
+    def create_refund(
+        self, *, payment_intent_id: str, amount_cents: int, idempotency_key: str, metadata: Mapping[str, str]
+    ) -> RefundFacts: ...
+
+    def refund(self, refund_id: str) -> RefundFacts: ...
+
+    def refunds_of(self, payment_intent_id: str) -> list[RefundFacts]: ...
+
+    def parse_webhook(self, body: bytes, signature: str) -> StripeEvent:
+        """Verifies the signature over the raw body (300 s tolerance). Raises RefusedError (400)."""
+
+
+class MailerPort(Protocol):
+    """Renders and hands over mails."""
+
+    def render(
+        self, kind: str, *, to: str, message_id: str, context: Mapping[str, Any], at: datetime
+    ) -> RenderedMail:
+        """Builds the complete message of `kind`, dated `at`. Raises RefusedError for line breaks in header values."""
+
+    def send(self, mail: RenderedMail) -> None:
+        """Hands the message to the SMTP server. Raises TransientError (4xx, no connection: certainly not accepted),
+        AmbiguousError (lost after the content was sent), PermanentError (5xx)."""
+
+
+class FetcherPort(Protocol):
+    """Downloads from hosts we allow, at the very address that was checked."""
+
+    def fetch(self, url: str, *, kind: str, max_bytes: int) -> AbstractContextManager[Fetched]:
+        """Streams `url` into a temporary file that lives as long as the context. `kind` is 'source' or 'result' and
+        chooses the list of allowed hosts. Raises PermanentError for a refused or missing URL and for a body that is
+        empty or over `max_bytes`; TransientError otherwise."""
+
+
+class ImagesPort(Protocol):
+    """Header inspection and the checks of design section 7."""
+
+    def inspect(self, path: Path) -> ImageFacts:
+        """Reads the header and refuses what is not sold: raises PermanentError (unsupported_format, source_too_large,
+        invalid_image) with a sentence that names the cause."""
+
+    def check_source(self, path: Path) -> ImageFacts:
+        """`inspect`, then a full decode: raises PermanentError for a truncated or damaged source."""
+
+    def check_result(self, source: Path, result: Path, scale: int) -> Verdict:
+        """All checks of a result against the kept source. Never raises for a bad image: the verdict says it."""
+
+
+class StoragePort(Protocol):
+    """Files by key below one root (a folder, or s3://…)."""
+
+    def put(self, key: str, path: Path) -> None:
+        """Stores a file durably: temporary name, fsync, rename. Raises TransientError when the disk is full."""
+
+    def put_bytes(self, key: str, content: bytes) -> None: ...
+
+    def open(self, key: str) -> BinaryIO:
+        """A seekable binary stream. Raises NotFound."""
+
+    def local_path(self, key: str) -> AbstractContextManager[Path]:
+        """A path on this machine with the content, for libraries that want one."""
+
+    def size(self, key: str) -> int: ...
+
+    def delete(self, key: str) -> None:
+        """Removes a file; a missing one is fine."""
+
+    def keys(self, prefix: str) -> Iterator[str]: ...
+
+
+class LimiterPort(Protocol):
+    """The Upsampler allowance, shared by all processes."""
+
+    def acquire(self, purpose: str) -> None:
+        """Takes one call. `purpose`: 'urgent_poll', 'submit' or 'poll', in that priority.
+        Raises RateLimited with the seconds until there is room; AccountError while the breaker is open."""
+
+    def blocked_until(self, at: datetime, reason: str) -> None:
+        """Notes a 429's Retry-After for every process."""

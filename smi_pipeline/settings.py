@@ -1,0 +1,159 @@
+"""Every setting, read from the environment (and `.env` in the working folder) when `Settings()` is built.
+
+Nothing here is read at import time. `.env.example` documents each variable; a test keeps the two lists equal.
+"""
+
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from smi_pipeline.core.models import Wire
+from smi_pipeline.core.policy import Policy
+from smi_pipeline.core.pricing import Prices
+
+
+def postgres_url(url: str) -> str:
+    """Any PostgreSQL URL as one for psycopg2: SQLAlchemy 2.1 reads `postgresql://` as psycopg 3."""
+    scheme, _, rest = url.partition("://")
+    if scheme.split("+")[0] not in ("postgresql", "postgres") or not rest:
+        raise ValueError("is not a PostgreSQL URL (postgresql://user:password@host:5432/database)")
+    return f"postgresql+psycopg2://{rest}"
+
+
+class Settings(BaseSettings):
+    """The whole configuration. Field names are the variables' names in lower case."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True)
+
+    # State and storage
+    smi_database_url: str | None = None
+    dagster_postgres_url: str | None = None
+    smi_home: Path = Path(".smi")
+    smi_storage_url: str | None = None
+
+    # Doors
+    smi_public_url: str | None = None
+    smi_api_key: SecretStr = SecretStr("")
+    smi_admin_api_key: SecretStr = SecretStr("")
+    smi_shop_origin: str = ""
+    smi_secret_key: SecretStr = SecretStr("")
+    smi_ui_user: str = ""
+    smi_ui_password: SecretStr = SecretStr("")
+    smi_gateway_port: int = 8080
+    smi_dagster_port: int = 3000
+
+    # Upsampler
+    upsampler_base_url: str = "https://upsampler.com/api/v1"
+    upsampler_api_key: SecretStr = SecretStr("")
+    upsampler_wire: Wire = Wire.LIVE
+    upsampler_requests_per_minute: int = Field(60, ge=0)
+    upsampler_requests_per_hour: int = Field(1800, ge=0)
+
+    # Stripe
+    stripe_api_key: SecretStr = SecretStr("")
+    stripe_api_base: str | None = None
+    stripe_webhook_secret: SecretStr = SecretStr("")
+
+    # Mail
+    smtp_host: str = ""
+    smtp_port: int = 587
+    smtp_user: str = ""
+    smtp_password: SecretStr = SecretStr("")
+    smtp_starttls: bool = True
+    smi_mail_from: str = ""
+    smi_support_email: str = ""
+    smi_admin_email: str | None = None
+
+    # Promises
+    smi_max_processing_seconds: int = Field(900, ge=1)
+    smi_max_wait_seconds: int = Field(3600, ge=1)
+    smi_poll_seconds: float = Field(30, gt=0)
+    smi_ambiguous_grace_seconds: int = Field(120, ge=0)
+    smi_download_ttl_hours: float = Field(24, gt=0)
+    smi_max_hold_hours: float = Field(24, ge=0)
+    smi_max_in_flight: int = Field(200, ge=1)
+
+    # Images
+    smi_allowed_source_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    smi_allowed_result_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    smi_max_source_bytes: int = Field(50_000_000, ge=1)
+    smi_max_output_megapixels: float = Field(256, gt=0)
+    smi_fidelity: Literal["observe", "enforce"] = "observe"
+
+    # Money
+    smi_markup_percent: Decimal = Decimal(200)
+    smi_credit_cents: Decimal = Decimal(4)
+    smi_stripe_fee_percent: Decimal = Decimal("2.9")
+    smi_stripe_fee_fixed_cents: int = 30
+    smi_monthly_credit_budget: int | None = Field(None, ge=1)
+    smi_budget_hold: bool = False
+    smi_margin_floor_percent: Decimal = Decimal(30)
+    smi_completion_floor_percent: Decimal = Decimal(95)
+
+    # Alerts
+    smi_alert_webhook_url: str | None = None
+
+    @field_validator("smi_allowed_source_hosts", "smi_allowed_result_hosts", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("smi_database_url", "dagster_postgres_url", mode="after")
+    @classmethod
+    def _psycopg2(cls, value: str | None) -> str | None:
+        return postgres_url(value) if value else None
+
+    @field_validator("smi_public_url", "upsampler_base_url", "stripe_api_base", "smi_alert_webhook_url", mode="after")
+    @classmethod
+    def _http_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("is not an http(s) URL")
+        return value.rstrip("/")
+
+    @property
+    def public_url(self) -> str:
+        """Where customers, Stripe and Upsampler reach the gateway; no trailing slash."""
+        return self.smi_public_url or f"http://127.0.0.1:{self.smi_gateway_port}"
+
+    @property
+    def storage_url(self) -> str:
+        """Root of the stored files: a folder below `smi_home` unless configured."""
+        return self.smi_storage_url or str((self.smi_home / "storage").absolute())
+
+    @property
+    def prices(self) -> Prices:
+        """What the shop asks and pays."""
+        return Prices(
+            markup_percent=self.smi_markup_percent,
+            credit_cents=self.smi_credit_cents,
+            fee_percent=self.smi_stripe_fee_percent,
+            fee_fixed_cents=self.smi_stripe_fee_fixed_cents,
+        )
+
+    @property
+    def policy(self) -> Policy:
+        """The promises and limits the services keep."""
+        return Policy(
+            public_url=self.public_url,
+            mail_domain=self.smi_mail_from.rpartition("@")[2].strip("> ") or "localhost",
+            max_processing=timedelta(seconds=self.smi_max_processing_seconds),
+            max_wait=timedelta(seconds=self.smi_max_wait_seconds),
+            poll_every=timedelta(seconds=self.smi_poll_seconds),
+            ambiguous_grace=timedelta(seconds=self.smi_ambiguous_grace_seconds),
+            download_ttl=timedelta(hours=self.smi_download_ttl_hours),
+            max_hold=timedelta(hours=self.smi_max_hold_hours),
+            max_in_flight=self.smi_max_in_flight,
+            max_source_bytes=self.smi_max_source_bytes,
+            max_output_megapixels=self.smi_max_output_megapixels,
+            requests_per_minute=self.upsampler_requests_per_minute,
+            monthly_credit_budget=self.smi_monthly_credit_budget,
+            budget_hold=self.smi_budget_hold,
+        )
