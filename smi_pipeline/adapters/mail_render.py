@@ -24,7 +24,8 @@ REFUND_STATES = ("pending", "succeeded")
 class MailRenderer:
     """Renders every kind of mail; the same arguments give the same bytes.
 
-    `sender` is an address with or without a name, `support_email` a bare address, `owner_copy` (or None) gets each customer's mail as a blind copy.
+    `sender` is an address with or without a name, `support_email` a bare address; `owner_copy` (or None) gets each
+    customer's mail as a blind copy.
     Raises RefusedError when one of them cannot stand in a header.
     """
 

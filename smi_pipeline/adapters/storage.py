@@ -1,0 +1,302 @@
+"""Files by key below one root: a folder, or whatever fsspec reaches by URL (s3://…, gs://…, memory://).
+
+Keys are relative POSIX paths. What a key means (source, result, report) is known to the services, not here.
+"""
+
+import errno
+import io
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
+
+from upath import UPath
+
+from smi_pipeline.core.errors import NotFound, RefusedError, SmiError, TransientError
+
+TEMPORARY_PREFIX = ".smi-tmp-"
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_SPARE_BYTES = 16 * 1024 * 1024  # the database and the logs often live on the same disk
+
+
+def safe_key(key: str, *, prefix: bool = False) -> str:
+    """`key` unchanged if it stays below the root on every kind of storage; a `prefix` may also be empty or end in `/`.
+    Raises RefusedError otherwise."""
+    if prefix and not key:
+        return key
+    segments = (key[:-1] if prefix and key.endswith("/") else key).split("/")
+    if (
+        len(key.encode("utf-8", "replace")) > 1024
+        or "\\" in key
+        or any(ord(character) < 32 or ord(character) == 127 for character in key)
+        or any(segment in ("", ".", "..") for segment in segments)
+        or any(segment.startswith(TEMPORARY_PREFIX) or len(segment.encode()) > 255 for segment in segments)
+        or ":" in segments[0]  # a drive letter or a URL of its own
+    ):
+        raise RefusedError("The name of the file is not acceptable.")
+    return key
+
+
+class _Store(Protocol):
+    def put(self, key: str, content: Path | bytes) -> None: ...
+    def open(self, key: str) -> BinaryIO: ...
+    def local_path(self, key: str) -> AbstractContextManager[Path]: ...
+    def size(self, key: str) -> int: ...
+    def delete(self, key: str) -> None: ...
+    def keys(self, prefix: str) -> Iterator[str]: ...
+    def sweep(self, older_than_seconds: float) -> int: ...
+
+
+class FileStorage:
+    """`core.ports.StoragePort` on a folder (`/var/lib/smi`, `file:///…`) or an fsspec URL.
+
+    Every method raises RefusedError for a key that could leave the root, NotFound for one that does not exist (except
+    `delete`), and TransientError when the disk or the service does not do its part.
+    """
+
+    def __init__(self, root_url: str) -> None:
+        root = UPath(root_url)
+        # Work on the folder itself where there is one: fsspec knows no fsync and no atomic rename.
+        self._store: _Store = _Folder(Path(root.path)) if root.protocol in ("", "file", "local") else _Remote(root_url)
+
+    def put(self, key: str, path: Path) -> None:
+        """Stores a copy of `path` under `key`, whole or not at all, replacing what was there."""
+        self._store.put(safe_key(key), path)
+
+    def put_bytes(self, key: str, content: bytes) -> None:
+        """Stores `content` under `key`, whole or not at all, replacing what was there."""
+        self._store.put(safe_key(key), content)
+
+    def open(self, key: str) -> BinaryIO:
+        """A seekable binary stream; the caller closes it."""
+        return self._store.open(safe_key(key))
+
+    def local_path(self, key: str) -> AbstractContextManager[Path]:
+        """The file itself in a folder, else a temporary copy that lives as long as the context. To be read only."""
+        return self._store.local_path(safe_key(key))
+
+    def size(self, key: str) -> int:
+        """Size in bytes."""
+        return self._store.size(safe_key(key))
+
+    def delete(self, key: str) -> None:
+        """Removes a file; a missing one is fine."""
+        self._store.delete(safe_key(key))
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """The keys that begin with `prefix` (as text, like an object store), in order; no temporary files."""
+        return self._store.keys(safe_key(prefix, prefix=True))
+
+    def sweep(self, older_than_seconds: float = 3600) -> int:
+        """Removes temporary files that a killed process left behind, and says how many."""
+        return self._store.sweep(older_than_seconds)
+
+
+class _Folder:
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+
+    def put(self, key: str, content: Path | bytes) -> None:
+        target = self._root / key
+        with (
+            content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as source,
+            _failures(key, "stored"),
+        ):
+            size = source.seek(0, os.SEEK_END)
+            for last_try in (False, False, True):
+                source.seek(0)
+                try:
+                    return self._write(target, size, source)
+                except FileNotFoundError:
+                    # `delete` removed the empty folder between our mkdir and our write.
+                    if last_try:
+                        raise
+
+    def _write(self, target: Path, size: int, source: BinaryIO) -> None:
+        self._make_folder(target.parent)
+        free = shutil.disk_usage(target.parent).free
+        if free < size + _SPARE_BYTES:
+            raise _disk_full(size, free)
+        temporary = target.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        try:
+            with temporary.open("xb") as file:
+                shutil.copyfileobj(source, file, 1024 * 1024)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except BaseException as error:
+            with suppress(OSError):
+                temporary.unlink()
+            if isinstance(error, OSError) and error.errno in _DISK_FULL:
+                raise _disk_full(size, shutil.disk_usage(self._root).free) from None
+            raise
+        _sync_folder(target.parent)
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)  # a folder that is not on disk yet loses the file in it
+
+    def open(self, key: str) -> BinaryIO:
+        with _failures(key, "read"):
+            return self._file(key).open("rb")
+
+    def local_path(self, key: str) -> AbstractContextManager[Path]:
+        with _failures(key, "read"):
+            return nullcontext(self._file(key))
+
+    def size(self, key: str) -> int:
+        with _failures(key, "read"):
+            return self._file(key).stat().st_size
+
+    def _file(self, key: str) -> Path:
+        path = self._root / key
+        if not path.is_file():
+            raise FileNotFoundError
+        return path
+
+    def delete(self, key: str) -> None:
+        path = self._root / key
+        with _failures(key, "deleted"):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                path.unlink()
+            # One folder per order would otherwise stay for ever; a folder in use refuses.
+            for folder in path.parents:
+                if folder == self._root:
+                    break
+                try:
+                    folder.rmdir()
+                except OSError:
+                    break
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        folder = self._root / prefix.rpartition("/")[0]
+        for path in self._walk(folder):
+            key = path.relative_to(self._root).as_posix()
+            if key.startswith(prefix) and not path.name.startswith(TEMPORARY_PREFIX):
+                yield key
+
+    def _walk(self, folder: Path) -> Iterator[Path]:
+        # os.walk would hide a folder that cannot be read, and a failed read must never look like "no files".
+        with _failures(folder.name, "listed"):
+            try:
+                entries = sorted(os.scandir(folder), key=lambda entry: entry.name + "/" * entry.is_dir())
+            except (FileNotFoundError, NotADirectoryError):
+                return
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._walk(Path(entry.path))
+            elif entry.is_file():
+                yield Path(entry.path)
+
+    def sweep(self, older_than_seconds: float) -> int:
+        removed = 0
+        for path in self._walk(self._root):
+            with suppress(FileNotFoundError):
+                if path.name.startswith(TEMPORARY_PREFIX) and path.stat().st_mtime < time.time() - older_than_seconds:
+                    path.unlink()
+                    removed += 1
+        return removed
+
+
+class _Remote:
+    """Object stores show an upload only when it is complete, so no temporary key is needed."""
+
+    def __init__(self, root_url: str) -> None:
+        self._url = root_url
+
+    def _at(self, key: str) -> tuple[Any, str]:
+        # Built anew each time: fsspec keeps one filesystem per process and settings, and makes a new one after a
+        # fork, where a kept one would share its parent's sockets. A cached listing would hide other workers' files.
+        root = UPath(self._url, use_listings_cache=False)
+        return root.fs, root.path.rstrip("/") + ("/" + key if key else "")
+
+    def put(self, key: str, content: Path | bytes) -> None:
+        with _failures(key, "stored"):
+            fs, path = self._at(key)
+            # Not through an open file: fsspec completes the upload of one that is closed after an error.
+            if isinstance(content, Path):
+                fs.put_file(str(content), path)
+            else:
+                fs.pipe_file(path, content)
+
+    def open(self, key: str) -> BinaryIO:
+        with _failures(key, "read"):
+            fs, path = self._at(key)
+            if fs.isdir(path):
+                raise FileNotFoundError
+            return cast(BinaryIO, fs.open(path, "rb"))
+
+    @contextmanager
+    def local_path(self, key: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="smi-storage-") as folder:
+            copy = Path(folder) / key.rpartition("/")[2]
+            with self.open(key) as source, _failures(key, "read"), copy.open("wb") as target:
+                shutil.copyfileobj(source, target, 1024 * 1024)
+            yield copy
+
+    def size(self, key: str) -> int:
+        with _failures(key, "read"):
+            fs, path = self._at(key)
+            info = fs.info(path)
+            if info["type"] != "file":
+                raise FileNotFoundError
+            return int(info["size"])
+
+    def delete(self, key: str) -> None:
+        with _failures(key, "deleted"), suppress(FileNotFoundError):
+            fs, path = self._at(key)
+            fs.rm_file(path)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        with _failures(prefix, "listed"):
+            fs, root = self._at("")
+            folder = prefix.rpartition("/")[0]
+            found = fs.find(f"{root}/{folder}" if folder else root)
+            # Some filesystems answer with a leading slash, some without.
+            start = len(root.strip("/")) + 1 if root.strip("/") else 0
+            names = sorted(path.strip("/")[start:] for path in found)
+        yield from (key for key in names if key.startswith(prefix))
+
+    def sweep(self, older_than_seconds: float) -> int:
+        return 0
+
+
+@contextmanager
+def _failures(key: str, action: str) -> Iterator[None]:
+    """Any failure of a disk or a service becomes one of ours; the services' client libraries raise errors of their
+    own that are not OSErrors, so everything else is taken as worth another try."""
+    try:
+        yield
+    except SmiError:
+        raise
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        if action in ("read", "deleted"):
+            raise NotFound("There is no such file in the storage.") from error
+        raise TransientError(f"The file {key!r} could not be {action}: {error.strerror}") from error
+    except Exception as error:
+        cause = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+        raise TransientError(f"The file {key!r} could not be {action}: {cause}") from error
+
+
+def _disk_full(needed: int, free: int) -> TransientError:
+    return TransientError(
+        f"Not enough disk space: {needed:,} bytes needed beside a reserve of {_SPARE_BYTES:,}, {free:,} free.",
+        retry_after=60.0,
+        counts=False,
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
