@@ -1,0 +1,149 @@
+"""What goes to Upsampler and what comes back, in both wire formats (design section 3), as our own models.
+
+Here belongs everything that reads or writes the API's JSON; sending it is `adapters.upsampler`'s work. Answers are
+accepted in either format whatever is configured, and what they say is made storable: printable text of bounded
+length, whole credits, times in UTC.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from smi_pipeline.core.models import Stage, SubmitRequest, UpscaleReply, Wire
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE = 300  # characters of the API's words that are kept
+MAX_ID = 200
+MAX_URL = 4096
+MAX_CREDITS = 1_000_000
+
+STAGES: dict[str, Stage] = {
+    "queued": Stage.QUEUED,
+    "processing": Stage.PROCESSING,
+    "completed": Stage.COMPLETED,
+    "failed": Stage.FAILED,
+    "in_queue": Stage.QUEUED,
+    "in_progress": Stage.PROCESSING,
+    "success": Stage.COMPLETED,
+}
+"""Status words of both wires, in lower case."""
+
+
+def submission(request: SubmitRequest, wire: Wire) -> dict[str, Any]:
+    """The JSON body of POST /precise-upscale."""
+    if wire is Wire.DOCUMENTED:
+        return {
+            "image_url": request.image_url,
+            "scale_factor": request.scale,
+            "format": "auto",
+            "webhook_url": request.webhook_url,
+            "metadata": {"job_id": request.job_id, "plugin": "sell-my-images"},
+        }
+    return {
+        "webhook": request.webhook_url,
+        "input": {
+            "imageUrl": request.image_url,
+            "inputImageType": "universal",
+            "upscaleFactor": request.scale,
+            "globalCreativity": 7,
+            "detail": 8,
+        },
+    }
+
+
+def json_object(body: bytes) -> dict[str, Any] | None:
+    """The body as a JSON object, None when it is anything else."""
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def reply(data: Mapping[str, Any], *, missing: Stage) -> UpscaleReply:
+    """A reply, status answer or webhook of either wire. `missing` is the stage when no status is given; a status
+    word that is not known counts as still processing. A completed upscale may be without URL: the caller decides.
+
+    The result is `result_url` or `imageUrl`. `compressedImageUrl` is a copy of lower quality and never delivered, not
+    even when it is all there is.
+    """
+    external_id = _external_id(data.get("job_id") or data.get("id"))
+    error = one_line(_words(data.get("error"))) or None
+    refused = data.get("success") is False
+    if refused and error is None:
+        error = one_line(_words(data.get("message"))) or None
+    url = data.get("result_url") or data.get("imageUrl")
+    cost = data.get("credits_used")
+    return UpscaleReply(
+        external_id=external_id,
+        stage=_stage(data.get("status"), Stage.FAILED if refused and external_id else missing),
+        result_url=url if isinstance(url, str) and url.isprintable() and len(url) <= MAX_URL else None,
+        credits=_credits(data.get("creditCost") if cost is None else cost),
+        error=error,
+        estimated_completion=_moment(data.get("estimated_completion")),
+    )
+
+
+def error_words(body: bytes) -> str:
+    """What the body of an error answer says, as one line; empty when it is not the API's JSON."""
+    data = json_object(body) or {}
+    return next((one_line(text) for name in ("error", "message", "detail") if (text := _words(data.get(name)))), "")
+
+
+def one_line(text: str) -> str:
+    """Foreign words for our rows and logs: printable, one line, at most `MAX_MESSAGE` characters."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * MAX_MESSAGE]).split())
+    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
+
+
+def _stage(word: Any, missing: Stage) -> Stage:
+    if word is None:
+        return missing
+    stage = STAGES.get(word.lower()) if isinstance(word, str) else None
+    if stage is None:
+        log.warning(
+            "Upsampler's status is unknown, taken as processing: %s",
+            one_line(str(word)),
+            extra={"action": "upsampler_unknown_status"},
+        )
+    return stage or Stage.PROCESSING
+
+
+def _external_id(value: Any) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    text = str(value)
+    return text if text.isprintable() and 0 < len(text) <= MAX_ID else None
+
+
+def _words(value: Any) -> str:
+    """The words in an error field: a string, an object with a message, or anything else as JSON."""
+    if isinstance(value, Mapping) and isinstance(value.get("message"), str):
+        value = value["message"]
+    if isinstance(value, Mapping | list):
+        value = json.dumps(value)
+    return value if isinstance(value, str) else ""
+
+
+def _credits(value: Any) -> int | None:
+    """Credits as an integer, a fraction counted as a whole one; None for anything that is not a sensible number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return math.ceil(number) if 0 <= number <= MAX_CREDITS else None
+
+
+def _moment(value: Any) -> datetime | None:
+    """An ISO 8601 time, UTC when it names no zone; None for anything else."""
+    try:
+        at = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC) if at else None
+    except (ValueError, OverflowError):
+        return None
