@@ -85,9 +85,7 @@ class PaymentsPort(Protocol):
 class MailerPort(Protocol):
     """Renders and hands over mails."""
 
-    def render(
-        self, kind: str, *, to: str, message_id: str, context: Mapping[str, Any], at: datetime
-    ) -> RenderedMail:
+    def render(self, kind: str, *, to: str, message_id: str, context: Mapping[str, Any], at: datetime) -> RenderedMail:
         """Builds the complete message of `kind`, dated `at`. Raises RefusedError for line breaks in header values."""
 
     def send(self, mail: RenderedMail) -> None:
@@ -149,3 +147,12 @@ class LimiterPort(Protocol):
 
     def blocked_until(self, at: datetime, reason: str) -> None:
         """Notes a 429's Retry-After for every process."""
+
+    def open_breaker(self, reason: str) -> None:
+        """Stops all calls for a minute after the account was refused; no orders are taken until one succeeds."""
+
+    def close_breaker(self) -> None:
+        """Notes a call that succeeded."""
+
+    def breaker_reason(self) -> str | None:
+        """Why the breaker is open, or None."""

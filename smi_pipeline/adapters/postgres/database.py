@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, RowMapping, create_engine, text
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from smi_pipeline.core.errors import TransientError
@@ -27,11 +27,16 @@ class Transaction:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def rows(self, sql: str, **parameters: Any) -> list[RowMapping]:
-        return list(self._connection.execute(text(sql), parameters).mappings())
+    def rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+        return [dict(row) for row in self._connection.execute(text(sql), parameters).mappings()]
 
-    def row(self, sql: str, **parameters: Any) -> RowMapping | None:
-        return self._connection.execute(text(sql), parameters).mappings().first()
+    def row(self, sql: str, **parameters: Any) -> dict[str, Any] | None:
+        found = self._connection.execute(text(sql), parameters).mappings().first()
+        return dict(found) if found is not None else None
+
+    def sure_row(self, sql: str, **parameters: Any) -> dict[str, Any]:
+        """As `row`, where the row is known to exist. Raises NoResultFound."""
+        return dict(self._connection.execute(text(sql), parameters).mappings().one())
 
     def value(self, sql: str, **parameters: Any) -> Any:
         return self._connection.execute(text(sql), parameters).scalar()

@@ -69,7 +69,11 @@ class PostgresDeliveries:
             self._new_token(tx, job_id, job["round"], ttl)
             owe_email(tx, job_id, "completion", self._mail_domain, again=job["round"] > 1)
             tx.event(
-                job_id, "delivered", actor=actor, from_status=job["status"], to_status=Status.COMPLETED,
+                job_id,
+                "delivered",
+                actor=actor,
+                from_status=job["status"],
+                to_status=Status.COMPLETED,
                 bytes=job["result_bytes"],
             )
             return True
@@ -175,10 +179,10 @@ class PostgresDeliveries:
 
     def retry(self, job_id: str, *, new_round: bool, admin_override: bool, max_wait: timedelta, actor: str) -> int:
         with self._database.transaction() as tx:
-            job = tx.row("SELECT * FROM smi.upscale_jobs WHERE job_id = :id FOR UPDATE", id=job_id)
+            job = tx.sure_row("SELECT * FROM smi.upscale_jobs WHERE job_id = :id FOR UPDATE", id=job_id)
             if job["status"] == Status.AWAITING_PAYMENT:
                 tx.run("UPDATE smi.upscale_jobs SET status = 'abandoned' WHERE job_id = :id", id=job_id)
-            row = tx.row(
+            row = tx.sure_row(
                 """UPDATE smi.upscale_jobs SET status = 'pending', queue = 'submit', stage = 'queued',
                        round = round + :step, attempts = 0, next_attempt_at = smi.now(), lease_id = NULL,
                        lease_until = NULL, last_error = NULL, hold_reason = NULL, held_at = NULL,
@@ -299,7 +303,12 @@ def _fail(tx: Transaction, job, reason: str, words: str, actor: str) -> bool:
         words=words[:500],
     )
     tx.event(
-        job["job_id"], "failed", actor=actor, from_status=job["status"], to_status=Status.FAILED, reason=reason,
+        job["job_id"],
+        "failed",
+        actor=actor,
+        from_status=job["status"],
+        to_status=Status.FAILED,
+        reason=reason,
         words=words[:500],
     )
     if money:

@@ -1,6 +1,7 @@
 """The embedded PostgreSQL server: a real one, from a wheel, in a folder, reached through a Unix socket."""
 
 from pathlib import Path
+from typing import Any
 
 STATE_DATABASE = "smi"
 DAGSTER_DATABASE = "dagster"
@@ -18,7 +19,7 @@ class EmbeddedPostgres:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
-        self._server = None
+        self._server: Any = None
 
     def start(self) -> None:
         """Starts the server, or joins the one that runs on this folder. Raises OSError or subprocess errors."""

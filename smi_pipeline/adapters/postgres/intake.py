@@ -123,6 +123,18 @@ class PostgresIntake:
                 _refuse_amount(tx, job, facts, source)
             return role
 
+    def forget_orphan(self, payment_intent_id: str, *, actor: str) -> bool:
+        # Only an unsettled orphan without a refund may be taken in again, then as the payment of a job.
+        with self._database.transaction() as tx:
+            forgotten = tx.run(
+                """DELETE FROM smi.payments p WHERE payment_intent_id = :pi AND role = 'orphan' AND settled_by IS NULL
+                   AND NOT EXISTS (SELECT FROM smi.refunds r WHERE r.payment_intent_id = p.payment_intent_id)""",
+                pi=payment_intent_id,
+            )
+            if forgotten:
+                tx.event(None, "orphan_taken_up", actor=actor, payment_intent=payment_intent_id)
+            return bool(forgotten)
+
     def abandoned_candidates(self, limit: int) -> list[tuple[str, str | None]]:
         with self._database.transaction() as tx:
             rows = tx.rows(

@@ -161,6 +161,43 @@ class PostgresRefunds:
             if row:
                 _refund_failed(tx, row, why, actor)
 
+    def note_dispute(self, payment_intent_id: str, state: str, *, event: tuple[str, str], actor: str) -> bool:
+        with self._database.transaction() as tx:
+            fresh = tx.run(
+                """INSERT INTO smi.webhook_inbox (event_id, type, effect) VALUES (:id, :type, 'dispute')
+                   ON CONFLICT (event_id) DO NOTHING""",
+                id=event[0],
+                type=event[1],
+            )
+            if not fresh:
+                return False
+            row = tx.row(
+                """UPDATE smi.payments SET dispute = CASE WHEN dispute IN ('won', 'lost') AND :state = 'open'
+                                                          THEN dispute ELSE :state END
+                   WHERE payment_intent_id = :pi RETURNING job_id, dispute""",
+                pi=payment_intent_id,
+                state=state,
+            )
+            if row is None:
+                return False
+            tx.event(row["job_id"], f"dispute_{state}", actor=actor, payment_intent=payment_intent_id)
+            tx.run(  # won: an owed refund goes on; lost: it is settled as not needed
+                """UPDATE smi.refunds SET next_attempt_at = smi.now()
+                   WHERE payment_intent_id = :pi AND state = 'owed' AND lease_id IS NULL""",
+                pi=payment_intent_id,
+            )
+            tx.run("UPDATE smi.upscale_jobs SET updated_at = smi.now() WHERE job_id = :id", id=row["job_id"])
+            if state == "open":
+                open_task(
+                    tx,
+                    kind="dispute",
+                    subject=payment_intent_id,
+                    job_id=row["job_id"],
+                    message=f"The customer of job {row['job_id']} disputes the payment {payment_intent_id}.",
+                    next_step="Answer it in the Stripe dashboard before its due date.",
+                )
+            return True
+
 
 def _settle(tx: Transaction, refund_row: int, facts: RefundFacts, actor: str, mail_domain: str) -> str:
     state = "pending" if facts.status == "requires_action" else facts.status
@@ -228,9 +265,7 @@ def _refund_failed(tx: Transaction, row, why: str, actor: str) -> None:
 
 def _record_outside(tx: Transaction, facts: RefundFacts, actor: str, mail_domain: str) -> str:
     """A refund made by hand in the Stripe dashboard. A full one before delivery is the outcome of the job."""
-    payment = tx.row(
-        "SELECT * FROM smi.payments WHERE payment_intent_id = :pi FOR UPDATE", pi=facts.payment_intent_id
-    )
+    payment = tx.row("SELECT * FROM smi.payments WHERE payment_intent_id = :pi FOR UPDATE", pi=facts.payment_intent_id)
     if payment is None or facts.status not in ALIVE:
         return "ignored"
     tx.run(
@@ -257,7 +292,9 @@ def _record_outside(tx: Transaction, facts: RefundFacts, actor: str, mail_domain
         back=back,
         pi=facts.payment_intent_id,
     )
-    tx.event(payment["job_id"], "refunded_outside", actor=actor, refund=facts.refund_id, amount_cents=facts.amount_cents)
+    tx.event(
+        payment["job_id"], "refunded_outside", actor=actor, refund=facts.refund_id, amount_cents=facts.amount_cents
+    )
     if payment["role"] != "order" or back < payment["received_cents"]:
         return "outside"
     job = tx.row("SELECT * FROM smi.upscale_jobs WHERE job_id = :id FOR UPDATE", id=payment["job_id"])
@@ -278,7 +315,11 @@ def _record_outside(tx: Transaction, facts: RefundFacts, actor: str, mail_domain
             words=reasons.FOR_CUSTOMER[reasons.REFUNDED_OUTSIDE],
         )
         tx.event(
-            job["job_id"], "failed", actor=actor, from_status=job["status"], to_status=Status.FAILED,
+            job["job_id"],
+            "failed",
+            actor=actor,
+            from_status=job["status"],
+            to_status=Status.FAILED,
             reason=reasons.REFUNDED_OUTSIDE,
         )
         _mark_refunded(tx, job["job_id"], actor)

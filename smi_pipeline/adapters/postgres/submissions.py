@@ -10,7 +10,8 @@ from smi_pipeline.core.lifecycle import callback_token, token_hash
 from smi_pipeline.core.models import ImageFacts, Stage, Status, Submission, UpscaleReply
 from smi_pipeline.core.policy import Policy
 
-_JOB_OPEN = "status IN ('pending', 'processing') AND NOT EXISTS (SELECT FROM smi.outcomes o WHERE o.job_id = j.job_id AND o.round = j.round)"
+_JOB_OPEN = """status IN ('pending', 'processing') AND NOT EXISTS (
+    SELECT FROM smi.outcomes o WHERE o.job_id = j.job_id AND o.round = j.round)"""
 
 
 class PostgresSubmissions:

@@ -34,9 +34,7 @@ class PostgresViews:
 
     def job_of_session(self, session_id: str) -> str | None:
         with self._database.transaction() as tx:
-            return tx.value(
-                "SELECT job_id FROM smi.upscale_jobs WHERE checkout_session_id = :id", id=session_id
-            )
+            return tx.value("SELECT job_id FROM smi.upscale_jobs WHERE checkout_session_id = :id", id=session_id)
 
     def jobs(self, *, status: str | None = None, limit: int = 50) -> list[UpscaleJob]:
         with self._database.transaction() as tx:
@@ -79,7 +77,8 @@ class PostgresViews:
                           (SELECT count(*) FROM smi.refunds WHERE state = 'pending') AS refunds_pending,
                           (SELECT count(*) FROM smi.emails WHERE state IN ('claimed', 'handed_over')) AS mails_owed,
                           (SELECT count(*) FROM smi.person_tasks WHERE closed_at IS NULL) AS person_tasks,
-                          (SELECT count(*) FROM smi.api_calls WHERE at > smi.now() - interval '1 minute') AS calls_minute,
+                          (SELECT count(*) FROM smi.api_calls
+                           WHERE at > smi.now() - interval '1 minute') AS calls_minute,
                           (SELECT count(*) FROM smi.api_calls WHERE at > smi.now() - interval '1 hour') AS calls_hour
                    FROM smi.upscale_jobs WHERE queue IS NOT NULL OR hold_reason IS NOT NULL"""
             )

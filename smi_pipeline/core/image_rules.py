@@ -1,0 +1,209 @@
+"""What is sold, what is too large, and what the measured numbers of a result mean. No pixels, no files, no libraries.
+
+The numbers come from `adapters.images`; levels are 0 to 255 per channel, a tile is one cell of a 16 x 16 grid over the
+image, and a block is 7 x 7 source pixels.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from smi_pipeline.core import reasons
+from smi_pipeline.core.errors import PermanentError
+from smi_pipeline.core.models import ImageFacts
+
+Fidelity = Literal["observe", "enforce"]
+
+FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "WEBP": (".webp",)}
+SMALLEST_SCALE = 4
+"""The smallest factor sold: a source whose 4x is too large can never be upscaled here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """All limits of the image checks. "Good results" are upscales of 23 pictures (photographs, scans, drawings) with
+    synthetic noise, texture, sharpening, tone, denoising, local contrast and half a pixel of shift, as PNG, JPEG and
+    WebP; the extremes quoted are of those."""
+
+    # --- files ---
+    max_decode_bytes: int = 256 * 2**20
+    """Codings that cannot be decoded row by row (progressive JPEG, interlaced PNG, lossless WebP) hold the whole image:
+    with 256 MiB a worker stays below 400 MB, and an 85 megapixel progressive 4:2:0 JPEG still passes."""
+    max_padding_bytes: int = 1024 * 1024
+    """Zero bytes after the end marker: cameras and card recovery pad to whole blocks."""
+    max_bytes_per_pixel: float = 8.0
+    """RGBA is 4 bytes before compression; twice that is no image but something that travels with one."""
+    spare_bytes: int = 4 * 2**20
+    """Metadata (profile, preview, XMP) that a small image may carry beyond its pixels."""
+    min_share_of_source_bytes: float = 0.01
+    """Good results hold 16 to 64 times the pixels in 0.5 to 60 times the bytes; a hundredth is an empty picture."""
+
+    # --- always refused: what no upscaler can mean ---
+    tile_colour: float = 56.0
+    """Mean colour of a tile. Good results reach 32, with the strongest local contrast."""
+    block_colour: float = 88.0
+    """Mean colour of one block. Good results reach 45."""
+    dead_share: float = 0.2
+    """Share of a tile's blocks that are one single colour where the source is not: a black rectangle of an eighth of
+    the image's side covers at least a quarter of some tile, wherever it lies."""
+    dead_std: float = 0.5
+    """Contrast below which a block of the result is one colour (an 8-bit level is 1)."""
+    dead_colour: float = 16.0
+    """... and how far that colour must be from the source's: crushed shadows and bleached paper move by up to 12."""
+    dead_source_std: float = 12.0
+    """... or how much contrast was there before: denoisers flatten grain of up to 6."""
+    flat_ratio: float = 0.12
+    """Contrast of a tile over its source's. Good results keep 0.18 (a median filter over stars)."""
+    flat_source_std: float = 12.0
+    """Tiles with less contrast are compared by colour: a sky may lose its grain."""
+    foreign_colour: float = 14.0
+    """Mean distance of a tile's blocks, when the structure is foreign as well."""
+    foreign_correlation: float = 0.3
+    """Correlation of a tile with its source, blocks of colour included."""
+    image_correlation: float = 0.8
+    """Correlation of the whole image's block colours. Good results keep 0.97."""
+    image_std: float = 4.0
+    """Below this contrast between blocks an image has no layout to compare."""
+    shift_gain: float = 0.4
+    """A tile counts as shifted when moving it by whole source pixels takes its squared error below this share. Half a
+    source pixel, which resizers with another idea of a pixel's centre do mean, leaves 1.0; a whole one leaves 0.1."""
+    shift_share: float = 0.3
+    """Share of the structured tiles that agree on one shift: the image is shifted."""
+    shift_gain_alone: float = 0.12
+    """A single tile that fits elsewhere this much better was moved."""
+    shift_rms: float = 10.0
+    """Error in levels before a shift is looked for at all."""
+    turned_correlation: float = 0.7
+    """A tile matches its source mirrored or rotated at least this well ..."""
+    turned_margin: float = 0.5
+    """... and better than upright by this much."""
+    drift_levels: float = 4.0
+    """JPEG: from some row on every block is off by the same amount, which damaged entropy data leaves behind (DC values
+    are coded as differences). Tone mapping follows the picture's own edges and is discounted."""
+    drift_share: float = 0.7
+    """Share of the columns that must agree on it."""
+    alpha_levels: float = 48.0
+    """Mean alpha of a tile: transparency lost or gained."""
+    colour_kept: float = 0.15
+    """Saturation of the result over the source's, below which colour became grey."""
+    colour_source: float = 8.0
+    """Mean saturation from which a source is a colour image."""
+
+    # --- finer: warnings in observe, refused in enforce ---
+    fine_ssim: float = 0.2
+    """Lowest SSIM of a tile with structure."""
+    fine_mean_colour: float = 16.0
+    """Mean colour shift over the whole image."""
+    fine_tile_colour: float = 36.0
+    """Mean colour of a tile."""
+    fine_correlation: float = 0.15
+    """Lowest correlation of a tile with structure."""
+    structured_std: float = 10.0
+    """Contrast within the blocks of a tile from which SSIM says something: below, noise alone decides it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the fidelity check found. Tiles are (row, column) of the grid, counted from 0 at the top left."""
+
+    min_ssim: float
+    mean_colour: float
+    tile_colour: float
+    tile_colour_at: tuple[int, int]
+    block_colour: float
+    dead_share: float
+    dead_at: tuple[int, int]
+    flat_ratio: float | None  # None: no tile with contrast
+    foreign_tiles: int
+    image_correlation: float | None  # None: no layout to compare
+    turned_image: str  # how the image must be turned to fit, "" for not at all
+    shift: tuple[int, int]  # source pixels right and down that most shifted tiles agree on
+    shifted_share: float
+    shifted_alone: int
+    turned_tiles: int
+    drift: float
+    alpha: float
+    source_saturation: float
+    result_saturation: float
+    min_correlation: float | None
+
+
+def check_output_size(facts: ImageFacts, scale: int, max_output_megapixels: float) -> None:
+    """Refuses a source whose upscale would be larger than `max_output_megapixels` (millions of pixels).
+
+    Raises PermanentError(source_too_large)."""
+    width, height = facts.width * scale, facts.height * scale
+    megapixels = width * height / 1e6
+    if megapixels > max_output_megapixels:
+        raise PermanentError(
+            reasons.SOURCE_TOO_LARGE,
+            f"{scale}x of {facts.width} x {facts.height} pixels would be {megapixels:.1f} megapixels; "
+            f"at most {max_output_megapixels:g} are sold",
+        )
+
+
+def size_problem(source: ImageFacts, result: ImageFacts, scale: int) -> str:
+    """Says in a sentence how the result's displayed size differs from the exact one; empty when it does not."""
+    width, height = (side * scale for side in source.display_size)
+    if result.display_size == (width, height):
+        return ""
+    got = result.display_size
+    return f"the result is {got[0]} x {got[1]} pixels, not {width} x {height} ({scale}x of the source)"
+
+
+def bytes_problem(result: ImageFacts, result_payload: int, source_payload: int, limits: Thresholds) -> str:
+    """Says in a sentence that a result's bytes are implausible for its pixels; empty when they are not. Payloads are
+    the bytes of coded pixels, without metadata."""
+    pixels = result.width * result.height
+    if result.bytes > pixels * limits.max_bytes_per_pixel + limits.spare_bytes:
+        return f"{result.bytes} bytes for {pixels} pixels are implausibly many"
+    if result_payload < source_payload * limits.min_share_of_source_bytes:
+        return f"{result_payload} bytes of pixels are implausibly few for a source of {source_payload}"
+    return ""
+
+
+def refusals(found: Measured, limits: Thresholds) -> list[str]:
+    """Sentences about what no upscaler can mean, the plainest first; empty for a result that may be delivered."""
+    said = []
+    if found.alpha >= limits.alpha_levels:
+        said.append(f"transparency differs by {found.alpha:.0f} levels in a part of the image")
+    if found.image_correlation is not None and found.image_correlation < limits.image_correlation:
+        what = f"is the source {found.turned_image}" if found.turned_image else "shows another image"
+        said.append(f"the result {what} (correlation {found.image_correlation:.2f})")
+    if (
+        found.source_saturation >= limits.colour_source
+        and found.result_saturation < limits.colour_kept * found.source_saturation
+    ):
+        said.append(f"colour became grey (saturation {found.source_saturation:.0f} to {found.result_saturation:.0f})")
+    if found.shifted_share >= limits.shift_share:
+        said.append(f"the image is shifted by {found.shift[0]}, {found.shift[1]} source pixels")
+    if found.dead_share >= limits.dead_share:
+        said.append(f"{found.dead_share:.0%} of tile {found.dead_at} is one flat colour that the source does not have")
+    if found.tile_colour >= limits.tile_colour:
+        said.append(f"tile {found.tile_colour_at} is off by {found.tile_colour:.0f} levels")
+    if found.flat_ratio is not None and found.flat_ratio < limits.flat_ratio:
+        said.append(f"a tile keeps {found.flat_ratio:.0%} of its contrast")
+    if found.foreign_tiles:
+        said.append(f"{found.foreign_tiles} tiles show something else")
+    if found.shifted_alone:
+        said.append(f"{found.shifted_alone} tiles are shifted")
+    if found.turned_tiles:
+        said.append(f"{found.turned_tiles} tiles are mirrored or rotated")
+    if found.block_colour >= limits.block_colour:
+        said.append(f"a block is off by {found.block_colour:.0f} levels")
+    if found.drift >= limits.drift_levels:
+        said.append(f"from some row on all colours are off by {found.drift:.0f} levels: damaged image data")
+    return said
+
+
+def fine_points(found: Measured, limits: Thresholds) -> list[str]:
+    """Sentences about what a creative upscaler may do and a faithful one does not."""
+    said = []
+    if found.min_ssim < limits.fine_ssim:
+        said.append(f"lowest SSIM of a tile {found.min_ssim:.2f} (limit {limits.fine_ssim:g})")
+    if found.mean_colour > limits.fine_mean_colour:
+        said.append(f"mean colour shift {found.mean_colour:.1f} levels (limit {limits.fine_mean_colour:g})")
+    if found.tile_colour > limits.fine_tile_colour:
+        said.append(f"tile {found.tile_colour_at} off by {found.tile_colour:.0f} levels")
+    if found.min_correlation is not None and found.min_correlation < limits.fine_correlation:
+        said.append(f"lowest correlation of a tile {found.min_correlation:.2f} (limit {limits.fine_correlation:g})")
+    return said

@@ -1,0 +1,71 @@
+"""What became of submitted upscales: status calls, hinted by webhooks, and the two clocks (W7, W8)."""
+
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+from smi_pipeline.core.backoff import retry_seconds
+from smi_pipeline.core.errors import AccountError, NotFound, RateLimited, TransientError
+from smi_pipeline.core.lifecycle import token_hash
+from smi_pipeline.core.models import Submission, UpscaleReply
+from smi_pipeline.services.world import World
+
+
+def take_hint(world: World, token: str, body: bytes) -> UpscaleReply:
+    """An Upsampler webhook: proves nothing, but makes the status call of its submission due now.
+
+    Raises NotFound for an unknown token, RefusedError (400) for an unreadable body.
+    """
+    reply = world.upscaler.parse_webhook(body)
+    if not world.state.submissions.hint(token_hash(token), reply, policy=world.policy):
+        raise NotFound("unknown webhook token")
+    return reply
+
+
+def check_completions(world: World, *, limit: int = 60, seconds: float = 20.0, threads: int = 4) -> Counter[str]:
+    """Asks for the status of what is due, hinted first, within a time budget; ends waiting that took too long.
+
+    Returns how many submissions ended each way: ready, waiting, settled, later, known, limited.
+    """
+    ends = time.monotonic() + seconds
+    tally: Counter[str] = Counter()
+    tally["not_started"] = world.state.submissions.expire_unstarted(policy=world.policy)
+    due = world.state.submissions.due_polls(limit)
+
+    def one(submission: Submission) -> str:
+        if time.monotonic() > ends:
+            world.state.submissions.not_polled(submission.submission_id, seconds=0)
+            return "out_of_time"
+        return _check(world, submission)
+
+    if due:
+        with ThreadPoolExecutor(max_workers=min(threads, len(due))) as pool:
+            tally.update(pool.map(one, due))
+    return tally
+
+
+def _check(world: World, submission: Submission) -> str:
+    state = world.state.submissions
+    if submission.external_id is None:
+        state.not_polled(submission.submission_id, seconds=60)
+        return "unknown"
+    now = state.now()
+    urgent = submission.deadline_at is not None and (submission.deadline_at - now).total_seconds() < 60
+    try:
+        world.limiter.acquire("urgent_poll" if urgent else "poll")
+        reply = world.upscaler.status(submission.external_id)
+    except (RateLimited, AccountError) as error:
+        # No call was answered: the deadline's last call is still owed, but only for the patience of rule 5.
+        return state.poll_failed(
+            submission.submission_id,
+            seconds=error.retry_after or 5,
+            policy=world.policy,
+            actor=world.actor,
+            counts=False,
+        )
+    except (TransientError, NotFound):
+        seconds = retry_seconds(submission.poll_errors + 1, asked=None, first=world.policy.poll_every.total_seconds())
+        return state.poll_failed(
+            submission.submission_id, seconds=seconds, policy=world.policy, actor=world.actor, counts=True
+        )
+    return state.poll_answered(submission.submission_id, reply, policy=world.policy, actor=world.actor)

@@ -1,0 +1,80 @@
+"""A known result becomes a delivery, or a failure with its refund owed (W11, W12)."""
+
+from smi_pipeline.core import reasons
+from smi_pipeline.core.errors import PermanentError
+from smi_pipeline.core.models import Queue, Submission, UpscaleJob
+from smi_pipeline.services.world import StepReport, World, run_step
+
+
+def verify_result(world: World, job_id: str, lease_id: str) -> StepReport:
+    """Downloads the result, checks it and stores it. Raises PermanentError after `failed` was committed."""
+    job = world.state.views.job(job_id)
+    if job is None or job.lease_id != lease_id:
+        return StepReport(state="lost", message="another run has this job")
+    try:
+        return run_step(world, Queue.FULFIL, job_id, lease_id, job.attempts, lambda: _verify(world, job, lease_id))
+    except PermanentError as error:
+        world.state.deliveries.fail(job_id, lease_id, reason=error.reason, words=str(error), actor=world.actor)
+        raise
+
+
+def deliver(world: World, job_id: str, lease_id: str) -> StepReport:
+    """Decides the outcome, makes the token, completes the job and owes the mail: one transaction."""
+
+    def step() -> StepReport:
+        if not world.state.deliveries.deliver(job_id, lease_id, ttl=world.policy.download_ttl, actor=world.actor):
+            return StepReport(state="settled", message="the outcome of this job was decided before")
+        return StepReport(state="done", message="delivered; the customer's link is valid")
+
+    return run_step(world, Queue.FULFIL, job_id, lease_id, 1, step)
+
+
+def _verify(world: World, job: UpscaleJob, lease_id: str) -> StepReport:
+    if job.attempts > world.policy.max_attempts:
+        raise PermanentError(
+            reasons.SET_ASIDE, f"set aside after {job.attempts - 1} attempts; last error: {job.last_error or 'none'}"
+        )
+    submission = _result_of(job, world.state.submissions.of_job(job.job_id))
+    if job.source_key is None or submission.result_url is None:
+        raise PermanentError(reasons.NO_RESULT, "Upsampler reported success without an image")
+    max_bytes = int(world.policy.max_output_megapixels * 1e6 * 4)  # RGBA, uncompressed
+    with (
+        world.storage.local_path(job.source_key) as source,
+        world.fetcher.fetch(submission.result_url, kind="result", max_bytes=max_bytes) as result,
+    ):
+        verdict = world.images.check_result(source, result.path, job.scale)
+        if not verdict.ok or verdict.facts is None:
+            raise PermanentError(verdict.reason or reasons.RESULT_REJECTED, verdict.message)
+        key = f"results/{job.job_id[:2]}/{job.job_id}-{job.round}.{verdict.facts.format.lower()}"
+        world.storage.put(key, result.path)
+    world.state.deliveries.verified(job.job_id, lease_id, verdict, result_key=key, actor=world.actor)
+    facts = verdict.facts
+    return StepReport(
+        state="done",
+        message=f"{facts.format} {facts.width} x {facts.height}, {facts.bytes} bytes, matches its source",
+        details={
+            "bytes": facts.bytes,
+            "credits": submission.credits,
+            "min_ssim": verdict.min_ssim,
+            "mean_colour_shift": verdict.mean_colour_shift,
+            "warnings": list(verdict.warnings),
+        },
+    )
+
+
+def _result_of(job: UpscaleJob, submissions: list[Submission]) -> Submission:
+    """The completed submission of this round, whichever came first. Raises PermanentError saying why there is none."""
+    of_round = [s for s in submissions if s.round == job.round]
+    for submission in of_round:
+        if submission.state == "completed":
+            return submission
+    for submission in reversed(of_round):
+        if submission.state == "failed":
+            raise PermanentError(
+                reasons.UPSCALE_FAILED, f"Upsampler could not process it: {submission.error or 'no reason given'}"
+            )
+        if submission.state == "timed_out":
+            raise PermanentError(
+                reasons.TIMED_OUT, f"Upsampler did not finish by {submission.deadline_at:%Y-%m-%d %H:%M:%S} UTC"
+            )
+    raise PermanentError(reasons.NOT_STARTED_IN_TIME, f"not submitted by {job.start_by:%Y-%m-%d %H:%M:%S} UTC")

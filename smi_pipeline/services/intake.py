@@ -1,0 +1,216 @@
+"""Orders come in: registering a job with its price and Checkout, and what Stripe's events mean for it (W1, W2, W26)."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from smi_pipeline.core.errors import NotFound, PermanentError, RefusedError, TransientError, Unavailable
+from smi_pipeline.core.image_rules import check_output_size
+from smi_pipeline.core.lifecycle import view_token
+from smi_pipeline.core.models import NewJob, PaymentFacts, StripeEvent
+from smi_pipeline.services import refund
+from smi_pipeline.services.world import World
+
+SCALES = {"4x": 4, "8x": 8}
+SOURCE = "sell-my-images"
+"""`metadata.source` of our Stripe objects; others on the same account belong to another shop."""
+
+PAID_EVENTS = ("checkout.session.completed", "checkout.session.async_payment_succeeded", "payment_intent.succeeded")
+CLOSING_EVENTS = ("checkout.session.expired", "checkout.session.async_payment_failed")
+REFUND_EVENTS = ("charge.refunded", "refund.created", "refund.updated", "refund.failed")
+DISPUTE_EVENTS = ("charge.dispute.created", "charge.dispute.closed")
+HANDLED_EVENTS = (*PAID_EVENTS, *CLOSING_EVENTS, *REFUND_EVENTS, *DISPUTE_EVENTS, "payment_intent.payment_failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRequest:
+    """What the storefront asks for."""
+
+    image_url: str
+    resolution: str
+    email: str
+    customer_name: str | None = None
+    return_url: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredJob:
+    """What the storefront gets: the price and where the customer pays."""
+
+    job_id: str
+    price_cents: int
+    currency: str
+    output_width: int
+    output_height: int
+    checkout_url: str
+    status_url: str
+
+
+def register_job(world: World, request: JobRequest) -> RegisteredJob:
+    """Checks and prices an order, and opens its Checkout session. Takes no money.
+
+    Raises RefusedError (422) for what the shop should correct, Unavailable (503) while no orders are taken.
+    """
+    _refuse_while_overloaded(world)
+    if request.resolution not in SCALES:
+        raise RefusedError(f"resolution must be one of {', '.join(SCALES)}", status=422)
+    scale = SCALES[request.resolution]
+    email = _checked_email(request.email)
+    try:
+        with world.fetcher.fetch(request.image_url, kind="source", max_bytes=world.policy.max_source_bytes) as fetched:
+            facts = world.images.check_source(fetched.path)
+            check_output_size(facts, scale, world.policy.max_output_megapixels)
+    except PermanentError as error:
+        raise RefusedError(f"image_url: {error}", status=422) from error
+    except TransientError as error:
+        raise RefusedError(f"image_url: the image could not be fetched now: {error}", status=422) from error
+    width, height = facts.display_size
+    quote = world.prices.quote(width, height, scale)
+    job_id = uuid.uuid4().hex
+    job = NewJob(
+        job_id=job_id,
+        source_url=request.image_url,
+        file_name=_file_name(request.image_url),
+        resolution=request.resolution,
+        scale=scale,
+        customer_email=email,
+        customer_name=(request.customer_name or "").strip()[:100] or None,
+        source=facts,
+        price_cents=quote.price_cents,
+        currency=world.policy.currency,
+        expected_credits=quote.credits,
+    )
+    world.state.intake.register(job, actor=world.actor)
+    status_url = f"{world.policy.public_url}/smi/v1/jobs/{job_id}?view={view_token(world.secret_key, job_id)}"
+    expires_at = world.state.submissions.now() + world.policy.checkout_ttl
+    try:
+        session = world.payments.create_checkout(
+            job_id=job_id,
+            resolution=request.resolution,
+            amount_cents=job.price_cents,
+            currency=job.currency,
+            customer_email=email,
+            description=f"{request.resolution} upscale of {job.file_name}, {width * scale} x {height * scale} pixels",
+            success_url=status_url,
+            cancel_url=request.return_url or status_url,
+            expires_at=expires_at,
+            idempotency_key=f"checkout:{job_id}",
+        )
+    except (TransientError, PermanentError, NotFound) as error:
+        # Nobody can have paid: the address of the session never left us.
+        world.state.intake.abandon(job_id, actor=world.actor)
+        raise Unavailable(f"the payment service does not answer properly now: {error}") from error
+    world.state.intake.checkout_created(job_id, session.session_id, expires_at)
+    return RegisteredJob(
+        job_id=job_id,
+        price_cents=job.price_cents,
+        currency=job.currency,
+        output_width=width * scale,
+        output_height=height * scale,
+        checkout_url=session.url or "",
+        status_url=status_url,
+    )
+
+
+def handle_stripe_event(world: World, event: StripeEvent, *, source: str) -> str:
+    """Applies one Stripe event, at most once, whatever its order. Returns what it did in one word.
+
+    The objects are read again from Stripe before anything moves: events are unordered and may be old.
+    Raises TransientError when Stripe or the database does not answer: the sender (or the next look) repeats it.
+    """
+    if event.type not in HANDLED_EVENTS:
+        return "not handled"
+    body = event.object
+    name = (event.event_id, event.type)
+    if event.type in REFUND_EVENTS:
+        return refund.handle_refund_event(world, event, source=source)
+    if event.type in DISPUTE_EVENTS:
+        return refund.handle_dispute_event(world, event, source=source)
+    if not _is_ours(body):
+        return "not ours"
+    job_id = str(body.get("metadata", {}).get("job_id", ""))
+    if event.type in PAID_EVENTS:
+        payment_intent = _payment_intent_id(body)
+        if payment_intent is None or (
+            body.get("object") == "checkout.session" and body.get("payment_status") != "paid"
+        ):
+            return "not paid yet"
+        return learn_of_payment(world, payment_intent, job_id, event=name, source=source)
+    if event.type in CLOSING_EVENTS:
+        return "abandoned" if world.state.intake.abandon(job_id, actor=source, event=name) else "known"
+    world.state.intake.note_event(*name, "payment failed")
+    return "noted"
+
+
+def learn_of_payment(
+    world: World, payment_intent_id: str, job_id: str, *, event: tuple[str, str] | None, source: str
+) -> str:
+    """Reads the PaymentIntent and records it when it has succeeded. Returns its role, or why there is none."""
+    facts: PaymentFacts = world.payments.payment(payment_intent_id)
+    if facts.status != "succeeded":
+        return "not paid yet"
+    return world.state.intake.record_payment(facts, job_id, event=event, source=source, policy=world.policy)
+
+
+def close_abandoned(world: World, limit: int = 100) -> int:
+    """Closes orders that nobody paid within a day (W24); their Checkout sessions first, so that none can be paid."""
+    closed = 0
+    for job_id, session_id in world.state.intake.abandoned_candidates(limit):
+        if session_id:
+            world.payments.expire_checkout(session_id)
+            session = world.payments.checkout(session_id)
+            if session.payment_intent_id and session.payment_status == "paid":
+                learn_of_payment(world, session.payment_intent_id, job_id, event=None, source=world.actor)
+                continue
+        closed += world.state.intake.abandon(job_id, actor=world.actor)
+    return closed
+
+
+def _refuse_while_overloaded(world: World) -> None:
+    reason = world.limiter.breaker_reason()
+    if reason:
+        raise Unavailable("no orders are taken at the moment: the upscaling service is not available", retry_after=300)
+    if world.policy.budget_hold and world.policy.monthly_credit_budget is not None:
+        used = world.state.views.credits_this_month()
+        if used >= world.policy.monthly_credit_budget:
+            raise Unavailable("no orders are taken until next month: the budget is used", retry_after=86_400)
+    wait = world.state.views.forecast_wait_seconds(world.policy.requests_per_minute)
+    if wait > world.policy.max_wait.total_seconds():
+        raise Unavailable("no orders are taken at the moment: too many are waiting", retry_after=int(wait))
+
+
+def _is_ours(body: Mapping[str, Any]) -> bool:
+    return (body.get("metadata") or {}).get("source") == SOURCE
+
+
+def _payment_intent_id(body: Mapping[str, Any]) -> str | None:
+    if body.get("object") == "payment_intent":
+        return body.get("id")
+    intent = body.get("payment_intent")
+    return intent.get("id") if isinstance(intent, Mapping) else intent
+
+
+def _checked_email(address: str) -> str:
+    from email_validator import EmailNotValidError, validate_email
+
+    try:
+        return validate_email(address, check_deliverability=False).normalized
+    except EmailNotValidError as error:
+        raise RefusedError(f"email: {error}", status=422) from error
+
+
+def _file_name(url: str) -> str:
+    stem = PurePosixPath(unquote(urlsplit(url).path)).stem
+    safe = "".join(c if c.isalnum() or c in "-_. " else "-" for c in stem).strip(" .-")[:80]
+    return safe or "image"
+
+
+def require_known(world: World, job_id: str):
+    """The job, by its id with or without hyphens. Raises NotFound."""
+    job = world.state.views.job(job_id.replace("-", "").lower())
+    if job is None:
+        raise NotFound(f"there is no upscale job {job_id[:64]!r}")
+    return job

@@ -1,0 +1,140 @@
+"""Mails go out: one stable Message-ID and the same bytes on every try (W14, W15; section 6 rule 7)."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from smi_pipeline.core import reasons
+from smi_pipeline.core.errors import AmbiguousError, PermanentError, TransientError
+from smi_pipeline.core.lifecycle import download_token, rating_token, view_token
+from smi_pipeline.core.models import Email, Queue, RenderedMail, UpscaleJob
+from smi_pipeline.services.world import StepReport, World, run_step
+
+MAX_HAND_OVERS = 2
+"""An unanswered hand-over is repeated once; after that only a person can know whether the mail arrived."""
+
+
+def send(world: World, work_key: str, lease_id: str) -> StepReport:
+    """Sends one leased mail. Raises PermanentError when a person must act; the delivery stands all the same."""
+    email = world.state.emails.get(work_key)
+    if email is None or email.state not in ("claimed", "handed_over"):
+        return StepReport(state="settled", message="this mail was sent")
+    try:
+        return run_step(world, Queue.MAIL, work_key, lease_id, email.attempts, lambda: _send(world, email, lease_id))
+    except PermanentError as error:
+        world.state.emails.give_up(email, lease_id, why=str(error), actor=world.actor)
+        raise
+
+
+def send_owed(world: World, job_id: str) -> list[StepReport]:
+    """Sends what is owed to this job's customer at once; what another worker has is left to it.
+
+    A mail that fails stays owed or becomes a person's task: it never undoes what it reports.
+    """
+    reports = []
+    for email in world.state.emails.of_job(job_id):
+        if email.state not in ("claimed", "handed_over"):
+            continue
+        work_key = f"{email.job_id}/{email.kind}/{email.serial}"
+        lease_id = world.state.leases.lease_one(Queue.MAIL, work_key)
+        if lease_id:
+            try:
+                reports.append(send(world, work_key, lease_id))
+            except PermanentError as error:
+                reports.append(StepReport(state="settled", message=f"the mail could not be sent: {error}"))
+    return reports
+
+
+def _send(world: World, email: Email, lease_id: str) -> StepReport:
+    job = world.state.views.job(email.job_id)
+    if job is None:
+        raise PermanentError("mail_refused", "the job of this mail does not exist")
+    if email.hand_overs >= MAX_HAND_OVERS:
+        raise PermanentError("mail_refused", "the mail server twice gave no answer; the mail may have arrived")
+    mail = _rendered(world, job, email, world.state.submissions.now())
+    if not world.state.emails.hand_over(email, lease_id, mail.content):
+        return StepReport(state="lost", message="another worker has this mail")
+    try:
+        world.mailer.send(mail)
+    except AmbiguousError:
+        raise
+    except TransientError as error:
+        seconds = 5.0 * 2 ** min(email.attempts - 1, 7)
+        if email.attempts >= 12:
+            raise PermanentError("mail_refused", f"refused {email.attempts} times: {error}") from error
+        world.state.emails.refused(email, lease_id, seconds=seconds, error=str(error))
+        return StepReport(state="later", message=str(error), retry_seconds=seconds)
+    world.state.emails.accepted(email, actor=world.actor)
+    return StepReport(state="done", message=f"{email.kind} mail accepted by the mail server")
+
+
+def _rendered(world: World, job: UpscaleJob, email: Email, now: datetime) -> RenderedMail:
+    mail = world.mailer.render(
+        email.kind, to=job.customer_email, message_id=email.message_id, context=_context(world, job, email), at=now
+    )
+    if email.content is None:
+        return mail
+    return RenderedMail(  # the very bytes of the first try
+        message_id=mail.message_id,
+        sender=mail.sender,
+        recipients=mail.recipients,
+        subject=mail.subject,
+        content=bytes(email.content),
+    )
+
+
+def _context(world: World, job: UpscaleJob, email: Email) -> Mapping[str, Any]:
+    context: dict[str, Any] = {
+        "job_id": job.job_id,
+        "customer_name": job.customer_name,
+        "status_url": status_url(world, job.job_id),
+    }
+    if email.kind == "completion":
+        token = world.state.deliveries.current_token(job.job_id)
+        if token is None:
+            raise PermanentError("mail_refused", "the job has no valid download link")
+        rating = f"{world.policy.public_url}/smi/v1/rate/{job.job_id}?key={rating_token(world.secret_key, job.job_id)}"
+        return context | {
+            "resolution": job.resolution,
+            "width": job.result_width,
+            "height": job.result_height,
+            "file_bytes": job.result_bytes,
+            "format": job.result_format,
+            "file_name": delivered_name(job.file_name, job.resolution, job.result_format),
+            "download_url": f"{world.policy.public_url}/smi/v1/download/{token['token']}",
+            "expires_at": token["expires_at"],
+            "price_cents": job.price_cents,
+            "currency": job.currency,
+            "rating_urls": {stars: f"{rating}&stars={stars}" for stars in range(1, 6)},
+        }
+    wanted = email.context.get("refund_row")
+    refund = next(r for r in world.state.refunds.of_job(job.job_id) if r.refund_row == wanted)
+    amount = refund.amount_cents
+    if amount is None:  # returned by others (dispute, or by hand): all that was paid
+        amount = job.price_cents
+    return context | {
+        "amount_cents": amount,
+        "currency": refund.currency,
+        "reason": reasons.FOR_CUSTOMER.get(
+            job.reason_code or refund.reason_code if email.kind == "refund" else refund.reason_code,
+            "The order could not be fulfilled.",
+        ),
+        "refund_state": "pending" if refund.state == "pending" else "succeeded",
+    }
+
+
+def status_url(world: World, job_id: str) -> str:
+    """The customer's page with link and refund details."""
+    return f"{world.policy.public_url}/smi/v1/jobs/{job_id}?view={view_token(world.secret_key, job_id)}"
+
+
+def download_url(world: World, job: UpscaleJob, serial: int) -> str:
+    """The address of one download link."""
+    token = download_token(world.secret_key, job.job_id, job.round, serial)
+    return f"{world.policy.public_url}/smi/v1/download/{token}"
+
+
+def delivered_name(file_name: str, resolution: str, format_: str | None) -> str:
+    """Name of the file a customer saves: `sunset-4x.png`."""
+    suffix = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}.get(format_ or "", "img")
+    return f"{file_name}-{resolution}.{suffix}"

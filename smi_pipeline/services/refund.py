@@ -1,0 +1,138 @@
+"""Money goes back: owed refunds are called, Stripe's words about refunds and disputes are taken in (rule 3)."""
+
+from smi_pipeline.core.errors import AmbiguousError, NotFound, PermanentError, TransientError
+from smi_pipeline.core.models import Queue, Refund, RefundFacts, StripeEvent
+from smi_pipeline.services.world import StepReport, World, run_step
+
+ALIVE = ("pending", "requires_action", "succeeded")
+"""States of a Stripe refund that count as money given back."""
+
+
+def process(world: World, work_key: str, lease_id: str) -> StepReport:
+    """Carries out one leased refund, or asks how a pending one stands. Raises PermanentError when a person must act."""
+    row = world.state.refunds.get(int(work_key))
+    if row is None:
+        return StepReport(state="lost", message="there is no such refund")
+
+    def step() -> StepReport:
+        return _follow(world, row) if row.state == "pending" else _call(world, row, lease_id)
+
+    try:
+        return run_step(world, Queue.REFUND, work_key, lease_id, row.attempts, step)
+    except PermanentError as error:
+        world.state.refunds.give_up(row.refund_row, lease_id, why=str(error), actor=world.actor)
+        raise
+
+
+def refund_now(world: World, job_id: str) -> list[StepReport]:
+    """Carries out what is owed to this job at once (failure hook, CLI); what another worker has is left to it."""
+    reports = []
+    for row in world.state.refunds.of_job(job_id):
+        if row.state != "owed":
+            continue
+        lease_id = world.state.leases.lease_one(Queue.REFUND, str(row.refund_row))
+        if lease_id:
+            reports.append(process(world, str(row.refund_row), lease_id))
+    return reports
+
+
+def _call(world: World, row: Refund, lease_id: str) -> StepReport:
+    facts = world.payments.payment(row.payment_intent_id)
+    now = world.state.submissions.now()
+    refunds = world.payments.refunds_of(row.payment_intent_id)
+    ours = _ours(row, refunds)
+    if ours is not None:  # an earlier call was carried out, its answer was lost
+        return _settled(world, row, ours, "found at Stripe")
+    rest = facts.amount_received_cents - sum(r.amount_cents for r in refunds if r.status in ALIVE)
+    if rest <= 0:
+        world.state.refunds.not_needed(row.refund_row, lease_id, why="already refunded in full", actor=world.actor)
+        return StepReport(state="settled", message="already refunded in full outside the pipeline")
+    if not facts.refundable:
+        payment = world.state.views.payment(row.payment_intent_id)
+        if payment and payment["dispute"] == "lost":
+            why = "the bank has returned the money (dispute lost)"
+            world.state.refunds.not_needed(row.refund_row, lease_id, why=why, actor=world.actor)
+            return StepReport(state="settled", message=why)
+        raise TransientError("an open dispute blocks the refund", retry_after=3600, counts=False)
+    too_old = row.first_called_at is not None and now - row.first_called_at > world.policy.refund_key_life
+    changed = row.amount_cents is not None and row.amount_cents != rest
+    intended = world.state.refunds.intend(row.refund_row, lease_id, rest, renew_key=too_old or changed)
+    if intended is None or intended.idempotency_key is None:
+        return StepReport(state="lost", message="another worker has this refund")
+    try:
+        answer = world.payments.create_refund(
+            payment_intent_id=intended.payment_intent_id,
+            amount_cents=rest,
+            idempotency_key=intended.idempotency_key,
+            metadata={
+                "job_id": intended.job_id or "",
+                "idempotency_key": intended.idempotency_key,
+                "reason": intended.reason_code,
+            },
+        )
+    except PermanentError as error:
+        if error.reason == "charge_already_refunded":  # between our look and our call: look again
+            raise AmbiguousError(str(error)) from error
+        raise
+    return _settled(world, intended, answer, "asked of Stripe")
+
+
+def _ours(row: Refund, refunds: list[RefundFacts]) -> RefundFacts | None:
+    for facts in refunds:
+        if facts.status not in ALIVE:
+            continue
+        if facts.refund_id == row.stripe_refund_id or facts.metadata.get("idempotency_key") == row.idempotency_key:
+            return facts
+    return None
+
+
+def _settled(world: World, row: Refund, facts: RefundFacts, how: str) -> StepReport:
+    state = world.state.refunds.settle(row.refund_row, facts, actor=world.actor)
+    return StepReport(
+        state="done",
+        message=f"refund {facts.refund_id} of {facts.amount_cents} {facts.currency} cents {how}: {facts.status}",
+        details={
+            "refund_id": facts.refund_id,
+            "refund_state": facts.status,
+            "amount_cents": facts.amount_cents,
+            "recorded": state,
+        },
+    )
+
+
+def _follow(world: World, row: Refund) -> StepReport:
+    if row.stripe_refund_id is None:
+        raise TransientError("a pending refund without id")
+    return _settled(world, row, world.payments.refund(row.stripe_refund_id), "looked up")
+
+
+def handle_refund_event(world: World, event: StripeEvent, *, source: str) -> str:
+    """Takes in charge.refunded and refund.*: every refund of the intent is read again from Stripe, known ones are
+    settled, others recorded as made outside."""
+    body = event.object
+    payment_intent = body.get("payment_intent")
+    if not payment_intent or world.state.views.payment(payment_intent) is None:
+        return "not ours"
+    if event.type == "charge.refunded":
+        for facts in world.payments.refunds_of(payment_intent):
+            world.state.refunds.settle_by_facts(facts, event=None, actor=source)
+        world.state.intake.note_event(event.event_id, event.type, "refund")
+        return "refund"
+    try:
+        facts = world.payments.refund(str(body.get("id")))
+    except NotFound:
+        return "not ours"
+    return world.state.refunds.settle_by_facts(facts, event=(event.event_id, event.type), actor=source)
+
+
+def handle_dispute_event(world: World, event: StripeEvent, *, source: str) -> str:
+    """Notes a dispute on its payment and tells a person; whether a refund may go on is read from Stripe each time."""
+    body = event.object
+    payment_intent = body.get("payment_intent")
+    if not payment_intent or world.state.views.payment(payment_intent) is None:
+        return "not ours"
+    state = "open"
+    if event.type == "charge.dispute.closed":
+        state = "won" if body.get("status") in ("won", "warning_closed") else "lost"
+    changed = world.state.refunds.note_dispute(payment_intent, state, event=(event.event_id, event.type), actor=source)
+    return f"dispute {state}" if changed else "repeated"

@@ -1,0 +1,164 @@
+"""A paid job goes to Upsampler: preparation (W4), then the one call that costs credits (W5, W6)."""
+
+import statistics
+from datetime import timedelta
+
+from smi_pipeline.core import reasons
+from smi_pipeline.core.errors import AccountError, AmbiguousError, PermanentError, RateLimited, TransientError
+from smi_pipeline.core.image_rules import check_output_size
+from smi_pipeline.core.models import Queue, Stage, Submission, SubmitRequest, UpscaleJob
+from smi_pipeline.services.world import StepReport, World, run_step
+
+SECONDS_PER_MEGAPIXEL = 1.5
+"""First guess of the expected duration, until there is history."""
+
+
+def prepare(world: World, job_id: str, lease_id: str) -> StepReport:
+    """Checks payment and source, keeps the source, sets the job to `processing`.
+
+    Raises PermanentError after the job was committed `failed`.
+    """
+    job = world.state.views.job(job_id)
+    if job is None or job.lease_id != lease_id:
+        return StepReport(state="lost", message="another run has this job")
+    return _failing_permanently(world, job, lease_id, lambda: _prepare(world, job, lease_id))
+
+
+def submit(world: World, job_id: str, lease_id: str) -> StepReport:
+    """Calls Upsampler once, with the intent committed before. Raises PermanentError after `failed` was committed."""
+    job = world.state.views.job(job_id)
+    if job is None or job.lease_id != lease_id:
+        return StepReport(state="lost", message="another run has this job")
+    return _failing_permanently(world, job, lease_id, lambda: _submit(world, job, lease_id))
+
+
+def _failing_permanently(world: World, job: UpscaleJob, lease_id: str, step) -> StepReport:
+    try:
+        return run_step(world, Queue.SUBMIT, job.job_id, lease_id, job.attempts, step)
+    except PermanentError as error:
+        world.state.deliveries.fail(job.job_id, lease_id, reason=error.reason, words=str(error), actor=world.actor)
+        raise
+
+
+def _prepare(world: World, job: UpscaleJob, lease_id: str) -> StepReport:
+    if job.attempts > world.policy.max_attempts:
+        raise PermanentError(
+            reasons.SET_ASIDE, f"set aside after {job.attempts - 1} attempts; last error: {job.last_error or 'none'}"
+        )
+    if job.payment_intent_id is None and not job.admin_override:
+        raise PermanentError(reasons.CANCELLED, "not paid, and no admin has overridden that")
+    if job.source_key is None:
+        facts, key = _keep_source(world, job)
+    else:  # kept by an earlier attempt
+        key = job.source_key
+        with world.storage.local_path(key) as path:
+            facts = world.images.inspect(path)
+    expected = expected_seconds(world, job)
+    world.state.submissions.prepared(
+        job.job_id, lease_id, source=facts, source_key=key, expected_seconds=expected, actor=world.actor
+    )
+    width, height = job.output_size
+    return StepReport(
+        state="done",
+        message=f"{facts.format} {job.source_width} x {job.source_height} kept; {job.resolution} gives "
+        f"{width} x {height}",
+        details={"megapixels": round(job.output_megapixels, 2), "expected_seconds": round(expected, 1)},
+    )
+
+
+def _keep_source(world: World, job: UpscaleJob):
+    with world.fetcher.fetch(job.source_url, kind="source", max_bytes=world.policy.max_source_bytes) as fetched:
+        facts = world.images.check_source(fetched.path)
+        check_output_size(facts, job.scale, world.policy.max_output_megapixels)
+        if facts.display_size != (job.source_width, job.source_height):
+            raise PermanentError(
+                reasons.SOURCE_CHANGED,
+                f"the source is {facts.display_size[0]} x {facts.display_size[1]} now, it was "
+                f"{job.source_width} x {job.source_height} when it was ordered",
+            )
+        key = f"sources/{job.job_id[:2]}/{job.job_id}.{facts.format.lower()}"
+        world.storage.put(key, fetched.path)
+    return facts, key
+
+
+def expected_seconds(world: World, job: UpscaleJob) -> float:
+    """Median of recent jobs of about this size (half to double the output megapixels), else a guess."""
+    recent = world.state.submissions.recent_seconds(job.output_megapixels)
+    return statistics.median(recent) if len(recent) >= 3 else 10 + SECONDS_PER_MEGAPIXEL * job.output_megapixels
+
+
+def _submit(world: World, job: UpscaleJob, lease_id: str) -> StepReport:
+    earlier = [s for s in world.state.submissions.of_job(job.job_id) if s.round == job.round]
+    waiting = _close_unanswered(world, earlier)
+    if waiting is not None:
+        raise waiting
+    world.limiter.acquire("submit")
+    begun = world.state.submissions.begin(job.job_id, lease_id, actor=world.actor)
+    if begun is None:
+        raise TransientError("a submission of this job is open already", retry_after=10, counts=False)
+    submission_id, token = begun
+    request = SubmitRequest(
+        job_id=job.job_id,
+        image_url=job.source_url,
+        scale=job.scale,
+        webhook_url=f"{world.policy.public_url}/smi-webhook/upsampler/{token}",
+    )
+    try:
+        reply = world.upscaler.submit(request)
+    except AmbiguousError as error:
+        # The open row stays: only the webhook can tell which upscale it was (design section 6 rule 4).
+        raise TransientError(
+            f"no clear answer to the submission: {error}",
+            retry_after=world.policy.ambiguous_grace.total_seconds(),
+            counts=False,
+        ) from error
+    except AccountError as error:
+        world.state.submissions.not_accepted(submission_id, str(error))
+        world.limiter.open_breaker(str(error))
+        raise
+    except RateLimited as error:
+        world.state.submissions.not_accepted(submission_id, str(error))
+        pause = timedelta(seconds=error.retry_after or 1)
+        world.limiter.blocked_until(world.state.submissions.now() + pause, str(error))
+        raise
+    except TransientError as error:
+        world.state.submissions.not_accepted(submission_id, str(error))
+        raise TransientError(str(error), retry_after=error.retry_after, counts=False) from error
+    except PermanentError as error:
+        world.state.submissions.not_accepted(submission_id, str(error))
+        raise
+    world.limiter.close_breaker()
+    world.state.submissions.accepted(submission_id, reply, policy=world.policy, actor=world.actor)
+    if reply.stage in (Stage.COMPLETED, Stage.FAILED):  # known at once: no need to ask again
+        world.state.submissions.poll_answered(submission_id, reply, policy=world.policy, actor=world.actor)
+    return StepReport(
+        state="done",
+        message=f"accepted by Upsampler as {reply.external_id}, {reply.stage}",
+        details={"external_id": reply.external_id, "stage": str(reply.stage), "credits": reply.credits},
+    )
+
+
+def _close_unanswered(world: World, earlier: list[Submission]) -> TransientError | None:
+    """What to wait for before another call may be made; closes a call that was not answered for the grace time.
+
+    Raises PermanentError when two calls were lost: it is never repeated a second time.
+    """
+    now = world.state.submissions.now()
+    for submission in earlier:
+        if submission.state in ("accepted", "completed"):
+            return TransientError(
+                "submitted already", retry_after=world.policy.poll_every.total_seconds(), counts=False
+            )
+        if submission.state == "sending":
+            wait = (submission.created_at + world.policy.ambiguous_grace - now).total_seconds()
+            if wait > 0:
+                return TransientError(
+                    f"submission {submission.submission_id} is unanswered; its webhook may still tell",
+                    retry_after=wait,
+                    counts=False,
+                )
+            world.state.submissions.lost(submission.submission_id, actor=world.actor)
+    lost = [s for s in earlier if s.state in ("sending", "lost")]
+    if len(lost) >= 2:
+        raise PermanentError(reasons.SUBMISSION_LOST, "two submissions to Upsampler were never answered")
+    return None

@@ -1,0 +1,87 @@
+"""Everything a use case needs of the outside, in one value; and the frame in which one step on one leased row runs."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from smi_pipeline.core.backoff import retry_seconds
+from smi_pipeline.core.errors import LeaseLost, PermanentError, TransientError
+from smi_pipeline.core.models import Queue
+from smi_pipeline.core.policy import Policy
+from smi_pipeline.core.ports import (
+    FetcherPort,
+    ImagesPort,
+    LimiterPort,
+    MailerPort,
+    PaymentsPort,
+    StoragePort,
+    UpscalerPort,
+)
+from smi_pipeline.core.pricing import Prices
+from smi_pipeline.core.state import State
+
+log = logging.getLogger("smi_pipeline")
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """The ports and rules one process works with. `actor` is who the audit trail names."""
+
+    state: State
+    upscaler: UpscalerPort
+    payments: PaymentsPort
+    mailer: MailerPort
+    fetcher: FetcherPort
+    images: ImagesPort
+    storage: StoragePort
+    limiter: LimiterPort
+    policy: Policy
+    prices: Prices
+    secret_key: str
+    actor: str = "service"
+
+    def acting_as(self, actor: str) -> "World":
+        """The same world, seen by another actor."""
+        return replace(self, actor=actor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """What a step did: `done`, `later` (rescheduled in `retry_seconds`), `lost` (the lease is another's now) or
+    `settled` (nothing was left to do)."""
+
+    state: str
+    message: str
+    retry_seconds: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_step(
+    world: World, queue: Queue, work_key: str, lease_id: str, attempts: int, step: Callable[[], StepReport]
+) -> StepReport:
+    """Runs one step on a leased row. A transient error reschedules the row and is reported, not raised.
+
+    Raises PermanentError as the step raised it (the caller commits what that means), and any unexpected error after
+    the row was rescheduled with it.
+    """
+    try:
+        return step()
+    except LeaseLost as error:
+        return StepReport(state="lost", message=str(error))
+    except TransientError as error:
+        seconds = retry_seconds(attempts, asked=error.retry_after)
+        world.state.leases.reschedule(queue, work_key, lease_id, seconds=seconds, error=str(error), counts=error.counts)
+        return StepReport(state="later", message=str(error), retry_seconds=round(seconds, 1))
+    except PermanentError:
+        raise
+    except Exception as error:
+        world.state.leases.reschedule(
+            queue,
+            work_key,
+            lease_id,
+            seconds=retry_seconds(attempts, asked=None),
+            error=f"{type(error).__name__}: {error}",
+            counts=True,
+        )
+        raise

@@ -1,0 +1,85 @@
+"""The one place that builds adapters from settings: the resources of Dagster, the gateway and the CLI call it."""
+
+import tempfile
+from pathlib import Path
+
+from smi_pipeline.adapters.fetcher import HttpFetcher
+from smi_pipeline.adapters.images import VipsImages
+from smi_pipeline.adapters.mailer import SmtpMailer
+from smi_pipeline.adapters.postgres import PostgresState
+from smi_pipeline.adapters.postgres.database import Database
+from smi_pipeline.adapters.postgres.embedded import STATE_DATABASE, EmbeddedPostgres
+from smi_pipeline.adapters.postgres.limiter import PostgresLimiter
+from smi_pipeline.adapters.storage import FileStorage
+from smi_pipeline.adapters.stripe_payments import StripePayments
+from smi_pipeline.adapters.upsampler import UpsamplerClient
+from smi_pipeline.core.errors import RefusedError
+from smi_pipeline.services.world import World
+from smi_pipeline.settings import Settings
+
+
+def embedded_postgres(settings: Settings) -> EmbeddedPostgres:
+    """The embedded server of this installation, not started."""
+    return EmbeddedPostgres(settings.smi_home / "postgres")
+
+
+def state_url(settings: Settings) -> str:
+    """URL of the state's database; starts or joins the embedded server when none is configured."""
+    if settings.smi_database_url:
+        return settings.smi_database_url
+    server = embedded_postgres(settings)
+    server.start()
+    return server.url(STATE_DATABASE)
+
+
+def build_world(settings: Settings, *, actor: str, pool_size: int = 5) -> World:
+    """All ports on the configured services. Opens no connection yet, except to an embedded database.
+
+    Raises RefusedError when a secret that everything depends on is missing.
+    """
+    secret_key = settings.smi_secret_key.get_secret_value()
+    if len(secret_key) < 32:
+        raise RefusedError("SMI_SECRET_KEY must be set to at least 32 random characters")
+    policy = settings.policy
+    database = Database(state_url(settings), pool_size=pool_size)
+    return World(
+        state=PostgresState(database, secret_key=secret_key, mail_domain=policy.mail_domain),
+        upscaler=UpsamplerClient(
+            settings.upsampler_base_url, settings.upsampler_api_key.get_secret_value(), settings.upsampler_wire
+        ),
+        payments=StripePayments(
+            settings.stripe_api_key.get_secret_value(),
+            settings.stripe_webhook_secret.get_secret_value(),
+            settings.stripe_api_base,
+        ),
+        mailer=SmtpMailer(
+            settings.smtp_host,
+            settings.smtp_port,
+            settings.smtp_user,
+            settings.smtp_password.get_secret_value(),
+            settings.smtp_starttls,
+            sender=settings.smi_mail_from,
+            support_email=settings.smi_support_email,
+            owner_copy=settings.smi_admin_email,
+        ),
+        fetcher=HttpFetcher(
+            settings.smi_allowed_source_hosts,
+            settings.smi_allowed_result_hosts,
+            Path(tempfile.gettempdir()),
+        ),
+        images=VipsImages(
+            max_output_megapixels=settings.smi_max_output_megapixels,
+            max_source_bytes=settings.smi_max_source_bytes,
+            fidelity=settings.smi_fidelity,
+        ),
+        storage=FileStorage(settings.storage_url),
+        limiter=PostgresLimiter(
+            database,
+            per_minute=settings.upsampler_requests_per_minute,
+            per_hour=settings.upsampler_requests_per_hour,
+        ),
+        policy=policy,
+        prices=settings.prices,
+        secret_key=secret_key,
+        actor=actor,
+    )
