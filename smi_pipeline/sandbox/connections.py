@@ -1,0 +1,68 @@
+"""Closing a connection without an answer, which no web framework offers.
+
+Belongs here: the one protocol class that remembers the transport of each client, and the replies that cut it.
+"""
+
+import asyncio
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+_transports: dict[tuple[Any, Any], asyncio.Transport] = {}
+
+
+class RememberingProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
+    """uvicorn's HTTP protocol, which also remembers the transport by (server port, client port)."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._place = (transport.get_extra_info("sockname")[1], transport.get_extra_info("peername")[1])
+        _transports[self._place] = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        _transports.pop(self._place, None)
+        super().connection_lost(exc)
+
+
+async def _abort(scope: Scope, receive: Receive) -> None:
+    server, client = scope.get("server"), scope.get("client")
+    transport = _transports.get((server and server[1], client and client[1]))
+    if transport is None:  # an in-process test client: nothing to cut
+        return
+    transport.abort()
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class Dropped(Response):
+    """Closes the connection instead of answering. Its status in the ledgers is 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.status_code = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _abort(scope, receive)
+
+
+class CutInHalf(Response):
+    """Sends the headers and the first half of a reply's body, then closes the connection."""
+
+    def __init__(self, whole: Response) -> None:
+        super().__init__()
+        self.status_code = whole.status_code
+        self._whole = whole
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_half(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                body = message.get("body", b"")
+                await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
+                await asyncio.sleep(0.05)  # lets the half leave before the connection is cut
+                await _abort(scope, receive)
+            else:
+                await send(message)
+
+        await self._whole(scope, receive, send_half)

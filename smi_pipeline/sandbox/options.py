@@ -1,0 +1,57 @@
+"""What a sandbox can be started with, and where it then listens."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from smi_pipeline.sandbox.upsampler_wire import Wire
+
+HOST = "127.0.0.1"
+STAND_INS = ("upsampler", "stripe", "mail", "origin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a sandbox can be started with. Ports: 0 takes a free one. Rates: 0 lifts the limit."""
+
+    only: Sequence[str] = STAND_INS
+    upsampler_port: int = 0
+    stripe_port: int = 0
+    smtp_port: int = 0
+    mail_port: int = 0
+    origin_port: int = 0
+    upsampler_key: str = "upsampler-sandbox-key"
+    wire: Wire = "documented"
+    rate_minute: int = 60
+    rate_hour: int = 1800
+    processing_seconds: float = 2.0
+    upsampler_webhook_retry_seconds: float = 1.0
+    workers: int = 2
+    stripe_key: str = "sk_test_sandbox"
+    stripe_webhook_url: str = ""
+    stripe_webhook_secret: str = "whsec_sandbox"  # noqa: S105 - a default for a server that knows no money
+    stripe_webhook_retry_seconds: float = 1.0
+    stripe_webhook_attempts: int = 15
+    min_session_seconds: int = 1800
+    fee_percent: float = 2.9
+    fee_fixed_cents: int = 30
+    dispute_fee_cents: int = 1500
+    smtp_user: str = ""
+    smtp_password: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Urls:
+    """Where everything listens; empty for a stand-in that does not run."""
+
+    upsampler: str = ""
+    upsampler_cdn: str = ""
+    stripe: str = ""
+    smtp_host: str = HOST
+    smtp_port: int = 0
+    mail: str = ""
+    origin: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the ports file."""
+        return asdict(self)

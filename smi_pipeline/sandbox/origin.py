@@ -1,0 +1,99 @@
+"""The stand-in of the shop's own web server: photographs.
+
+Belongs here: serving `/photos` (catalogue) and `/photos/{name}`. Does not belong here: making them (photos.py).
+
+Endpoint for ``match``: ``photo``, ``catalogue``; mostly one matches by ``path``. Kinds beside those of requests
+(standin.py):
+
+- ``swap`` ``{"content": "gif"}``: the path answers other content from now on: ``gif``, ``bmp``, ``tiff``, ``text``,
+  ``html``, ``svg`` or ``other_photo`` (another photograph of the same format and size). No end unless told;
+- ``zero_bytes``; ``truncated`` ``{"keep": 0.5}`` (part that is left, with a matching Content-Length);
+- ``redirect`` ``{"to": URL, "code": 302}``.
+"""
+
+import asyncio
+import io
+import mimetypes
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from PIL import Image, ImageOps
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from smi_pipeline.sandbox import photos
+from smi_pipeline.sandbox.faults import Kind
+from smi_pipeline.sandbox.standin import REQUEST_KINDS, StandIn
+
+_KINDS = {
+    "swap": Kind(defaults={"content": "gif"}, times=None),
+    "zero_bytes": Kind(),
+    "truncated": Kind(defaults={"keep": 0.5}),
+    "redirect": Kind(defaults={"to": "/photos/coffee-200.jpg", "code": 302}),
+}
+_TEXTS = {
+    "text": ("text/plain", b"This was a photograph once.\n"),
+    "html": ("text/html", b"<!doctype html><title>Gone</title><p>This was a photograph once."),
+    "svg": ("image/svg+xml", b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><circle r="4"/></svg>'),
+}
+
+
+class Origin(StandIn):
+    """Photographs under `/photos/{photo}-{long side}.{png|jpg|webp}`. No settings of its own."""
+
+    name = "origin"
+    kinds: ClassVar[Mapping[str, Kind]] = {**REQUEST_KINDS, **_KINDS}
+
+    def __init__(self, state: Path, settings: dict[str, Any]) -> None:
+        super().__init__(state, settings)
+        self._cache = state / "photos"
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            Route("/photos", self.guard("catalogue", self._catalogue), methods=["GET"]),
+            Route("/photos/{name}", self.guard("photo", self._photo), methods=["GET"]),
+            Route("/{rest:path}", self.guard("unknown", self._unknown), methods=["GET", "POST"]),
+        ]
+
+    def read_ledger(self) -> dict[str, Any]:
+        return {"requests": self.ledger.all("requests")}
+
+    async def _catalogue(self, request: Request, body: bytes) -> Response:
+        entries = await asyncio.to_thread(photos.catalogue, self._cache)
+        return JSONResponse([{**entry, "url": self.base_url + entry["path"]} for entry in entries])
+
+    async def _unknown(self, request: Request, body: bytes) -> Response:
+        return self.error(request, 404, "Not found")
+
+    async def _photo(self, request: Request, body: bytes) -> Response:
+        context = {"endpoint": "photo", "method": request.method, "path": request.url.path}
+        taken = self.faults.take(set(_KINDS), context)
+        if "redirect" in taken:
+            return RedirectResponse(taken["redirect"]["to"], status_code=taken["redirect"]["code"])
+        path = await asyncio.to_thread(photos.make, request.path_params["name"], self._cache)
+        if path is None:
+            return self.error(request, 404, "No such photograph")
+        media_type, content = mimetypes.guess_type(path.name)[0] or "image/webp", path.read_bytes()
+        if "swap" in taken:
+            media_type, content = _other(taken["swap"]["content"], content)
+        if "zero_bytes" in taken:
+            content = b""
+        if "truncated" in taken:
+            content = content[: int(len(content) * taken["truncated"]["keep"])]
+        return Response(content, media_type=media_type)
+
+
+def _other(kind: str, content: bytes) -> tuple[str, bytes]:
+    """Media type and bytes that a swapped path answers with."""
+    if kind in _TEXTS:
+        return _TEXTS[kind]
+    image = Image.open(io.BytesIO(content))
+    image_format = kind.upper()
+    if kind == "other_photo":
+        image_format = image.format or "JPEG"
+        image = ImageOps.fit(photos.original("rocket"), image.size)
+    out = io.BytesIO()
+    image.convert("RGB").save(out, image_format)
+    return f"image/{image_format.lower()}", out.getvalue()

@@ -1,0 +1,116 @@
+"""The photographs of the sandbox: those that ship with scikit-image, cut to several sizes and formats.
+
+Belongs here: the catalogue and making one file of it. Does not belong here: serving them.
+
+A name is ``{photo}-{long side in pixels}.{png|jpg|webp}``, for example ``astronaut-512.jpg``. Files are made at first
+use, always the same, and cached in a folder.
+"""
+
+import functools
+import importlib.util
+import io
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+# colour photographs, a picture of a microscope, textures, grey ones, and one drawing with alpha
+PHOTOS = {
+    "astronaut": "astronaut.png",
+    "coffee": "coffee.png",
+    "chelsea": "chelsea.png",
+    "rocket": "rocket.jpg",
+    "hubble": "hubble_deep_field.jpg",
+    "retina": "retina.jpg",
+    "motorcycle": "motorcycle_left.png",
+    "tissue": "ihc.png",
+    "camera": "camera.png",
+    "coins": "coins.png",
+    "moon": "moon.png",
+    "brick": "brick.png",
+    "grass": "grass.png",
+    "gravel": "gravel.png",
+    "logo": "logo.png",
+}
+SIZES = (200, 300, 400, 512, 600, 1024)  # long side in pixels; 1024 of the square one is 1 MP
+CATALOGUE_SIZES = (200, 400, 1024)
+FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
+_NAME = re.compile(r"([a-z]+)-(\d{2,4})\.(png|jpg|webp)")
+
+
+def _folder() -> Path:
+    found = importlib.util.find_spec("skimage")
+    if found is None or found.origin is None:
+        raise RuntimeError("the sandbox needs scikit-image for its photographs: install smi-pipeline[sandbox]")
+    return Path(found.origin).parent / "data"
+
+
+@functools.lru_cache(maxsize=len(PHOTOS))
+def original(photo: str) -> Image.Image:
+    """The photograph in full size. Raises KeyError for an unknown one."""
+    image = Image.open(_folder() / PHOTOS[photo])
+    image.load()
+    return image
+
+
+def size(photo: str, long_side: int) -> tuple[int, int]:
+    """Width and height in pixels at this long side."""
+    with Image.open(_folder() / PHOTOS[photo]) as image:
+        width, height = image.size
+    ratio = long_side / max(width, height)
+    return max(1, round(width * ratio)), max(1, round(height * ratio))
+
+
+def make(name: str, cache: Path) -> Path | None:
+    """The file of this name, made if need be; None if there is no such photograph (or not that large)."""
+    found = _NAME.fullmatch(name)
+    if found is None or found[1] not in PHOTOS:
+        return None
+    photo, long_side, extension = found[1], int(found[2]), found[3]
+    path = cache / name
+    if path.exists():
+        return path
+    if long_side < 16 or long_side > max(original(photo).size):
+        return None
+    image = original(photo).resize(size(photo, long_side), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    if extension == "png":
+        image.save(out, "PNG")
+    elif extension == "jpg":
+        if image.mode == "RGBA":  # JPEG has no alpha: on white, as a shop would show it
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        image.save(out, "JPEG", quality=92)
+    else:
+        image.save(out, "WEBP", quality=92)
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=cache, delete=False) as part:
+        part.write(out.getvalue())
+    Path(part.name).rename(path)
+    return path
+
+
+def catalogue(cache: Path) -> list[dict[str, Any]]:
+    """Every photograph in every catalogue size and format: name, width, height (pixels), format, bytes."""
+    entries = []
+    for photo in PHOTOS:
+        with Image.open(_folder() / PHOTOS[photo]) as image:
+            largest = max(image.size)
+        for long_side in (side for side in CATALOGUE_SIZES if side <= largest):
+            width, height = size(photo, long_side)
+            for extension, image_format in FORMATS.items():
+                name = f"{photo}-{long_side}.{extension}"
+                path = make(name, cache)
+                if path is not None:
+                    entries.append(
+                        {
+                            "name": name,
+                            "path": f"/photos/{name}",
+                            "width": width,
+                            "height": height,
+                            "format": image_format,
+                            "bytes": path.stat().st_size,
+                        }
+                    )
+    return entries

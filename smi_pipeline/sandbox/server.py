@@ -1,0 +1,251 @@
+"""Running the stand-ins: one process, one event loop in one background thread, real sockets on 127.0.0.1.
+
+Belongs here: sockets, start, stop, and a small client for tests. Does not belong here: what a stand-in does, or the
+command line (__main__.py).
+
+::
+
+    with Sandbox(folder, processing_seconds=0.2, rate_minute=0, rate_hour=0) as sandbox:
+        sandbox.urls.upsampler, sandbox.urls.stripe, sandbox.urls.smtp_port, sandbox.urls.mail, sandbox.urls.origin
+        sandbox.fault("upsampler", "truncated", match={"job_id": "7"})
+        sandbox.configure("stripe", webhook_url="http://127.0.0.1:8000/stripe")
+        sandbox.pay(session_id)
+        sandbox.ledger("stripe")["refunds"]
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+import threading
+from pathlib import Path
+from typing import Any, Self
+
+import requests
+import uvicorn
+
+from smi_pipeline.sandbox.connections import RememberingProtocol
+from smi_pipeline.sandbox.mail import Mail
+from smi_pipeline.sandbox.options import HOST, STAND_INS, Options, Urls
+from smi_pipeline.sandbox.origin import Origin
+from smi_pipeline.sandbox.standin import StandIn
+from smi_pipeline.sandbox.stripe import Stripe
+from smi_pipeline.sandbox.upsampler import Upsampler
+
+_START_SECONDS = 20
+_STOP_SECONDS = 5
+
+logger = logging.getLogger(__name__)
+
+
+class Sandbox:
+    """The stand-ins, running. A second start on the same folder goes on where the first one was.
+
+    Keyword arguments are the fields of :class:`Options`; ``tls`` makes the mail server offer STARTTLS.
+    """
+
+    urls: Urls
+
+    def __init__(self, state: Path | str, *, tls: ssl.SSLContext | None = None, **options: Any) -> None:
+        self.state = Path(state)
+        self.options = Options(**options)
+        if unknown := set(self.options.only) - set(STAND_INS):
+            raise ValueError(f"no such stand-in: {sorted(unknown)}; there are {', '.join(STAND_INS)}")
+        self._tls = tls
+        self._http = requests.Session()
+        self._http.trust_env = False
+        self._thread: threading.Thread | None = None
+        self._listening = threading.Event()
+        self._failure: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> Self:
+        """Returns when everything listens. Raises OSError if a port is taken."""
+        self._listening.clear()
+        self._thread = threading.Thread(target=self._run, name="sandbox", daemon=True)
+        self._thread.start()
+        if not self._listening.wait(_START_SECONDS):
+            raise TimeoutError("the sandbox did not start")
+        if self._failure is not None:
+            raise self._failure
+        return self
+
+    def stop(self) -> None:
+        """Stops cleanly; requests under way get a second."""
+        if self._thread is None or not self._thread.is_alive():
+            return
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(_STOP_SECONDS)
+        self._http.close()
+
+    # --- a client for tests
+
+    def url_of(self, stand_in: str) -> str:
+        """The HTTP address of ``upsampler``, ``stripe``, ``mail`` or ``origin``."""
+        return getattr(self.urls, stand_in)
+
+    def ledger(self, stand_in: str) -> dict[str, Any]:
+        """What the stand-in was asked to do, and did."""
+        return self._call("GET", stand_in, "/_ledger")
+
+    def fault(self, stand_in: str, kind: str, *, match: dict[str, Any] | None = None, **rest: Any) -> dict[str, Any]:
+        """Add a fault; ``rest`` are ``times`` and the kind's parameters."""
+        return self._call("POST", stand_in, "/_faults", {"kind": kind, "match": match or {}, **rest})
+
+    def faults(self, stand_in: str) -> dict[str, Any]:
+        """The waiting faults, and the counts of the injected ones."""
+        return self._call("GET", stand_in, "/_faults")
+
+    def clear_faults(self, stand_in: str) -> None:
+        """Forget all waiting faults."""
+        self._call("DELETE", stand_in, "/_faults")
+
+    def configure(self, stand_in: str, **settings: Any) -> dict[str, Any]:
+        """Change settings of a running stand-in."""
+        return self._call("POST", stand_in, "/_config", settings)
+
+    def pay(self, session: str, **rest: Any) -> dict[str, Any]:
+        """Pay a Checkout session; returns the PaymentIntent."""
+        return self._call("POST", "stripe", "/_pay", {"session": session, **rest})
+
+    def control(self, stand_in: str, path: str, **body: Any) -> dict[str, Any]:
+        """Any other control endpoint, such as ``/_dispute``."""
+        return self._call("POST", stand_in, path, body)
+
+    def _call(self, method: str, stand_in: str, path: str, body: Any = None) -> dict[str, Any]:
+        reply = self._http.request(method, self.url_of(stand_in) + path, json=body, timeout=30)
+        if reply.status_code >= 400:
+            raise ValueError(f"{stand_in}{path}: {reply.status_code} {reply.text}")
+        return reply.json()
+
+    # --- the background thread
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(self._serve())
+        except BaseException as error:
+            self._failure = error
+            if self._listening.is_set():
+                logger.exception("the sandbox ended")
+        finally:
+            self._listening.set()
+
+    async def _serve(self) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        sockets = {name: _listen(getattr(self.options, f"{name}_port")) for name in self.options.only}
+        smtp_socket = _listen(self.options.smtp_port) if "mail" in sockets else None
+        urls: dict[str, Any] = {name: f"http://{HOST}:{sock.getsockname()[1]}" for name, sock in sockets.items()}
+        if "upsampler" in urls:
+            urls["upsampler_cdn"] = urls["upsampler"] + "/cdn"
+        if smtp_socket is not None:
+            urls["smtp_port"] = smtp_socket.getsockname()[1]
+        self.urls = Urls(**urls)
+        stand_ins = self._make()
+        servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
+        smtp_server = None
+        for stand_in in stand_ins:
+            stand_in.base_url = urls[stand_in.name]
+            await stand_in.start()
+            server = uvicorn.Server(_config(stand_in))
+            servers.append((server, asyncio.create_task(server.serve(sockets=[sockets[stand_in.name]]))))
+            if isinstance(stand_in, Mail):
+                smtp_server = await self._loop.create_server(stand_in.smtp, sock=smtp_socket)
+        while not all(server.started or task.done() for server, task in servers):
+            await asyncio.sleep(0.005)
+        self._listening.set()
+        await self._stopping.wait()
+        if smtp_server is not None:
+            smtp_server.close()
+        for server, _ in servers:
+            server.should_exit = True
+        await asyncio.gather(*(task for _, task in servers), return_exceptions=True)
+        for stand_in in stand_ins:
+            await stand_in.stop()
+
+    def _make(self) -> list[StandIn]:
+        options, made = self.options, []
+        for name in options.only:
+            folder = self.state / name
+            if name == "upsampler":
+                made.append(
+                    Upsampler(
+                        folder,
+                        {
+                            "api_key": options.upsampler_key,
+                            "wire": options.wire,
+                            "workers": options.workers,
+                            "rate_minute": options.rate_minute,
+                            "rate_hour": options.rate_hour,
+                            "processing_seconds": options.processing_seconds,
+                            "webhook_retry_seconds": options.upsampler_webhook_retry_seconds,
+                        },
+                    )
+                )
+            elif name == "stripe":
+                made.append(
+                    Stripe(
+                        folder,
+                        {
+                            "api_key": options.stripe_key,
+                            "webhook_url": options.stripe_webhook_url,
+                            "webhook_secret": options.stripe_webhook_secret,
+                            "webhook_retry_seconds": options.stripe_webhook_retry_seconds,
+                            "webhook_attempts": options.stripe_webhook_attempts,
+                            "min_session_seconds": options.min_session_seconds,
+                            "fee_percent": options.fee_percent,
+                            "fee_fixed_cents": options.fee_fixed_cents,
+                            "dispute_fee_cents": options.dispute_fee_cents,
+                        },
+                    )
+                )
+            elif name == "mail":
+                made.append(
+                    Mail(
+                        folder, {"smtp_user": options.smtp_user, "smtp_password": options.smtp_password}, tls=self._tls
+                    )
+                )
+            else:
+                made.append(Origin(folder, {}))
+        return made
+
+
+def _listen(port: int) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((HOST, port))
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"port {port} on {HOST}: {error.strerror}") from None
+    sock.listen(512)
+    sock.setblocking(False)
+    return sock
+
+
+def _config(stand_in: StandIn) -> uvicorn.Config:
+    return uvicorn.Config(
+        stand_in.app,
+        http=RememberingProtocol,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=30,
+    )
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:  # slower, nothing else
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

@@ -1,0 +1,215 @@
+"""The shapes of Stripe's objects, with the fields that customers of the API read.
+
+Belongs here: building a fresh object. Does not belong here: storing it, or changing it later.
+"""
+
+import secrets
+import string
+from typing import Any
+
+API_VERSION = "2026-10-28.endive"
+_ALPHABET = string.ascii_letters + string.digits
+
+Object = dict[str, Any]
+
+
+def new_id(prefix: str, length: int = 24) -> str:
+    """A fresh id such as ``pi_3Kd…``."""
+    return f"{prefix}_" + "".join(secrets.choice(_ALPHABET) for _ in range(length))
+
+
+def intent(*, now: int, amount: int, currency: str, metadata: dict[str, str], email: str | None) -> Object:
+    """A PaymentIntent that waits for a card."""
+    id = new_id("pi")
+    return {
+        "id": id,
+        "object": "payment_intent",
+        "amount": amount,
+        "amount_capturable": 0,
+        "amount_received": 0,
+        "canceled_at": None,
+        "cancellation_reason": None,
+        "capture_method": "automatic_async",
+        "client_secret": f"{id}_secret_{secrets.token_hex(12)}",
+        "confirmation_method": "automatic",
+        "created": now,
+        "currency": currency,
+        "customer": None,
+        "description": None,
+        "last_payment_error": None,
+        "latest_charge": None,
+        "livemode": False,
+        "metadata": metadata,
+        "next_action": None,
+        "payment_method": None,
+        "payment_method_types": ["card"],
+        "receipt_email": email,
+        "status": "requires_payment_method",
+    }
+
+
+def charge(*, now: int, intent: Object, email: str | None) -> Object:
+    """A card charge that went through, for a PaymentIntent."""
+    return {
+        "id": new_id("ch"),
+        "object": "charge",
+        "amount": intent["amount"],
+        "amount_captured": intent["amount"],
+        "amount_refunded": 0,
+        "balance_transaction": None,
+        "billing_details": {"address": None, "email": email, "name": None, "phone": None},
+        "captured": True,
+        "created": now,
+        "currency": intent["currency"],
+        "customer": None,
+        "description": None,
+        "dispute": None,
+        "disputed": False,
+        "failure_balance_transaction": None,
+        "failure_code": None,
+        "failure_message": None,
+        "livemode": False,
+        "metadata": dict(intent["metadata"]),
+        "outcome": {"network_status": "approved_by_network", "risk_level": "normal", "type": "authorized"},
+        "paid": True,
+        "payment_intent": intent["id"],
+        "payment_method": new_id("pm"),
+        "payment_method_details": {"type": "card", "card": {"brand": "visa", "last4": "4242", "country": "US"}},
+        "receipt_email": email,
+        "receipt_url": None,
+        "refunded": False,
+        "status": "succeeded",
+    }
+
+
+def balance_transaction(*, now: int, type: str, amount: int, fee: int, currency: str, source: str) -> Object:
+    """A movement on the balance; ``amount`` and ``fee`` in cents, ``amount`` negative when money leaves."""
+    details = (
+        [
+            {
+                "amount": fee,
+                "currency": currency,
+                "type": "stripe_fee",
+                "description": "Stripe processing fees",
+                "application": None,
+            }
+        ]
+        if fee
+        else []
+    )
+    return {
+        "id": new_id("txn"),
+        "object": "balance_transaction",
+        "amount": amount,
+        "available_on": now,
+        "created": now,
+        "currency": currency,
+        "description": None,
+        "exchange_rate": None,
+        "fee": fee,
+        "fee_details": details,
+        "net": amount - fee,
+        "reporting_category": type,
+        "source": source,
+        "status": "available",
+        "type": type,
+    }
+
+
+def refund(*, now: int, charge: Object, amount: int, reason: str | None, metadata: dict[str, str]) -> Object:
+    """A refund that has gone through; the caller turns it pending or failed."""
+    return {
+        "id": new_id("re"),
+        "object": "refund",
+        "amount": amount,
+        "balance_transaction": None,
+        "charge": charge["id"],
+        "created": now,
+        "currency": charge["currency"],
+        "destination_details": {"type": "card", "card": {"type": "refund", "reference_status": "pending"}},
+        "failure_balance_transaction": None,
+        "failure_reason": None,
+        "metadata": metadata,
+        "payment_intent": charge["payment_intent"],
+        "reason": reason,
+        "receipt_number": None,
+        "source_transfer_reversal": None,
+        "status": "succeeded",
+        "transfer_reversal": None,
+    }
+
+
+def dispute(*, now: int, charge: Object, amount: int, reason: str, inquiry: bool) -> Object:
+    """A customer's bank asks for the money back. An inquiry (early stage) leaves the charge refundable."""
+    return {
+        "id": new_id("dp"),
+        "object": "dispute",
+        "amount": amount,
+        "balance_transactions": [],
+        "charge": charge["id"],
+        "created": now,
+        "currency": charge["currency"],
+        "evidence_details": {
+            "due_by": now + 7 * 86400,
+            "has_evidence": False,
+            "past_due": False,
+            "submission_count": 0,
+        },
+        "is_charge_refundable": inquiry,
+        "livemode": False,
+        "metadata": {},
+        "payment_intent": charge["payment_intent"],
+        "reason": reason,
+        "status": "warning_needs_response" if inquiry else "needs_response",
+    }
+
+
+def session(*, now: int, base_url: str, expires_at: int, amount: int, currency: str, fields: Object) -> Object:
+    """An open Checkout session. ``fields``: what the caller gave, put over the defaults."""
+    id = new_id("cs_test", 40)
+    return {
+        "id": id,
+        "object": "checkout.session",
+        "amount_subtotal": amount,
+        "amount_total": amount,
+        "cancel_url": None,
+        "client_reference_id": None,
+        "created": now,
+        "currency": currency,
+        "customer": None,
+        "customer_creation": "if_required",
+        "customer_details": None,
+        "customer_email": None,
+        "expires_at": expires_at,
+        "invoice": None,
+        "livemode": False,
+        "locale": None,
+        "metadata": {},
+        "mode": "payment",
+        "payment_intent": None,
+        "payment_method_types": ["card"],
+        "payment_status": "unpaid",
+        "shipping_cost": None,
+        "status": "open",
+        "submit_type": None,
+        "success_url": None,
+        "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
+        "ui_mode": "hosted",
+        "url": f"{base_url}/c/pay/{id}",
+        **fields,
+    }
+
+
+def event(*, now: int, type: str, subject: Object, request_id: str | None, idempotency_key: str | None) -> Object:
+    """An event about ``subject``, which is already a snapshot."""
+    return {
+        "id": new_id("evt"),
+        "object": "event",
+        "api_version": API_VERSION,
+        "created": now,
+        "data": {"object": subject},
+        "livemode": False,
+        "pending_webhooks": 1,
+        "request": {"id": request_id, "idempotency_key": idempotency_key},
+        "type": type,
+    }

@@ -1,0 +1,149 @@
+"""The two wire formats of the upscaling service.
+
+Belongs here: recognising a submission by its shape, and wording replies, status answers and webhooks in the format
+that the submission had. Does not belong here: what happens to the submission.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+Wire = Literal["documented", "live"]
+
+_LIVE_WORDS = {"queued": "IN_QUEUE", "processing": "IN_PROGRESS", "completed": "SUCCESS", "failed": "FAILED"}
+MAX_SCALE = 16
+
+
+class BadRequest(ValueError):
+    """The submission is not acceptable; the message goes to the customer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What was asked for, in either format."""
+
+    wire: Wire
+    image_url: str
+    scale: int
+    webhook: str | None
+    job_id: str | None
+    metadata: dict[str, Any]
+
+
+def recognise(body: Any, default: Wire) -> Wire:
+    """The wire format of a submission, by its field names."""
+    if isinstance(body, dict):
+        if "input" in body or "webhook" in body:
+            return "live"
+        if {"image_url", "scale_factor", "webhook_url"} & set(body):
+            return "documented"
+    return default
+
+
+def parse(body: Any, wire: Wire) -> Submission:
+    """Read a submission. Raises BadRequest."""
+    if not isinstance(body, dict):
+        raise BadRequest("The body must be a JSON object")
+    if wire == "live":
+        fields = body.get("input")
+        if not isinstance(fields, dict):
+            raise BadRequest("input is required")
+        webhook = body.get("webhook")
+        return Submission(
+            wire=wire,
+            image_url=_url(fields.get("imageUrl"), "input.imageUrl"),
+            scale=_scale(fields.get("upscaleFactor"), "input.upscaleFactor"),
+            webhook=_url(webhook, "webhook") if webhook else None,
+            job_id=None,
+            metadata={},
+        )
+    metadata = body.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise BadRequest("metadata must be an object")
+    if body.get("format", "auto") not in ("auto", "png", "jpg", "jpeg", "webp"):
+        raise BadRequest("format must be auto, png, jpg or webp")
+    webhook = body.get("webhook_url")
+    job_id = metadata.get("job_id")
+    return Submission(
+        wire=wire,
+        image_url=_url(body.get("image_url"), "image_url"),
+        scale=_scale(body.get("scale_factor"), "scale_factor"),
+        webhook=_url(webhook, "webhook_url") if webhook else None,
+        job_id=str(job_id) if job_id is not None else None,
+        metadata=metadata,
+    )
+
+
+def _url(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not value.startswith(("http://", "https://")):
+        raise BadRequest(f"{name} must be an http(s) URL")
+    return value
+
+
+def _scale(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or int(value) != value or not 1 <= value <= 16:
+        raise BadRequest(f"{name} must be a whole number from 1 to {MAX_SCALE}")
+    return int(value)
+
+
+def accepted(record: dict[str, Any]) -> dict[str, Any]:
+    """The reply to a submission."""
+    if record["wire"] == "live":
+        reply = {"id": record["id"], "status": _LIVE_WORDS[record["status"]]}
+        if record["status"] == "failed":
+            reply["error"] = record["error"]
+        return reply
+    reply = {
+        "success": record["status"] != "failed",
+        "job_id": record["id"],
+        "status": record["status"],
+        "estimated_completion": _iso(record["estimated_completion"]),
+    }
+    if record["status"] == "failed":
+        reply["error"] = record["error"]
+    return reply
+
+
+def status(record: dict[str, Any], result_url: str | None) -> dict[str, Any]:
+    """The answer to a status call."""
+    if record["wire"] == "live":
+        return {
+            "id": record["id"],
+            "status": _LIVE_WORDS[record["status"]],
+            "imageUrl": result_url,
+            "compressedImageUrl": result_url,
+            "creditCost": record["credits"],
+            "error": record["error"],
+        }
+    return {
+        "job_id": record["id"],
+        "status": record["status"],
+        "result_url": result_url,
+        "credits_used": record["credits"],
+        "error": record["error"],
+        "estimated_completion": _iso(record["estimated_completion"]),
+    }
+
+
+def webhook(record: dict[str, Any], result_url: str | None) -> dict[str, Any]:
+    """The body of a webhook."""
+    if record["wire"] == "live":
+        answer = status(record, result_url)
+        del answer["compressedImageUrl"]
+        return answer
+    return {
+        "job_id": record["id"],
+        "status": record["status"],
+        "result_url": result_url,
+        "error": record["error"],
+        "metadata": record["metadata"],
+    }
+
+
+def error(wire: Wire, message: str) -> dict[str, Any]:
+    """The body of an error reply."""
+    return {"success": False, "error": message} if wire == "documented" else {"error": message}
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

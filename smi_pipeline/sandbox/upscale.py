@@ -1,0 +1,99 @@
+"""The resizing itself: image bytes in, larger image bytes out.
+
+Belongs here: reading any PNG, JPEG or WebP the way a careful service would (orientation, colour profile, depth), and
+Lanczos. Does not belong here: where images come from, or spoiling them (corrupt.py).
+"""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
+MAX_OUTPUT_PIXELS = 300_000_000
+_QUALITY = 92
+
+
+class UnusableImage(ValueError):
+    """The source cannot be upscaled; the message is what the service tells its customer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upscaled:
+    """A finished image: encoded bytes, format name as Pillow calls it, size in pixels."""
+
+    body: bytes
+    format: str
+    width: int
+    height: int
+
+
+def upscale(source: bytes, scale: int) -> Upscaled:
+    """Enlarge by ``scale`` in the source's own format: sRGB, 8 bit, upright, alpha kept. Raises UnusableImage."""
+    image, image_format = read(source)
+    width, height = image.width * scale, image.height * scale
+    if width * height > MAX_OUTPUT_PIXELS:
+        raise UnusableImage(f"Output of {width}x{height} pixels is too large")
+    return encode(image.resize((width, height), Image.Resampling.LANCZOS), image_format)
+
+
+def read(source: bytes) -> tuple[Image.Image, str]:
+    """Decode to upright sRGB (RGB or RGBA, 8 bit), and the format's name. Raises UnusableImage."""
+    try:
+        with Image.open(io.BytesIO(source)) as opened:
+            image_format = opened.format or ""
+            if image_format == "MPO":  # a JPEG of a camera that carries a preview as well
+                image_format = "JPEG"
+            if image_format not in MEDIA_TYPES:
+                raise UnusableImage(f"Unsupported image format: {image_format}")
+            image = ImageOps.exif_transpose(opened)
+            image.load()
+    except UnidentifiedImageError as error:
+        raise UnusableImage("The URL does not point to an image") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise error if isinstance(error, UnusableImage) else UnusableImage(f"Broken image: {error}") from error
+    return _to_srgb(image), image_format
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    transparent = "A" in image.getbands() or "transparency" in image.info
+    profile = image.info.get("icc_profile")
+    if image.mode.startswith("I") or image.mode == "F":
+        # 16-bit grey: Pillow's own conversion clips everything above 255 to white
+        image = Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode in ("P", "LA", "PA"):
+        image = image.convert("RGBA" if transparent else "RGB")
+    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    colours = image.convert("RGB") if alpha is not None else image
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(colours, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            colours = converted or colours
+        except ImageCms.PyCMSError:
+            pass  # a broken or foreign profile: the pixels as they are
+    colours = colours.convert("RGB")
+    if alpha is not None:
+        colours.putalpha(alpha)
+    elif transparent:
+        colours = image.convert("RGBA")
+    return colours
+
+
+def encode(image: Image.Image, image_format: str) -> Upscaled:
+    """Encode as the service does: quality about 90, PNG fast rather than small."""
+    out = io.BytesIO()
+    if image_format == "PNG":
+        image.save(out, "PNG", compress_level=1)
+    elif image_format == "JPEG":
+        image.convert("RGB").save(out, "JPEG", quality=_QUALITY)
+    else:
+        image.save(out, "WEBP", quality=_QUALITY, method=0)
+    return Upscaled(body=out.getvalue(), format=image_format, width=image.width, height=image.height)
+
+
+def credits_for(width: int, height: int) -> int:
+    """What an output of this size costs: a quarter credit per megapixel, rounded up, at least one."""
+    return max(1, -(-width * height // 4_000_000))

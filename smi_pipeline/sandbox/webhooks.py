@@ -1,0 +1,40 @@
+"""Sending webhooks.
+
+Belongs here: one POST, off the event loop. Does not belong here: what is sent, when, and how often it is tried.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from threading import local
+
+import requests
+
+TIMEOUT_SECONDS = 10.0
+THREADS = 12
+
+
+class WebhookSender:
+    """Posts to a customer's webhook endpoint, keeping connections alive as the services do."""
+
+    def __init__(self, name: str) -> None:
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"{name}-webhook")
+        self._local = local()
+
+    async def post(self, url: str, body: bytes, headers: dict[str, str]) -> int:
+        """POST and return the status; 0 when there was no answer. Redirects are not followed."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._post, url, body, headers)
+
+    def _post(self, url: str, body: bytes, headers: dict[str, str]) -> int:
+        session = getattr(self._local, "session", None)
+        if session is None:
+            session = self._local.session = requests.Session()
+            session.trust_env = False  # a proxy of the machine must not see the sandbox
+        try:
+            reply = session.post(url, data=body, headers=headers, timeout=TIMEOUT_SECONDS, allow_redirects=False)
+        except requests.RequestException:
+            return 0
+        return reply.status_code
+
+    def close(self) -> None:
+        """Send nothing more; a request under way ends by itself."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
