@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from urllib.parse import urlsplit
 
-import idna
-
+from smi_pipeline.adapters.allowed_hosts import ascii_host
 from smi_pipeline.core.errors import RefusedError
 
 # Stripe's "smallest unit" is the whole unit for these: https://docs.stripe.com/currencies#zero-decimal
@@ -115,12 +114,9 @@ def link(url: str, what: str) -> str:
 def address(value: str, what: str) -> str:
     """A bare address with its domain in ASCII (IDNA). Raises RefusedError for anything that is not one address."""
     header_value(value, what)
-    local, at, domain = value.strip().rpartition("@")
+    local, _, domain = value.strip().rpartition("@")
+    ascii_domain = ascii_host(domain)
     # Quoted local parts are legal and unused; refusing them refuses every trick with spaces, commas and brackets.
-    if not at or not local or len(value) > 254 or re.search(r"[\s,;:<>()\[\]\\\"@]", local + domain):
+    if not local or ascii_domain is None or len(value) > 254 or re.search(r"[\s,;:<>()\[\]\\\"@]", local):
         raise RefusedError(f"{what} is not an e-mail address")
-    try:
-        ascii_domain = domain.lower() if domain.isascii() else idna.encode(domain, uts46=True).decode("ascii")
-    except idna.IDNAError:
-        raise RefusedError(f"{what} is not an e-mail address") from None
     return f"{local}@{ascii_domain}"

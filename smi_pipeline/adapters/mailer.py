@@ -182,7 +182,7 @@ def _scrub(text: bytes | str) -> str:
 
 def _cause(error: Exception) -> str:
     if isinstance(error, TimeoutError):
-        return "timeout"
+        return "timed out"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not valid: {error.verify_message}"
     if isinstance(error, OSError) and error.strerror:

@@ -230,7 +230,7 @@ class _Remote:
     def open(self, key: str) -> BinaryIO:
         with _failures(key, "read"):
             fs, path = self._at(key)
-            if fs.isdir(path):
+            if fs.info(path)["type"] != "file":
                 raise FileNotFoundError
             return cast(BinaryIO, fs.open(path, "rb"))
 
