@@ -145,7 +145,7 @@ class StripePayments:
                     "expand": ["data.latest_charge.balance_transaction"],
                 }
             )
-            for intent in intents.auto_paging_iter():
+            for intent in _all_pages(intents):
                 data = intent.to_dict()
                 if (data.get("metadata") or {}).get("source") == SOURCE:
                     yield self._payment(data)
@@ -176,7 +176,7 @@ class StripePayments:
 
     def _refundable(self, payment_intent_id: str) -> bool:
         disputes = self._client.v1.disputes.list({"payment_intent": payment_intent_id, "limit": _PAGE})
-        return all(leaves_refundable(dispute.to_dict()) for dispute in disputes.auto_paging_iter())
+        return all(leaves_refundable(dispute.to_dict()) for dispute in _all_pages(disputes))
 
     # -- refunds -------------------------------------------------------------------------------------------------
 
@@ -202,7 +202,7 @@ class StripePayments:
         """All refunds of a PaymentIntent, newest first, failed and canceled ones included."""
         with translated():
             refunds = self._client.v1.refunds.list({"payment_intent": payment_intent_id, "limit": _PAGE})
-            return [_refund(refund.to_dict()) for refund in refunds.auto_paging_iter()]
+            return [_refund(refund.to_dict()) for refund in _all_pages(refunds)]
 
     # -- events --------------------------------------------------------------------------------------------------
 
@@ -218,7 +218,7 @@ class StripePayments:
             events = self._client.v1.events.list(
                 {"created": {"gte": int(since.timestamp())}, "types": list(types), "limit": _PAGE}
             )
-            for event in events.auto_paging_iter():
+            for event in _all_pages(events):
                 yield _event(event.to_dict())
 
     def parse_webhook(self, body: bytes, signature: str) -> StripeEvent:
@@ -245,6 +245,14 @@ class _Session(requests.Session):
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         return None
+
+
+def _all_pages(listing: stripe.ListObject[Any]) -> Iterator[Any]:
+    """Every object of a list. One without data would count as empty in the library; here it is an AttributeError,
+    because a failed read is never an empty result."""
+    if listing.data is None:
+        raise AttributeError("data")
+    return iter(listing.auto_paging_iter())
 
 
 def leaves_refundable(dispute: Mapping[str, Any]) -> bool:
