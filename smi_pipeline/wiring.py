@@ -1,8 +1,10 @@
 """The one place that builds adapters from settings: the resources of Dagster, the gateway and the CLI call it."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+from smi_pipeline.adapters.alert_webhook import alert_webhook
 from smi_pipeline.adapters.fetcher import HttpFetcher
 from smi_pipeline.adapters.images import VipsImages
 from smi_pipeline.adapters.mailer import SmtpMailer
@@ -83,3 +85,8 @@ def build_world(settings: Settings, *, actor: str, pool_size: int = 5) -> World:
         secret_key=secret_key,
         actor=actor,
     )
+
+
+def alert_post(settings: Settings) -> Callable[[str, list[str]], None] | None:
+    """How alerts reach `SMI_ALERT_WEBHOOK_URL`; None when it is not set."""
+    return alert_webhook(settings.smi_alert_webhook_url) if settings.smi_alert_webhook_url else None

@@ -27,7 +27,7 @@ class Policy:
     # Not settings: nobody has a reason to change them.
     max_attempts: int = 5  # a row that was taken this often without success is set aside and refunded
     last_poll_patience: timedelta = timedelta(minutes=2)  # rule 5: time for the last status call to answer
-    checkout_ttl: timedelta = timedelta(hours=24)  # W24; Stripe allows 30 minutes to 24 hours
+    checkout_ttl: timedelta = timedelta(hours=23, minutes=30)  # W24; Stripe allows up to 24 h by its own clock
     orphan_patience: timedelta = timedelta(minutes=10)  # rule 8
     refund_key_life: timedelta = timedelta(hours=23)  # rule 3: Stripe forgets idempotency keys after 24 h
     alarm_patience: timedelta = timedelta(minutes=5)  # rule 11

@@ -216,3 +216,9 @@ def _refund_now(world: World, job_id: str) -> str:
         return f"the refund failed and is a person's task now: {error}"
     notify.send_owed(world, job_id)
     return reports[-1].message if reports else "the refund is owed; it is carried out within seconds"
+
+
+def new_link_by_mail(world: World, job_id: str) -> str:
+    """Makes a new download link, ends the older ones and mails it to the customer."""
+    new_token(world, job_id)
+    return resend(world, job_id)

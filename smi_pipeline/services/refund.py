@@ -71,7 +71,7 @@ def _call(world: World, row: Refund, lease_id: str) -> StepReport:
             },
         )
     except PermanentError as error:
-        if error.reason == "charge_already_refunded":  # between our look and our call: look again
+        if error.reason in ("charge_already_refunded", "charge_disputed"):  # changed since our look: look again
             raise AmbiguousError(str(error)) from error
         raise
     return _settled(world, intended, answer, "asked of Stripe")

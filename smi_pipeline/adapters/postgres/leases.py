@@ -8,8 +8,11 @@ from smi_pipeline.core.models import Queue
 LEASE_SECONDS = 45
 """How long a lease lasts without renewal. Renewed every 10 s: four misses in a row make a worker dead."""
 
+BATCH_SECONDS = 5
+"""A lease never holds more than about this much estimated work, so that the first mail of a batch comes early."""
+
 # Per queue: table, its key columns with their types, and which rows are work.
-_WORK = {
+_WORK: dict[Queue, tuple[str, dict[str, str], str]] = {
     Queue.SUBMIT: ("smi.upscale_jobs", {"job_id": "text"}, "queue = 'submit' AND hold_reason IS NULL"),
     Queue.FULFIL: ("smi.upscale_jobs", {"job_id": "text"}, "queue = 'fulfil'"),
     Queue.REFUND: ("smi.refunds", {"refund_row": "bigint"}, "state IN ('owed', 'pending')"),
@@ -18,6 +21,14 @@ _WORK = {
         {"job_id": "text", "kind": "text", "serial": "integer"},
         "state IN ('claimed', 'handed_over')",
     ),
+}
+
+# Estimated seconds of one row: a call, plus for images the decoding, measured per megapixel.
+_SECONDS = {
+    Queue.SUBMIT: "0.15 + source_width::float * source_height / 1e6 * 0.05",
+    Queue.FULFIL: "0.15 + source_width::float * source_height * scale * scale / 1e6 * 0.05",
+    Queue.REFUND: "0.6",
+    Queue.MAIL: "0.15",
 }
 
 
@@ -49,14 +60,20 @@ class PostgresLeases:
             # so that one poisonous row never convicts its batch mates.
             for which, count in (("lease_id IS NULL", limit), ("lease_until <= smi.now()", 1)):
                 rows = tx.rows(
-                    f"""UPDATE {table} SET lease_id = :lease_id, attempts = attempts + 1,
+                    f"""WITH due AS (
+                            SELECT {key}, next_attempt_at, {_SECONDS[queue]} AS estimate
+                            FROM {table} WHERE {due} AND {which}
+                            ORDER BY next_attempt_at LIMIT :count FOR UPDATE SKIP LOCKED),
+                        batch AS (
+                            SELECT *, sum(estimate) OVER (ORDER BY next_attempt_at, {key}) - estimate AS before
+                            FROM due)
+                        UPDATE {table} SET lease_id = :lease_id, attempts = attempts + 1,
                                lease_until = smi.now() + make_interval(secs => :seconds)
-                        WHERE ({key}) IN (
-                            SELECT {key} FROM {table} WHERE {due} AND {which}
-                            ORDER BY next_attempt_at LIMIT :count FOR UPDATE SKIP LOCKED)
+                        WHERE ({key}) IN (SELECT {key} FROM batch WHERE before < :batch_seconds)
                         RETURNING concat_ws('/', {key}) AS work_key, next_attempt_at""",
                     lease_id=lease_id,
                     seconds=LEASE_SECONDS,
+                    batch_seconds=BATCH_SECONDS,
                     count=count,
                 )
                 if rows:

@@ -1,0 +1,123 @@
+"""W16 in the Dagster UI: one small job per action, its form in the launchpad; they only call `services.admin`."""
+
+from collections.abc import Callable
+
+from dagster import Config, Failure, JobDefinition, OpExecutionContext, in_process_executor, job, op
+from pydantic import Field
+
+from smi_pipeline.core.errors import SmiError
+from smi_pipeline.fulfilment.jobs import ERRANDS_QUEUE
+from smi_pipeline.fulfilment.resources import SmiResource
+from smi_pipeline.services import admin
+from smi_pipeline.services.world import World
+
+
+class JobConfig(Config):
+    """The upscale job to act on."""
+
+    job_id: str = Field(description="The upscale job: 32 characters, with or without hyphens")
+
+
+class RetryConfig(JobConfig):
+    """How to start a job again."""
+
+    admin_override: bool = Field(
+        default=False, description="Upscale it even if it is unpaid, failed, refunded or delivered: a gift of the shop"
+    )
+
+
+class ExtendConfig(JobConfig):
+    """How much more time to give."""
+
+    minutes: float = Field(description="Minutes to add to the deadline, up to 1440")
+
+
+class HoldConfig(JobConfig):
+    """Why a job waits."""
+
+    reason: str = Field(description="Why it is held; shown on the ops page")
+
+
+class PaymentConfig(Config):
+    """A payment without a job."""
+
+    payment_intent_id: str = Field(description="Stripe's id, pi_…")
+
+
+class AdoptConfig(PaymentConfig):
+    """Which job the payment belongs to."""
+
+    job_id: str = Field(description="The upscale job that this payment is for")
+
+
+def _admin_job(
+    name: str, description: str, config_class: type[Config], act: Callable[[World, Config], str]
+) -> JobDefinition:
+    @op(name=f"admin_{name}_action", description=description)
+    def action(context: OpExecutionContext, config: config_class, smi: SmiResource) -> None:  # type: ignore[valid-type]
+        try:
+            done = act(smi.world(f"admin, run {context.run_id}"), config)
+        except SmiError as error:
+            raise Failure(description=str(error), allow_retries=False) from error
+        context.log.info(done)
+        context.add_output_metadata({"done": done})
+
+    @job(
+        name=f"admin_{name}",
+        description=description,
+        executor_def=in_process_executor,
+        tags={"dagster-celery/queue": ERRANDS_QUEUE, "smi/admin": name},
+    )
+    def admin_job() -> None:
+        action()
+
+    return admin_job
+
+
+ADMIN_JOBS = [
+    _admin_job(
+        "retry",
+        "Starts an upscale job again, in a new round that delivers or ends without money.",
+        RetryConfig,
+        lambda world, c: admin.retry(world, c.job_id, admin_override=c.admin_override),
+    ),
+    _admin_job("check", "Asks Upsampler now.", JobConfig, lambda world, c: admin.check(world, c.job_id)),
+    _admin_job(
+        "extend", "Extends the deadline.", ExtendConfig, lambda world, c: admin.extend(world, c.job_id, c.minutes)
+    ),
+    _admin_job(
+        "refund",
+        "Returns the payment; after delivery as goodwill.",
+        JobConfig,
+        lambda world, c: admin.refund_job(world, c.job_id),
+    ),
+    _admin_job("resend", "Sends the closing mail again.", JobConfig, lambda world, c: admin.resend(world, c.job_id)),
+    _admin_job(
+        "token",
+        "Makes a new download link, ends the older ones, and mails it (the link itself is not shown in logs).",
+        JobConfig,
+        lambda world, c: admin.new_link_by_mail(world, c.job_id),
+    ),
+    _admin_job(
+        "cancel", "Ends an open job; a paid one is refunded.", JobConfig, lambda world, c: admin.cancel(world, c.job_id)
+    ),
+    _admin_job(
+        "hold",
+        "Keeps a job from being submitted.",
+        HoldConfig,
+        lambda world, c: admin.hold(world, c.job_id, c.reason),
+    ),
+    _admin_job("release", "Ends a hold.", JobConfig, lambda world, c: admin.release(world, c.job_id)),
+    _admin_job(
+        "adopt_payment",
+        "Gives a payment without a job to one.",
+        AdoptConfig,
+        lambda world, c: admin.adopt(world, c.payment_intent_id, c.job_id),
+    ),
+    _admin_job(
+        "refund_payment",
+        "Returns a payment without a job.",
+        PaymentConfig,
+        lambda world, c: admin.refund_payment(world, c.payment_intent_id),
+    ),
+]

@@ -1,0 +1,36 @@
+"""The operational end of the asset catalogue: what comes from outside, and what fulfilment runs report."""
+
+from dagster import AssetSpec
+
+_OWNERS = ["team:data-ops"]
+
+ASSETS = [
+    AssetSpec(
+        "stripe_payments",
+        description="Confirmed payments: Stripe webhooks, and the events and PaymentIntents found by reconciliation.",
+        group_name="sources",
+        owners=_OWNERS,
+        kinds={"stripe"},
+    ),
+    AssetSpec(
+        "upsampler_api",
+        description="Upscales that Upsampler was asked for, and the credits it took.",
+        group_name="sources",
+        owners=_OWNERS,
+    ),
+    AssetSpec(
+        "upscale_jobs",
+        deps=["stripe_payments", "upsampler_api"],
+        description="One row per upscale job in PostgreSQL, schema smi: the state of the shop.",
+        group_name="fulfilment",
+        owners=_OWNERS,
+        kinds={"postgres"},
+    ),
+    AssetSpec(
+        "deliveries",
+        deps=["upscale_jobs"],
+        description="Files delivered to customers. Each fulfilment run records one materialisation for its batch.",
+        group_name="fulfilment",
+        owners=_OWNERS,
+    ),
+]

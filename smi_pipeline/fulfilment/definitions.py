@@ -1,0 +1,34 @@
+"""Code location `fulfilment`: from the confirmed payment to the file, or the money back.
+
+Imports stay light: no pandas, no matplotlib. Importing needs no network, no secret and no environment.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dagster import Definitions, mem_io_manager
+
+from smi_pipeline.fulfilment.admin import ADMIN_JOBS
+from smi_pipeline.fulfilment.alerts import ALERTS
+from smi_pipeline.fulfilment.assets import ASSETS
+from smi_pipeline.fulfilment.jobs import JOBS
+from smi_pipeline.fulfilment.resources import Batch, SmiResource
+from smi_pipeline.fulfilment.schedules import MAINTENANCE_JOBS, SCHEDULES
+from smi_pipeline.fulfilment.sensors import SENSORS
+
+
+def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> Definitions:
+    """The definitions of this location; tests pass their own resources."""
+    smi = SmiResource()
+    # Values between steps stay in memory: every state is in the database, and a step passes on nothing but a key.
+    resources: dict[str, Any] = {"smi": smi, "batch": Batch(smi=smi), "io_manager": mem_io_manager}
+    return Definitions(
+        assets=ASSETS,
+        jobs=[*JOBS, *ADMIN_JOBS, *MAINTENANCE_JOBS],
+        sensors=[*SENSORS, *ALERTS],
+        schedules=SCHEDULES,
+        resources=resources | dict(resource_overrides or {}),
+    )
+
+
+defs = build_defs()

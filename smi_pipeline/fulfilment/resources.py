@@ -1,0 +1,100 @@
+"""What ops and sensors get: the world (built once per process, after any fork), and the lease of their run."""
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from dagster import AssetMaterialization, ConfigurableResource, InitResourceContext, OpExecutionContext
+from pydantic import PrivateAttr
+
+from smi_pipeline.core.errors import TransientError
+from smi_pipeline.services.world import World
+
+_worlds: dict[int, World] = {}
+_building = threading.Lock()
+
+
+class SmiResource(ConfigurableResource):
+    """The configured services. Nothing is read or opened before the first use."""
+
+    def world(self, actor: str) -> World:
+        """This process's world, acting as `actor` in the audit trail."""
+        with _building:
+            world = _worlds.get(os.getpid())
+            if world is None:
+                from smi_pipeline.settings import Settings
+                from smi_pipeline.wiring import build_world
+
+                world = _worlds[os.getpid()] = build_world(Settings(), actor=actor)
+        return world.acting_as(actor)
+
+
+RENEW_SECONDS = 10.0
+
+
+class Batch(ConfigurableResource):
+    """The leased rows of one run: keeps their lease alive while a step works, and counts how they ended."""
+
+    smi: SmiResource
+
+    _lease_id: str | None = PrivateAttr(default=None)
+    _step_ends: float = PrivateAttr(default=0.0)
+    _stopped: threading.Event = PrivateAttr(default_factory=threading.Event)
+    _open: set = PrivateAttr(default_factory=set)
+    _ended: Counter = PrivateAttr(default_factory=Counter)
+    _sums: Counter = PrivateAttr(default_factory=Counter)
+
+    @contextmanager
+    def yield_for_execution(self, context: InitResourceContext) -> Iterator["Batch"]:
+        """One per run; the thread ends with it."""
+        try:
+            yield self
+        finally:
+            self._stopped.set()
+
+    def hold(self, lease_id: str, work_keys: list[str], step_seconds: float) -> None:
+        """Starts to renew the lease. It is renewed until a step takes longer than its own timeout."""
+        self._lease_id = lease_id
+        self._open.update(work_keys)
+        self._step_ends = monotonic() + step_seconds
+        threading.Thread(target=self._renew, name="lease", daemon=True).start()
+
+    def _renew(self) -> None:
+        while not self._stopped.wait(RENEW_SECONDS):
+            if monotonic() > self._step_ends:
+                continue  # the step hangs: let the lease run out, so that somebody else takes the rows
+            try:
+                self.smi.world("lease").state.leases.renew(self._lease_id or "")
+            except TransientError:
+                continue  # the next try comes before the lease ends
+
+    def step(self, seconds: float) -> str:
+        """A step begins that may take so long. Returns the lease it works under."""
+        self._step_ends = monotonic() + seconds
+        return self._lease_id or ""
+
+    def ended(self, context: OpExecutionContext, work_key: str, how: str, **amounts: int) -> None:
+        """Counts how one row ended; the last one records the batch as one materialisation of `deliveries`."""
+        if work_key not in self._open:
+            return
+        self._open.discard(work_key)
+        self._ended[how] += 1
+        self._sums.update(amounts)
+        if not self._open:
+            context.log_event(
+                AssetMaterialization(
+                    asset_key="deliveries",
+                    description="One batch of upscale jobs whose result was known",
+                    metadata={
+                        "jobs": sum(self._ended.values()),
+                        "delivered": self._ended["delivered"],
+                        "failed": self._ended["failed"],
+                        "rescheduled": self._ended["later"],
+                        "bytes": self._sums["bytes"],
+                        "credits": self._sums["credits"],
+                    },
+                )
+            )

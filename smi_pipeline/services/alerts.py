@@ -1,0 +1,55 @@
+"""What a person must hear of (W25): open tasks, the alarm query, incidents of the orchestration."""
+
+from smi_pipeline.core.errors import SmiError
+from smi_pipeline.services.world import World, log
+
+
+def raise_alarms(world: World) -> int:
+    """Opens a task for each job of the alarm query (section 6 rule 11). Returns how many jobs are overdue."""
+    overdue = world.state.views.alarms(world.policy)
+    for row in overdue:
+        world.state.tasks.open(
+            kind="overdue",
+            subject=row["job_id"],
+            job_id=row["job_id"],
+            message=f"Upscale job {row['job_id']} is paid and {row['status']}, but neither delivered nor refunded "
+            "after its last deadline.",
+            next_step=f"`smi jobs show {row['job_id']}`, then retry or refund it.",
+        )
+    return len(overdue)
+
+
+def send_alerts(world: World, to: str | None, post, *, limit: int = 20) -> int:
+    """Tells a person of tasks that were not told yet, in one message. Returns how many.
+
+    `post(subject, lines)` hands them to the alert webhook, or is None. A task counts as told when one way worked.
+    """
+    tasks = world.state.tasks.unalerted(limit)
+    if not tasks or not (to or post):
+        return 0
+    subject = tasks[0].message if len(tasks) == 1 else f"{len(tasks)} things need a person"
+    lines = [f"{task.message} Next step: {task.next_step}" for task in tasks]
+    told = False
+    if post:
+        try:
+            post(subject, lines)
+            told = True
+        except SmiError as error:
+            log.warning("the alert webhook did not take the alert: %s", error)
+    if to:
+        now = world.state.submissions.now()
+        mail = world.mailer.render(
+            "alert",
+            to=to,
+            message_id=f"<alert.{tasks[0].task_id}.{int(now.timestamp())}@{world.policy.mail_domain}>",
+            context={"subject": subject[:150], "lines": lines, "links": {"Ops page": f"{world.policy.public_url}/ops"}},
+            at=now,
+        )
+        try:
+            world.mailer.send(mail)
+            told = True
+        except SmiError as error:
+            log.warning("the alert mail was not taken: %s", error)
+    if told:
+        world.state.tasks.alerted([task.task_id for task in tasks])
+    return len(tasks) if told else 0

@@ -1,0 +1,49 @@
+"""Fixtures shared by all levels: one real PostgreSQL for the session, a fresh migrated database per test."""
+
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from smi_pipeline.adapters.postgres.embedded import EmbeddedPostgres
+from smi_pipeline.adapters.postgres.schema import ensure_database, migrate
+
+TEMPLATE = "smi_template"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A server of its own for this test session, stopped and removed at its end."""
+    with tempfile.TemporaryDirectory(prefix="smi-test-", ignore_cleanup_errors=True) as folder:
+        server = EmbeddedPostgres(Path(folder) / "postgres")
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def template(postgres: EmbeddedPostgres) -> str:
+    url = postgres.url(TEMPLATE)
+    ensure_database(url)
+    migrate(url)
+    return url
+
+
+@pytest.fixture
+def state_url(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
+    """URL of a fresh, migrated state database, dropped after the test."""
+    name = f"smi_{uuid.uuid4().hex[:12]}"
+    admin = create_engine(postgres.url("postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
+    try:
+        yield postgres.url(name)
+    finally:
+        with admin.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        admin.dispose()
