@@ -8,6 +8,7 @@ from email import policy
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.utils import format_datetime, parseaddr
+from functools import cache
 from typing import Any
 
 import css_inline
@@ -19,6 +20,19 @@ from smi_pipeline.core.models import RenderedMail
 
 RATINGS = {1: "Poor", 2: "Fair", 3: "Good", 4: "Very good", 5: "Excellent"}
 REFUND_STATES = ("pending", "succeeded")
+
+
+@cache  # compiling them takes longer than rendering a mail, and every run of a worker builds its own mailer
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("smi_pipeline", "templates"),
+        autoescape=jinja2.select_autoescape(enabled_extensions=("html",), default=False),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        auto_reload=False,
+    )
 
 
 class MailRenderer:
@@ -37,15 +51,7 @@ class MailRenderer:
         self._sender = fmt.address(bare, "SMI_MAIL_FROM")
         self._support_email = fmt.address(support_email, "SMI_SUPPORT_EMAIL")
         self._owner_copy = fmt.address(owner_copy, "the owner's copy") if owner_copy else None
-        self._templates = jinja2.Environment(
-            loader=jinja2.PackageLoader("smi_pipeline", "templates"),
-            autoescape=jinja2.select_autoescape(enabled_extensions=("html",), default=False),
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            keep_trailing_newline=True,
-            auto_reload=False,
-        )
+        self._templates = _templates()
         # No look at the network or the disk: what a mail looks like is in the templates alone.
         self._inliner = css_inline.CSSInliner(load_remote_stylesheets=False, keep_at_rules=True)
         self._views: dict[str, Callable[[Mapping[str, Any], datetime], dict[str, Any]]] = {
