@@ -88,7 +88,7 @@ class Mail(StandIn):
             tls_context=self._tls,
             authenticator=login,
             auth_required=bool(user),
-            auth_require_tls=False,
+            auth_require_tls=self._tls is not None,
         )
 
     async def handle_MAIL(

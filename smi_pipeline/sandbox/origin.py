@@ -89,10 +89,10 @@ def _other(kind: str, content: bytes) -> tuple[str, bytes]:
     """Media type and bytes that a swapped path answers with."""
     if kind in _TEXTS:
         return _TEXTS[kind]
-    image = Image.open(io.BytesIO(content))
+    image: Image.Image = Image.open(io.BytesIO(content))
     image_format = kind.upper()
     if kind == "other_photo":
-        image_format = image.format or "JPEG"
+        image_format = str(image.format)
         image = ImageOps.fit(photos.original("rocket"), image.size)
     out = io.BytesIO()
     image.convert("RGB").save(out, image_format)

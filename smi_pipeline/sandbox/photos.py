@@ -16,7 +16,8 @@ from typing import Any
 
 from PIL import Image
 
-# colour photographs, a picture of a microscope, textures, grey ones, and one drawing with alpha
+# colour photographs, a picture of a microscope, textures, grey ones, a drawing whose alpha is opaque throughout, and a
+# cut-out with real, soft transparency
 PHOTOS = {
     "astronaut": "astronaut.png",
     "coffee": "coffee.png",
@@ -33,6 +34,7 @@ PHOTOS = {
     "grass": "grass.png",
     "gravel": "gravel.png",
     "logo": "logo.png",
+    "cutout": "chelsea.png",
 }
 SIZES = (200, 300, 400, 512, 600, 1024)  # long side in pixels; 1024 of the square one is 1 MP
 CATALOGUE_SIZES = (200, 400, 1024)
@@ -52,7 +54,15 @@ def original(photo: str) -> Image.Image:
     """The photograph in full size. Raises KeyError for an unknown one."""
     image = Image.open(_folder() / PHOTOS[photo])
     image.load()
+    if photo == "cutout":
+        image.putalpha(_oval(image.size))
     return image
+
+
+def _oval(size: tuple[int, int]) -> Image.Image:
+    """A mask: opaque in the middle, soft at the edge, transparent in the corners."""
+    mask = Image.radial_gradient("L").resize(size)  # 0 in the middle, 181 at the middle of a side, 255 in the corner
+    return mask.point(lambda value: max(0, min(255, (190 - value) * 4)))
 
 
 def size(photo: str, long_side: int) -> tuple[int, int]:

@@ -154,7 +154,7 @@ class Sandbox:
             await stand_in.start()
             server = uvicorn.Server(_config(stand_in))
             servers.append((server, asyncio.create_task(server.serve(sockets=[sockets[stand_in.name]]))))
-            if isinstance(stand_in, Mail):
+            if isinstance(stand_in, Mail) and smtp_socket is not None:
                 smtp_server = await self._loop.create_server(stand_in.smtp, sock=smtp_socket)
         while not all(server.started or task.done() for server, task in servers):
             await asyncio.sleep(0.005)
@@ -169,7 +169,8 @@ class Sandbox:
             await stand_in.stop()
 
     def _make(self) -> list[StandIn]:
-        options, made = self.options, []
+        options = self.options
+        made: list[StandIn] = []
         for name in options.only:
             folder = self.state / name
             if name == "upsampler":

@@ -1,0 +1,61 @@
+"""The image origin serves photographs, and its faults do what they say."""
+
+import io
+
+import pytest
+import requests
+from PIL import Image
+
+from smi_pipeline.sandbox.server import Sandbox
+
+
+def get(sandbox: Sandbox, name: str, **options: bool) -> requests.Response:
+    return requests.get(f"{sandbox.urls.origin}/photos/{name}", timeout=10, **options)
+
+
+def test_the_catalogue_tells_the_truth_about_every_format(sandbox: Sandbox) -> None:
+    catalogue = requests.get(f"{sandbox.urls.origin}/photos", timeout=30).json()
+    assert {entry["format"] for entry in catalogue} == {"PNG", "JPEG", "WEBP"}
+    assert len({(entry["width"], entry["height"]) for entry in catalogue}) > 10
+    for entry in catalogue[::7]:
+        body = requests.get(entry["url"], timeout=10).content
+        image = Image.open(io.BytesIO(body))
+        assert (*image.size, image.format, len(body)) == (*(entry[key] for key in ("width", "height", "format")),
+                                                          entry["bytes"])  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["nobody-200.jpg", "coffee-200.gif", "coffee-9999.jpg", "..%2f..%2fledger"])
+def test_what_is_not_there_is_a_404(sandbox: Sandbox, name: str) -> None:
+    assert get(sandbox, name).status_code == 404
+
+
+def test_the_ledger_lists_requests(sandbox: Sandbox) -> None:
+    get(sandbox, "moon-300.png")
+    last = sandbox.ledger("origin")["requests"][-1]
+    assert last == {"at": last["at"], "method": "GET", "path": "/photos/moon-300.png", "status": 200}
+
+
+@pytest.mark.parametrize("content", ["gif", "bmp", "tiff", "text", "html", "svg", "other_photo"])
+def test_swap_answers_other_content_from_now_on(sandbox: Sandbox, content: str) -> None:
+    good = get(sandbox, "grass-200.jpg").content
+    sandbox.fault("origin", "swap", match={"path": "grass-200.jpg"}, content=content)
+    replies = [get(sandbox, "grass-200.jpg").content for _ in range(2)]
+    assert replies[0] == replies[1] != good
+    if content in ("gif", "bmp", "tiff"):
+        assert Image.open(io.BytesIO(replies[0])).format == content.upper()
+    if content == "other_photo":
+        assert Image.open(io.BytesIO(replies[0])).size == Image.open(io.BytesIO(good)).size
+
+
+def test_zero_bytes_truncated_status_and_redirect(sandbox: Sandbox) -> None:
+    good = get(sandbox, "coins-200.png").content
+    sandbox.fault("origin", "zero_bytes")
+    assert get(sandbox, "coins-200.png").content == b""
+    sandbox.fault("origin", "truncated", keep=0.5)
+    assert get(sandbox, "coins-200.png").content == good[: len(good) // 2]
+    sandbox.fault("origin", "status", code=403)
+    assert get(sandbox, "coins-200.png").status_code == 403
+    sandbox.fault("origin", "redirect", to="http://169.254.169.254/")
+    reply = get(sandbox, "coins-200.png", allow_redirects=False)
+    assert (reply.status_code, reply.headers["Location"]) == (302, "http://169.254.169.254/")
+    assert get(sandbox, "coins-200.png").content == good
