@@ -1,0 +1,219 @@
+"""The image checks of the shop: what is taken as a source, and whether a result may be delivered (design section 7).
+
+Special kinds. Delivered: EXIF rotation (the result may be upright, or keep the tag), grey, palette, alpha, ICC
+profiles (compared in sRGB, so the result may keep the profile or be converted). Refused before payment, with a
+sentence: CMYK, 16 bits per channel, animation, and any format but PNG, JPEG and WebP.
+"""
+
+import hashlib
+from pathlib import Path
+
+from smi_pipeline.adapters.images import containers
+from smi_pipeline.adapters.images.containers import Layout
+from smi_pipeline.adapters.images.decoding import decode, decode_whole
+from smi_pipeline.adapters.images.suspicions import summarise
+from smi_pipeline.core import image_rules, reasons
+from smi_pipeline.core.errors import PermanentError
+from smi_pipeline.core.image_rules import Fidelity, Thresholds
+from smi_pipeline.core.models import ImageFacts, Verdict
+
+_ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"Rar!", b"7z\xbc\xaf", b"%PDF", b"MZ", b"\x7fELF", b"<script", b"<?php")
+
+
+class VipsImages:
+    """ImagesPort on libvips. Safe to build before a fork: libvips starts at the first decode."""
+
+    def __init__(
+        self,
+        max_output_megapixels: float,
+        max_source_bytes: int,
+        fidelity: Fidelity = "observe",
+        thresholds: Thresholds | None = None,
+    ) -> None:
+        if fidelity not in ("observe", "enforce"):
+            raise ValueError(f"fidelity is observe or enforce, not {fidelity!r}")
+        self._max_megapixels = max_output_megapixels
+        self._max_source_bytes = max_source_bytes
+        self._fidelity = fidelity
+        self._limits = thresholds or Thresholds()
+
+    def inspect(self, path: Path) -> ImageFacts:
+        """Identifies a source by its content and reads its structure, without decoding a pixel.
+
+        Raises PermanentError: source_too_large, unsupported_format (another format, animation, CMYK, 16 bit),
+        invalid_image (empty, truncated, no size, foreign data attached)."""
+        return self._source(path)[0]
+
+    def check_source(self, path: Path) -> ImageFacts:
+        """`inspect`, then a full decode. Raises PermanentError, also source_too_large when not even the smallest scale
+        sold would fit."""
+        facts, layout = self._source(path)
+        image_rules.check_output_size(facts, image_rules.SMALLEST_SCALE, self._max_megapixels)
+        decode_whole(path, layout)
+        return facts
+
+    def check_result(self, source: Path, result: Path, scale: int) -> Verdict:
+        """Compares a result with the kept source. Bad images are said by the verdict; OSError for files that cannot be
+        read."""
+        try:
+            source_facts, source_layout = self._source(source)
+        except PermanentError as error:
+            return Verdict(ok=False, facts=None, reason=error.reason, message=f"source: {error}")
+        facts: ImageFacts | None = None
+        try:
+            layout = containers.read_layout(result)
+            facts = _facts(result, layout)
+            problem = self._before_decoding(source_facts, source_layout, facts, layout, scale, result)
+            if problem:
+                return _refused(facts, problem)
+            return self._compare(source, source_facts, source_layout, result, facts, layout, scale)
+        except _SourceBroken as error:
+            return Verdict(ok=False, facts=facts, reason=error.reason, message=f"source: {error}")
+        except PermanentError as error:
+            return _refused(facts, str(error))
+
+    def _source(self, path: Path) -> tuple[ImageFacts, Layout]:
+        size = path.stat().st_size
+        if size > self._max_source_bytes:
+            raise PermanentError(
+                reasons.SOURCE_TOO_LARGE, f"the file has {size} bytes; at most {self._max_source_bytes} are taken"
+            )
+        layout = containers.read_layout(path)
+        problem = _unsold(layout)
+        if problem:
+            raise PermanentError(reasons.UNSUPPORTED_FORMAT, problem)
+        megapixels = layout.width * layout.height / 1e6
+        if megapixels > self._max_megapixels or layout.held > self._limits.max_decode_bytes:
+            raise PermanentError(
+                reasons.SOURCE_TOO_LARGE,
+                f"{layout.width} x {layout.height} pixels ({megapixels:.1f} megapixels) are too many",
+            )
+        problem = self._tail(path, layout, original=True)
+        if problem:
+            raise PermanentError(reasons.INVALID_IMAGE, problem)
+        return _facts(path, layout), layout
+
+    def _tail(self, path: Path, layout: Layout, *, original: bool) -> str:
+        """What is wrong with the bytes after the end marker.
+
+        Zeros are padding. Cameras attach a gain map or preview (another JPEG, announced in the header) and phones a
+        short video; an original may keep those, because it goes no further than the upscaler. Everything else is a
+        second file in disguise, and a result, fresh from an encoder, has no business carrying anything at all."""
+        extra = path.stat().st_size - layout.end
+        if extra <= 0:
+            return ""
+        with path.open("rb") as file:
+            file.seek(layout.end)
+            tail = file.read(min(extra, self._limits.max_padding_bytes))
+            if not tail.strip(b"\x00\r\n") and extra <= self._limits.max_padding_bytes:
+                return ""
+            picture = layout.multi_picture and tail.lstrip(b"\x00").startswith(b"\xff\xd8\xff")
+            known = picture or tail[4:8] == b"ftyp"
+            if original and layout.format == "JPEG" and known:
+                # An archive is read from its end, whatever comes before.
+                file.seek(max(layout.end, layout.end + extra - 70_000))
+                last = file.read()
+                if not any(magic in last for magic in _ARCHIVES[1:4]) and not tail.startswith(_ARCHIVES):
+                    return ""
+        return f"{extra} bytes of something else are attached after the end of the image; save it again and retry"
+
+    def _before_decoding(
+        self, source: ImageFacts, source_layout: Layout, facts: ImageFacts, layout: Layout, scale: int, path: Path
+    ) -> str:
+        problem = image_rules.size_problem(source, facts, scale)
+        if problem:
+            return problem
+        if layout.animated or layout.mode == "CMYK" or layout.bits not in (1, 2, 4, 8, 16):
+            return _unsold(layout)
+        suffix = path.suffix.lower()
+        named = [name for name, suffixes in image_rules.FORMATS.items() if suffix in suffixes]
+        if named and named[0] != facts.format:
+            return f"the result is named {suffix} but is {facts.format}"
+        if facts.width * facts.height > self._max_megapixels * 1e6 or layout.held > self._limits.max_decode_bytes:
+            return f"the result's {facts.width} x {facts.height} pixels, coded this way, are too many to be checked"
+        return self._tail(path, layout, original=False) or image_rules.bytes_problem(
+            facts, layout.payload, source_layout.payload, self._limits
+        )
+
+    def _compare(
+        self,
+        source: Path,
+        source_facts: ImageFacts,
+        source_layout: Layout,
+        result: Path,
+        facts: ImageFacts,
+        layout: Layout,
+        scale: int,
+    ) -> Verdict:
+        # The same profile on both sides needs no conversion, for equal numbers look equal; the same orientation no
+        # turning.
+        convert = source_layout.icc != layout.icc
+        turn = source_facts.exif_orientation != facts.exif_orientation
+        before = decode(
+            source,
+            source_layout,
+            to_srgb=convert,
+            orientation=source_facts.exif_orientation if turn else 1,
+            broken=_SourceBroken,
+        )
+        after = decode(
+            result,
+            layout,
+            shrink=scale,
+            strict=True,
+            to_srgb=convert,
+            orientation=facts.exif_orientation if turn else 1,
+        )
+        found = summarise(before, after, self._limits, jpeg=layout.format == "JPEG")
+        warnings = []
+        said = image_rules.refusals(found, self._limits)
+        fine = image_rules.fine_points(found, self._limits)
+        if layout.bits == 16:
+            warnings.append("the result has 16 bits per channel")
+        if self._fidelity == "enforce":
+            said += fine
+        else:
+            warnings += fine
+        numbers = f"lowest SSIM {found.min_ssim:.2f}, mean colour shift {found.mean_colour:.1f}"
+        return Verdict(
+            ok=not said,
+            facts=facts,
+            reason=reasons.RESULT_REJECTED if said else "",
+            message=f"{'; '.join(said)} ({numbers})" if said else numbers,
+            min_ssim=round(found.min_ssim, 4),
+            mean_colour_shift=round(found.mean_colour, 3),
+            warnings=tuple(warnings),
+        )
+
+
+class _SourceBroken(PermanentError):
+    """The kept source cannot be decoded: not the result's fault."""
+
+
+def _refused(facts: ImageFacts | None, message: str) -> Verdict:
+    return Verdict(ok=False, facts=facts, reason=reasons.RESULT_REJECTED, message=message)
+
+
+def _unsold(layout: Layout) -> str:
+    if layout.animated:
+        return f"the {layout.format} is animated; only still images are upscaled"
+    if layout.mode == "CMYK":
+        return "the JPEG is in CMYK, for printing; save it in RGB"
+    if layout.bits > 8:
+        return f"the {layout.format} has {layout.bits} bits per channel; save it with 8"
+    return ""
+
+
+def _facts(path: Path, layout: Layout) -> ImageFacts:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return ImageFacts(
+        format=layout.format,
+        width=layout.width,
+        height=layout.height,
+        bytes=path.stat().st_size,
+        mode=layout.mode,
+        has_alpha=layout.has_alpha,
+        exif_orientation=containers.orientation(layout.exif),
+        sha256=digest,
+    )

@@ -1,0 +1,179 @@
+"""Pixels by libvips: decoded row by row, and shrunk in the same pass. No judgement here.
+
+libvips starts threads and must be created after a fork, never before: pyvips is imported within functions, at first
+use.
+"""
+
+import contextlib
+import functools
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smi_pipeline.adapters.images.containers import Layout
+from smi_pipeline.core import reasons
+from smi_pipeline.core.errors import PermanentError
+
+Bytes = NDArray[np.uint8]
+
+_JPEG_MAX_SIDE = 65_500
+_LOADERS = {"PNG": "pngload", "JPEG": "jpegload", "WEBP": "webpload"}
+
+
+@functools.cache
+def vips() -> Any:
+    """pyvips, with libvips set up: one thread per image (several runs share the cores already), and no cache, because
+    no operation is asked for twice and a cache only keeps pixels alive."""
+    import pyvips
+
+    if hasattr(pyvips.vips_lib, "vips_concurrency_set"):
+        pyvips.vips_lib.vips_concurrency_set(1)
+    pyvips.cache_set_max(0)
+    return pyvips
+
+
+def decode_whole(path: Path, layout: Layout) -> None:
+    """Decodes every pixel and keeps none. Raises PermanentError(invalid_image)."""
+    with _said_in_one_line(layout, PermanentError):
+        _load(str(path), layout, 1).avg()
+
+
+def decode(
+    path: Path,
+    layout: Layout,
+    *,
+    shrink: int = 1,
+    strict: bool = False,
+    to_srgb: bool = False,
+    orientation: int = 1,
+    broken: type[PermanentError] = PermanentError,
+) -> Bytes:
+    """Decodes all of a file and returns it, shrunk by a whole number, as uint8 (height, width, 3 or 4): RGB weighted by
+    alpha, and alpha if there is one. Grey is repeated.
+
+    `strict` also refuses a JPEG whose data does not end with its pixels (`_leftover`): for files an encoder has just
+    written. `to_srgb` applies the embedded profile; one that cannot be used is ignored, as browsers do. `orientation`
+    (EXIF, 1 to 8) is applied. Raises `broken`(invalid_image)."""
+    on_load = _on_load(layout, shrink)
+    # Exact only without several scans, and at full size chroma bleeds between MCUs.
+    spare = strict and layout.format == "JPEG" and on_load > 1 and not layout.held
+    spare = spare and _spare_height(layout) <= _JPEG_MAX_SIDE
+    width, height = layout.width // shrink, layout.height // shrink
+    with contextlib.ExitStack() as stack, _said_in_one_line(layout, broken):
+        if spare:
+            image = _load(stack.enter_context(_with_spare_row(path, layout)), layout, on_load)
+        else:
+            image = _load(str(path), layout, on_load)
+        if image.hasalpha():
+            # Colours that nobody sees must not count: weighted by alpha before they are averaged.
+            image = image.premultiply(max_alpha=65535 if image.format == "ushort" else 255)
+        if shrink > on_load and not spare:
+            image = image.shrink(shrink // on_load, shrink // on_load)
+        if layout.bits == 16:
+            image = image / 257
+        if image.format != "uchar":
+            image = image.rint().cast("uchar")
+        if spare:
+            rows = _array(image)
+            if _leftover(rows, layout, on_load):
+                raise broken(reasons.INVALID_IMAGE, "the JPEG's data does not end where its pixels do: it is damaged")
+            if shrink == on_load and not to_srgb and orientation == 1:
+                return _three(rows[:height])
+            bare = vips().Image.new_from_memory(rows, rows.shape[1], rows.shape[0], rows.shape[2], "uchar")
+            image = bare.copy(interpretation=image.interpretation).crop(0, 0, rows.shape[1], layout.height // on_load)
+            image = image.shrink(shrink // on_load, shrink // on_load)
+        if (image.width, image.height) != (width, height):
+            raise broken(reasons.INVALID_IMAGE, "the file's header and its pixels disagree on the size")
+        if to_srgb and layout.icc:
+            image = _to_srgb(image.copy_memory(), layout.icc)
+        if orientation != 1:
+            image = image.copy_memory().copy()
+            image.set_type(vips().GValue.gint_type, "orientation", orientation)
+            image = image.autorot()
+        return _three(_array(image))
+
+
+@contextlib.contextmanager
+def _said_in_one_line(layout: Layout, broken: type[PermanentError]) -> Iterator[None]:
+    try:
+        yield
+    except vips().Error as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        why = (lines or ["unknown error"])[-1]
+        raise broken(reasons.INVALID_IMAGE, f"the {layout.format} cannot be decoded: {why}") from error
+
+
+def _on_load(layout: Layout, shrink: int) -> int:
+    """The part of the shrinking that the decoder itself does. All coded data is read nevertheless."""
+    if layout.format == "JPEG":
+        # The scaled inverse transform: twice the speed of full size.
+        return next(factor for factor in (8, 4, 2, 1) if shrink % factor == 0)
+    return shrink if layout.format == "WEBP" else 1
+
+
+def _load(file: Any, layout: Layout, on_load: int) -> Any:
+    # The loader is named, never guessed: no other of libvips's many readers ever sees the file.
+    options: dict[str, Any] = {"access": "sequential", "fail_on": "error"}
+    if on_load > 1:
+        options |= {"shrink": on_load} if layout.format == "JPEG" else {"scale": 1 / on_load}
+    name = _LOADERS[layout.format] + ("" if isinstance(file, str) else "_source")
+    return getattr(vips().Image, name)(file, **options)
+
+
+@contextlib.contextmanager
+def _with_spare_row(path: Path, layout: Layout) -> Iterator[Any]:
+    """A copy of a JPEG whose header promises one row of MCUs more than there are. A nameless copy on disk, because a
+    Python callback that libvips reads through aborts the process when it is collected in the wrong order."""
+    with tempfile.TemporaryFile() as copy:
+        with path.open("rb") as original:
+            shutil.copyfileobj(original, copy, 2**20)
+        copy.seek(layout.height_at)
+        copy.write(_spare_height(layout).to_bytes(2, "big"))
+        copy.seek(0)  # also writes what Python holds back
+        yield vips().Source.new_from_descriptor(copy.fileno())
+
+
+def _spare_height(layout: Layout) -> int:
+    down = layout.unit[1]
+    return -(-layout.height // down) * down + down
+
+
+def _leftover(rows: Bytes, layout: Layout, on_load: int) -> bool:
+    """Whether a JPEG's data went on after its last pixel: then a flipped bit has moved the blocks behind it.
+
+    Decoders are lenient: damaged entropy data falls into step again after some blocks, but often after a wrong number
+    of them. So one row of MCUs more than there are was asked for. Its first MCU is decoded from the bits that pad the
+    end; all others must be the even grey that libjpeg gives when data has run out."""
+    across, down = layout.unit
+    top = (_spare_height(layout) - down) // on_load
+    # Chroma that is upsampled bleeds one pixel to the right and, with two rows of it per MCU, downwards.
+    rest = rows[top + (down > on_load) :, -(-across // on_load) + 1 :]
+    return bool((np.abs(rest.astype(np.int16) - 128) > 1).any())
+
+
+def _to_srgb(image: Any, profile: bytes) -> Any:
+    try:
+        image = image.copy()
+        image.set_type(vips().GValue.blob_type, "icc-profile-data", profile)
+        return image.icc_transform("srgb", embedded=True, intent="relative").copy_memory()
+    except vips().Error:
+        return image
+
+
+def _array(image: Any) -> Bytes:
+    flat = np.frombuffer(image.write_to_memory(), dtype=np.uint8)
+    return flat.reshape(image.height, image.width, image.bands)
+
+
+def _three(pixels: Bytes) -> Bytes:
+    bands = pixels.shape[2]
+    if bands == 1:
+        return np.repeat(pixels, 3, axis=2)
+    if bands == 2:
+        return pixels[:, :, [0, 0, 0, 1]]
+    return pixels

@@ -1,0 +1,89 @@
+"""Numbers per block that say how far a result, shrunk to its source's size, is from that source. What they add up to
+is in `suspicions`, what it means in `core.image_rules`.
+
+Everything is measured on blocks of 7 x 7 source pixels, in stripes from top to bottom, so that only bytes are held at
+the size of an image, never the floats. 7 because scikit-image, the oracle of the tests, uses the same window: its SSIM
+map, read at the centres of our blocks, is our SSIM.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK = 7
+_ROWS = 8 * BLOCK
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+# Rec. 601, as in JPEG: the luminance that a viewer compares.
+LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+_C1 = np.float32((0.01 * 255) ** 2)
+_C2 = np.float32((0.03 * 255) ** 2)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Per block of the source: arrays of shape (rows, columns), colours with a third axis R, G, B. Levels 0-255."""
+
+    ssim: Floats
+    source_std: Floats  # standard deviation of luminance within the block
+    result_std: Floats
+    covariance: Floats
+    source_colour: Floats
+    result_colour: Floats
+    source_alpha: Floats
+    result_alpha: Floats
+
+
+def measure(source: Bytes, result: Bytes) -> Blocks:
+    """Measures two images of one size, uint8 (height, width, 3 or 4): RGB weighted by alpha, and alpha."""
+    tops = range(0, source.shape[0], _ROWS)
+    parts = [_stripe(source[top : top + _ROWS], result[top : top + _ROWS]) for top in tops]
+    return Blocks(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _stripe(source: Bytes, result: Bytes) -> tuple[Floats, ...]:
+    source, result = _pad(source), _pad(result)
+    s_colour, r_colour = _colour_means(source), _colour_means(result)
+    s, r = source[:, :, :3] @ LUMA_WEIGHTS, result[:, :, :3] @ LUMA_WEIGHTS
+    s_mean, r_mean = _means(s), _means(r)
+    # Sample (co)variance, n - 1: what scikit-image does by default.
+    n = np.float32(BLOCK * BLOCK / (BLOCK * BLOCK - 1))
+    s_var = np.maximum(n * (_means(s * s) - s_mean * s_mean), 0)
+    r_var = np.maximum(n * (_means(r * r) - r_mean * r_mean), 0)
+    cov = n * (_means(s * r) - s_mean * r_mean)
+    ssim = ((2 * s_mean * r_mean + _C1) * (2 * cov + _C2)) / (
+        (s_mean * s_mean + r_mean * r_mean + _C1) * (s_var + r_var + _C2)
+    )
+    return (
+        ssim.astype(np.float32), np.sqrt(s_var), np.sqrt(r_var), cov,
+        s_colour[:, :, :3], r_colour[:, :, :3], _alpha(s_colour), _alpha(r_colour),
+    )  # fmt: skip
+
+
+def _pad(pixels: Bytes) -> Bytes:
+    """Repeats the last row and column up to whole blocks: adds no contrast, and works for one pixel."""
+    height, width = pixels.shape[:2]
+    down, right = -height % BLOCK, -width % BLOCK
+    if not down and not right:
+        return pixels
+    return np.pad(pixels, ((0, down), (0, right), (0, 0)), mode="edge")
+
+
+def _means(values: Floats) -> Floats:
+    height, width = values.shape
+    # Rows first: adding whole rows is what numpy does fast, and it leaves a seventh for the slow axis.
+    rows = values.reshape(height // BLOCK, BLOCK, width).sum(axis=1)
+    return rows.reshape(height // BLOCK, width // BLOCK, BLOCK).sum(axis=2) / np.float32(BLOCK * BLOCK)
+
+
+def _colour_means(pixels: Bytes) -> Floats:
+    height, width, bands = pixels.shape
+    rows = pixels.reshape(height // BLOCK, BLOCK, width * bands).sum(axis=1, dtype=np.uint16)
+    blocks = rows.reshape(height // BLOCK, width // BLOCK, BLOCK, bands).sum(axis=2, dtype=np.uint32)
+    return blocks.astype(np.float32) / np.float32(BLOCK * BLOCK)
+
+
+def _alpha(colour: Floats) -> Floats:
+    return colour[:, :, 3] if colour.shape[2] == 4 else np.full(colour.shape[:2], 255, dtype=np.float32)
