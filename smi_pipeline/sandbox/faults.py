@@ -45,10 +45,14 @@ class FaultError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One kind of fault: its parameters with their defaults, and how often it applies unless told (None: no end)."""
+    """One kind of fault: its parameters with their defaults, and how often it applies unless told (None: no end).
+
+    ``choices``: the only values some parameters may have, so that a misspelled one is refused and not ignored.
+    """
 
     defaults: Params = field(default_factory=dict)
     times: int | None = 1
+    choices: Mapping[str, Collection[Any]] = field(default_factory=dict)
 
 
 class FaultBook:
@@ -153,6 +157,9 @@ class FaultBook:
     def _check_params(self, name: str, params: Params) -> None:
         if unknown := set(params) - set(self._kind(name).defaults):
             raise FaultError(f"{name} knows no {sorted(unknown)}; it knows {sorted(self._kinds[name].defaults)}")
+        for parameter, choices in self._kind(name).choices.items():
+            if parameter in params and params[parameter] not in choices:
+                raise FaultError(f"{name}: '{parameter}' is one of {list(choices)}")
 
     def _check_random(self, params: Params) -> None:
         rates = params.get("rates")

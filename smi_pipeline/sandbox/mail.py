@@ -34,6 +34,7 @@ from smi_pipeline.sandbox.faults import Kind
 from smi_pipeline.sandbox.pages import html
 from smi_pipeline.sandbox.standin import StandIn
 
+_COMMANDS = ("MAIL", "RCPT", "DATA")
 _GREETING = "Sandbox mail server"
 _MAX_BYTES = 20_000_000
 
@@ -43,10 +44,10 @@ class Mail(StandIn):
 
     name = "mail"
     kinds: ClassVar[Mapping[str, Kind]] = {
-        "code": Kind(defaults={"code": 451, "at": "RCPT", "message": "Try again later"}),
-        "drop": Kind(defaults={"at": "RCPT"}),
+        "code": Kind(defaults={"code": 451, "at": "RCPT", "message": "Try again later"}, choices={"at": _COMMANDS}),
+        "drop": Kind(defaults={"at": "RCPT"}, choices={"at": ("CONNECT", *_COMMANDS)}),
         "drop_after_data": Kind(defaults={"accepted": True}),
-        "latency": Kind(defaults={"seconds": 1.0, "at": "DATA"}),
+        "latency": Kind(defaults={"seconds": 1.0, "at": "DATA"}, choices={"at": _COMMANDS}),
     }
 
     def __init__(self, state: Path, settings: dict[str, Any], tls: ssl.SSLContext | None = None) -> None:

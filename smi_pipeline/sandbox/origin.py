@@ -27,8 +27,9 @@ from smi_pipeline.sandbox import photos
 from smi_pipeline.sandbox.faults import Kind
 from smi_pipeline.sandbox.standin import REQUEST_KINDS, StandIn
 
+_CONTENTS = ("gif", "bmp", "tiff", "text", "html", "svg", "other_photo")
 _KINDS = {
-    "swap": Kind(defaults={"content": "gif"}, times=None),
+    "swap": Kind(defaults={"content": "gif"}, times=None, choices={"content": _CONTENTS}),
     "zero_bytes": Kind(),
     "truncated": Kind(defaults={"keep": 0.5}),
     "redirect": Kind(defaults={"to": "/photos/coffee-200.jpg", "code": 302}),

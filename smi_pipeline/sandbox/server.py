@@ -240,7 +240,7 @@ def _config(stand_in: StandIn) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=1,
-        timeout_keep_alive=30,
+        timeout_keep_alive=75,
     )
 
 

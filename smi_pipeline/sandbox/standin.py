@@ -9,8 +9,7 @@ Faults of requests, the same for all stand-ins with HTTP:
 - ``status`` ``{"code": 500, "retry_after": null, "after_work": false}``: answers this status; nothing is done, unless
   ``after_work``, when all is done and the answer still says it failed;
 - ``drop``: closes the connection before anything is done;
-- ``accept_then_drop``: does the work and closes the connection without an answer (POST only, unless matched by path
-  or endpoint);
+- ``accept_then_drop``: does the work and closes the connection without an answer (POST only);
 - ``garbage``: does the work and answers 200 with broken JSON;
 - ``cut_transfer``: does the work, sends the headers and half of the body, closes the connection.
 """
@@ -143,7 +142,7 @@ class StandIn:
         self, request: Request, body: bytes, view: View, context: dict[str, Any], quiet: bool
     ) -> Response:
         kinds = set(REQUEST_KINDS)
-        if request.method != "POST" and not quiet:
+        if request.method != "POST":
             kinds.discard("accept_then_drop")
         taken = self.faults.take(kinds, context, only_named=quiet)
         latency, status = taken.get("latency"), taken.get("status")

@@ -67,6 +67,8 @@ class Api:
         rest = path.removeprefix("/v1/").rstrip("/")
         if method == "GET":
             answer = self._read(rest, params)
+        elif method != "POST":
+            raise _unrecognized(method, path)
         else:
             for pattern, writer in self._writers:
                 if found := re.fullmatch(pattern, rest):

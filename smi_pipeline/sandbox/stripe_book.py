@@ -26,9 +26,14 @@ if TYPE_CHECKING:
     from smi_pipeline.sandbox.standin import StandIn
 
 MONEY_KINDS: Mapping[str, Kind] = {
-    "refund_pending": Kind(defaults={"seconds": 5.0, "then": "succeeded"}),
+    "refund_pending": Kind(
+        defaults={"seconds": 5.0, "then": "succeeded"}, choices={"then": ("succeeded", "failed", "canceled", None)}
+    ),
     "refund_fails": Kind(defaults={"seconds": 0}),
-    "dispute": Kind(defaults={"seconds": 0, "inquiry": False, "outcome": None, "outcome_seconds": 5.0}),
+    "dispute": Kind(
+        defaults={"seconds": 0, "inquiry": False, "outcome": None, "outcome_seconds": 5.0},
+        choices={"outcome": ("won", "lost", None)},
+    ),
 }
 _GONE = ("failed", "canceled")  # a refund in these states took no money
 

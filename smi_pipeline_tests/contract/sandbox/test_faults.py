@@ -20,6 +20,11 @@ def test_a_fault_that_makes_no_sense_is_refused_with_a_reason(sandbox: Sandbox, 
     assert reply.json()["error"]
 
 
+def test_a_misspelled_choice_is_refused(sandbox: Sandbox) -> None:
+    with pytest.raises(ValueError, match="'at' is one of"):
+        sandbox.fault("mail", "code", at="rcpt")
+
+
 def test_the_nth_matching_request_is_hit(shop: Shop) -> None:
     shop.sandbox.fault("upsampler", "status", match={"endpoint": "submit", "nth": 2}, times=None)
     assert [shop.submit().status_code for _ in range(3)] == [200, 500, 200]

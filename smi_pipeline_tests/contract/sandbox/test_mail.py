@@ -5,6 +5,7 @@ import ssl
 import time
 from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -75,7 +76,8 @@ def test_a_code_can_be_for_one_recipient_or_subject(sandbox: Sandbox) -> None:
 
 
 def test_drop_after_data_has_accepted_the_mail_unless_told_otherwise(sandbox: Sandbox) -> None:
-    for number, options in ((20, {}), (21, {"accepted": False})):
+    cases: list[tuple[int, dict[str, Any]]] = [(20, {}), (21, {"accepted": False})]
+    for number, options in cases:
         sandbox.fault("mail", "drop_after_data", **options)
         with pytest.raises(smtplib.SMTPServerDisconnected):
             send(sandbox, message(number))

@@ -1,6 +1,7 @@
 """The image origin serves photographs, and its faults do what they say."""
 
 import io
+from typing import Any
 
 import pytest
 import requests
@@ -9,7 +10,7 @@ from PIL import Image
 from smi_pipeline.sandbox.server import Sandbox
 
 
-def get(sandbox: Sandbox, name: str, **options: bool) -> requests.Response:
+def get(sandbox: Sandbox, name: str, **options: Any) -> requests.Response:
     return requests.get(f"{sandbox.urls.origin}/photos/{name}", timeout=10, **options)
 
 

@@ -1,6 +1,7 @@
 """The Stripe stand-in serves the official library as Stripe does."""
 
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,9 +16,15 @@ def refunds_of(sandbox: Sandbox, intent: str) -> list[dict[str, Any]]:
     return [line for line in sandbox.ledger("stripe")["refunds"] if line["payment_intent"] == intent]
 
 
-def test_a_session_is_paid_on_its_page_and_has_its_intent_only_then(
-    sandbox: Sandbox, client: stripe.StripeClient
-) -> None:
+def refund_is(client: Any, id: str, status: str) -> bool:
+    return client.v1.refunds.retrieve(id).status == status
+
+
+def happened(client: Any, event_type: str, id: str) -> bool:
+    return any(event.data.object["id"] == id for event in client.v1.events.list({"type": event_type}).data)
+
+
+def test_a_session_is_paid_on_its_page_and_has_its_intent_only_then(sandbox: Sandbox, client: Any) -> None:
     session = new_session(client, job_id="page")
     assert (session.status, session.payment_status, session.payment_intent) == ("open", "unpaid", None)
     page = requests.get(session.url, timeout=10).text
@@ -36,16 +43,14 @@ def test_a_session_is_paid_on_its_page_and_has_its_intent_only_then(
     assert [line["amount_received"] for line in intents] == [500]
 
 
-def test_a_declined_card_leaves_the_session_open(client: stripe.StripeClient) -> None:
+def test_a_declined_card_leaves_the_session_open(client: Any) -> None:
     session = new_session(client)
     reply = requests.post(session.url, data={"card": "4000 0000 0000 0002"}, timeout=10)
     assert (reply.status_code, "declined" in reply.text) == (402, True)
     assert client.v1.checkout.sessions.retrieve(session.id).status == "open"
 
 
-def test_the_fee_is_on_the_balance_transaction_and_stays_after_a_refund(
-    sandbox: Sandbox, client: stripe.StripeClient
-) -> None:
+def test_the_fee_is_on_the_balance_transaction_and_stays_after_a_refund(sandbox: Sandbox, client: Any) -> None:
     before = sandbox.ledger("stripe")["balance_cents"]
     id = paid(sandbox, client, cents=1000)
     intent = client.v1.payment_intents.retrieve(id, {"expand": ["latest_charge.balance_transaction"]})
@@ -57,7 +62,7 @@ def test_the_fee_is_on_the_balance_transaction_and_stays_after_a_refund(
     assert client.v1.balance_transactions.list({"type": "refund", "limit": 1}).data[0].amount == -1000
 
 
-def test_the_ledger_has_the_fixed_fields(sandbox: Sandbox, client: stripe.StripeClient) -> None:
+def test_the_ledger_has_the_fixed_fields(sandbox: Sandbox, client: Any) -> None:
     id = paid(sandbox, client)
     client.v1.refunds.create({"payment_intent": id, "amount": 200}, {"idempotency_key": "refund:fixed:1"})
     ledger = sandbox.ledger("stripe")
@@ -73,7 +78,7 @@ def test_the_ledger_has_the_fixed_fields(sandbox: Sandbox, client: stripe.Stripe
     }
 
 
-def test_an_idempotency_key_replays_the_first_answer(sandbox: Sandbox, client: stripe.StripeClient) -> None:
+def test_an_idempotency_key_replays_the_first_answer(sandbox: Sandbox, client: Any) -> None:
     id = paid(sandbox, client)
     answers = [
         client.v1.refunds.create({"payment_intent": id, "amount": 100}, {"idempotency_key": "replay"}) for _ in range(3)
@@ -83,7 +88,7 @@ def test_an_idempotency_key_replays_the_first_answer(sandbox: Sandbox, client: s
     assert len(refunds_of(sandbox, id)) == 1
 
 
-def test_an_idempotency_key_with_other_parameters_is_refused(sandbox: Sandbox, client: stripe.StripeClient) -> None:
+def test_an_idempotency_key_with_other_parameters_is_refused(sandbox: Sandbox, client: Any) -> None:
     id = paid(sandbox, client)
     client.v1.refunds.create({"payment_intent": id, "amount": 100}, {"idempotency_key": "mismatch"})
     with pytest.raises(stripe.IdempotencyError) as raised:
@@ -92,7 +97,7 @@ def test_an_idempotency_key_with_other_parameters_is_refused(sandbox: Sandbox, c
     assert len(refunds_of(sandbox, id)) == 1
 
 
-def test_an_idempotency_key_is_forgotten_after_a_day(sandbox: Sandbox, client: stripe.StripeClient) -> None:
+def test_an_idempotency_key_is_forgotten_after_a_day(sandbox: Sandbox, client: Any) -> None:
     id = paid(sandbox, client)
     client.v1.refunds.create({"payment_intent": id, "amount": 100}, {"idempotency_key": "old"})
     sandbox.configure("stripe", clock_offset=25 * 3600)
@@ -100,7 +105,7 @@ def test_an_idempotency_key_is_forgotten_after_a_day(sandbox: Sandbox, client: s
     assert len(refunds_of(sandbox, id)) == 2
 
 
-def test_over_refunding_is_refused(sandbox: Sandbox, client: stripe.StripeClient) -> None:
+def test_over_refunding_is_refused(sandbox: Sandbox, client: Any) -> None:
     id = paid(sandbox, client)
     client.v1.refunds.create({"payment_intent": id, "amount": 300})
     with pytest.raises(stripe.InvalidRequestError) as raised:
@@ -115,19 +120,19 @@ def test_over_refunding_is_refused(sandbox: Sandbox, client: stripe.StripeClient
     assert (charge.amount_refunded, charge.refunded) == (500, True)
 
 
-def test_a_refund_can_be_pending_and_then_succeed_or_fail(sandbox: Sandbox, client: stripe.StripeClient) -> None:
+def test_a_refund_can_be_pending_and_then_succeed_or_fail(sandbox: Sandbox, client: Any) -> None:
     for then in ("succeeded", "failed"):
         id = paid(sandbox, client, job_id=then)
         sandbox.fault("stripe", "refund_pending", match={"job_id": then}, seconds=0.2, then=then)
         refund = client.v1.refunds.create({"payment_intent": id})
         assert refund.status == "pending"
-        until(lambda refund=refund, then=then: client.v1.refunds.retrieve(refund.id).status == then)
+        until(partial(refund_is, client, refund.id, then))
         assert client.v1.charges.list({"payment_intent": id}).data[0].refunded is (then == "succeeded")
     # what failed can be refunded again
     assert client.v1.refunds.create({"payment_intent": id}).status == "succeeded"
 
 
-def test_a_refund_can_fail_at_once_or_after_it_succeeded(sandbox: Sandbox, client: stripe.StripeClient) -> None:
+def test_a_refund_can_fail_at_once_or_after_it_succeeded(sandbox: Sandbox, client: Any) -> None:
     id = paid(sandbox, client)
     sandbox.fault("stripe", "refund_fails", match={"payment_intent": id})
     assert client.v1.refunds.create({"payment_intent": id}).status == "failed"
@@ -139,9 +144,7 @@ def test_a_refund_can_fail_at_once_or_after_it_succeeded(sandbox: Sandbox, clien
     assert types[:2] == ["refund.failed", "refund.updated"]
 
 
-def test_a_disputed_charge_is_not_refundable_until_the_dispute_is_won(
-    sandbox: Sandbox, client: stripe.StripeClient
-) -> None:
+def test_a_disputed_charge_is_not_refundable_until_the_dispute_is_won(sandbox: Sandbox, client: Any) -> None:
     before = sandbox.ledger("stripe")["balance_cents"]
     id = paid(sandbox, client, cents=1000)
     dispute = sandbox.control("stripe", "/_dispute", payment_intent=id)
@@ -158,19 +161,19 @@ def test_a_disputed_charge_is_not_refundable_until_the_dispute_is_won(
     assert sandbox.ledger("stripe")["balance_cents"] == before + 941 - 1000 + 941 - 1000
 
 
-def test_an_inquiry_leaves_the_charge_refundable(sandbox: Sandbox, client: stripe.StripeClient) -> None:
+def test_an_inquiry_leaves_the_charge_refundable(sandbox: Sandbox, client: Any) -> None:
     id = paid(sandbox, client)
     sandbox.control("stripe", "/_dispute", payment_intent=id, inquiry=True)
     assert client.v1.refunds.create({"payment_intent": id}).status == "succeeded"
 
 
-def test_a_dispute_can_follow_a_payment_by_itself(sandbox: Sandbox, client: stripe.StripeClient) -> None:
+def test_a_dispute_can_follow_a_payment_by_itself(sandbox: Sandbox, client: Any) -> None:
     sandbox.fault("stripe", "dispute", match={"job_id": "fraud"}, outcome="lost", outcome_seconds=0.1)
     id = paid(sandbox, client, job_id="fraud")
     until(lambda: [each.status for each in client.v1.disputes.list({"payment_intent": id}).data] == ["lost"])
 
 
-def test_a_refund_by_hand_and_a_payment_from_elsewhere(sandbox: Sandbox, client: stripe.StripeClient) -> None:
+def test_a_refund_by_hand_and_a_payment_from_elsewhere(sandbox: Sandbox, client: Any) -> None:
     id = paid(sandbox, client)
     sandbox.control("stripe", "/_refund", payment_intent=id, amount=120)
     (refund,) = refunds_of(sandbox, id)
@@ -179,26 +182,21 @@ def test_a_refund_by_hand_and_a_payment_from_elsewhere(sandbox: Sandbox, client:
     assert client.v1.payment_intents.retrieve(foreign["id"]).currency == "eur"
 
 
-def test_a_session_can_be_paid_with_a_wrong_amount_and_currency(sandbox: Sandbox, client: stripe.StripeClient) -> None:
+def test_a_session_can_be_paid_with_a_wrong_amount_and_currency(sandbox: Sandbox, client: Any) -> None:
     intent = sandbox.pay(new_session(client).id, amount=123, currency="eur")
     assert (intent["amount_received"], intent["currency"]) == (123, "eur")
 
 
-def test_a_bank_debit_is_decided_later(sandbox: Sandbox, client: stripe.StripeClient) -> None:
+def test_a_bank_debit_is_decided_later(sandbox: Sandbox, client: Any) -> None:
     for outcome, status in (("async", "paid"), ("async_failed", "unpaid")):
         session = new_session(client)
         assert sandbox.pay(session.id, outcome=outcome, seconds=0.1)["status"] == "processing"
         event = {"async": "succeeded", "async_failed": "failed"}[outcome]
-        until(
-            lambda event=event, session=session: any(
-                each.data.object["id"] == session.id
-                for each in client.v1.events.list({"type": f"checkout.session.async_payment_{event}"}).data
-            )
-        )
+        until(partial(happened, client, f"checkout.session.async_payment_{event}", session.id))
         assert client.v1.checkout.sessions.retrieve(session.id).payment_status == status
 
 
-def test_sessions_expire_by_request_and_by_time(sandbox: Sandbox, client: stripe.StripeClient) -> None:
+def test_sessions_expire_by_request_and_by_time(sandbox: Sandbox, client: Any) -> None:
     session = new_session(client)
     assert client.v1.checkout.sessions.expire(session.id).status == "expired"
     with pytest.raises(stripe.InvalidRequestError):
@@ -211,7 +209,7 @@ def test_sessions_expire_by_request_and_by_time(sandbox: Sandbox, client: stripe
     until(lambda: client.v1.checkout.sessions.retrieve(session.id).status == "expired")
 
 
-def test_lists_have_pages_newest_first(sandbox: Sandbox, client: stripe.StripeClient) -> None:
+def test_lists_have_pages_newest_first(sandbox: Sandbox, client: Any) -> None:
     started = int(time.time())
     ids = [paid(sandbox, client, job_id=f"page-{number}") for number in range(5)]
     page = client.v1.payment_intents.list({"limit": 2})
@@ -229,14 +227,12 @@ def test_lists_have_pages_newest_first(sandbox: Sandbox, client: stripe.StripeCl
     ("path", "status", "code"),
     [("/v1/payment_intents/pi_none", 404, "resource_missing"), ("/v1/nonsense", 404, None),
      ("/v1/refunds?colour=red", 400, "parameter_unknown"), ("/v1/refunds?limit=0", 400, "parameter_invalid_integer"),
-     ("/v1/charges?expand[]=data.nonsense", 200, None)],
+     ("/v1/charges?expand[]=data.nonsense", 400, None)],
 )  # fmt: skip
 def test_errors_have_stripes_shape(sandbox: Sandbox, path: str, status: int, code: str | None) -> None:
+    sandbox.control("stripe", "/_pay", amount=100, currency="usd")  # so that there is something to list
     headers = {"Authorization": "Bearer sk_test_sandbox"}
     reply = requests.get(sandbox.urls.stripe + path, headers=headers, timeout=10)
-    if path.startswith("/v1/charges"):  # only an error if there is something to expand
-        assert reply.status_code in (200, 400)
-        return
     assert reply.status_code == status
     error = reply.json()["error"]
     assert (error["type"], error.get("code")) == ("invalid_request_error", code)
@@ -252,7 +248,7 @@ def test_a_wrong_key_is_a_401(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("change", [{"mode": ""}, {"mode": "setup"}, {"line_items": []}, {"success_url": ""},
                                     {"expires_at": 5}, {"nonsense": "x"}])  # fmt: skip
-def test_a_session_that_makes_no_sense_is_refused(client: stripe.StripeClient, change: dict[str, Any]) -> None:
+def test_a_session_that_makes_no_sense_is_refused(client: Any, change: dict[str, Any]) -> None:
     price = {"currency": "usd", "unit_amount": 500, "product_data": {"name": "x"}}
     params: dict[str, Any] = {"mode": "payment", "success_url": "https://x.example/"}
     params |= {"line_items": [{"price_data": price, "quantity": 1}], **change}
@@ -260,16 +256,14 @@ def test_a_session_that_makes_no_sense_is_refused(client: stripe.StripeClient, c
         client.v1.checkout.sessions.create(params)
 
 
-def test_the_library_recovers_from_dropped_answers_without_a_second_refund(
-    sandbox: Sandbox, client: stripe.StripeClient
-) -> None:
+def test_the_library_recovers_from_dropped_answers_without_a_second_refund(sandbox: Sandbox, client: Any) -> None:
     id = paid(sandbox, client)
     sandbox.fault("stripe", "accept_then_drop", match={"endpoint": "refunds"})
     refund = client.v1.refunds.create({"payment_intent": id})
     assert [line["id"] for line in refunds_of(sandbox, id)] == [refund.id]
 
 
-def test_a_500_after_the_work_is_replayed_for_its_key(sandbox: Sandbox, client: stripe.StripeClient) -> None:
+def test_a_500_after_the_work_is_replayed_for_its_key(sandbox: Sandbox, client: Any) -> None:
     id = paid(sandbox, client)
     sandbox.fault("stripe", "status", match={"endpoint": "refunds"}, code=500, after_work=True)
     for _ in range(2):
