@@ -44,8 +44,7 @@ def test_it_prints_one_line_each_and_stops_within_two_seconds(tmp_path: Path, nu
     os.kill(process.pid, number)
     assert process.wait(5) == 0
     assert time.monotonic() - started < 2
-    assert process.stdout is not None
-    names = [line.split()[0] for line in process.stdout.read().splitlines()]
+    names = [line.split()[0] for line in process.communicate()[0].splitlines()]
     assert names == list(ports)
 
 
@@ -73,7 +72,7 @@ def test_after_a_kill_it_goes_on_with_what_was_in_flight(tmp_path: Path, sandbox
         {"idempotency_key": "over-the-kill"},
     )
     process.kill()
-    process.wait()
+    process.communicate()
     process, ports = start(tmp_path, *flags)
     try:
         assert until(lambda: receiver.bodies("/u"), 8)[0]["metadata"] == {"job_id": "k"}
@@ -88,7 +87,7 @@ def test_after_a_kill_it_goes_on_with_what_was_in_flight(tmp_path: Path, sandbox
         until(lambda: len({event["id"] for event in receiver.bodies("/s")}) == 5)
     finally:
         process.terminate()
-        process.wait()
+        process.communicate()
 
 
 def test_ledgers_mails_and_faults_survive_a_restart(tmp_path: Path) -> None:
