@@ -68,7 +68,8 @@ class Intake(Protocol):
         self, facts: PaymentFacts, job_id: str, *, event: tuple[str, str] | None, source: str, policy: Policy
     ) -> str:
         """Records a succeeded payment with the event that told of it, in one transaction. Returns its role: order
-        (the job starts), duplicate or mismatch (a refund is owed), orphan (no such job); or known / repeated (no change)."""
+        (the job starts), duplicate or mismatch (a refund is owed), orphan (no such job); or known / repeated (no
+        change)."""
 
     def forget_orphan(self, payment_intent_id: str, *, actor: str) -> bool:
         """Forgets an unsettled payment without job, so that it can be recorded for one."""
@@ -304,6 +305,32 @@ class Views(Protocol):
         """Credits booked since the first of the month, UTC."""
 
 
+class Operations(Protocol):
+    """Figures for the operations page; reading only."""
+
+    def outcomes(self) -> dict[str, int]:
+        """How the jobs decided in the last 24 hours ended: `delivered`, or a reason code of `core.reasons`."""
+
+    def durations(self) -> dict[str, dict[str, float | None]]:
+        """Median and 95th percentile in seconds of each part of the way, of the last 24 hours' deliveries."""
+
+    def money_today(self, currency: str) -> dict[str, Any]:
+        """Since midnight UTC: `credits`, `refunded_cents`, and `payments` as (received_cents,
+        fee_cents or None, how many)."""
+
+    def gate(self) -> dict[str, Any] | None:
+        """Why no calls are made to Upsampler now (opened_at, blocked_until, reason), or None."""
+
+    def downloads(self, job_id: str) -> list[dict[str, Any]]:
+        """The download links of a job without their tokens, oldest first."""
+
+    def payments(self, job_id: str) -> list[dict[str, Any]]:
+        """The payments of a job, oldest first."""
+
+    def rating(self, job_id: str) -> dict[str, Any] | None:
+        """The customer's stars: score, comment, at."""
+
+
 class State(Protocol):
     """The one truth."""
 
@@ -323,3 +350,5 @@ class State(Protocol):
     def tasks(self) -> Tasks: ...
     @property
     def views(self) -> Views: ...
+    @property
+    def operations(self) -> Operations: ...

@@ -78,6 +78,7 @@ class Database:
             pool_size=pool_size,
             max_overflow=10,
             pool_pre_ping=True,
+            hide_parameters=True,  # they hold addresses, and errors are logged
             connect_args={
                 "connect_timeout": 5,
                 "application_name": "smi_pipeline",
