@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     dagster_postgres_url: str | None = None
     smi_home: Path = Path(".smi")
     smi_storage_url: str | None = None
+    smi_broker_url: str | None = None
 
     # Doors
     smi_public_url: str | None = None

@@ -1,6 +1,7 @@
 """W16 in the Dagster UI: one small job per action, its form in the launchpad; they only call `services.admin`."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from dagster import Config, Failure, JobDefinition, OpExecutionContext, in_process_executor, job, op
 from pydantic import Field
@@ -50,8 +51,11 @@ class AdoptConfig(PaymentConfig):
     job_id: str = Field(description="The upscale job that this payment is for")
 
 
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
 def _admin_job(
-    name: str, description: str, config_class: type[Config], act: Callable[[World, Config], str]
+    name: str, description: str, config_class: type[AnyConfig], act: Callable[[World, AnyConfig], str]
 ) -> JobDefinition:
     @op(name=f"admin_{name}_action", description=description)
     def action(context: OpExecutionContext, config: config_class, smi: SmiResource) -> None:  # type: ignore[valid-type]

@@ -42,10 +42,15 @@ def _requests(world: World, queue: Queue) -> Iterator[RunRequest | SkipReason]:
         yield SkipReason(f"nothing is due to {queue}, or all slots are taken")
 
 
-_SENSOR = {"minimum_interval_seconds": 5, "default_status": DefaultSensorStatus.RUNNING}
+RUNNING = DefaultSensorStatus.RUNNING
 
 
-@sensor(job=jobs.submit_upscales, description="W3: paid upscale jobs start by themselves.", **_SENSOR)
+@sensor(
+    job=jobs.submit_upscales,
+    description="W3: paid upscale jobs start by themselves.",
+    minimum_interval_seconds=5,
+    default_status=RUNNING,
+)
 def paid_jobs(context: SensorEvaluationContext, smi: SmiResource):
     yield from _requests(smi.world("paid_jobs sensor"), Queue.SUBMIT)
 
@@ -53,7 +58,8 @@ def paid_jobs(context: SensorEvaluationContext, smi: SmiResource):
 @sensor(
     job=jobs.fulfil_upscales,
     description="W8: asks Upsampler for what is due (hinted by webhooks first), owns the deadlines, starts fulfilment.",
-    **_SENSOR,
+    minimum_interval_seconds=5,
+    default_status=RUNNING,
 )
 def upsampler_completions(context: SensorEvaluationContext, smi: SmiResource):
     world = smi.world("upsampler_completions sensor")
@@ -62,19 +68,29 @@ def upsampler_completions(context: SensorEvaluationContext, smi: SmiResource):
     yield from _requests(world, Queue.FULFIL)
 
 
-@sensor(job=jobs.refund_upscales, description="W15: the guarantee that every owed refund is made.", **_SENSOR)
+@sensor(
+    job=jobs.refund_upscales,
+    description="W15: the guarantee that every owed refund is made.",
+    minimum_interval_seconds=5,
+    default_status=RUNNING,
+)
 def refunds_owed(context: SensorEvaluationContext, smi: SmiResource):
     yield from _requests(smi.world("refunds_owed sensor"), Queue.REFUND)
 
 
-@sensor(job=jobs.send_mails, description="The guarantee that every owed mail is sent.", **_SENSOR)
+@sensor(
+    job=jobs.send_mails,
+    description="The guarantee that every owed mail is sent.",
+    minimum_interval_seconds=5,
+    default_status=RUNNING,
+)
 def mails_owed(context: SensorEvaluationContext, smi: SmiResource):
     yield from _requests(smi.world("mails_owed sensor"), Queue.MAIL)
 
 
 @sensor(
     minimum_interval_seconds=15,
-    default_status=DefaultSensorStatus.RUNNING,
+    default_status=RUNNING,
     jobs=[jobs.submit_upscales],
     description="W2: Stripe events whose webhook never came.",
 )

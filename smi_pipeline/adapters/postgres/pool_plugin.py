@@ -20,3 +20,7 @@ class PoolPlugin(CreateEnginePlugin):
         kwargs.setdefault("max_overflow", 20)
         # after a restart of the server the pool holds dead connections: without the ping the next launches fail
         kwargs["pool_pre_ping"] = True
+
+    def update_url(self, url: URL) -> URL:
+        """The URL as it is: SQLAlchemy itself removes `plugin` from the query."""
+        return url

@@ -1,0 +1,96 @@
+"""One child process: started with default signals, restarted with backoff, stopped with everything it started."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+LONGEST_PAUSE_SECONDS = 30.0
+_PR_SET_PDEATHSIG = 1
+
+
+def _in_child() -> None:
+    # A process started in the background of a non-interactive shell ignores SIGINT, and so would its children.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    with contextlib.suppress(OSError, AttributeError):  # Linux: no child outlives a supervisor that was killed
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class Child:
+    """A supervised process in a process group of its own, so that Ctrl-C reaches the supervisor alone."""
+
+    def __init__(self, name: str, argv: Sequence[str], environment: Mapping[str, str], log_file: Path) -> None:
+        self.name = name
+        self.log_file = log_file
+        self._argv = list(argv)
+        self._environment = dict(environment)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._failures = 0
+        self._started_at = 0.0
+        self._restart_at = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, None before the first start."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Starts the process; its output goes to the log file."""
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        log: BinaryIO
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command lines
+                self._argv,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_in_child,
+            )
+        self._started_at = time.monotonic()
+
+    def keep_running(self) -> str | None:
+        """Restarts the process if it has ended. Returns a line for a person when something happened."""
+        if self._process is None or self._process.poll() is None:
+            if self._failures and time.monotonic() - self._started_at > 60:
+                self._failures = 0
+            return None
+        if not self._restart_at:
+            self._signal_group(signal.SIGKILL)  # what it left behind would work on beside the new one
+            pause = min(LONGEST_PAUSE_SECONDS, 0.5 * 2**self._failures)
+            self._failures += 1
+            self._restart_at = time.monotonic() + pause
+            return (
+                f"{self.name} ended with {self._process.returncode}; it is started again in {pause:g} s "
+                f"(see {self.log_file})"
+            )
+        if time.monotonic() >= self._restart_at:
+            self._restart_at = 0.0
+            self.start()
+        return None
+
+    def ask_to_stop(self) -> None:
+        """Sends SIGTERM to the process; what it has started is its own to stop (a worker finishes its runs)."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def ensure_stopped(self, deadline: float) -> None:
+        """Waits until `deadline` (monotonic seconds), then kills the whole group."""
+        if self._process is None:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=max(0.0, deadline - time.monotonic()))
+        self._signal_group(signal.SIGKILL)
+        self._process.wait()
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)

@@ -1,0 +1,200 @@
+"""Starts databases and children, waits until they answer, keeps them running, stops them within ten seconds."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+
+import requests
+
+from smi_pipeline.adapters.postgres.embedded import DAGSTER_DATABASE, STATE_DATABASE, EmbeddedPostgres
+from smi_pipeline.adapters.postgres.schema import ensure_database, migrate
+from smi_pipeline.core.errors import SmiError
+from smi_pipeline.settings import Settings
+from smi_pipeline.stack.children import Child
+from smi_pipeline.stack.topology import dagster_environment, plan
+
+STOP_SECONDS = 7.0
+"""How long children may take to finish what they are at; then they are killed. Leases make that harmless."""
+
+_LOCATIONS_QUERY = """{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError {
+    __typename ... on PythonError { message } } } } } }"""
+
+
+class StackError(SmiError):
+    """The stack could not be started; the message says what to do."""
+
+
+class Stack:
+    """All processes of `smi up`, for one environment, with their files below `home`."""
+
+    def __init__(self, environment: Mapping[str, str], home: Path, *, say: Callable[[str], None] | None = None) -> None:
+        self._environment = dict(environment)
+        self.home = home.absolute()
+        self._settings = Settings(**{k.lower(): v for k, v in environment.items()}, _env_file=None)  # type: ignore[call-arg, arg-type]
+        self._say = say or (lambda line: None)
+        self._postgres: EmbeddedPostgres | None = None
+        self.children: list[Child] = []
+        self.state_url = ""
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """What a person opens."""
+        gateway = f"http://127.0.0.1:{self._settings.smi_gateway_port}"
+        return {
+            "gateway": gateway,
+            "ops": f"{gateway}/ops",
+            "dagster": f"http://127.0.0.1:{self._settings.smi_dagster_port}",
+        }
+
+    def __enter__(self) -> "Stack":
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts PostgreSQL if it is ours, migrates, starts all children. Raises StackError or database errors."""
+        settings = self._settings
+        self.home.mkdir(parents=True, exist_ok=True)
+        dagster_home = self.home / "dagster"
+        dagster_home.mkdir(exist_ok=True)
+        shutil.copyfile(_instance_file(), dagster_home / "dagster.yaml")
+        state_url, dagster_url = settings.smi_database_url, settings.dagster_postgres_url
+        if state_url is None:
+            self._postgres = EmbeddedPostgres(self.home / "postgres")
+            self._postgres.start()
+            state_url = self._postgres.url(STATE_DATABASE)
+        if dagster_url is None:
+            dagster_url = _other_database(state_url, DAGSTER_DATABASE)
+        for url in (state_url, dagster_url):
+            ensure_database(url)
+        migrate(state_url)
+        self.state_url = state_url
+        own = dagster_environment(state_url, dagster_url, dagster_home, settings.smi_broker_url)
+        planned = plan(
+            {**os.environ, **self._environment, "SMI_HOME": str(self.home), **own},
+            self.home,
+            dagster_port=settings.smi_dagster_port,
+            gateway_port=settings.smi_gateway_port,
+        )
+        subprocess.run(
+            [sys.executable, "-m", "smi_pipeline.fulfilment.leftovers"],
+            env=planned.environment,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        for name, argv in planned.commands.items():
+            child = Child(name, argv, planned.environment, self.home / "logs" / f"{name}.log")
+            child.start()
+            self.children.append(child)
+
+    def wait_ready(self, seconds: float = 60) -> None:
+        """Waits until the gateway answers and both code locations are loaded. Raises StackError after `seconds`."""
+        waiting: dict[str, Callable[[], bool]] = {"gateway": self._gateway_ready, "dagster": self._dagster_ready}
+        ends = time.monotonic() + seconds
+        while waiting:
+            self.keep_running()
+            for name in [name for name, ready in waiting.items() if ready()]:
+                del waiting[name]
+            if waiting and time.monotonic() > ends:
+                raise StackError(
+                    f"not ready after {seconds:g} s: {', '.join(waiting)}; the logs are in {self.home / 'logs'}"
+                )
+            time.sleep(0.2)
+
+    def keep_running(self) -> None:
+        """Restarts what has ended, and says so."""
+        for child in self.children:
+            line = child.keep_running()
+            if line:
+                self._say(line)
+
+    def stop(self) -> None:
+        """Stops all children and an own PostgreSQL; nothing is left after ten seconds."""
+        for child in self.children:
+            child.ask_to_stop()
+        deadline = time.monotonic() + STOP_SECONDS
+        for child in self.children:
+            child.ensure_stopped(deadline)
+        self.children.clear()
+        if self._postgres is not None:
+            self._postgres.stop()
+            self._postgres = None
+
+    def _gateway_ready(self) -> bool:
+        with contextlib.suppress(requests.RequestException):
+            return requests.get(f"{self.addresses['gateway']}/health", timeout=2).status_code == 200
+        return False
+
+    def _dagster_ready(self) -> bool:
+        with contextlib.suppress(requests.RequestException, ValueError, KeyError):
+            answer = requests.post(
+                f"{self.addresses['dagster']}/graphql", json={"query": _LOCATIONS_QUERY}, timeout=5
+            ).json()
+            entries = answer["data"]["workspaceOrError"]["locationEntries"]
+            loaded = [entry["locationOrLoadError"] or {} for entry in entries]
+            return bool(loaded) and all(entry.get("__typename") == "RepositoryLocation" for entry in loaded)
+        return False
+
+
+def run_up(settings: Settings, say: Callable[[str], None]) -> int:
+    """Runs the stack against the configured services until Ctrl-C or SIGTERM. Returns the exit code."""
+    environment = {**_env_file(), **os.environ}
+    with stop_requested() as stopped, Stack(environment, settings.smi_home, say=say) as stack:
+        stack.wait_ready()
+        for name, address in stack.addresses.items():
+            say(f"{name}: {address}")
+        say("running; Ctrl-C stops everything")
+        while not stopped():
+            stack.keep_running()
+            time.sleep(0.5)
+        say("stopping")
+    return 0
+
+
+@contextlib.contextmanager
+def stop_requested() -> Iterator[Callable[[], bool]]:
+    """Takes SIGINT and SIGTERM while in use; the function tells whether one came."""
+    asked: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        asked.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _instance_file() -> Path:
+    path = Path(__file__).parents[2] / "dagster.yaml"
+    if not path.exists():
+        raise StackError(f"{path} is missing: run smi from a checkout (make install)")
+    return path
+
+
+def _other_database(url: str, name: str) -> str:
+    from sqlalchemy import make_url
+
+    return make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+def _env_file() -> dict[str, str]:
+    """Variables of `.env`, which children started elsewhere would not find."""
+    from dotenv import dotenv_values
+
+    return {name: value for name, value in dotenv_values(".env").items() if value is not None}

@@ -1,0 +1,88 @@
+"""Which processes make up the running product (design section 5), and with which environment."""
+
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import make_url
+
+FULFILMENT_WORKERS = 2
+LOCATIONS = {
+    "fulfilment": "smi_pipeline.fulfilment.definitions",
+    "reporting": "smi_pipeline.reporting.definitions",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Names and command lines of the children, in the order in which they start."""
+
+    commands: dict[str, list[str]]
+    environment: dict[str, str]
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def dagster_environment(state_url: str, dagster_url: str, dagster_home: Path, broker_url: str | None) -> dict[str, str]:
+    """The variables that dagster.yaml and the workers read. `broker_url` None: PostgreSQL is the broker, too."""
+    plain = make_url(dagster_url).difference_update_query(["plugin"])
+    pooled = plain.update_query_dict({"plugin": "smi_pool"})
+    database = plain.render_as_string(hide_password=False)
+    return {
+        "SMI_DATABASE_URL": state_url,
+        "DAGSTER_POSTGRES_URL": pooled.render_as_string(hide_password=False),
+        "DAGSTER_HOME": str(dagster_home),
+        "SMI_BROKER_URL": broker_url or f"sqla+{database}",
+        "SMI_CELERY_BACKEND_URL": f"db+{database}",
+        "VIPS_CONCURRENCY": "1",  # parallelism comes from several runs at once
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def plan(environment: Mapping[str, str], run_folder: Path, *, dagster_port: int, gateway_port: int) -> Plan:
+    """Command lines of all children. Writes the workspace that names the code servers into `run_folder`."""
+    bin_folder = Path(sys.executable).parent
+    ports = {name: free_port() for name in LOCATIONS}
+    workspace = run_folder / "workspace.yaml"
+    workspace.write_text(
+        "load_from:\n"
+        + "".join(
+            f"  - grpc_server: {{host: 127.0.0.1, port: {port}, location_name: {name}}}\n"
+            for name, port in ports.items()
+        )
+    )
+    commands: dict[str, list[str]] = {}
+    for name, module in LOCATIONS.items():
+        commands[f"code-{name}"] = [
+            *(str(bin_folder / "dagster"), "api", "grpc", "--module-name", module, "--location-name", name),
+            *("--host", "127.0.0.1", "--port", str(ports[name]), "--log-level", "warning"),
+        ]
+    commands["gateway"] = [sys.executable, "-m", "smi_pipeline.gateway"]
+    celery = [sys.executable, "-m", "celery", "-A", "smi_pipeline.fulfilment.worker", "worker"]
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
+    commands["worker-fulfilment"] = [
+        *celery,
+        "-Q",
+        "fulfilment",
+        "-c",
+        str(FULFILMENT_WORKERS),
+        "-n",
+        "fulfilment@%h",
+        *quiet,
+    ]
+    # One process each, without a pool of children: small, and restarted by the supervisor if it dies.
+    for queue in ("errands", "reports"):
+        commands[f"worker-{queue}"] = [*celery, "-Q", queue, "-P", "solo", "-n", f"{queue}@%h", *quiet]
+    commands["webserver"] = [
+        *(str(bin_folder / "dagster-webserver"), "-h", "127.0.0.1", "-p", str(dagster_port)),
+        *("-w", str(workspace), "--log-level", "warning"),
+    ]
+    commands["daemon"] = [str(bin_folder / "dagster-daemon"), "run", "-w", str(workspace), "--log-level", "warning"]
+    return Plan(commands=commands, environment={**environment, "SMI_GATEWAY_PORT": str(gateway_port)})
