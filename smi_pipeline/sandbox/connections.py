@@ -4,11 +4,14 @@ Belongs here: the one protocol class that remembers the transport of each client
 """
 
 import asyncio
+import contextlib
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+_NOTICE_SECONDS = 0.5  # until the server has noticed that the connection is gone, which takes one turn of the loop
 
 _transports: dict[tuple[Any, Any], asyncio.Transport] = {}
 
@@ -32,8 +35,10 @@ async def _abort(scope: Scope, receive: Receive) -> None:
     if transport is None:  # an in-process test client: nothing to cut
         return
     transport.abort()
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_NOTICE_SECONDS):
+            while (await receive())["type"] != "http.disconnect":
+                pass
 
 
 class Dropped(Response):
@@ -57,8 +62,8 @@ class CutInHalf(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_half(message: Message) -> None:
-            if message["type"] == "http.response.body":
-                body = message.get("body", b"")
+            body = message.get("body", b"")
+            if body:  # an empty reply has no half
                 await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
                 await asyncio.sleep(0.05)  # lets the half leave before the connection is cut
                 await _abort(scope, receive)
