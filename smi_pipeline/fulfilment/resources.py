@@ -98,3 +98,9 @@ class Batch(ConfigurableResource):
                     },
                 )
             )
+
+
+def forget_worlds() -> None:
+    """Drops this process's world, so that the next use reads the environment anew (tests)."""
+    with _building:
+        _worlds.clear()

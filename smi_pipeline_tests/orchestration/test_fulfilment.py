@@ -1,0 +1,155 @@
+"""From a paid job to the file or the refund, through the real Dagster jobs, judged by the stand-ins' ledgers."""
+
+import pytest
+from dagster import DagsterEventType
+
+from smi_pipeline.core.models import Queue, Status
+from smi_pipeline_tests.orchestration.conftest import Shop
+
+
+def mails(shop: Shop) -> list[str]:
+    return [message["subject"] for message in shop.sandbox.ledger("mail")["messages"]]
+
+
+@pytest.mark.parametrize("photo", ["coffee-200.png", "rocket-200.jpg", "chelsea-200.webp"])
+@pytest.mark.parametrize("resolution", ["4x", "8x"])
+def test_a_paid_job_is_submitted_once_delivered_and_mailed(shop: Shop, photo: str, resolution: str):
+    job_id = shop.order(photo, resolution)
+    (submitted,) = shop.run(Queue.SUBMIT)
+    assert submitted.success
+    shop.until_ready(job_id)
+    (fulfilled,) = shop.run(Queue.FULFIL)
+    assert fulfilled.success
+    job = shop.job(job_id)
+    assert job.status is Status.COMPLETED
+    assert (job.result_width, job.result_height) == job.output_size
+    assert [s["status"] for s in shop.sandbox.ledger("upsampler")["submissions"]] == ["completed"]
+    assert len(mails(shop)) == 1
+    assert shop.sandbox.ledger("stripe")["refunds"] == []
+    (batch,) = [event for event in fulfilled.all_events if event.event_type == DagsterEventType.ASSET_MATERIALIZATION]
+    assert batch.asset_key is not None and batch.asset_key.to_user_string() == "deliveries"
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({"kind": "fail"}, "upscale_failed"),
+        ({"kind": "wrong_dimensions"}, "result_rejected"),
+        ({"kind": "truncated"}, "result_rejected"),
+        ({"kind": "black_tile"}, "result_rejected"),
+        ({"kind": "bit_flip"}, "result_rejected"),
+        ({"kind": "wrong_image"}, "result_rejected"),
+        ({"kind": "no_image_url"}, "no_result"),
+        ({"kind": "reject"}, "rejected_by_api"),
+    ],
+)
+def test_a_failed_upscale_fails_its_step_and_is_refunded_by_the_hook(shop: Shop, fault: dict, reason: str):
+    shop.sandbox.fault("upsampler", **fault)
+    job_id = shop.order("rocket-400.jpg")
+    submitted = shop.run(Queue.SUBMIT)
+    results = submitted
+    if submitted[0].success:
+        shop.until_ready(job_id)
+        results = shop.run(Queue.FULFIL)
+    (result,) = results
+    assert not result.success
+    job = shop.job(job_id)
+    assert (job.status, job.reason_code) == (Status.REFUNDED, reason)
+    (refund,) = shop.sandbox.ledger("stripe")["refunds"]
+    assert (refund["amount"], refund["status"]) == (job.price_cents, "succeeded")
+    assert len(mails(shop)) == 1
+    assert shop.tick(Queue.REFUND) == []
+    assert shop.tick(Queue.MAIL) == []
+
+
+def test_a_failing_job_does_not_stop_the_others_of_its_batch(shop: Shop):
+    bad = shop.order("coffee-200.png")
+    good = shop.order("rocket-200.jpg")
+    shop.sandbox.fault("upsampler", "fail", match={"job_id": bad})
+    shop.run(Queue.SUBMIT)
+    shop.until_ready(bad)
+    shop.until_ready(good)
+    (result,) = shop.run(Queue.FULFIL)
+    assert not result.success
+    assert shop.job(bad).status is Status.REFUNDED
+    assert shop.job(good).status is Status.COMPLETED
+
+
+def test_a_source_swapped_for_another_format_is_refunded_without_submission(shop: Shop):
+    job_id = shop.order("coffee-200.png")
+    shop.sandbox.fault("origin", "swap", match={"path": "coffee-200.png"}, content="gif", times=None)
+    (result,) = shop.run(Queue.SUBMIT)
+    assert not result.success
+    assert (shop.job(job_id).status, shop.job(job_id).reason_code) == (Status.REFUNDED, "unsupported_format")
+    assert shop.sandbox.ledger("upsampler")["submissions"] == []
+
+
+def test_a_connection_that_breaks_costs_no_job_its_upscale(shop: Shop):
+    job_id = shop.order()
+    shop.sandbox.fault("upsampler", "status", match={"endpoint": "submit"}, code=503)
+    (result,) = shop.run(Queue.SUBMIT)
+    assert result.success, "a transient error ends its step green"
+    assert shop.job(job_id).status is Status.PROCESSING
+    shop.shift_clock(seconds=60)
+    shop.run(Queue.SUBMIT)
+    shop.until_ready(job_id)
+    shop.run(Queue.FULFIL)
+    assert shop.job(job_id).status is Status.COMPLETED
+    assert shop.sandbox.ledger("stripe")["refunds"] == []
+
+
+def test_a_refund_that_stripe_did_not_take_in_the_hook_is_made_by_the_sensor(shop: Shop):
+    shop.sandbox.fault("upsampler", "fail")
+    job_id = shop.order()
+    shop.run(Queue.SUBMIT)
+    shop.until_ready(job_id)
+    shop.sandbox.fault("stripe", "status", match={"path": "/v1/refunds"}, code=503, times=12)
+    shop.run(Queue.FULFIL)
+    assert shop.job(job_id).status is Status.FAILED
+    shop.sandbox.clear_faults("stripe")
+    shop.shift_clock(minutes=20)
+    (result,) = shop.run(Queue.REFUND)
+    assert result.success
+    assert shop.job(job_id).status is Status.REFUNDED
+    assert len(shop.sandbox.ledger("stripe")["refunds"]) == 1
+    assert len(mails(shop)) == 1
+
+
+def test_a_mail_refused_with_451_is_sent_by_the_sensor_and_the_delivery_stands(shop: Shop):
+    shop.sandbox.fault("mail", "code", code=451, times=1)
+    job_id = shop.order()
+    shop.run(Queue.SUBMIT)
+    shop.until_ready(job_id)
+    shop.run(Queue.FULFIL)
+    assert shop.job(job_id).status is Status.COMPLETED
+    assert mails(shop) == []
+    shop.shift_clock(seconds=30)
+    (result,) = shop.run(Queue.MAIL)
+    assert result.success
+    assert len(mails(shop)) == 1
+
+
+def test_a_job_that_never_finishes_is_refunded_at_its_deadline(shop: Shop):
+    shop.sandbox.fault("upsampler", "never_finishes")
+    job_id = shop.order()
+    shop.run(Queue.SUBMIT)
+    shop.shift_clock(seconds=901)
+    shop.until_ready(job_id)
+    shop.run(Queue.FULFIL)
+    assert (shop.job(job_id).status, shop.job(job_id).reason_code) == (Status.REFUNDED, "timed_out")
+
+
+def test_a_run_started_twice_for_one_lease_has_one_effect(shop: Shop):
+    shop.order()
+    (request,) = shop.tick(Queue.SUBMIT)
+    job = shop.defs.resolve_job_def("submit_upscales")
+    for _ in range(2):
+        assert job.execute_in_process(run_config=request.run_config, instance=shop.instance).success
+    assert len(shop.sandbox.ledger("upsampler")["submissions"]) == 1
+
+
+def test_a_backlog_makes_no_pile_of_runs(shop: Shop):
+    for _ in range(6):
+        shop.order("coffee-200.png")
+    assert sum(int(request.tags["smi/leased"]) for request in shop.tick(Queue.SUBMIT)) == 6
+    assert shop.tick(Queue.SUBMIT) == [], "what is leased is not leased again"
