@@ -53,7 +53,7 @@ class Dropped(Response):
 
 
 class CutInHalf(Response):
-    """Sends the headers and the first half of a reply's body, then closes the connection."""
+    """Sends the headers and the first half of a reply's body (of a file: of its first block), then cuts."""
 
     def __init__(self, whole: Response) -> None:
         super().__init__()
@@ -61,9 +61,15 @@ class CutInHalf(Response):
         self._whole = whole
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        cut = False
+
         async def send_half(message: Message) -> None:
+            nonlocal cut
             body = message.get("body", b"")
+            if cut:
+                return
             if body:  # an empty reply has no half
+                cut = True
                 await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
                 await asyncio.sleep(0.05)  # lets the half leave before the connection is cut
                 await _abort(scope, receive)
