@@ -1,0 +1,50 @@
+# Everything runs in .venv of this checkout; `make install` builds it, by uv if there is one, by pip otherwise.
+
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: install demo up dev test lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    the whole shop against stand-ins; ARGS=\"--once --json out.json\" to end by itself"
+	@echo "make test    linters, then all tests"
+	@echo "make up      the product against the services that .env names"
+	@echo "make dev     the two code locations in 'dagster dev', history in a temporary folder"
+	@echo "make install what the others need, in .venv"
+	@echo "make clean   removes .venv and the state below .smi"
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml setup.py constraints.txt
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --allow-existing --python $(PYTHON) .venv && \
+		uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '.[test]'; \
+	else \
+		$(PYTHON) -m venv .venv && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'; \
+	fi
+	@touch $@
+
+demo: install
+	$(BIN)/smi demo $(ARGS)
+
+up: install
+	$(BIN)/smi up $(ARGS)
+
+dev: install
+	$(BIN)/dagster dev -w workspace.yaml $(ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy smi_pipeline smi_pipeline_tests
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest $(ARGS)
+
+clean:
+	rm -rf .venv .smi
