@@ -1,0 +1,37 @@
+"""`python -m smi_pipeline.gateway [--host HOST]`: serves the gateway on SMI_GATEWAY_PORT."""
+
+import argparse
+import sys
+
+import uvicorn
+from pydantic import ValidationError
+
+from smi_pipeline.core.errors import SmiError
+from smi_pipeline.gateway import logs
+from smi_pipeline.gateway.wiring import build_app, server_config
+from smi_pipeline.settings import Settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serves until it is told to stop. Returns 1 when the configuration does not allow that."""
+    parser = argparse.ArgumentParser(prog="python -m smi_pipeline.gateway", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    host = parser.parse_args(arguments).host
+    logs.configure()
+    try:
+        settings = Settings()
+        app = build_app(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        print(f"{'.'.join(map(str, first['loc'])).upper()}: {first['msg']}", file=sys.stderr)  # noqa: T201
+        return 1
+    except SmiError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    server = uvicorn.Server(server_config(app, host=host, port=settings.smi_gateway_port))
+    server.run()
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

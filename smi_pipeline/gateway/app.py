@@ -1,0 +1,74 @@
+"""The gateway's application: which path leads where. Everything is read from what is passed in."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from smi_pipeline.core.models import Queue
+from smi_pipeline.gateway import customers, downloads, operations, storefront, webhooks
+from smi_pipeline.gateway.context import Gateway
+from smi_pipeline.gateway.envelope import Envelope
+from smi_pipeline.gateway.errors import EXCEPTION_HANDLERS
+from smi_pipeline.gateway.metrics import Metrics
+from smi_pipeline.gateway.rendering import STATIC, Pages
+from smi_pipeline.gateway.threads import Kick, Threads
+from smi_pipeline.services.world import World
+from smi_pipeline.settings import Settings
+
+
+def create_app(world: World, settings: Settings, *, on_work: Callable[[Queue], None] | None = None) -> Starlette:
+    """The application. `on_work(queue)`, if given, is called in the background after a verified payment
+    (`Queue.SUBMIT`) and after an accepted Upsampler webhook (`Queue.FULFIL`); it may start a run at once."""
+    kick = Kick(on_work)
+    static = _Static(directory=STATIC)
+    routes = [
+        Route("/smi-webhook/stripe", webhooks.stripe, methods=["POST"]),
+        Route("/smi-webhook/upsampler/{token}", webhooks.upsampler, methods=["POST"]),
+        Route("/smi/v1/jobs", storefront.register, methods=["POST"]),
+        Route("/smi/v1/jobs/{job_id}", customers.job_page, methods=["GET"]),
+        Route("/smi/v1/job-status/{job_id}", customers.job_status, methods=["GET", "OPTIONS"]),
+        Route("/smi/v1/download/{token}", downloads.download, methods=["GET"]),
+        Route("/smi/v1/rate/{job_id}", customers.rating, methods=["GET", "POST"]),
+        Route("/ops", operations.ops, methods=["GET"]),
+        Route("/ops/jobs/{job_id}", operations.ops_job, methods=["GET"]),
+        Route("/metrics", operations.metrics, methods=["GET"]),
+        Route("/health", operations.health, methods=["GET"]),
+    ]
+    patterns = {route.endpoint: route.path for route in routes} | {static: "/static"}
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        kick.close()
+
+    app = Starlette(
+        routes=[*routes, Mount("/static", static)],
+        middleware=[Middleware(Envelope, routes=patterns, https=settings.public_url.startswith("https://"))],
+        exception_handlers=EXCEPTION_HANDLERS,
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False  # it would answer with an address made from the Host header
+    app.state.gateway = Gateway(
+        world=world,
+        settings=settings,
+        pages=Pages(settings),
+        metrics=Metrics(world, settings),
+        threads=Threads(),
+        kick=kick,
+    )
+    app.state.overview = operations.Overview()
+    return app
+
+
+class _Static(StaticFiles):
+    """Style and script of the pages; their address changes with their content."""
+
+    def file_response(self, *args, **kwargs) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "public, max-age=86400"
+        return response

@@ -1,0 +1,99 @@
+"""Who may come in: the storefront's key, the operators' password, the customers' signed words, the shop's origin."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+
+from pydantic import SecretStr
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from smi_pipeline.core.errors import NotFound
+from smi_pipeline.core.lifecycle import TOKEN_LENGTH, rating_token, view_token
+from smi_pipeline.core.models import UpscaleJob
+from smi_pipeline.gateway.context import Gateway, gateway_of
+from smi_pipeline.services.intake import require_known
+
+_JOB_ID = re.compile(r"[0-9a-f]{32}")
+_TOKEN = re.compile(rf"[0-9a-f]{{{TOKEN_LENGTH}}}")
+
+
+def same(given: str | bytes, wanted: str | bytes) -> bool:
+    """Compares two secrets in a time that tells nothing about them, not even their length."""
+    digests = [
+        hashlib.sha256(v.encode("utf-8", "surrogatepass") if isinstance(v, str) else v).digest()
+        for v in (given, wanted)
+    ]
+    return hmac.compare_digest(*digests)
+
+
+def require_key(request: Request, key: SecretStr, setting: str) -> None:
+    """Raises HTTPException: 503 while `setting` is empty (an empty key must not open), 401 for a wrong one."""
+    wanted = key.get_secret_value()
+    if not wanted:
+        raise HTTPException(503, f"This door is closed: {setting} is not set.", {"Retry-After": "3600"})
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not same(given.strip().encode("latin-1"), wanted):
+        raise HTTPException(401, "The API key is missing or wrong.", {"WWW-Authenticate": 'Bearer realm="smi"'})
+
+
+def require_operator(request: Request) -> None:
+    """Raises HTTPException: 503 while no password is configured, 401 for a wrong one."""
+    settings = gateway_of(request).settings
+    user, password = settings.smi_ui_user, settings.smi_ui_password.get_secret_value()
+    if not user or not password:
+        words = "This page is closed: set SMI_UI_USER and SMI_UI_PASSWORD."
+        raise HTTPException(503, words, {"Retry-After": "3600"})
+    scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
+    try:
+        given = base64.b64decode(encoded.strip(), validate=True) if scheme.lower() == "basic" else b""
+    except (binascii.Error, ValueError):
+        given = b""
+    given_user, _, given_password = given.partition(b":")
+    right = same(given_user, user) & same(given_password, password)  # both, always
+    if not right:
+        ask = {"WWW-Authenticate": 'Basic realm="operations", charset="UTF-8"'}
+        raise HTTPException(401, "User or password is missing or wrong.", ask)
+
+
+def find_job(gateway: Gateway, job_id: str) -> UpscaleJob:
+    """The job, by its id with or without hyphens. Raises NotFound."""
+    plain = job_id.replace("-", "").lower()
+    if not _JOB_ID.fullmatch(plain):
+        raise NotFound("There is no such order.")
+    try:
+        return require_known(gateway.world, plain)
+    except NotFound:
+        raise NotFound("There is no such order.") from None
+
+
+def may_view(gateway: Gateway, job_id: str, given: str | None) -> bool:
+    """Whether `given` is the signed word that shows link and refund of this job."""
+    return bool(given) and same(given or "", view_token(gateway.world.secret_key, job_id))
+
+
+def may_rate(gateway: Gateway, job_id: str, given: str | None) -> bool:
+    """Whether `given` is the signed word that lets a customer rate this job."""
+    return bool(given) and same(given or "", rating_token(gateway.world.secret_key, job_id))
+
+
+def is_token(given: str) -> bool:
+    """Whether this can be a token at all: nothing else is looked up."""
+    return bool(_TOKEN.fullmatch(given))
+
+
+def shop_headers(request: Request) -> dict[str, str]:
+    """CORS headers for the shop's own origin, which may poll the status from its pages; none for any other."""
+    allowed = gateway_of(request).settings.smi_shop_origin.rstrip("/")
+    headers = {"Vary": "Origin"}
+    if allowed and request.headers.get("origin") == allowed:
+        headers["Access-Control-Allow-Origin"] = allowed
+        if request.method == "OPTIONS":
+            headers |= {
+                "Access-Control-Allow-Methods": "GET",
+                "Access-Control-Allow-Headers": "Accept, Content-Type",
+                "Access-Control-Max-Age": "600",
+            }
+    return headers

@@ -1,0 +1,145 @@
+"""Hands out the delivered files (W13): whole or in one range, checked by their hash, never executed by a browser."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from smi_pipeline.core.errors import NotFound, SmiError
+from smi_pipeline.core.models import Status
+from smi_pipeline.gateway.context import Gateway, gateway_of
+from smi_pipeline.gateway.doors import is_token
+from smi_pipeline.services.notify import delivered_name
+
+log = structlog.get_logger("smi_pipeline.gateway")
+
+CHUNK_BYTES = 256 * 1024
+MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+_RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.ASCII | re.IGNORECASE)
+
+
+async def download(request: Request) -> Response:
+    """GET or HEAD /smi/v1/download/{token}. 404 unknown, 410 expired, revoked or removed, 425 not ready."""
+    gateway = gateway_of(request)
+    token = request.path_params["token"]
+    file = await gateway.threads.quick(_find, gateway, token)
+    size, etag = int(file["result_bytes"]), f'"{file["result_sha256"]}"'
+    headers = {
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, no-cache",  # a link can be revoked: ask again each time
+        "Content-Disposition": _attachment(file),
+        "Content-Security-Policy": "default-src 'none'; sandbox; frame-ancestors 'none'",
+        "ETag": etag,
+    }
+    if _matches(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    span = _span(request, size, etag)
+    if span is None:
+        raise HTTPException(416, f"The file has {size} bytes.", {"Content-Range": f"bytes */{size}"})
+    first, last = span
+    whole = (first, last) == (0, size - 1)
+    ranged = "range" in request.headers and _range_counts(request, etag)
+    if ranged:
+        headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+    headers["Content-Length"] = str(last - first + 1)
+    media_type = MEDIA_TYPES.get(file["result_format"], "application/octet-stream")
+    status = 206 if ranged else 200
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers, media_type=media_type)
+    stream = await gateway.threads.file(_open, gateway, file, first)
+    body = _chunks(gateway, stream, last - first + 1, token if whole else None)
+    return StreamingResponse(body, status_code=status, headers=headers, media_type=media_type)
+
+
+def _find(gateway: Gateway, token: str) -> dict[str, Any]:
+    file = gateway.world.state.deliveries.find_download(token) if is_token(token) else None
+    if file is None:
+        raise HTTPException(404, "There is no such download; please check the address.")
+    if file["revoked"]:
+        raise HTTPException(410, "This link was replaced by a newer one; please use the link of the latest e-mail.")
+    if file["expired"] or file["files_removed_at"] is not None:
+        raise HTTPException(410, "This download link has expired.")
+    if file["status"] in (Status.PENDING, Status.PROCESSING):  # a retry: the file is about to be replaced
+        raise HTTPException(425, "A new version of this image is being made.", {"Retry-After": "30"})
+    if file["result_key"] is None:
+        raise HTTPException(425, "This image is not ready yet.", {"Retry-After": "30"})
+    return file
+
+
+def _open(gateway: Gateway, file: dict[str, Any], at: int) -> BinaryIO:
+    try:
+        stream = gateway.world.storage.open(file["result_key"])
+    except NotFound:
+        # A valid link without a file: nothing the customer can mend.
+        log.error("a delivered file is missing", action="download", job_id=file["job_id"])
+        gateway.world.state.tasks.open(
+            kind="file_missing",
+            subject=file["job_id"],
+            job_id=file["job_id"],
+            message=f"The delivered file of job {file['job_id']} is missing from the storage.",
+            next_step=f"Restore it, or run `smi jobs retry {file['job_id']} --admin-override`.",
+        )
+        raise HTTPException(
+            503, "The file cannot be read right now; we have been told.", {"Retry-After": "600"}
+        ) from None
+    stream.seek(at)
+    return stream
+
+
+async def _chunks(gateway: Gateway, stream: BinaryIO, left: int, count_for: str | None) -> AsyncIterator[bytes]:
+    """The bytes; a download counts when its last one was handed over."""
+    try:
+        while left > 0:
+            block = await gateway.threads.file(stream.read, min(CHUNK_BYTES, left))
+            if not block:
+                raise OSError("the file is shorter than it was")  # cuts the answer, so that nobody takes it for whole
+            left -= len(block)
+            yield block
+    finally:
+        stream.close()
+    if count_for:
+        try:
+            await gateway.threads.quick(gateway.world.state.deliveries.downloaded, count_for)
+        except SmiError as error:
+            gateway.note_unavailable(error)
+
+
+def _range_counts(request: Request, etag: str) -> bool:
+    """Whether Range is to be honoured: one range, and If-Range names this very file (RFC 9110, 13.1.5, 14.2)."""
+    if_range = request.headers.get("if-range")
+    return _RANGE.fullmatch(request.headers["range"]) is not None and if_range in (None, etag)
+
+
+def _span(request: Request, size: int, etag: str) -> tuple[int, int] | None:
+    """First and last byte to send; None when the range lies outside. Several ranges, and what is no range of bytes,
+    are answered with the whole file, as RFC 9110 allows."""
+    whole = (0, size - 1)
+    if "range" not in request.headers or not _range_counts(request, etag):
+        return whole
+    found = _RANGE.fullmatch(request.headers["range"])
+    if found is None:
+        return whole
+    start, end = found.groups()
+    if not start:  # the last so many bytes
+        return (max(0, size - int(end)), size - 1) if end and int(end) > 0 else None
+    first, last = int(start), min(int(end), size - 1) if end else size - 1
+    return (first, last) if first < size and first <= last else None
+
+
+def _matches(if_none_match: str | None, etag: str) -> bool:
+    if if_none_match is None:
+        return False
+    return if_none_match.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in if_none_match.split(","))
+
+
+def _attachment(file: dict[str, Any]) -> str:
+    """RFC 6266: a plain name for old browsers, and the real one in UTF-8."""
+    name = delivered_name(file["file_name"], file["resolution"], file["result_format"])
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_. ") else "_" for c in name)
+    extended = "" if plain == name else f"; filename*=UTF-8''{quote(name, safe='')}"
+    return f'attachment; filename="{plain}"{extended}'

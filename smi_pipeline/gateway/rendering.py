@@ -1,0 +1,75 @@
+"""Turns facts into pages. The words and the looks are in `pages/`."""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import jinja2
+from starlette.responses import HTMLResponse
+
+from smi_pipeline.core import words
+from smi_pipeline.settings import Settings
+
+FOLDER = Path(__file__).parent / "pages"
+STATIC = FOLDER / "static"
+SHOP_NAME = "Sell My Images"
+
+
+class Pages:
+    """Renders templates with what every page needs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(FOLDER),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        self.root = urlsplit(settings.public_url).path.rstrip("/")
+        """Where a proxy has put us: the beginning of every path on our pages."""
+        style = b"".join(path.read_bytes() for path in sorted(STATIC.iterdir()))
+        self._environment.globals |= {
+            "root": self.root,
+            "shop_name": SHOP_NAME,
+            "shop_url": settings.smi_shop_origin,
+            "support_email": settings.smi_support_email,
+            "version": hashlib.sha256(style).hexdigest()[:12],
+        }
+        self._environment.filters |= {
+            "moment": words.moment,
+            "dimensions": lambda size: words.dimensions(*size),
+            "file_size": words.file_size,
+            "money": words.money,
+            "duration": duration,
+            "stamp": stamp,
+        }
+
+    def response(
+        self, template: str, values: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> HTMLResponse:
+        """The rendered page."""
+        return HTMLResponse(self._environment.get_template(template).render(values), status, headers)
+
+
+def duration(seconds: float | None) -> str:
+    """`0.4 s`, `42 s`, `3 min 5 s`, `2 h 10 min`; a dash for None."""
+    if seconds is None:
+        return "–"
+    if seconds < 9.95:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
+    return f"{whole // 3600} h" + (f" {whole % 3600 // 60} min" if whole % 3600 // 60 else "")
+
+
+def stamp(at: datetime | None) -> str:
+    """`2026-11-20 14:05:09`, in UTC; a dash for None."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if at else "–"
