@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from smi_pipeline.adapters.alert_webhook import alert_webhook
+from smi_pipeline.adapters.dagster_runs import GraphQLRuns
 from smi_pipeline.adapters.fetcher import HttpFetcher
 from smi_pipeline.adapters.images import VipsImages
 from smi_pipeline.adapters.mailer import SmtpMailer
@@ -16,6 +17,7 @@ from smi_pipeline.adapters.storage import FileStorage
 from smi_pipeline.adapters.stripe_payments import StripePayments
 from smi_pipeline.adapters.upsampler import UpsamplerClient
 from smi_pipeline.core.errors import RefusedError
+from smi_pipeline.services.kick import Kicker
 from smi_pipeline.services.world import World
 from smi_pipeline.settings import Settings
 
@@ -90,3 +92,8 @@ def build_world(settings: Settings, *, actor: str, pool_size: int = 5) -> World:
 def alert_post(settings: Settings) -> Callable[[str, list[str]], None] | None:
     """How alerts reach `SMI_ALERT_WEBHOOK_URL`; None when it is not set."""
     return alert_webhook(settings.smi_alert_webhook_url) if settings.smi_alert_webhook_url else None
+
+
+def build_kicker(settings: Settings, world: World) -> Kicker:
+    """What starts runs at once, through the Dagster webserver on this host."""
+    return Kicker(world, GraphQLRuns(f"http://127.0.0.1:{settings.smi_dagster_port}"))

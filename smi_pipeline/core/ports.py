@@ -11,6 +11,7 @@ from smi_pipeline.core.models import (
     Fetched,
     ImageFacts,
     PaymentFacts,
+    Queue,
     RefundFacts,
     RenderedMail,
     StripeEvent,
@@ -156,3 +157,10 @@ class LimiterPort(Protocol):
 
     def breaker_reason(self) -> str | None:
         """Why the breaker is open, or None."""
+
+
+class RunsPort(Protocol):
+    """The orchestrator, seen from outside of it."""
+
+    def launch(self, queue: Queue, lease_id: str, size: int) -> str:
+        """Starts the run of `queue` for a lease of `size` rows; returns its id. Raises TransientError."""

@@ -34,6 +34,9 @@ class Leases(Protocol):
     def lease_one(self, queue: Queue, work_key: str) -> str | None:
         """Leases one row, due or not, that nobody has. Returns the lease_id or None."""
 
+    def due(self, queue: Queue) -> int:
+        """Rows that are due and leased by nobody."""
+
     def leased(self, queue: Queue, lease_id: str) -> list[str]:
         """Work keys of a lease, in order of their due time."""
 

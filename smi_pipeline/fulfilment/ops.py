@@ -21,12 +21,11 @@ from dagster import (
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import PermanentError
 from smi_pipeline.core.models import Queue
+from smi_pipeline.core.runs import BATCH_LIMIT
 from smi_pipeline.fulfilment.resources import Batch, SmiResource
 from smi_pipeline.services import fulfil, notify, refund, submit
 from smi_pipeline.services.admin import next_step
 from smi_pipeline.services.world import StepReport, World
-
-BATCH_LIMIT = 25
 
 _OUTPUTS = {
     "ready": Out(str, is_required=False, description="goes on to the next step"),

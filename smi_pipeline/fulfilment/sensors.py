@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dagster import DefaultSensorStatus, RunRequest, SensorEvaluationContext, SkipReason, sensor
 
 from smi_pipeline.core.models import Queue
+from smi_pipeline.core.runs import BATCH_LIMIT, run_config
 from smi_pipeline.fulfilment import jobs
-from smi_pipeline.fulfilment.ops import BATCH_LIMIT
 from smi_pipeline.fulfilment.resources import SmiResource
 from smi_pipeline.services.batches import next_batches
 from smi_pipeline.services.completions import check_completions
@@ -19,18 +19,6 @@ from smi_pipeline.services.world import World
 
 MAX_LEASES = {Queue.SUBMIT: 4, Queue.FULFIL: 4, Queue.REFUND: 2, Queue.MAIL: 2}
 """Live leases per queue: about two runs per warm worker, so that a backlog makes no pile of runs."""
-
-FIRST_OP = {
-    Queue.SUBMIT: "paid_jobs_leased",
-    Queue.FULFIL: "results_leased",
-    Queue.REFUND: "refunds_leased",
-    Queue.MAIL: "mails_leased",
-}
-
-
-def run_config(queue: Queue, lease_id: str) -> dict:
-    """Run configuration of the job of `queue` for one lease."""
-    return {"ops": {FIRST_OP[queue]: {"config": {"lease_id": lease_id}}}}
 
 
 def _requests(world: World, queue: Queue) -> Iterator[RunRequest | SkipReason]:

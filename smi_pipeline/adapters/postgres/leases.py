@@ -96,6 +96,13 @@ class PostgresLeases:
             )
         return lease_id if taken else None
 
+    def due(self, queue: Queue) -> int:
+        table, _, work = _WORK[queue]
+        with self._database.transaction() as tx:
+            return tx.value(
+                f"SELECT count(*) FROM {table} WHERE {work} AND next_attempt_at <= smi.now() AND lease_id IS NULL"
+            )
+
     def leased(self, queue: Queue, lease_id: str) -> list[str]:
         table, keys, _ = _WORK[queue]
         with self._database.transaction() as tx:

@@ -1,0 +1,26 @@
+"""Which Dagster job works on which queue, and the configuration of a run for one lease."""
+
+from typing import Any
+
+from smi_pipeline.core.models import Queue
+
+BATCH_LIMIT = 25
+
+DAGSTER_JOB = {
+    Queue.SUBMIT: "submit_upscales",
+    Queue.FULFIL: "fulfil_upscales",
+    Queue.REFUND: "refund_upscales",
+    Queue.MAIL: "send_mails",
+}
+FIRST_OP = {
+    Queue.SUBMIT: "paid_jobs_leased",
+    Queue.FULFIL: "results_leased",
+    Queue.REFUND: "refunds_leased",
+    Queue.MAIL: "mails_leased",
+}
+"""Names of the Dagster job of each queue and of its fan-out op. A test holds them against the definitions."""
+
+
+def run_config(queue: Queue, lease_id: str) -> dict[str, Any]:
+    """Run configuration of the Dagster job of `queue` for one lease."""
+    return {"ops": {FIRST_OP[queue]: {"config": {"lease_id": lease_id}}}}
