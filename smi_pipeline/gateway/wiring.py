@@ -1,27 +1,25 @@
 """Builds the gateway from the settings and serves it. The only module here that reaches for adapters."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from smi_pipeline.core.models import Queue
 from smi_pipeline.gateway.app import create_app
 from smi_pipeline.gateway.threads import DATABASE_CONNECTIONS
 from smi_pipeline.settings import Settings
-from smi_pipeline.wiring import build_world
+from smi_pipeline.wiring import build_kicker, build_world
 
 HEAD_SECONDS = 15.0
 """So long a client may take for the head of a request, also for its first byte."""
 
 
-def build_app(settings: Settings, *, on_work: Callable[[Queue], None] | None = None) -> Starlette:
+def build_app(settings: Settings) -> Starlette:
     """The application on the configured services. Raises RefusedError when a secret is missing."""
     world = build_world(settings, actor="gateway", pool_size=DATABASE_CONNECTIONS)
-    return create_app(world, settings, on_work=on_work)
+    return create_app(world, settings, on_work=build_kicker(settings, world))
 
 
 def server_config(app: Starlette, *, host: str, port: int) -> uvicorn.Config:
