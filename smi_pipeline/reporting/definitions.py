@@ -1,0 +1,31 @@
+"""Code location `reporting`: what the shop delivered, how fast, and what it earned, by day.
+
+Importing needs no network, no secret and no environment, and loads neither pandas nor matplotlib.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dagster import Definitions, in_process_executor
+
+from smi_pipeline.reporting.assets import ASSETS
+from smi_pipeline.reporting.checks import CHECKS
+from smi_pipeline.reporting.jobs import changed_report_days, close_yesterday, rebuild_reports
+from smi_pipeline.reporting.resources import ReportsResource
+
+
+def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> Definitions:
+    """The definitions of this location; tests pass their own resources."""
+    resources: dict[str, Any] = {"reports_db": ReportsResource()}
+    return Definitions(
+        assets=ASSETS,
+        asset_checks=CHECKS,
+        jobs=[rebuild_reports],
+        sensors=[changed_report_days],
+        schedules=[close_yesterday],
+        resources=resources | dict(resource_overrides or {}),
+        executor=in_process_executor,
+    )
+
+
+defs = build_defs()
