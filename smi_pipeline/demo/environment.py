@@ -1,0 +1,95 @@
+"""What the demo's processes are told: the environment of the stack, and the command line of the sandbox."""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+
+from smi_pipeline.demo.judge import CREDIT_CENTS, FEE_FIXED_CENTS, FEE_PER_MILLE
+from smi_pipeline.demo.orders import Memory
+from smi_pipeline.stack.children import Child
+
+OWNER = "owner@sell-my-images.example.com"
+UI_USER = "demo"
+
+# Patience of minutes in earnest, of seconds here, so that the demo shows what happens when it ends.
+MAX_PROCESSING_SECONDS = 30
+POLL_SECONDS = 8
+AMBIGUOUS_GRACE_SECONDS = 10
+
+_OURS = re.compile(r"^(SMI|UPSAMPLER|STRIPE|SMTP|DAGSTER)_")
+
+
+@contextlib.contextmanager
+def nothing_real(memory: Memory) -> Iterator[None]:
+    """Keeps the configuration of a real shop out, for this process and all it starts: no variable of ours is set, and
+    no `.env` lies in the working folder."""
+    before = {name: value for name, value in os.environ.items() if _OURS.match(name)}
+    for name in before:
+        del os.environ[name]
+    try:
+        with contextlib.chdir(memory.home):
+            yield
+    finally:
+        os.environ.update(before)
+
+
+def stack_environment(memory: Memory, wire: str) -> dict[str, str]:
+    """Every variable that must not be its default: all services are the sandbox, all secrets random."""
+    url, secret = memory.url, memory.secrets
+    return {
+        "SMI_HOME": str(memory.stack_folder),
+        "SMI_GATEWAY_PORT": str(memory.ports["gateway"]),
+        "SMI_DAGSTER_PORT": str(memory.ports["dagster"]),
+        "SMI_PUBLIC_URL": url("gateway"),
+        "SMI_API_KEY": secret["api_key"],
+        "SMI_ADMIN_API_KEY": secret["admin_api_key"],
+        "SMI_SECRET_KEY": secret["secret_key"],
+        "SMI_UI_USER": UI_USER,
+        "SMI_UI_PASSWORD": secret["ui_password"],
+        "SMI_SHOP_ORIGIN": url("origin"),
+        "UPSAMPLER_BASE_URL": f"{url('upsampler')}/api/v1",
+        "UPSAMPLER_API_KEY": secret["upsampler_key"],
+        "UPSAMPLER_WIRE": wire,
+        "STRIPE_API_KEY": secret["stripe_key"],
+        "STRIPE_API_BASE": url("stripe"),
+        "STRIPE_WEBHOOK_SECRET": secret["webhook_secret"],
+        "SMTP_HOST": "127.0.0.1",
+        "SMTP_PORT": str(memory.ports["smtp"]),
+        "SMTP_STARTTLS": "false",
+        "SMI_MAIL_FROM": "Sell My Images <shop@sell-my-images.example.com>",
+        "SMI_SUPPORT_EMAIL": "help@sell-my-images.example.com",
+        "SMI_ADMIN_EMAIL": OWNER,
+        "SMI_ALLOWED_SOURCE_HOSTS": url("origin"),
+        "SMI_ALLOWED_RESULT_HOSTS": url("upsampler"),
+        "SMI_MAX_PROCESSING_SECONDS": str(MAX_PROCESSING_SECONDS),
+        "SMI_POLL_SECONDS": str(POLL_SECONDS),
+        "SMI_AMBIGUOUS_GRACE_SECONDS": str(AMBIGUOUS_GRACE_SECONDS),
+        "SMI_CREDIT_CENTS": str(CREDIT_CENTS),
+        "SMI_STRIPE_FEE_PERCENT": str(Decimal(FEE_PER_MILLE) / 10),
+        "SMI_STRIPE_FEE_FIXED_CENTS": str(FEE_FIXED_CENTS),
+    }
+
+
+def sandbox_child(memory: Memory) -> Child:
+    """The stand-ins as one process, not started. Its output goes to `sandbox.log`."""
+    options = {
+        "state": memory.sandbox_folder,
+        "ports-file": memory.sandbox_folder / "ports.json",
+        "upsampler-key": memory.secrets["upsampler_key"],
+        "stripe-key": memory.secrets["stripe_key"],
+        "stripe-webhook-secret": memory.secrets["webhook_secret"],
+        "stripe-webhook-url": f"{memory.url('gateway')}/smi-webhook/stripe",
+        "fee-percent": Decimal(FEE_PER_MILLE) / 10,
+        "fee-fixed-cents": FEE_FIXED_CENTS,
+        **{f"{name}-port": memory.ports[name] for name in ("upsampler", "stripe", "smtp", "mail", "origin")},
+    }
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    return Child(
+        "sandbox",
+        [sys.executable, "-m", "smi_pipeline.sandbox", *arguments],
+        os.environ,
+        memory.home / "sandbox.log",
+    )

@@ -1,0 +1,69 @@
+"""Fetches what the judge looks at: the ledgers, every mail, and on demand the files and their sources."""
+
+import email
+import email.policy
+from email.message import EmailMessage
+from typing import cast
+
+import requests
+
+from smi_pipeline.demo.environment import OWNER
+from smi_pipeline.demo.judge import Evidence, Letter, PaidJob
+from smi_pipeline.demo.orders import Memory, Order
+from smi_pipeline.demo.shop import Shop
+
+_TIMEOUT_SECONDS = 60
+
+
+def collect(shop: Shop, memory: Memory) -> Evidence:
+    """The evidence as it is now. Raises requests.RequestException when a stand-in does not answer."""
+
+    def fetch(url: str) -> tuple[int, bytes]:
+        try:
+            reply = shop.http.get(url, timeout=_TIMEOUT_SECONDS)
+        except requests.RequestException:
+            return 0, b""
+        return reply.status_code, reply.content
+
+    records = shop.ledger("mail")["messages"]
+    letters = [
+        _letter(fetch(f"{memory.url('mail')}/messages/{number}.eml")[1], record)
+        for number, record in enumerate(records, start=1)
+    ]
+    return Evidence(
+        stripe=shop.ledger("stripe"),
+        upsampler=shop.ledger("upsampler"),
+        letters=letters,
+        staff=frozenset({OWNER}),
+        download=fetch,
+        source=lambda url: fetch(url)[1],
+    )
+
+
+def paid_job(order: Order) -> PaidJob:
+    """An order as the judge sees it."""
+    case = order.case
+    return PaidJob(
+        job_id=order.job_id or "",
+        case=case.name,
+        expected=case.expected,
+        email=order.email,
+        source_url=order.source_url,
+        scale=case.scale,
+        price_cents=order.price_cents,
+        paid_at=order.paid_at or 0.0,
+        mail_says=case.mail_says,
+        interrupted=order.interrupted,
+    )
+
+
+def _letter(content: bytes, record: dict) -> Letter:
+    message = cast(EmailMessage, email.message_from_bytes(content, policy=email.policy.default))
+    body = message.get_body(("plain", "html"))
+    return Letter(
+        message_id=record["message_id"],
+        to=tuple(record["to"]),
+        subject=record["subject"],
+        text=body.get_content() if body is not None else "",
+        at=record["at"],
+    )

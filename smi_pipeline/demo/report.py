@@ -1,0 +1,99 @@
+"""What is shown and written at the end: the table, the totals, the addresses, the JSON file."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from smi_pipeline.demo.judge import Finding
+from smi_pipeline.demo.scenario import BY_NAME
+
+_COLOURS = {"delivered": "green", "refunded": "yellow", "both": "red", "lost": "red"}
+
+
+def job_rows(findings: Sequence[Finding], reasons: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row per job as `--json` writes it. `reasons`: why a job has no image, by job id. Seconds from the payment;
+    revenue is what the shop keeps of it, cost the credits and Stripe's fee."""
+    return [
+        {
+            "job_id": finding.job.job_id,
+            "case": finding.job.case,
+            "outcome": finding.outcome,
+            "reason": reasons.get(finding.job.job_id, ""),
+            "seconds_to_submit": _since(finding.submitted_at, finding),
+            "seconds_total": _since(finding.closed_at, finding),
+            "mails": finding.mails,
+            "refunds": finding.refunds,
+            "submissions": finding.submissions,
+            "cost_cents": finding.cost_cents,
+            "revenue_cents": finding.revenue_cents,
+            "margin_cents": finding.margin_cents,
+        }
+        for finding in findings
+    ]
+
+
+def write_json(
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    violations: Sequence[str],
+    seconds: float,
+    addresses: Mapping[str, str],
+) -> None:
+    """Writes the file of `--json`. `seconds`: from the start of the process to the last outcome."""
+    content = {"jobs": rows, "violations": violations, "seconds": round(seconds, 1), "addresses": addresses}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def show(console: Console, rows: Sequence[Mapping[str, Any]], violations: Sequence[str], seconds: float) -> None:
+    """The table of all jobs, the totals, and the judgement."""
+    table = Table(title="What became of every paid job (money in dollars, seconds from the payment)")
+    table.add_column("job")
+    table.add_column("what happened")
+    table.add_column("outcome")
+    for name in ("seconds", "cost", "revenue", "margin"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        case, colour = BY_NAME[row["case"]], _COLOURS[row["outcome"]]
+        table.add_row(
+            row["job_id"][:8],
+            case.words if row["case"] in ("good-4x", "good-8x") else f"{row['case']}: {case.words}",
+            f"[{colour}]{row['outcome']}[/{colour}]" + (f" ({row['reason']})" if row["reason"] else ""),
+            "-" if row["seconds_total"] is None else f"{row['seconds_total']:.1f}",
+            *(_dollars(row[name]) for name in ("cost_cents", "revenue_cents", "margin_cents")),
+        )
+    cost, revenue, margin = (sum(row[name] for row in rows) for name in ("cost_cents", "revenue_cents", "margin_cents"))
+    table.add_section()
+    ended = ", ".join(f"{n} {how}" for how in _COLOURS if (n := sum(row["outcome"] == how for row in rows)))
+    table.add_row("total", f"{len(rows)} jobs", ended, f"{seconds:.0f}", *map(_dollars, (cost, revenue, margin)))
+    console.print(table)
+    console.print(f"{seconds:.1f} seconds from the start to the last outcome; cost includes Stripe's fees")
+    if violations:
+        console.print(f"[red]{len(violations)} violations, by the ledgers of the stand-ins:[/red]")
+        for said in violations:
+            console.print(f"  {said}", soft_wrap=True, highlight=False, markup=False)
+    else:
+        console.print(
+            "[green]By the ledgers of the stand-ins every job was delivered or refunded exactly once, with one right "
+            "mail.[/green]"
+        )
+
+
+def show_addresses(console: Console, addresses: Mapping[str, str], login: str) -> None:
+    """Where to look now."""
+    table = Table.grid(padding=(0, 2))
+    for name, address in addresses.items():
+        table.add_row(name.replace("_", " "), f"{address}  {login}" if name == "ops" else address)
+    console.print(table, soft_wrap=True, highlight=False)
+
+
+def _since(at: float | None, finding: Finding) -> float | None:
+    return None if at is None else round(max(0.0, at - finding.job.paid_at), 2)
+
+
+def _dollars(cents: int) -> str:
+    return f"{'-' if cents < 0 else ''}{abs(cents) / 100:.2f}"

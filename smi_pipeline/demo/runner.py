@@ -1,0 +1,240 @@
+"""`smi demo` from start to end: sandbox, stack, customers, progress, judgement, table, and everything stopped again."""
+
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import requests
+from rich.console import Console
+
+from smi_pipeline.core.errors import RefusedError, SmiError
+from smi_pipeline.demo import report
+from smi_pipeline.demo.environment import UI_USER, nothing_real, sandbox_child, stack_environment
+from smi_pipeline.demo.evidence import collect, paid_job
+from smi_pipeline.demo.judge import examine
+from smi_pipeline.demo.orders import Memory, Order, in_use, remember
+from smi_pipeline.demo.progress import Board
+from smi_pipeline.demo.scenario import MINIMUM_JOBS
+from smi_pipeline.demo.shop import Shop
+from smi_pipeline.stack import Stack
+
+DEFAULT_HOME = Path(".smi/demo")
+INTERRUPTED = 130  # exit code of what Ctrl-C ended
+CUSTOMERS_AT_ONCE = 4
+PATIENCE_SECONDS, PATIENCE_PER_JOB = 180.0, 2.5
+"""How long after the last payment jobs may stay open before the demo gives up; the API takes 60 requests a minute."""
+SETTLE_SECONDS = 6.0
+"""Waited after the last outcome, so that a second mail or refund would be seen: every sensor ticks once more."""
+_SANDBOX_SECONDS = 20
+_ASKED_AT_ONCE = 100  # status calls per look
+
+
+class DemoError(SmiError):
+    """The demo could not be carried through; the message says what to do."""
+
+
+def run_demo(jobs: int, once: bool, json_path: Path | None, home: Path | None) -> int:
+    """Runs the demo with `jobs` orders in the folder `home` (default `.smi/demo`), and returns the exit code: 0 if the
+    judge found nothing, 1 if it did, 130 if Ctrl-C came before the end. With `once` everything is stopped after the
+    judgement, else at Ctrl-C.
+
+    A demo that was interrupted is continued, with its own number of orders; see `orders`.
+    Raises RefusedError for too few jobs, Conflict when a demo runs in the folder, other SmiErrors when it cannot run.
+    """
+    if jobs < MINIMUM_JOBS:
+        raise RefusedError(f"the demo needs at least {MINIMUM_JOBS} jobs to show every case, not {jobs}")
+    wire = os.environ.get("UPSAMPLER_WIRE", "documented")
+    console, folder = Console(), (home or DEFAULT_HOME).absolute()
+    json_path = json_path.absolute() if json_path else None
+    started = _process_started()
+    with ctrl_c(), in_use(folder):
+        try:
+            memory = remember(folder, jobs)
+            with nothing_real(memory):
+                return _run(console, memory, wire, once, json_path, started)
+        except KeyboardInterrupt:
+            console.print("Stopped. `smi demo` goes on where this one was.")
+            return INTERRUPTED
+
+
+@contextlib.contextmanager
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a closed terminal interrupt once, also where SIGINT is ignored (background of a shell);
+    after that everything is being stopped, and is not to be interrupted."""
+    asked = False
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(console: Console, memory: Memory, wire: str, once: bool, json_path: Path | None, started: float) -> int:
+    if memory.continued:
+        console.print(f"Going on with the {len(memory.orders)} jobs of the demo that was stopped in {memory.home}.")
+    console.print("Starting PostgreSQL, the stand-ins, the gateway, Dagster and its workers …")
+    say = console.print
+    with _sandbox(memory), Stack(stack_environment(memory, wire), memory.stack_folder, say=say) as stack:
+        stack.wait_ready()
+        console.print(f"Ready after {time.time() - started:.1f} seconds: Dagster at {stack.addresses['dagster']}")
+        shop = Shop(memory)
+        watch = Watch(shop, memory, stack)
+        watch.until_closed(console)
+        findings, violations = examine([paid_job(order) for order in memory.orders], collect(shop, memory))
+        violations = watch.said + violations
+        seconds = max((f.closed_at for f in findings if f.closed_at), default=time.time()) - started
+        rows = report.job_rows(findings, watch.reasons())
+        addresses = _addresses(memory, stack)
+        report.show(console, rows, violations, seconds)
+        if json_path:
+            report.write_json(json_path, rows, violations, seconds, addresses)
+        memory.save(closed=True)
+        if not once:
+            report.show_addresses(console, addresses, f"(user {UI_USER}, password {memory.secrets['ui_password']})")
+            console.print("Running until Ctrl-C.")
+            with contextlib.suppress(KeyboardInterrupt):
+                while True:
+                    stack.keep_running()
+                    time.sleep(0.5)
+        console.print("Stopping …")
+    return 1 if violations else 0
+
+
+@contextlib.contextmanager
+def _sandbox(memory: Memory) -> Iterator[None]:
+    """The stand-ins, running. They are stopped after the stack, which works with them to its end."""
+    (memory.sandbox_folder / "ports.json").unlink(missing_ok=True)
+    child = sandbox_child(memory)
+    child.start()
+    try:
+        ends = time.monotonic() + _SANDBOX_SECONDS
+        while not (memory.sandbox_folder / "ports.json").exists():
+            if child.keep_running() or time.monotonic() > ends:
+                lines = child.log_file.read_text().strip().splitlines() or ["no message"]
+                raise DemoError(f"the sandbox did not start: {lines[-1]} (see {child.log_file})")
+            time.sleep(0.05)
+        yield
+    finally:
+        child.ask_to_stop()
+        child.ensure_stopped(time.monotonic() + 1.5)
+
+
+@dataclass
+class Watch:
+    """Sends the customers, follows all jobs by the public status and the mailboxes, until every one is closed."""
+
+    shop: Shop
+    memory: Memory
+    stack: Stack
+    said: list[str] = field(default_factory=list)
+    _seen: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _mailed: set[str] = field(default_factory=set)
+
+    def until_closed(self, console: Console) -> None:
+        """Returns when all jobs are closed and nothing more comes, or patience ends, which `said` then tells.
+        Raises CustomerError when a customer cannot order or pay."""
+        orders = self.memory.orders
+        pool = ThreadPoolExecutor(CUSTOMERS_AT_ONCE, thread_name_prefix="customer")
+        try:
+            customers = [pool.submit(self.shop.order_and_pay, order) for order in orders]
+            with Board(console, len(orders)) as board:
+                self._follow(board, customers)
+                ends = time.monotonic() + SETTLE_SECONDS
+                while time.monotonic() < ends:
+                    self.stack.keep_running()
+                    board.show(self._counts(), "all closed; looking whether anything comes twice")
+                    time.sleep(0.25)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def reasons(self) -> dict[str, str]:
+        """Why jobs have no image, by job id, in the words of the customer's page."""
+        return {
+            order.job_id: self._seen.get(order.number, {}).get("reason") or ""
+            for order in self.memory.orders
+            if order.job_id
+        }
+
+    def _follow(self, board: Board, customers: list[Future]) -> None:
+        orders = self.memory.orders
+        patience = PATIENCE_SECONDS + PATIENCE_PER_JOB * len(orders)
+        last_payment = time.monotonic()
+        while True:
+            self.stack.keep_running()
+            for customer in customers:
+                if customer.done():
+                    customer.result()  # raises what stopped this customer
+            if not all(customer.done() for customer in customers):
+                last_payment = time.monotonic()
+            self._look()
+            counts = self._counts()
+            board.show(counts)
+            if counts["completed"] + counts["refunded"] == len(orders):
+                return
+            if time.monotonic() - last_payment > patience:
+                still = ", ".join(order.case_name for order in orders if not self._closed(order))
+                self.said.append(f"not closed {patience:.0f} seconds after the last payment: {still}")
+                return
+            time.sleep(0.5)
+
+    def _look(self) -> None:
+        with contextlib.suppress(requests.RequestException):
+            self._mailed = {to for mail in self.shop.ledger("mail")["messages"] for to in mail["to"]}
+        open_ones = [order for order in self.memory.orders if order.job_id and not self._closed(order)]
+        open_ones.sort(key=lambda order: self._seen.get(order.number, {}).get("looked_at", 0.0))
+        for order in open_ones[:_ASKED_AT_ONCE]:
+            if status := self.shop.status(order):
+                self._seen[order.number] = {**status, "looked_at": time.monotonic()}
+
+    def _stage(self, order: Order) -> str:
+        step = self._seen.get(order.number, {}).get("step", "ordering")
+        ended = step in ("completed", "refunded")
+        return "mailing" if ended and order.email not in self._mailed else step
+
+    def _closed(self, order: Order) -> bool:
+        return self._stage(order) in ("completed", "refunded")
+
+    def _counts(self) -> Counter[str]:
+        return Counter(self._stage(order) for order in self.memory.orders)
+
+
+def _addresses(memory: Memory, stack: Stack) -> dict[str, str]:
+    """What a person opens."""
+    by_outcome = {order.case.expected: order.status_url for order in memory.orders}
+    return {
+        "dagster": stack.addresses["dagster"],
+        "ops": stack.addresses["ops"],
+        "customer_page": by_outcome["delivered"],
+        "refunded_customer_page": by_outcome["refunded"],
+        "mails": memory.url("mail"),
+        "gateway": stack.addresses["gateway"],
+        "upsampler": memory.url("upsampler"),
+        "stripe": memory.url("stripe"),
+        "origin": memory.url("origin"),
+    }
+
+
+def _process_started() -> float:
+    """When this process began, in unix seconds: imports count as well. Now, where the system does not tell."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return time.time()
+    return time.time() - age

@@ -1,0 +1,120 @@
+"""What is written and shown at the end."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from smi_pipeline.core.errors import RefusedError
+from smi_pipeline.demo import report
+from smi_pipeline.demo.environment import stack_environment
+from smi_pipeline.demo.judge import Finding, PaidJob
+from smi_pipeline.demo.orders import remember
+from smi_pipeline.demo.progress import STAGES, Board
+from smi_pipeline.demo.runner import run_demo
+from smi_pipeline.settings import Settings
+
+COLUMNS = [
+    "job_id",
+    "case",
+    "outcome",
+    "reason",
+    "seconds_to_submit",
+    "seconds_total",
+    "mails",
+    "refunds",
+    "submissions",
+    "cost_cents",
+    "revenue_cents",
+    "margin_cents",
+]
+
+
+def finding(case: str, outcome: str, **fields: object) -> Finding:
+    job = PaidJob(
+        job_id=case.ljust(32, "0"),
+        case=case,
+        expected=outcome,
+        email="a@example.com",
+        source_url="http://origin/photos/a.png?order=1",
+        scale=4,
+        price_cents=50,
+        paid_at=1000.0,
+    )
+    return Finding(job=job, outcome=outcome, received_cents=50, **fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def findings() -> list[Finding]:
+    return [
+        finding("good-4x", "delivered", mails=1, submissions=1, credits=1, submitted_at=1000.25, closed_at=1004.0),
+        finding("source-swapped", "refunded", mails=1, refunds=1, refunded_cents=50, closed_at=1003.0),
+        finding("truncated", "lost"),
+    ]
+
+
+def test_the_json_file_has_the_promised_shape(findings: list[Finding], tmp_path: Path) -> None:
+    rows = report.job_rows(findings, {"source-swapped".ljust(32, "0"): "The image is a GIF."})
+    path = tmp_path / "deep" / "out.json"
+    report.write_json(path, rows, ["something was wrong"], 61.26, {"dagster": "http://127.0.0.1:1"})
+    written = json.loads(path.read_text())
+    assert list(written) == ["jobs", "violations", "seconds", "addresses"]
+    assert [list(row) for row in written["jobs"]] == [COLUMNS] * 3
+    assert (written["violations"], written["seconds"]) == (["something was wrong"], 61.3)
+    good, swapped, lost = written["jobs"]
+    assert (good["seconds_to_submit"], good["seconds_total"], good["reason"]) == (0.25, 4.0, "")
+    assert (good["cost_cents"], good["revenue_cents"], good["margin_cents"]) == (35, 50, 15)
+    assert (swapped["seconds_to_submit"], swapped["reason"]) == (None, "The image is a GIF.")
+    assert (swapped["cost_cents"], swapped["revenue_cents"], swapped["margin_cents"]) == (31, 0, -31)
+    assert (lost["outcome"], lost["seconds_total"], lost["mails"]) == ("lost", None, 0)
+
+
+def test_the_table_names_jobs_totals_and_violations(findings: list[Finding]) -> None:
+    out = io.StringIO()
+    report.show(Console(file=out, width=200), report.job_rows(findings, {}), ["truncated (job 1) was lost"], 61.2)
+    text = out.getvalue()
+    for expected in ("all goes well", "3 jobs", "1 delivered, 1 refunded, 1 lost", "1 violations", "was lost"):
+        assert expected in text
+
+
+def test_progress_is_plain_lines_without_a_terminal() -> None:
+    out = io.StringIO()
+    with Board(Console(file=out, width=60, force_terminal=False), 3) as board:
+        board.show({"ordering": 3})
+        board.show({"upscaling": 1, "queued": 2})  # too soon after the first
+        board.show({"completed": 2, "refunded": 1}, "done")
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith("3 being ordered")
+    assert lines[1].endswith("2 delivered, 1 refunded; done")
+
+
+def test_progress_shows_every_stage_and_a_bar_on_a_terminal() -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=80, force_terminal=True)
+    with Board(console, 3) as board:
+        board.show({"queued": 1, "completed": 1, "refunded": 1}, "a note")
+        console.print(board._render())
+    text = out.getvalue()
+    assert all(words in text for words in STAGES.values())
+    assert "2/3" in text
+    assert "a note" in text
+
+
+def test_too_few_jobs_are_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="at least 14 jobs"):
+        run_demo(5, True, None, tmp_path)
+
+
+@pytest.mark.parametrize("wire", ["documented", "live"])
+def test_the_environment_leads_to_the_sandbox_alone(tmp_path: Path, wire: str) -> None:
+    memory = remember(tmp_path, 14)
+    environment = stack_environment(memory, wire)
+    assert {name.lower() for name in environment} <= set(Settings.model_fields)
+    addresses = [value for value in environment.values() if value.startswith("http")]
+    assert all(address.startswith("http://127.0.0.1:") for address in addresses)
+    assert environment["SMI_ALLOWED_SOURCE_HOSTS"] == memory.url("origin")
+    settings = Settings(**{name.lower(): value for name, value in environment.items()}, _env_file=None)  # type: ignore[call-arg, arg-type]
+    assert settings.upsampler_wire.value == wire

@@ -1,0 +1,104 @@
+"""The cases: all that were promised, with faults that the stand-ins understand and that strike their order alone."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smi_pipeline.demo import orders, scenario
+from smi_pipeline.demo.shop import Shop
+from smi_pipeline.sandbox import photos
+from smi_pipeline.sandbox.faults import FaultBook
+from smi_pipeline.sandbox.ledger import Ledger
+from smi_pipeline.sandbox.mail import Mail
+from smi_pipeline.sandbox.origin import Origin
+from smi_pipeline.sandbox.stripe import Stripe
+from smi_pipeline.sandbox.upsampler import Upsampler
+
+PROMISED = {
+    "good-4x": "delivered",
+    "good-8x": "delivered",
+    "source-swapped": "refunded",
+    "upscale-fails": "refunded",
+    "never-finishes": "refunded",
+    "wrong-dimensions": "refunded",
+    "truncated": "refunded",
+    "bit-flipped": "refunded",
+    "black-tile": "refunded",
+    "lost-upsampler-webhook": "delivered",
+    "lost-stripe-webhook": "delivered",
+    "webhook-three-times": "delivered",
+    "api-429": "delivered",
+    "mail-451": "delivered",
+}
+STAND_INS = {stand_in.name: stand_in for stand_in in (Mail, Origin, Stripe, Upsampler)}
+
+
+@pytest.mark.parametrize("jobs", [scenario.MINIMUM_JOBS, scenario.DEFAULT_JOBS, 100])
+def test_every_promised_case_is_there(jobs: int) -> None:
+    chosen = scenario.cases(jobs)
+    assert len(chosen) == jobs
+    assert {case.name: case.expected for case in chosen} == PROMISED
+    counts = Counter(case.name for case in chosen)
+    assert all(counts[case.name] == 1 for case in scenario.SPECIAL)
+
+
+def test_the_default_is_24_jobs_in_all_formats_and_several_sizes() -> None:
+    chosen = scenario.cases(scenario.DEFAULT_JOBS)
+    assert len(chosen) == 24
+    good = [case.photo for case in chosen if case.name.startswith("good")]
+    assert {photo.rpartition(".")[2] for photo in good} == {"png", "jpg", "webp"}
+    assert len({photo.rpartition("-")[2].partition(".")[0] for photo in good}) >= 4
+
+
+def test_too_few_jobs_for_all_cases_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 14 jobs"):
+        scenario.cases(13)
+
+
+@pytest.mark.parametrize("photo", sorted({case.photo for case in (*scenario.GOOD, *scenario.SPECIAL)}))
+def test_every_photograph_exists(photo: str, tmp_path: Path) -> None:
+    assert photos.make(photo, tmp_path) is not None
+
+
+def test_no_other_order_has_the_path_that_is_swapped() -> None:
+    paths = [case.photo for case in scenario.cases(100)]
+    swapped = next(case for case in scenario.SPECIAL if case.name == "source-swapped")
+    assert paths.count(swapped.photo) == 1
+
+
+def test_refund_mails_must_give_a_reason() -> None:
+    assert all(bool(case.mail_says) == (case.expected == "refunded") for case in scenario.SPECIAL)
+
+
+def test_no_order_can_be_taken_for_another(tmp_path: Path) -> None:
+    memory = orders.remember(tmp_path, 200)
+    for texts in ([o.source_url for o in memory.orders], [o.email for o in memory.orders]):
+        assert len(set(texts)) == len(texts)
+        assert not any(one in other for one in texts for other in texts if one != other)
+
+
+def test_the_stand_ins_understand_every_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = orders.remember(tmp_path / "home", scenario.DEFAULT_JOBS)
+    books = {
+        name: FaultBook(Ledger(tmp_path / f"{name}.sqlite"), stand_in.kinds) for name, stand_in in STAND_INS.items()
+    }
+    by_port = {memory.url(name): name for name in STAND_INS}
+
+    class Created:
+        status_code = 201
+
+    def plant(self: Shop, url: str, *, json: dict[str, Any]) -> Created:
+        books[by_port[url.removesuffix("/_faults")]].add(json)
+        return Created()
+
+    monkeypatch.setattr(Shop, "_patiently", plant)
+    shop = Shop(memory)
+    planted = 0
+    for order in memory.orders:
+        order.job_id = f"{order.number:032x}"
+        for fault in order.case.faults:
+            shop._plant(fault, order)
+            planted += 1
+    assert planted == sum(len(book.report()["faults"]) for book in books.values()) == 13
