@@ -12,7 +12,6 @@ from smi_pipeline.fulfilment.admin import ADMIN_JOBS
 from smi_pipeline.fulfilment.alerts import ALERTS
 from smi_pipeline.fulfilment.assets import ASSETS
 from smi_pipeline.fulfilment.jobs import JOBS
-from smi_pipeline.fulfilment.logs import quiet_console
 from smi_pipeline.fulfilment.resources import Batch, SmiResource
 from smi_pipeline.fulfilment.schedules import MAINTENANCE_JOBS, SCHEDULES
 from smi_pipeline.fulfilment.sensors import SENSORS
@@ -29,7 +28,6 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> Definitio
         sensors=[*SENSORS, *ALERTS],
         schedules=SCHEDULES,
         resources=resources | dict(resource_overrides or {}),
-        loggers={"console": quiet_console},
     )
 
 
