@@ -1,12 +1,12 @@
-"""Run once before the daemon starts: Dagster's tables exist, and no run of an earlier life is still called running.
+"""Run once before the daemon starts: Dagster's and the broker's tables exist, and no run of an earlier life is still
+called running.
 
 Such a run would stay STARTED until its longest run time; its upscale jobs come back through their leases anyway.
 """
 
-import os
-
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
-from sqlalchemy import create_engine, inspect, text
+
+from smi_pipeline.fulfilment.worker import ERRANDS_QUEUE, FULFILMENT_QUEUE, REPORTS_QUEUE, app
 
 _UNFINISHED = [
     DagsterRunStatus.NOT_STARTED,
@@ -18,15 +18,17 @@ _UNFINISHED = [
 
 
 def main() -> None:
-    """Fails left-over runs and empties the broker's table, whose messages name those runs."""
+    """Fails left-over runs and empties the broker's queues, whose messages name those runs."""
     with DagsterInstance.get() as instance:
         for run in instance.get_runs(RunsFilter(statuses=_UNFINISHED)):
             instance.report_run_failed(run, "Left over from an earlier start; its rows are leased again.")
-    engine = create_engine(os.environ["DAGSTER_POSTGRES_URL"])
-    if inspect(engine).has_table("kombu_message"):
-        with engine.begin() as connection:
-            connection.execute(text("DELETE FROM kombu_message"))
-    engine.dispose()
+    # Done here by one process: workers that start together fail when they create the same tables at once.
+    with app.connection_for_write() as broker:
+        for name in (FULFILMENT_QUEUE, ERRANDS_QUEUE, REPORTS_QUEUE):
+            queue = broker.SimpleQueue(name)
+            queue.clear()
+            queue.close()
+    app.backend.ResultSession().close()
 
 
 if __name__ == "__main__":
