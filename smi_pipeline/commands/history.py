@@ -1,0 +1,66 @@
+"""`smi import-wordpress FILE.csv`: what the WordPress plugin sold before, as closed jobs (W27)."""
+
+from pathlib import Path
+
+import click
+
+from smi_pipeline.commands.frame import done, json_option, load_settings, print_json, who
+from smi_pipeline.core.errors import RefusedError
+
+
+@click.command("import-wordpress")
+@click.argument("file", metavar="FILE.csv", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--timezone", default="UTC", show_default=True, help="The site's time zone, like Europe/Berlin.")
+@click.option("--currency", default="usd", show_default=True, help="What the plugin charged in, by ISO 4217.")
+@click.option("--skip-bad", is_flag=True, help="Import the good rows although there are bad ones.")
+@json_option
+def import_wordpress(file: Path, timezone: str, currency: str, skip_bad: bool, as_json: bool) -> int:
+    """Import a CSV export of the plugin's table wp_smi_jobs as closed jobs. Repeating it changes nothing.
+
+    Without --skip-bad a single bad row keeps all of the file out.
+    """
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    from smi_pipeline.adapters.postgres.database import Database
+    from smi_pipeline.adapters.postgres.history import PostgresHistory
+    from smi_pipeline.commands.wordpress import parse
+    from smi_pipeline.core.words import money
+    from smi_pipeline.wiring import state_url
+
+    try:
+        zone = ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise click.BadParameter(f"{timezone!r} is not a time zone", param_hint="--timezone") from None
+    try:
+        money(0, currency)
+    except RefusedError as error:
+        raise click.BadParameter(str(error), param_hint="--currency") from None
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            parsed = parse(lines, timezone=zone, currency=currency.lower())
+    except UnicodeDecodeError:
+        raise RefusedError(f"{file} is not UTF-8 text") from None
+    imported, problems = 0, list(parsed.problems)
+    if parsed.jobs and (skip_bad or not problems):
+        history = PostgresHistory(Database(state_url(load_settings()), pool_size=1))
+        while True:
+            imported, blocked = history.insert(list(parsed.jobs.values()), actor=who())
+            lines_of = {job.job_id: line for line, job in parsed.jobs.items()}
+            problems += [(lines_of[job_id], problem) for job_id, problem in blocked]
+            if not blocked or not skip_bad:
+                break
+            for job_id, _ in blocked:
+                del parsed.jobs[lines_of[job_id]]
+    known = len(parsed.jobs) - imported if skip_bad or not problems else 0
+    problems.sort()
+    if as_json:
+        bad = [{"line": line, "problem": problem} for line, problem in problems]
+        print_json({"imported": imported, "known_already": known, "bad_rows": bad})
+    for line, problem in problems:
+        click.echo(f"smi: {file.name}, line {line}: {problem}", err=True)
+    if problems and not skip_bad:
+        click.echo("smi: nothing was imported (--skip-bad imports the good rows)", err=True)
+        return 1
+    if not as_json:
+        done(False, f"{imported} jobs imported, {known} known already, {len(problems)} bad rows skipped")
+    return 0

@@ -1,0 +1,200 @@
+"""Reads a CSV export of the table `wp_smi_jobs` of the WordPress plugin "Sell My Images" (W27).
+
+Source of the columns: `DatabaseManager::create_tables` of github.com/chubes4/sell-my-images in its versions so far;
+which of them a file must have is in `REQUIRED`. Only closed orders are history: an order that is paid and still open
+there must be finished or refunded there.
+"""
+
+import csv
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, tzinfo
+from decimal import Decimal, InvalidOperation
+from pathlib import PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from smi_pipeline.adapters.postgres.history import HistoricJob
+from smi_pipeline.core import pricing, reasons
+from smi_pipeline.core.errors import RefusedError
+from smi_pipeline.core.models import Status
+
+REQUIRED = ("job_id", "image_url", "resolution", "email", "status", "created_at")
+_EMPTY = frozenset({"", "NULL", "\\N", "0000-00-00 00:00:00"})  # how phpMyAdmin, mysql and MySQL write nothing
+_STATUSES = ("awaiting_payment", "pending", "processing", "completed", "failed", "abandoned", "refunded")
+_FORMATS = {".png": "PNG", ".webp": "WEBP"}
+
+
+@dataclass
+class Parsed:
+    """`jobs` by line number of their row; `problems` as (line, what is wrong)."""
+
+    jobs: dict[int, HistoricJob] = field(default_factory=dict)
+    problems: list[tuple[int, str]] = field(default_factory=list)
+
+
+class _Bad(ValueError):
+    """What is wrong with a row, for its reader."""
+
+
+def parse(lines: Iterable[str], *, timezone: tzinfo = UTC, currency: str = "usd") -> Parsed:
+    """All rows of an export. `timezone` is the site's: WordPress writes its times without one.
+
+    Raises RefusedError when it is no export of this table."""
+    rows = iter(lines)
+    header = next(rows, "")
+    delimiter = max(",;\t", key=header.count)
+    names = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    missing = [name for name in REQUIRED if name not in names]
+    if missing:
+        raise RefusedError(f"line 1 must name the columns of wp_smi_jobs; missing: {', '.join(missing)}")
+    parsed, seen = Parsed(), dict[str, int]()
+    reader = csv.reader(rows, delimiter=delimiter, strict=True)
+    while True:
+        line = reader.line_num + 2  # where the next row begins; an address may hold line breaks
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return parsed
+        except csv.Error as error:
+            parsed.problems.append((line, f"cannot be read as CSV: {error}"))
+            return parsed
+        if not cells:
+            continue
+        try:
+            if len(cells) != len(names):
+                raise _Bad(f"has {len(cells)} columns, line 1 has {len(names)}")
+            row = {n: c.strip() for n, c in zip(names, cells, strict=True) if c.strip() not in _EMPTY}
+            job = _job(row, timezone, currency)
+            if job.job_id in seen:
+                raise _Bad(f"has the same job_id as line {seen[job.job_id]}")
+            seen[job.job_id] = line
+            parsed.jobs[line] = job
+        except _Bad as error:
+            parsed.problems.append((line, str(error)))
+
+
+def _job(row: Mapping[str, str], timezone: tzinfo, currency: str) -> HistoricJob:
+    for name in REQUIRED:
+        if name not in row and name != "email":  # newer versions ask for the address at Checkout only
+            raise _Bad(f"{name} is empty")
+    created = _time(row, "created_at", timezone)
+    assert created is not None
+    job_id = row["job_id"].replace("-", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{32}", job_id):
+        raise _Bad("job_id is not a UUID")
+    if row["resolution"] not in ("4x", "8x"):
+        raise _Bad(f"resolution {row['resolution'][:20]!r} is neither 4x nor 8x")
+    if row["status"] not in _STATUSES:
+        raise _Bad(f"status {row['status'][:20]!r} is not known")
+    url = urlsplit(row["image_url"])
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise _Bad("image_url is not an http(s) URL")
+    email = row.get("email", "")
+    if email and not re.fullmatch(r"[^@\s]+@[^@\s]+", email):
+        raise _Bad("email is not an address")
+    scale = int(row["resolution"][0])
+    charged, refunded = _cents(row, "amount_charged"), _cents(row, "refund_amount")
+    paid_at = _time(row, "paid_at", timezone)
+    if paid_at is None and row.get("payment_status") in ("paid", "refunded"):
+        paid_at = created  # older versions did not keep it
+    refunded_at = _time(row, "refunded_at", timezone)
+    status = _status(row, paid=paid_at is not None, refunded=bool(refunded_at or refunded))
+    if paid_at is not None and not charged:
+        raise _Bad("is paid, but amount_charged is empty")
+    credits = _whole(row, "credits_used")
+    width, height, remark = _size(row, scale, credits)
+    completed = _time(row, "completed_at", timezone)
+    updated = _time(row, "updated_at", timezone) or created
+    back = status is Status.REFUNDED
+    reason = reasons.REFUNDED_OUTSIDE if back else reasons.UPSCALE_FAILED if status is Status.FAILED else None
+    stem = PurePosixPath(unquote(url.path)).stem
+    return HistoricJob(
+        job_id=job_id,
+        origin=f"wordpress:{row.get('id', job_id)}",
+        status=status,
+        created_at=created,
+        source_url=row["image_url"],
+        file_name="".join(c if c.isalnum() or c in "-_. " else "-" for c in stem).strip(" .-")[:80] or "image",
+        resolution=row["resolution"],
+        scale=scale,
+        customer_email=email,
+        source_format=_FORMATS.get(PurePosixPath(url.path).suffix.lower(), "JPEG"),
+        source_width=width,
+        source_height=height,
+        price_cents=charged or pricing.MINIMUM_PRICE_CENTS,
+        currency=currency,
+        expected_credits=credits or pricing.credits(pricing.output_megapixels(width, height, scale)),
+        payment_intent_id=row.get("stripe_payment_intent_id") or row.get("payment_intent_id") if paid_at else None,
+        checkout_session_id=row.get("stripe_checkout_session_id"),
+        paid_at=paid_at,
+        # Without its end the start of processing would tell a duration that never was.
+        processing_at=_time(row, "processing_started_at", timezone) if completed else None,
+        completed_at=(completed or updated) if status is Status.COMPLETED else None,
+        failed_at=(_time(row, "failed_at", timezone) or updated)
+        if status in (Status.FAILED, Status.REFUNDED)
+        else None,
+        refunded_at=(refunded_at or updated) if back else None,
+        refund_cents=(refunded or charged) if back else None,
+        external_id=row.get("upsampler_job_id"),
+        credits=credits,
+        reason_code=reason,
+        reason_text=row.get("refund_reason") or row.get("failure_reason") or (reason and reasons.FOR_CUSTOMER[reason]),
+        remark=remark,
+    )
+
+
+def _status(row: Mapping[str, str], *, paid: bool, refunded: bool) -> Status:
+    status = row["status"]
+    if status == "completed":
+        return Status.COMPLETED
+    if not paid:
+        return Status.ABANDONED
+    if refunded or status == "refunded" or row.get("payment_status") == "refunded":
+        return Status.REFUNDED
+    if status == "failed":
+        return Status.FAILED  # paid, and the plugin recorded no refund: `smi jobs refund` looks at Stripe
+    raise _Bad(f"is paid and still open ({status}): finish or refund it in WordPress first")
+
+
+def _size(row: Mapping[str, str], scale: int, credits: int | None) -> tuple[int, int, str | None]:
+    width, height = _whole(row, "image_width"), _whole(row, "image_height")
+    if width and height:
+        return width, height, None
+    cost = _cents(row, "amount_cost")
+    spent = credits or (round(cost / 4) if cost else 0)  # $0.04 a credit, the plugin's constant
+    if spent < 1:
+        raise _Bad("has neither image_width and image_height nor credits_used or amount_cost to tell the size by")
+    side = max(1, math.isqrt(round(spent / pricing.CREDITS_PER_MEGAPIXEL * 1_000_000)) // scale)
+    return side, side, "size estimated from the credits, as a square"
+
+
+def _time(row: Mapping[str, str], name: str, timezone: tzinfo) -> datetime | None:
+    if name not in row:
+        return None
+    try:
+        at = datetime.fromisoformat(row[name])
+        return (at if at.tzinfo else at.replace(tzinfo=timezone)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise _Bad(f"{name} is not a time like 2026-11-20 14:05:00") from None
+
+
+def _cents(row: Mapping[str, str], name: str) -> int | None:
+    if name not in row:
+        return None
+    try:
+        cents = Decimal(row[name]) * 100
+        if not 0 <= cents <= 100_000_00 or cents != cents.to_integral():
+            raise _Bad(f"{name} is not an amount of money")
+    except (InvalidOperation, ValueError):
+        raise _Bad(f"{name} is not an amount of money") from None
+    return int(cents)
+
+
+def _whole(row: Mapping[str, str], name: str) -> int | None:
+    if name not in row:
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}", row[name]):
+        raise _Bad(f"{name} is not a whole number")
+    return int(row[name])
