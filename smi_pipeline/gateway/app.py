@@ -43,8 +43,9 @@ def create_app(world: World, settings: Settings, *, on_work: Callable[[Queue], N
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        kick.start()
         yield
-        kick.close()
+        kick.stop()
 
     app = Starlette(
         routes=[*routes, Mount("/static", static)],

@@ -1,8 +1,10 @@
 """Where the synchronous services run. Slow work has threads of its own, so that webhooks never wait behind it."""
 
+import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import anyio
@@ -16,6 +18,11 @@ log = structlog.get_logger("smi_pipeline.gateway")
 
 QUICK, ORDERS, FILES = 14, 4, 16
 """Threads for short work on the database; for new orders, which fetch an image of the shop; for reading files."""
+
+KICKS = 4
+"""Threads for kicks: a payment must not wait until the kick of a webhook has ended."""
+
+FAREWELL_SECONDS = 3.0
 
 DATABASE_CONNECTIONS = 10
 """Size of the pool; with its overflow of 10 there is a connection for each thread that may want one."""
@@ -48,19 +55,35 @@ class Kick:
 
     def __init__(self, on_work: Callable[[Queue], None] | None) -> None:
         self._on_work = on_work
-        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="kick")
+        self._waiting: SimpleQueue[Queue | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
 
     def __call__(self, queue: Queue) -> None:
         if self._on_work is not None:
-            self._pool.submit(self._run, self._on_work, queue)
+            self._waiting.put(queue)
 
-    def close(self) -> None:
-        """Waits for kicks under way, drops those that have not begun."""
-        self._pool.shutdown(cancel_futures=True)
+    def start(self) -> None:
+        """Starts the threads, after a fork if there is one. Daemons: a slow kick must not keep the process alive."""
+        if self._on_work is not None:
+            for number in range(KICKS):
+                thread = threading.Thread(target=self._work, name=f"kick-{number}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
 
-    @staticmethod
-    def _run(on_work: Callable[[Queue], None], queue: Queue) -> None:
-        try:
-            on_work(queue)
-        except Exception as error:
-            log.warning("a kick failed; the sensor does it", action="kick", queue=queue, error=type(error).__name__)
+    def stop(self) -> None:
+        """Gives kicks under way a moment to end."""
+        for _ in self._threads:
+            self._waiting.put(None)
+        ends = time.monotonic() + FAREWELL_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, ends - time.monotonic()))
+
+    def _work(self) -> None:
+        while (queue := self._waiting.get()) is not None:
+            try:
+                if self._on_work is not None:
+                    self._on_work(queue)
+            except Exception as error:
+                log.warning(
+                    "a kick failed; the sensor does it", action="kick", queue=str(queue), error=type(error).__name__
+                )
