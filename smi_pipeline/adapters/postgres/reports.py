@@ -124,13 +124,16 @@ _INSERT_REPORT = {
             FROM rated
         )
         SELECT day, resolution, jobs, delivered, refunded, failed, open_jobs, p,
-               CASE WHEN n > 0 THEN greatest(middle - half, 0) END, CASE WHEN n > 0 THEN least(middle + half, 1) END
+               -- at the ends exactly 0 and 1, which floating point misses by a hair
+               CASE WHEN p = 0 THEN 0 ELSE middle - half END, CASE WHEN p = 1 THEN 1 ELSE middle + half END
         FROM wilson""",
     "processing_times": f"""
         INSERT INTO reports.processing_times (day, resolution, stage, jobs, mean_seconds, p50_seconds, p90_seconds,
             p95_seconds, p99_seconds, max_seconds)
         SELECT day, resolution, stage, jobs, mean, p[1], p[2], p[3], p[4], slowest FROM (
-            SELECT day, coalesce(resolution, 'all') AS resolution, stage, count(*) AS jobs, avg(seconds) AS mean,
+            SELECT day, coalesce(resolution, 'all') AS resolution, stage, count(*) AS jobs,
+                   round(avg(seconds)::numeric, 6) AS mean, -- the last bits depend on the order of summation
+                  
                    percentile_cont(ARRAY[0.5, 0.9, 0.95, 0.99]) WITHIN GROUP (ORDER BY seconds) AS p,
                    max(seconds) AS slowest
             FROM reports.job_facts
@@ -202,10 +205,11 @@ class PostgresReports:
                 tx.run(f"DELETE FROM reports.{table} WHERE day BETWEEN :first AND :last", **days)
                 tx.run(_INSERT_REPORT[table], **days, **({"z": _WILSON_Z} if table == "completion_rate" else {}))
             built = tx.rows(
-                f"""INSERT INTO reports.builds AS b (report, day, built_at, facts_built_at, row_count)
+                f"""WITH now AS MATERIALIZED (SELECT smi.now() AS at)
+                    INSERT INTO reports.builds AS b (report, day, built_at, facts_built_at, row_count)
                     SELECT :table, d::date, now.at, coalesce(f.built_at, now.at), coalesce(n.rows, 0)
                     FROM generate_series(CAST(:first AS date), CAST(:last AS date), '1 day') AS d
-                    CROSS JOIN (SELECT smi.now() AS at) AS now
+                    CROSS JOIN now
                     LEFT JOIN reports.builds f ON f.report = 'job_facts' AND f.day = d AND :table <> 'job_facts'
                     LEFT JOIN (SELECT day, count(*) AS rows FROM reports.{table}
                                WHERE day BETWEEN :first AND :last GROUP BY day) AS n ON n.day = d
@@ -227,8 +231,8 @@ class PostgresReports:
                        WHERE day BETWEEN :first AND :last GROUP BY day
                    ), behind AS (
                        SELECT DISTINCT f.day, f.built_at AS changed_at
-                       FROM reports.builds f CROSS JOIN unnest(CAST(:reports AS text[])) AS report
-                       LEFT JOIN reports.builds b ON b.report = report AND b.day = f.day
+                       FROM reports.builds f CROSS JOIN unnest(CAST(:reports AS text[])) AS wanted (name)
+                       LEFT JOIN reports.builds b ON b.report = wanted.name AND b.day = f.day
                        WHERE f.report = 'job_facts' AND f.day BETWEEN :first AND :last
                          AND b.facts_built_at IS DISTINCT FROM f.built_at
                    )
@@ -245,11 +249,16 @@ class PostgresReports:
 
     def rows(self, table: str, first: date, last: date, *, limit: int = 100_000) -> list[dict[str, Any]]:
         """Rows of a table between two days in the order of its key; money in cents, times in seconds."""
-        keys = {FACTS: "day, job_id", "profit_margin": "day, currency, resolution DESC"}
+        keys = {
+            FACTS: "day, job_id",
+            "completion_rate": "day, resolution DESC",
+            "processing_times": "day, resolution DESC, stage",
+            "profit_margin": "day, currency, resolution DESC",
+        }
         with self._database.transaction() as tx:
             return tx.rows(
                 f"""SELECT * FROM reports.{table} WHERE day BETWEEN :first AND :last
-                    ORDER BY {keys.get(table, "day, resolution DESC")} LIMIT :limit""",
+                    ORDER BY {keys[table]} LIMIT :limit""",
                 first=first,
                 last=last,
                 limit=limit,
