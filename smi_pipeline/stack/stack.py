@@ -20,7 +20,7 @@ from smi_pipeline.settings import Settings
 from smi_pipeline.stack.children import Child
 from smi_pipeline.stack.topology import dagster_environment, plan
 
-STOP_SECONDS = 7.0
+STOP_SECONDS = 6.0
 """How long children may take to finish what they are at; then they are killed. Leases make that harmless."""
 
 _LOCATIONS_QUERY = """{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError {

@@ -1,0 +1,85 @@
+"""`smi up` as a process: it delivers on both wires, Ctrl-C leaves nothing behind, and the next start goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from smi_pipeline.sandbox.server import Sandbox
+from smi_pipeline.stack.topology import free_port
+from smi_pipeline_tests.end_to_end.conftest import Storefront, environment, wait_until
+
+pytestmark = [pytest.mark.timeout(240)]
+
+
+@contextmanager
+def smi_up(variables: dict[str, str], home: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs `smi up` until the block ends, then presses Ctrl-C and looks for what is left."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SMI_", "SMTP_", "STRIPE_"))}
+    home.mkdir(exist_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "smi_pipeline.cli", "up"],
+        env={**clean, **variables, "SMI_HOME": str(home)},
+        cwd=home,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 8, "the topology runs"
+        pressed = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=15) == 0
+        _, left = psutil.wait_procs(family, timeout=max(0.0, 10 - (time.monotonic() - pressed)))
+        assert left == [], "Ctrl-C leaves no process behind within 10 s"
+        assert not [p for p in psutil.process_iter(["cmdline"]) if str(home) in " ".join(p.info["cmdline"] or [])]
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("wire", ["live", "documented"])
+def test_smi_up_delivers_and_goes_on_after_a_restart(wire: str):
+    port = free_port()
+    with (
+        tempfile.TemporaryDirectory(prefix="smi-up-", ignore_cleanup_errors=True) as path,
+        Sandbox(
+            Path(path) / "sandbox",
+            processing_seconds=0.5,
+            stripe_webhook_url=f"http://127.0.0.1:{port}/smi-webhook/stripe",
+        ) as sandbox,
+    ):
+        variables = environment(sandbox, port, wire)
+        front = Storefront(sandbox, f"http://127.0.0.1:{port}")
+        with smi_up(variables, Path(path) / "home"):
+            wait_until("the gateway", lambda: _answers(front.gateway), seconds=60)
+            first = front.order("coffee-200.png", email="first@customer.example")
+            front.pay(first)
+            wait_until("the first delivery", lambda: front.mails("first@customer.example"))
+            sandbox.fault("upsampler", "slow", seconds=10, match={"image_url": "rocket-200.jpg"})
+            second = front.order("rocket-200.jpg", email="second@customer.example")
+            front.pay(second)
+            wait_until("the second submission", lambda: len(sandbox.ledger("upsampler")["submissions"]) == 2)
+        assert front.mails("second@customer.example") == []
+        with smi_up(variables, Path(path) / "home"):
+            wait_until("the second delivery", lambda: front.mails("second@customer.example"), seconds=90)
+            assert front.status(second) == "completed"
+        assert len(sandbox.ledger("upsampler")["submissions"]) == 2
+        assert sandbox.ledger("stripe")["refunds"] == []
+        assert len(front.mails("first@customer.example")) == len(front.mails("second@customer.example")) == 1
+
+
+def _answers(gateway: str) -> bool:
+    try:
+        return requests.get(f"{gateway}/health", timeout=2).status_code == 200
+    except requests.RequestException:
+        return False

@@ -1,0 +1,198 @@
+"""The product as its users meet it: customers at Checkout and on their page, operators in the Dagster UI."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from smi_pipeline_tests.end_to_end.conftest import RunningShop, wait_until
+
+CHROMIUM = shutil.which("chromium") or ""
+SCREENSHOTS = Path(os.environ.get("SMI_SCREENSHOTS", "screenshots"))
+
+pytestmark = [pytest.mark.timeout(240)]
+needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
+
+
+@pytest.fixture(scope="module")
+def orders(running_shop: RunningShop) -> dict[str, dict[str, Any]]:
+    """Three orders, paid and closed: two good ones, one whose upscale fails."""
+    front = running_shop.storefront
+    placed = {
+        "good": front.order("coffee-400.png", "4x", "good@customer.example"),
+        "large": front.order("rocket-200.jpg", "8x", "large@customer.example"),
+        "failed": front.order("chelsea-200.webp", "4x", "failed@customer.example"),
+    }
+    running_shop.sandbox.fault(
+        "upsampler", "fail", match={"image_url": "chelsea-200.webp"}, error="The image has no recognisable content"
+    )
+    for order in placed.values():
+        front.pay(order)
+    for name, order in placed.items():
+        wanted = "failed" if name == "failed" else "completed"
+        wait_until(f"the order {name}", lambda order=order, wanted=wanted: front.status(order) == wanted)
+        wait_until("its mail", lambda name=name: front.mails(f"{name}@customer.example"))
+    return placed
+
+
+def test_each_paid_order_is_delivered_or_refunded_exactly_once(running_shop: RunningShop, orders: dict[str, Any]):
+    ledger = running_shop.sandbox.ledger("stripe")
+    paid = {intent["metadata"]["job_id"]: intent for intent in ledger["intents"]}
+    failed = paid[orders["failed"]["job_id"]]
+    assert [(r["payment_intent"], r["amount"], r["status"]) for r in ledger["refunds"]] == [
+        (failed["id"], failed["amount_received"], "succeeded")
+    ]
+    assert len(running_shop.sandbox.ledger("upsampler")["submissions"]) == 3
+    for name in orders:
+        assert len(running_shop.storefront.mails(f"{name}@customer.example")) == 1
+
+
+def test_the_link_of_the_mail_downloads_the_right_file(running_shop: RunningShop, orders: dict[str, Any]):
+    from io import BytesIO
+
+    from PIL import Image
+
+    link = re.search(r"http://127\.0\.0\.1:\d+/smi/v1/download/[0-9a-f]{64}", _mail(running_shop, "good@")).group()  # type: ignore[union-attr]
+    answer = requests.get(link, timeout=20)
+    assert answer.status_code == 200
+    with Image.open(BytesIO(answer.content)) as image:
+        assert (image.format, image.size) == ("PNG", (1600, 1068))
+    assert requests.get(link, headers={"Range": "bytes=0-7"}, timeout=20).content == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_run_page_of_a_refunded_order_tells_an_operator_what_happened(
+    running_shop: RunningShop, orders: dict[str, Any]
+):
+    run_id = _failed_run(running_shop)
+    found = running_shop.graphql(
+        """query Logs($run: ID!) { logsForRun(runId: $run) { ... on EventConnection { events {
+             ... on MessageEvent { message }
+             ... on ExecutionStepFailureEvent { failureMetadata { metadataEntries {
+                 label ... on TextMetadataEntry { text } } } } } } } }""",
+        run=run_id,
+    )["logsForRun"]["events"]
+    text = "\n".join(event.get("message", "") for event in found)
+    facts = {
+        entry["label"]: entry.get("text")
+        for event in found
+        for entry in (event.get("failureMetadata") or {}).get("metadataEntries", [])
+    }
+    job_id = orders["failed"]["job_id"]
+    (refund,) = running_shop.sandbox.ledger("stripe")["refunds"]
+    assert facts["job_id"] == job_id
+    assert "The image has no recognisable content" in facts["reason in words"]
+    assert facts["next step"]
+    line = next(line for line in text.splitlines() if refund["id"] in line)
+    assert job_id in line and "is succeeded" in line and "Next step: " in line
+
+
+def test_a_fulfilment_worker_never_loads_pandas_matplotlib_or_scikit_image(
+    running_shop: RunningShop, orders: dict[str, Any]
+):
+    (master,) = [child.pid for child in running_shop.stack.children if child.name == "worker-fulfilment"]
+    children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+    assert children
+    for pid in children:
+        loaded = Path(f"/proc/{pid}/maps").read_text()
+        assert "pyvips" in loaded or "libvips" in loaded or "numpy" in loaded or "_cffi" in loaded
+        assert not re.search(r"/(pandas|matplotlib|skimage)/", loaded)
+
+
+def test_reports_appear_by_themselves(running_shop: RunningShop, orders: dict[str, Any]):
+    wait_until("a materialised report", lambda: _materialised(running_shop, "profit_margin"), seconds=120)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(40_000)
+    yield page
+    page.close()
+
+
+@needs_chromium
+def test_the_run_page_shows_the_mapped_steps(running_shop: RunningShop, orders: dict[str, Any], page: Page):
+    page.goto(f"{running_shop.stack.addresses['dagster']}/runs/{_failed_run(running_shop)}")
+    page.get_by_text(f"verify_result[{orders['failed']['job_id']}]").first.wait_for()
+    page.get_by_text("is succeeded").first.wait_for()
+    _shoot(page, "run-page")
+
+
+@needs_chromium
+def test_the_page_of_a_report_shows_its_chart(running_shop: RunningShop, orders: dict[str, Any], page: Page):
+    wait_until("a materialised report", lambda: _materialised(running_shop, "profit_margin"), seconds=120)
+    page.goto(f"{running_shop.stack.addresses['dagster']}/assets/profit_margin?view=events")
+    page.get_by_text("chart").first.wait_for()
+    _shoot(page, "report-events")
+
+
+@needs_chromium
+def test_the_customers_page_offers_the_file(running_shop: RunningShop, orders: dict[str, Any], page: Page):
+    page.goto(orders["good"]["status_url"])
+    page.get_by_role("link", name=re.compile("Download")).wait_for()
+    _shoot(page, "customer-page")
+    page.goto(orders["failed"]["status_url"])
+    page.get_by_text("refund").first.wait_for()
+    _shoot(page, "customer-page-refunded")
+
+
+@needs_chromium
+@pytest.mark.parametrize("name", ["good", "failed"])
+def test_the_closing_mail_reads_well(running_shop: RunningShop, orders: dict[str, Any], page: Page, name: str):
+    page.goto(f"{running_shop.sandbox.urls.mail}/messages/{_number(running_shop, f'{name}@')}.html")
+    page.get_by_text("Ann Example").first.wait_for()
+    _shoot(page, f"mail-{name}")
+
+
+def _shoot(page: Page, name: str) -> None:
+    SCREENSHOTS.mkdir(exist_ok=True)
+    page.wait_for_timeout(700)  # animations of the Dagster UI
+    page.screenshot(path=str(SCREENSHOTS / f"{name}.png"))
+    assert (SCREENSHOTS / f"{name}.png").stat().st_size > 10_000
+
+
+def _failed_run(running_shop: RunningShop) -> str:
+    found = running_shop.graphql(
+        """{ runsOrError(filter: {statuses: [FAILURE], pipelineName: "fulfil_upscales"}) {
+             ... on Runs { results { runId } } } }"""
+    )
+    (run,) = found["runsOrError"]["results"]
+    return run["runId"]
+
+
+def _materialised(running_shop: RunningShop, asset: str) -> bool:
+    found = running_shop.graphql(
+        """query Asset($key: AssetKeyInput!) { assetOrError(assetKey: $key) {
+             ... on Asset { assetMaterializations(limit: 1) { runId } } } }""",
+        key={"path": [asset]},
+    )
+    return bool(found["assetOrError"].get("assetMaterializations"))
+
+
+def _number(running_shop: RunningShop, to: str) -> int:
+    messages = running_shop.sandbox.ledger("mail")["messages"]
+    (number,) = [n for n, m in enumerate(messages, start=1) if any(address.startswith(to) for address in m["to"])]
+    return number
+
+
+def _mail(running_shop: RunningShop, to: str) -> str:
+    from email import message_from_bytes, policy
+
+    raw = requests.get(f"{running_shop.sandbox.urls.mail}/messages/{_number(running_shop, to)}.eml", timeout=10).content
+    part = message_from_bytes(raw, policy=policy.default).get_body(("plain",))
+    assert part is not None
+    return part.get_content()
