@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from smi_pipeline.demo.judge import Finding
 from smi_pipeline.demo.scenario import BY_NAME
 
+_CAPTION = "dollars; cost is credits and Stripe's fee; seconds from the payment to the closing mail"
 _COLOURS = {"delivered": "green", "refunded": "yellow", "both": "red", "lost": "red"}
 
 
@@ -51,27 +53,28 @@ def write_json(
 
 def show(console: Console, rows: Sequence[Mapping[str, Any]], violations: Sequence[str], seconds: float) -> None:
     """The table of all jobs, the totals, and the judgement."""
-    table = Table(title="What became of every paid job (money in dollars, seconds from the payment)")
-    table.add_column("job")
+    table = Table(title="What became of every paid job", box=box.SIMPLE_HEAD, padding=(0, 1), caption=_CAPTION)
+    table.add_column("job", no_wrap=True)
     table.add_column("what happened")
-    table.add_column("outcome")
+    table.add_column("outcome", no_wrap=True)
     for name in ("seconds", "cost", "revenue", "margin"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         case, colour = BY_NAME[row["case"]], _COLOURS[row["outcome"]]
+        surprise = row["reason"] and row["outcome"] != case.expected
         table.add_row(
             row["job_id"][:8],
-            case.words if row["case"] in ("good-4x", "good-8x") else f"{row['case']}: {case.words}",
-            f"[{colour}]{row['outcome']}[/{colour}]" + (f" ({row['reason']})" if row["reason"] else ""),
+            f"{row['case']}: {case.words}" + (f"; customer reads: {row['reason']}" if surprise else ""),
+            f"[{colour}]{row['outcome']}[/{colour}]",
             "-" if row["seconds_total"] is None else f"{row['seconds_total']:.1f}",
             *(_dollars(row[name]) for name in ("cost_cents", "revenue_cents", "margin_cents")),
         )
     cost, revenue, margin = (sum(row[name] for row in rows) for name in ("cost_cents", "revenue_cents", "margin_cents"))
     table.add_section()
     ended = ", ".join(f"{n} {how}" for how in _COLOURS if (n := sum(row["outcome"] == how for row in rows)))
-    table.add_row("total", f"{len(rows)} jobs", ended, f"{seconds:.0f}", *map(_dollars, (cost, revenue, margin)))
+    table.add_row("total", f"{len(rows)} jobs: {ended}", "", "", *map(_dollars, (cost, revenue, margin)))
     console.print(table)
-    console.print(f"{seconds:.1f} seconds from the start to the last outcome; cost includes Stripe's fees")
+    console.print(f"{seconds:.1f} seconds from the start to the last outcome.")
     if violations:
         console.print(f"[red]{len(violations)} violations, by the ledgers of the stand-ins:[/red]")
         for said in violations:

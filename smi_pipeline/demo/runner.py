@@ -52,7 +52,7 @@ def run_demo(jobs: int, once: bool, json_path: Path | None, home: Path | None) -
     if jobs < MINIMUM_JOBS:
         raise RefusedError(f"the demo needs at least {MINIMUM_JOBS} jobs to show every case, not {jobs}")
     wire = os.environ.get("UPSAMPLER_WIRE", "documented")
-    console, folder = Console(), (home or DEFAULT_HOME).absolute()
+    console, folder = _console(), (home or DEFAULT_HOME).absolute()
     json_path = json_path.absolute() if json_path else None
     started = _process_started()
     with ctrl_c(), in_use(folder):
@@ -212,6 +212,12 @@ class Watch:
 
     def _counts(self) -> Counter[str]:
         return Counter(self._stage(order) for order in self.memory.orders)
+
+
+def _console() -> Console:
+    """As wide as the terminal; as wide as the table, where there is none and a width is only a guess."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
 
 
 def _addresses(memory: Memory, stack: Stack) -> dict[str, str]:

@@ -80,7 +80,7 @@ def test_no_order_can_be_taken_for_another(tmp_path: Path) -> None:
 
 
 def test_the_stand_ins_understand_every_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = orders.remember(tmp_path / "home", scenario.DEFAULT_JOBS)
+    memory = orders.remember(tmp_path, scenario.DEFAULT_JOBS)
     books = {
         name: FaultBook(Ledger(tmp_path / f"{name}.sqlite"), stand_in.kinds) for name, stand_in in STAND_INS.items()
     }
