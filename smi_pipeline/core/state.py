@@ -134,10 +134,11 @@ class Submissions(Protocol):
         """No answer: later, or ready when the patience after the deadline is over."""
 
     def expire_unstarted(self, *, policy: Policy) -> int:
-        """Hands jobs past `start_by` without an open call to fulfilment, which fails them. Returns how many."""
+        """Hands jobs past `start_by` without an open call to fulfilment, which fails them. Returns how many. Closes
+        unanswered calls whose jobs nobody works on any more."""
 
     def in_flight(self) -> int:
-        """Open calls."""
+        """Open calls, and leased jobs that are about to make one."""
 
     def recent_seconds(self, megapixels: float) -> list[float]:
         """Durations of recent deliveries of about this output size."""
@@ -260,6 +261,9 @@ class Tasks(Protocol):
 
     def open(self, *, kind: str, subject: str, job_id: str | None, message: str, next_step: str) -> None:
         """Opens a task unless the same one is open."""
+
+    def open_once(self, *, kind: str, subject: str, message: str, next_step: str) -> None:
+        """As `open`, but never again once it was closed."""
 
     def opened(self) -> list[PersonTask]:
         """All open tasks."""

@@ -12,7 +12,7 @@ from dagster import (
 
 from smi_pipeline.fulfilment import jobs
 from smi_pipeline.fulfilment.resources import SmiResource
-from smi_pipeline.services.alerts import raise_alarms, send_alerts
+from smi_pipeline.services.alerts import raise_alarms, send_alerts, watch_budget
 
 
 @sensor(
@@ -28,6 +28,7 @@ def alerts(context: SensorEvaluationContext, smi: SmiResource):
     settings = Settings()
     world = smi.world("alerts sensor")
     overdue = raise_alarms(world)
+    watch_budget(world)
     told = send_alerts(world, settings.smi_admin_email, alert_post(settings))
     yield SkipReason(f"{overdue} overdue job(s); {told} task(s) told")
 

@@ -19,6 +19,28 @@ def raise_alarms(world: World) -> int:
     return len(overdue)
 
 
+BUDGET_MARKS = (80, 100)
+"""Percent of the monthly credit budget at which a person is told (W22)."""
+
+
+def watch_budget(world: World) -> int | None:
+    """Opens a task when the month's credits pass 80 and 100 % of the budget. Returns percent used; None: no budget."""
+    budget = world.policy.monthly_credit_budget
+    if budget is None:
+        return None
+    used = world.state.views.credits_this_month()
+    month = f"{world.state.submissions.now():%Y-%m}"
+    for mark in BUDGET_MARKS:
+        if used * 100 >= budget * mark:
+            world.state.tasks.open_once(
+                kind="budget",
+                subject=f"{month} {mark} %",
+                message=f"{used} of the {budget} credits budgeted for {month} are used ({mark} % mark passed).",
+                next_step="Raise SMI_MONTHLY_CREDIT_BUDGET, or set SMI_BUDGET_HOLD=true to take no orders at 100 %.",
+            )
+    return used * 100 // budget
+
+
 def send_alerts(world: World, to: str | None, post, *, limit: int = 20) -> int:
     """Tells a person of tasks that were not told yet, in one message. Returns how many.
 

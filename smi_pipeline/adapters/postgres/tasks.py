@@ -28,6 +28,11 @@ class PostgresTasks:
         with self._database.transaction() as tx:
             open_task(tx, kind=kind, subject=subject, job_id=job_id, message=message, next_step=next_step)
 
+    def open_once(self, *, kind: str, subject: str, message: str, next_step: str) -> None:
+        with self._database.transaction() as tx:
+            if not tx.value("SELECT 1 FROM smi.person_tasks WHERE kind = :k AND subject = :s", k=kind, s=subject):
+                open_task(tx, kind=kind, subject=subject, job_id=None, message=message, next_step=next_step)
+
     def opened(self) -> list[PersonTask]:
         with self._database.transaction() as tx:
             rows = tx.rows("SELECT * FROM smi.person_tasks WHERE closed_at IS NULL ORDER BY task_id")
