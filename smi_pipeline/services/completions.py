@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 from smi_pipeline.core.backoff import retry_seconds
 from smi_pipeline.core.errors import AccountError, NotFound, RateLimited, TransientError
@@ -53,7 +54,7 @@ def _check(world: World, submission: Submission) -> str:
     urgent = submission.deadline_at is not None and (submission.deadline_at - now).total_seconds() < 60
     try:
         world.limiter.acquire("urgent_poll" if urgent else "poll")
-        reply = world.upscaler.status(submission.external_id)
+        reply = _ask(world, submission.external_id)
     except (RateLimited, AccountError) as error:
         # No call was answered: the deadline's last call is still owed, but only for the patience of rule 5.
         return state.poll_failed(
@@ -69,3 +70,16 @@ def _check(world: World, submission: Submission) -> str:
             submission.submission_id, seconds=seconds, policy=world.policy, actor=world.actor, counts=True
         )
     return state.poll_answered(submission.submission_id, reply, policy=world.policy, actor=world.actor)
+
+
+def _ask(world: World, external_id: str) -> UpscaleReply:
+    """The status call; what it says of our account and our pace holds for every process."""
+    try:
+        return world.upscaler.status(external_id)
+    except AccountError as error:
+        world.limiter.open_breaker(str(error))
+        raise
+    except RateLimited as error:
+        pause = timedelta(seconds=error.retry_after or 1)
+        world.limiter.blocked_until(world.state.submissions.now() + pause, str(error))
+        raise

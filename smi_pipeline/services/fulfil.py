@@ -1,9 +1,12 @@
 """A known result becomes a delivery, or a failure with its refund owed (W11, W12)."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
 from smi_pipeline.core import reasons
-from smi_pipeline.core.errors import PermanentError
-from smi_pipeline.core.models import Queue, Submission, UpscaleJob
-from smi_pipeline.services.world import StepReport, World, run_step
+from smi_pipeline.core.errors import LeaseLost, PermanentError, TransientError
+from smi_pipeline.core.models import Fetched, Queue, Submission, UpscaleJob
+from smi_pipeline.services.world import StepReport, World, outage, run_step
 
 
 def verify_result(world: World, job_id: str, lease_id: str) -> StepReport:
@@ -14,7 +17,10 @@ def verify_result(world: World, job_id: str, lease_id: str) -> StepReport:
     try:
         return run_step(world, Queue.FULFIL, job_id, lease_id, job.attempts, lambda: _verify(world, job, lease_id))
     except PermanentError as error:
-        world.state.deliveries.fail(job_id, lease_id, reason=error.reason, words=str(error), actor=world.actor)
+        try:
+            world.state.deliveries.fail(job_id, lease_id, reason=error.reason, words=str(error), actor=world.actor)
+        except LeaseLost as lost:
+            return StepReport(state="lost", message=str(lost))
         raise
 
 
@@ -37,11 +43,7 @@ def _verify(world: World, job: UpscaleJob, lease_id: str) -> StepReport:
     submission = _result_of(job, world.state.submissions.of_job(job.job_id))
     if job.source_key is None or submission.result_url is None:
         raise PermanentError(reasons.NO_RESULT, "Upsampler reported success without an image")
-    max_bytes = int(world.policy.max_output_megapixels * 1e6 * 4)  # RGBA, uncompressed
-    with (
-        world.storage.local_path(job.source_key) as source,
-        world.fetcher.fetch(submission.result_url, kind="result", max_bytes=max_bytes) as result,
-    ):
+    with world.storage.local_path(job.source_key) as source, _fetched(world, job, submission.result_url) as result:
         verdict = world.images.check_result(source, result.path, job.scale)
         if not verdict.ok or verdict.facts is None:
             raise PermanentError(verdict.reason or reasons.RESULT_REJECTED, verdict.message)
@@ -60,6 +62,23 @@ def _verify(world: World, job: UpscaleJob, lease_id: str) -> StepReport:
             "warnings": list(verdict.warnings),
         },
     )
+
+
+@contextmanager
+def _fetched(world: World, job: UpscaleJob, url: str) -> Iterator[Fetched]:
+    """The result in a temporary file. An outage of its host is waited for until a little after the deadline."""
+    max_bytes = int(world.policy.max_output_megapixels * 1e6 * 4)  # RGBA, uncompressed
+    fetch = world.fetcher.fetch(url, kind="result", max_bytes=max_bytes)
+    with ExitStack() as stack:
+        try:
+            result = stack.enter_context(fetch)
+        except TransientError as error:
+            now = world.state.submissions.now()
+            ends = max(at for at in (job.deadline_at, job.result_ready_at, job.learned_at, job.created_at) if at)
+            if now >= ends + world.policy.last_poll_patience:
+                raise PermanentError(reasons.RESULT_UNREACHABLE, str(error)) from error
+            raise outage(error, since=job.result_ready_at, now=now) from error
+        yield result
 
 
 def _result_of(job: UpscaleJob, submissions: list[Submission]) -> Submission:

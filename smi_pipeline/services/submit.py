@@ -1,13 +1,23 @@
 """A paid job goes to Upsampler: preparation (W4), then the one call that costs credits (W5, W6)."""
 
 import statistics
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 
 from smi_pipeline.core import reasons
-from smi_pipeline.core.errors import AccountError, AmbiguousError, PermanentError, RateLimited, TransientError
+from smi_pipeline.core.errors import (
+    AccountError,
+    AmbiguousError,
+    LeaseLost,
+    NotFound,
+    PermanentError,
+    RateLimited,
+    TransientError,
+)
 from smi_pipeline.core.image_rules import check_output_size
-from smi_pipeline.core.models import Queue, Stage, Submission, SubmitRequest, UpscaleJob
-from smi_pipeline.services.world import StepReport, World, run_step
+from smi_pipeline.core.models import Fetched, ImageFacts, Queue, Stage, Submission, SubmitRequest, UpscaleJob
+from smi_pipeline.services.world import StepReport, World, outage, run_step
 
 SECONDS_PER_MEGAPIXEL = 1.5
 """First guess of the expected duration, until there is history."""
@@ -36,7 +46,10 @@ def _failing_permanently(world: World, job: UpscaleJob, lease_id: str, step) -> 
     try:
         return run_step(world, Queue.SUBMIT, job.job_id, lease_id, job.attempts, step)
     except PermanentError as error:
-        world.state.deliveries.fail(job.job_id, lease_id, reason=error.reason, words=str(error), actor=world.actor)
+        try:
+            world.state.deliveries.fail(job.job_id, lease_id, reason=error.reason, words=str(error), actor=world.actor)
+        except LeaseLost as lost:
+            return StepReport(state="lost", message=str(lost))
         raise
 
 
@@ -47,12 +60,7 @@ def _prepare(world: World, job: UpscaleJob, lease_id: str) -> StepReport:
         )
     if job.payment_intent_id is None and not job.admin_override:
         raise PermanentError(reasons.CANCELLED, "not paid, and no admin has overridden that")
-    if job.source_key is None:
-        facts, key = _keep_source(world, job)
-    else:  # kept by an earlier attempt
-        key = job.source_key
-        with world.storage.local_path(key) as path:
-            facts = world.images.inspect(path)
+    facts, key = _kept_source(world, job) or _keep_source(world, job)
     expected = expected_seconds(world, job)
     world.state.submissions.prepared(
         job.job_id, lease_id, source=facts, source_key=key, expected_seconds=expected, actor=world.actor
@@ -66,8 +74,19 @@ def _prepare(world: World, job: UpscaleJob, lease_id: str) -> StepReport:
     )
 
 
-def _keep_source(world: World, job: UpscaleJob):
-    with world.fetcher.fetch(job.source_url, kind="source", max_bytes=world.policy.max_source_bytes) as fetched:
+def _kept_source(world: World, job: UpscaleJob) -> tuple[ImageFacts, str] | None:
+    """The source as an earlier attempt has kept it, or None: then it is fetched (again)."""
+    if job.source_key is None:
+        return None
+    try:
+        with world.storage.local_path(job.source_key) as path:
+            return world.images.inspect(path), job.source_key
+    except NotFound:
+        return None
+
+
+def _keep_source(world: World, job: UpscaleJob) -> tuple[ImageFacts, str]:
+    with _fetched(world, job) as fetched:
         facts = world.images.check_source(fetched.path)
         check_output_size(facts, job.scale, world.policy.max_output_megapixels)
         if facts.display_size != (job.source_width, job.source_height):
@@ -79,6 +98,18 @@ def _keep_source(world: World, job: UpscaleJob):
         key = f"sources/{job.job_id[:2]}/{job.job_id}.{facts.format.lower()}"
         world.storage.put(key, fetched.path)
     return facts, key
+
+
+@contextmanager
+def _fetched(world: World, job: UpscaleJob) -> Iterator[Fetched]:
+    """The source in a temporary file. An outage of its host is waited for until `start_by` ends the job."""
+    fetch = world.fetcher.fetch(job.source_url, kind="source", max_bytes=world.policy.max_source_bytes)
+    with ExitStack() as stack:
+        try:
+            fetched = stack.enter_context(fetch)
+        except TransientError as error:
+            raise outage(error, since=job.learned_at, now=world.state.submissions.now()) from error
+        yield fetched
 
 
 def expected_seconds(world: World, job: UpscaleJob) -> float:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from smi_pipeline.core.backoff import retry_seconds
@@ -85,3 +86,11 @@ def run_step(
             counts=True,
         )
         raise
+
+
+def outage(error: TransientError, *, since: datetime | None, now: datetime) -> TransientError:
+    """A host of images that does not answer convicts no job (section 6 rule 5): the try is not counted, and the next
+    one comes later the longer it lasts. A clock of the job ends it, not a number of tries."""
+    waited = (now - since).total_seconds() if since else 0.0
+    pause = error.retry_after if error.retry_after is not None else min(120.0, max(5.0, waited / 4))
+    return TransientError(str(error), retry_after=pause, counts=False)

@@ -204,7 +204,7 @@ class PostgresDeliveries:
         with self._database.transaction() as tx:
             changed = tx.run(
                 """UPDATE smi.upscale_jobs SET hold_reason = :reason,
-                       held_at = CASE WHEN CAST(:reason AS text) IS NULL THEN NULL ELSE smi.now() END,
+                       held_at = CASE WHEN CAST(:reason AS text) IS NOT NULL THEN coalesce(held_at, smi.now()) END,
                        -- the wait on hold does not count against the promise
                        start_by = CASE WHEN CAST(:reason AS text) IS NULL AND held_at IS NOT NULL
                                        THEN start_by + (smi.now() - held_at) ELSE start_by END

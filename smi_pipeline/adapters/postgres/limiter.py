@@ -6,7 +6,7 @@ from smi_pipeline.adapters.postgres.database import Database
 from smi_pipeline.adapters.postgres.tasks import open_task
 from smi_pipeline.core.errors import AccountError, RateLimited
 
-_LOCK = 727_464_002
+_LOCK = 727_464_003  # pg_advisory_xact_lock key; the builds of the reports have their own
 
 SLACK_SECONDS = 1.0
 """Calls reach the API a little later than they are granted, some more than others: the windows are this much longer."""
@@ -15,6 +15,10 @@ RESERVE = 2
 """Calls per minute that only a poll close to its deadline may take (design section 6 rule 6)."""
 
 BREAKER_SECONDS = 60
+
+HALF_OPEN_SECONDS = 900
+"""So long after the last refusal orders are taken again, although no call has succeeded. While jobs wait, each minute
+brings a call that closes the breaker or is refused again; when none are left, only a new order can try the account."""
 
 
 class PostgresLimiter:
@@ -93,4 +97,8 @@ class PostgresLimiter:
 
     def breaker_reason(self) -> str | None:
         with self._database.transaction() as tx:
-            return tx.value("SELECT reason FROM smi.gates WHERE name = 'upsampler' AND opened_at IS NOT NULL")
+            return tx.value(
+                """SELECT reason FROM smi.gates WHERE name = 'upsampler' AND opened_at IS NOT NULL
+                   AND blocked_until > smi.now() - make_interval(secs => :seconds)""",
+                seconds=HALF_OPEN_SECONDS,
+            )

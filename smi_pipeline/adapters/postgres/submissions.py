@@ -13,6 +13,9 @@ from smi_pipeline.core.policy import Policy
 _JOB_OPEN = """status IN ('pending', 'processing') AND NOT EXISTS (
     SELECT FROM smi.outcomes o WHERE o.job_id = j.job_id AND o.round = j.round)"""
 
+LONGEST_CALL = timedelta(minutes=1)
+"""No call to Upsampler lasts longer: its client gives up before."""
+
 
 class PostgresSubmissions:
     """Implements `core.state.Submissions`."""
@@ -221,11 +224,21 @@ class PostgresSubmissions:
 
     def expire_unstarted(self, *, policy: Policy) -> int:
         with self._database.transaction() as tx:
+            # Whoever made such a call is gone, and its job may be closed or on hold: nobody else would come to it.
+            rows = tx.rows(
+                """UPDATE smi.submissions SET state = 'lost', finished_at = smi.now()
+                   WHERE state = 'sending' AND created_at + CAST(:longest AS interval) <= smi.now()
+                   RETURNING job_id, submission_id""",
+                longest=policy.ambiguous_grace + LONGEST_CALL,
+            )
+            for row in rows:
+                tx.event(row["job_id"], "submission_lost", actor="clock", submission=row["submission_id"])
             return tx.run(
                 """UPDATE smi.upscale_jobs j SET queue = 'fulfil', next_attempt_at = smi.now(), attempts = 0,
-                          hold_reason = NULL, held_at = NULL
-                   WHERE queue = 'submit' AND start_by <= smi.now() AND (lease_id IS NULL OR lease_until <= smi.now())
-                     AND (hold_reason IS NULL OR held_at + CAST(:max_hold AS interval) <= smi.now())
+                          hold_reason = NULL, held_at = NULL, lease_id = NULL, lease_until = NULL
+                   WHERE queue = 'submit' AND (lease_id IS NULL OR lease_until <= smi.now())
+                     AND start_by + CASE WHEN hold_reason IS NULL THEN interval '0'
+                                         ELSE least(smi.now() - held_at, CAST(:max_hold AS interval)) END <= smi.now()
                      AND NOT EXISTS (SELECT FROM smi.submissions s WHERE s.job_id = j.job_id
                                      AND s.state IN ('sending', 'accepted'))""",
                 max_hold=policy.max_hold,
@@ -233,7 +246,12 @@ class PostgresSubmissions:
 
     def in_flight(self) -> int:
         with self._database.transaction() as tx:
-            return tx.value("SELECT count(*) FROM smi.submissions WHERE state IN ('sending', 'accepted')")
+            return tx.value(
+                """SELECT (SELECT count(*) FROM smi.submissions WHERE state IN ('sending', 'accepted'))
+                        + (SELECT count(*) FROM smi.upscale_jobs j WHERE queue = 'submit' AND lease_until > smi.now()
+                           AND NOT EXISTS (SELECT FROM smi.submissions s WHERE s.job_id = j.job_id
+                                           AND s.state IN ('sending', 'accepted')))"""
+            )
 
     def recent_seconds(self, megapixels: float) -> list[float]:
         with self._database.transaction() as tx:
@@ -336,7 +354,3 @@ def _hand_to_fulfilment(tx: Transaction, row, completed: bool) -> int:
         stage="completed" if completed else "failed",
         completed=completed,
     )
-
-
-POLL_BACKOFF_LIMIT = timedelta(minutes=15)
-"""Longest pause between two status calls of one submission (W8)."""

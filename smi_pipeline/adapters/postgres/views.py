@@ -13,7 +13,8 @@ ALARM = """
       AND (j.status IN ('pending', 'processing')
            OR (j.status = 'failed' AND j.round = 1 AND NOT EXISTS (
                SELECT FROM smi.refunds r WHERE r.job_id = j.job_id AND r.state IN ('pending', 'succeeded'))))
-      AND (j.hold_reason IS NULL OR j.held_at + CAST(:max_hold AS interval) < smi.now())
+      AND (j.hold_reason IS NULL
+           OR greatest(j.start_by, j.held_at) + CAST(:max_hold AS interval) + CAST(:patience AS interval) < smi.now())
       AND NOT EXISTS (SELECT FROM smi.person_tasks t WHERE t.job_id = j.job_id AND t.closed_at IS NULL
                       AND t.acknowledged_at IS NOT NULL)
     ORDER BY j.learned_at
