@@ -4,10 +4,11 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -96,6 +97,8 @@ class Stack:
             stdout=subprocess.DEVNULL,
         )
         for name, argv in planned.commands.items():
+            if name == "daemon":
+                _wait_for_ports(planned.code_server_ports)
             child = Child(name, argv, planned.environment, self.home / "logs" / f"{name}.log")
             child.start()
             self.children.append(child)
@@ -147,6 +150,17 @@ class Stack:
             loaded = [entry["locationOrLoadError"] or {} for entry in entries]
             return bool(loaded) and all(entry.get("__typename") == "RepositoryLocation" for entry in loaded)
         return False
+
+
+def _wait_for_ports(ports: Iterable[int], seconds: float = 20) -> None:
+    """Waits until something listens on all of them: a daemon that is up before the code servers leaves all sensors out
+    until it looks again, up to a minute later. Returns all the same after `seconds`: who needs a server finds out."""
+    ends = time.monotonic() + seconds
+    for port in ports:
+        while time.monotonic() < ends:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.05)
 
 
 def run_up(settings: Settings, say: Callable[[str], None]) -> int:

@@ -21,6 +21,7 @@ class Plan:
 
     commands: dict[str, list[str]]
     environment: dict[str, str]
+    code_server_ports: tuple[int, ...]
 
 
 def free_port() -> int:
@@ -85,4 +86,8 @@ def plan(environment: Mapping[str, str], run_folder: Path, *, dagster_port: int,
         *("-w", str(workspace), "--log-level", "warning"),
     ]
     commands["daemon"] = [str(bin_folder / "dagster-daemon"), "run", "-w", str(workspace), "--log-level", "warning"]
-    return Plan(commands=commands, environment={**environment, "SMI_GATEWAY_PORT": str(gateway_port)})
+    return Plan(
+        commands=commands,
+        environment={**environment, "SMI_GATEWAY_PORT": str(gateway_port)},
+        code_server_ports=tuple(ports.values()),
+    )
