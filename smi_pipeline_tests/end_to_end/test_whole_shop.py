@@ -136,8 +136,9 @@ def test_the_run_page_shows_the_mapped_steps(running_shop: RunningShop, orders: 
 def test_the_page_of_a_report_shows_its_chart(running_shop: RunningShop, orders: dict[str, Any], page: Page):
     wait_until("a materialised report", lambda: _materialised(running_shop, "profit_margin"), seconds=120)
     page.goto(f"{running_shop.stack.addresses['dagster']}/assets/profit_margin?view=events")
-    page.get_by_text("chart").first.wait_for()
-    _shoot(page, "report-events")
+    page.get_by_text("[Show Markdown]").first.click()
+    page.wait_for_function("[...document.images].some(i => i.src.startsWith('data:image') && i.naturalWidth > 300)")
+    _shoot(page, "report-chart")
 
 
 @needs_chromium
