@@ -1,5 +1,6 @@
 """The embedded PostgreSQL server: a real one, from a wheel, in a folder, reached through a Unix socket."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ class EmbeddedPostgres:
 
     def stop(self) -> None:
         """Stops the server when no other process uses it."""
-        if self._server is not None:
-            self._server.cleanup()
-            self._server = None
+        if self._server is None:
+            return
+        import psutil  # comes with the server
+
+        self._server.cleanup()
+        users = self._server.global_process_id_list
+        # A process that was killed never left the list, and the server would run for ever.
+        if not any(psutil.pid_exists(pid) for pid in users.get_and_remove(os.getpid())):
+            users.put([])
+            self._server.stop()
+        self._server = None
