@@ -17,7 +17,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m smi_pipeline.gateway", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     host = parser.parse_args(arguments).host
-    logs.configure()
     try:
         settings = Settings()
         app = build_app(settings)
@@ -28,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     except SmiError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
+    logs.configure()
     server = uvicorn.Server(server_config(app, host=host, port=settings.smi_gateway_port))
     server.run()
     return 0 if server.started else 1

@@ -88,8 +88,9 @@ def unavailable(request: Request, error: SmiError) -> Response:
 
 def internal(request: Request, error: Exception) -> Response:
     """A bug. Logged without the error's own words, which may hold addresses."""
-    where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
-    log.error("unexpected error", action="error", error=type(error).__name__, where=where[-6:])
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "smi_pipeline" in frame.filename]
+    where = [f"{frame.filename.rpartition('smi_pipeline')[2]}:{frame.lineno} {frame.name}" for frame in frames[-5:]]
+    log.error("unexpected error", action="error", error=type(error).__name__, where=where)
     return refused(request, 500, "That did not work because of an error on our side.")
 
 

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from smi_pipeline.core.errors import TransientError
 from smi_pipeline.core.models import Status
 from smi_pipeline.services.world import World
 from smi_pipeline.settings import Settings
+
+log = structlog.get_logger("smi_pipeline.gateway")
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -59,7 +61,8 @@ class _StateCollector(Collector):
         up = GaugeMetricFamily("smi_database_up", "Whether the state's database answers.")
         try:
             metrics = list(self._state())
-        except TransientError:
+        except Exception as error:  # not reachable, or not migrated: a scrape must tell, not fail
+            log.warning("the state cannot be read", action="metrics", error=type(error).__name__)
             up.add_metric([], 0)
             yield up
             return

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,14 @@ class Shop:
         self._server.should_exit = True
         self._thread.join(10)
         self.state.database.dispose()  # type: ignore[attr-defined]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Waits up to five seconds for what another thread does."""
+    ends = time.monotonic() + 5
+    while not condition() and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert condition()
 
 
 def stripe_event(type_: str, obj: dict[str, Any], event_id: str = "") -> bytes:

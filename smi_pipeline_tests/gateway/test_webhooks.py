@@ -1,14 +1,13 @@
 """Webhooks (W1, W7; section 6 rule 9): what each is answered, and that none has its effect twice."""
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from smi_pipeline.core.models import Queue, Status
-from smi_pipeline_tests.gateway.shop import Shop, signed, stripe_event
+from smi_pipeline_tests.gateway.shop import Shop, signed, stripe_event, wait_for
 
 STRIPE = "/smi-webhook/stripe"
 UPSAMPLER = "/smi-webhook/upsampler/"
@@ -24,13 +23,6 @@ def paid_intent(shop: Shop) -> tuple[str, dict[str, Any]]:
 
 def post(shop: Shop, body: bytes, **how: Any) -> Any:
     return shop.client.post(STRIPE, content=body, headers=signed(body, **how))
-
-
-def wait_for(condition) -> None:
-    ends = time.monotonic() + 5
-    while not condition() and time.monotonic() < ends:
-        time.sleep(0.01)
-    assert condition()
 
 
 def test_a_verified_payment_starts_its_job_and_kicks_the_submission(whole_shop: Shop) -> None:
