@@ -47,8 +47,12 @@ class Thresholds:
     the image's side covers at least a quarter of some tile, wherever it lies."""
     dead_std: float = 0.5
     """Contrast below which a block of the result is one colour (an 8-bit level is 1)."""
-    dead_colour: float = 16.0
-    """... and how far that colour must be from the source's: crushed shadows and bleached paper move by up to 12."""
+    dead_colour: float = 36.0
+    """... and how far that colour must be from the source's: strong contrast bleaches a pale wall by up to 28."""
+    black: float = 2.0
+    """Brightest channel of a block that counts as black ..."""
+    not_black: float = 28.0
+    """... where the source was at least this bright: an eye sees the rectangle."""
     dead_source_std: float = 12.0
     """... or how much contrast was there before: denoisers flatten grain of up to 6."""
     flat_ratio: float = 0.12
@@ -59,6 +63,14 @@ class Thresholds:
     """Mean distance of a tile's blocks, when the structure is foreign as well."""
     foreign_correlation: float = 0.3
     """Correlation of a tile with its source, blocks of colour included."""
+    alien_colour: float = 20.0
+    """Colour of a block whose structure is foreign too."""
+    alien_share: float = 0.45
+    """Share of such blocks in a tile of at least 2 x 2. Good results: 0 but for one text block after a median filter
+    (0.25)."""
+    strangeness: float = 4.0
+    """Mean over such a tile of a block's colour distance over its contrast (plus 10): the flatter a place, the less of
+    a change it explains. Good results reach 2.5, with the strongest local contrast."""
     image_correlation: float = 0.8
     """Correlation of the whole image's block colours. Good results keep 0.97."""
     image_std: float = 4.0
@@ -70,6 +82,10 @@ class Thresholds:
     """Share of the structured tiles that agree on one shift: the image is shifted."""
     shift_gain_alone: float = 0.12
     """A single tile that fits elsewhere this much better was moved."""
+    shift_rest: float = 0.25
+    """Squared error that may remain in the other place, over the contrast there."""
+    shift_directions: float = 0.12
+    """Structure across an edge over structure along it, from which a tile says where it was."""
     shift_rms: float = 10.0
     """Error in levels before a shift is looked for at all."""
     turned_correlation: float = 0.7
@@ -78,7 +94,7 @@ class Thresholds:
     """... and better than upright by this much."""
     drift_levels: float = 4.0
     """JPEG: from some row on every block is off by the same amount, which damaged entropy data leaves behind (DC values
-    are coded as differences). Tone mapping follows the picture's own edges and is discounted."""
+    are coded as differences). Tone mapping follows the picture's own edges and is discounted: good results reach 2.7."""
     drift_share: float = 0.7
     """Share of the columns that must agree on it."""
     alpha_levels: float = 48.0
@@ -89,13 +105,13 @@ class Thresholds:
     """Mean saturation from which a source is a colour image."""
 
     # --- finer: warnings in observe, refused in enforce ---
-    fine_ssim: float = 0.2
+    fine_ssim: float = 0.08
     """Lowest SSIM of a tile with structure."""
     fine_mean_colour: float = 16.0
     """Mean colour shift over the whole image."""
-    fine_tile_colour: float = 36.0
+    fine_tile_colour: float = 44.0
     """Mean colour of a tile."""
-    fine_correlation: float = 0.15
+    fine_correlation: float = 0.1
     """Lowest correlation of a tile with structure."""
     structured_std: float = 10.0
     """Contrast within the blocks of a tile from which SSIM says something: below, noise alone decides it."""
@@ -114,6 +130,8 @@ class Measured:
     dead_at: tuple[int, int]
     flat_ratio: float | None  # None: no tile with contrast
     foreign_tiles: int
+    alien_share: float
+    strangeness: float
     image_correlation: float | None  # None: no layout to compare
     turned_image: str  # how the image must be turned to fit, "" for not at all
     shift: tuple[int, int]  # source pixels right and down that most shifted tiles agree on
@@ -184,6 +202,10 @@ def refusals(found: Measured, limits: Thresholds) -> list[str]:
         said.append(f"a tile keeps {found.flat_ratio:.0%} of its contrast")
     if found.foreign_tiles:
         said.append(f"{found.foreign_tiles} tiles show something else")
+    elif found.alien_share >= limits.alien_share:
+        said.append(f"{found.alien_share:.0%} of a tile shows something else")
+    elif found.strangeness >= limits.strangeness:
+        said.append(f"a part of the image has another colour ({found.strangeness:.1f} times what its contrast allows)")
     if found.shifted_alone:
         said.append(f"{found.shifted_alone} tiles are shifted")
     if found.turned_tiles:

@@ -9,8 +9,8 @@ import hashlib
 from pathlib import Path
 
 from smi_pipeline.adapters.images import containers
-from smi_pipeline.adapters.images.containers import Layout
 from smi_pipeline.adapters.images.decoding import decode, decode_whole
+from smi_pipeline.adapters.images.structure import Layout
 from smi_pipeline.adapters.images.suspicions import summarise
 from smi_pipeline.core import image_rules, reasons
 from smi_pipeline.core.errors import PermanentError

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smi_pipeline.adapters.images.containers import Layout
+from smi_pipeline.adapters.images.structure import Layout
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import PermanentError
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 BLOCK = 7
 _ROWS = 8 * BLOCK
+_BLACK, _NOT_BLACK = 2, 48
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
@@ -34,6 +35,7 @@ class Blocks:
     result_colour: Floats
     source_alpha: Floats
     result_alpha: Floats
+    blackened: Floats  # share of the pixels that are black in the result and clearly not in the source
 
 
 def measure(source: Bytes, result: Bytes) -> Blocks:
@@ -59,7 +61,13 @@ def _stripe(source: Bytes, result: Bytes) -> tuple[Floats, ...]:
     return (
         ssim.astype(np.float32), np.sqrt(s_var), np.sqrt(r_var), cov,
         s_colour[:, :, :3], r_colour[:, :, :3], _alpha(s_colour), _alpha(r_colour),
+        _means(_blackened(s, result)),
     )  # fmt: skip
+
+
+def _blackened(luminance: Floats, result: Bytes) -> Floats:
+    brightest = np.maximum(np.maximum(result[:, :, 0], result[:, :, 1]), result[:, :, 2])
+    return ((brightest <= _BLACK) & (luminance >= _NOT_BLACK)).astype(np.float32)
 
 
 def _pad(pixels: Bytes) -> Bytes:

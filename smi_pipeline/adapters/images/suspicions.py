@@ -14,7 +14,11 @@ from smi_pipeline.adapters.images.fidelity import BLOCK, LUMA_WEIGHTS, Blocks, B
 from smi_pipeline.core.image_rules import Measured, Thresholds
 
 GRID = 16
+_STRUCTURE = 3  # blocks a side that a tile needs to have a structure: one feature of a tiny image has none
 _REACH = 4  # source pixels to every side in which a shifted tile is looked for; beyond, it is a foreign one
+_FAR = 10  # rows of blocks over which a drift must stay
+_NEAR_END = 12  # levels from black and white
+_VOTERS = 0.3  # share of the columns that must be able to say something about a drift
 _CROP = 64  # side of the part of a tile that is searched
 _TURNS = (
     ("mirrored", lambda a: a[..., :, ::-1]),
@@ -44,19 +48,26 @@ def summarise(source: Bytes, result: Bytes, limits: Thresholds, *, jpeg: bool) -
     difference = blocks.result_colour - blocks.source_colour
     off = np.abs(difference).max(axis=2)
     tile_colour = np.abs(np.stack([_tiles(difference[:, :, band]) for band in range(3)], axis=2)).max(axis=2)
-    std = np.sqrt(_tiles(blocks.source_std**2))
+    std = np.sqrt(_tiles(blocks.source_std**2, _STRUCTURE))
+    black = (blocks.result_colour.max(axis=2) <= limits.black) & (blocks.source_colour.max(axis=2) >= limits.not_black)
     dead = (blocks.result_std < limits.dead_std) & (
-        (off >= limits.dead_colour) | (blocks.source_std >= limits.dead_source_std)
+        (off >= limits.dead_colour) | black | (blocks.source_std >= limits.dead_source_std)
     )
-    dead_share = _tiles(dead.astype(np.float32))
+    dead_share = np.maximum(_tiles(dead.astype(np.float32)), _tiles(blocks.blackened))
     correlation, ratio, contrast = _structure(blocks)
     foreign = (
-        (_tiles(off) >= limits.foreign_colour)
+        (_tiles(off, _STRUCTURE) >= limits.foreign_colour)
         & (correlation < limits.foreign_correlation)
         & (contrast >= limits.flat_source_std)
     )
+    alike = blocks.covariance / np.maximum(blocks.source_std * blocks.result_std, 1)
+    alien = (
+        (off >= limits.alien_colour)
+        & (alike < limits.foreign_correlation)
+        & (np.maximum(blocks.source_std, blocks.result_std) >= limits.structured_std)
+    )
     structured = std >= limits.structured_std
-    ssim = _tiles(blocks.ssim)
+    ssim = _tiles(blocks.ssim, _STRUCTURE)
     image_correlation, turned = _layout(blocks, limits)
     places = _places(source, result, limits)
     wide = contrast >= limits.flat_source_std
@@ -70,6 +81,8 @@ def summarise(source: Bytes, result: Bytes, limits: Thresholds, *, jpeg: bool) -
         dead_at=_where(dead_share),
         flat_ratio=float(ratio[wide].min()) if wide.any() else None,
         foreign_tiles=int(foreign.sum()),
+        alien_share=float(_tiles(alien.astype(np.float32), 2).max()),
+        strangeness=float(_tiles(off / (10 + blocks.source_std), 2).max()),
         image_correlation=image_correlation,
         turned_image=turned,
         shift=places.shift,
@@ -84,15 +97,15 @@ def summarise(source: Bytes, result: Bytes, limits: Thresholds, *, jpeg: bool) -
     )
 
 
-def _edges(length: int) -> NDArray[np.intp]:
-    """Where the tiles begin along an axis: 16 of them, or one per item when there are fewer."""
-    count = min(GRID, length)
+def _edges(length: int, least: int) -> NDArray[np.intp]:
+    """Where the tiles begin along an axis: 16 of them, or fewer so that each has `least` blocks."""
+    count = max(1, min(GRID, length // least))
     return np.arange(count, dtype=np.intp) * length // count
 
 
-def _tiles(values: Floats) -> Floats:
+def _tiles(values: Floats, least: int = 1) -> Floats:
     """Means over the grid."""
-    rows, columns = _edges(values.shape[0]), _edges(values.shape[1])
+    rows, columns = _edges(values.shape[0], least), _edges(values.shape[1], least)
     sums = np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
     heights = np.diff(np.append(rows, values.shape[0]))
     widths = np.diff(np.append(columns, values.shape[1]))
@@ -112,13 +125,12 @@ def _structure(blocks: Blocks) -> tuple[Floats, Floats, Floats]:
     """Per tile, over all of its pixels: correlation, contrast of the result over the source's, and the latter."""
     s, r = blocks.source_colour @ LUMA_WEIGHTS, blocks.result_colour @ LUMA_WEIGHTS
     within = np.float32((BLOCK * BLOCK - 1) / (BLOCK * BLOCK))
-    s_mean, r_mean = _tiles(s), _tiles(r)
     # Centred first: squares of means lose what matters in single precision.
-    s0, r0 = s - s.mean(), r - r.mean()
-    s0_mean, r0_mean = s_mean - s.mean(), r_mean - r.mean()
-    s_var = np.maximum(_tiles(within * blocks.source_std**2 + s0 * s0) - s0_mean**2, 0)
-    r_var = np.maximum(_tiles(within * blocks.result_std**2 + r0 * r0) - r0_mean**2, 0)
-    covariance = _tiles(within * blocks.covariance + s0 * r0) - s0_mean * r0_mean
+    s, r = s - s.mean(), r - r.mean()
+    s_mean, r_mean = _tiles(s, _STRUCTURE), _tiles(r, _STRUCTURE)
+    s_var = np.maximum(_tiles(within * blocks.source_std**2 + s * s, _STRUCTURE) - s_mean**2, 0)
+    r_var = np.maximum(_tiles(within * blocks.result_std**2 + r * r, _STRUCTURE) - r_mean**2, 0)
+    covariance = _tiles(within * blocks.covariance + s * r, _STRUCTURE) - s_mean * r_mean
     correlation = covariance / np.sqrt(np.maximum(s_var * r_var, 1e-6))
     return correlation, np.sqrt(r_var / np.maximum(s_var, 1e-6)), np.sqrt(s_var)
 
@@ -182,9 +194,13 @@ def _places(source: Bytes, result: Bytes, limits: Thresholds) -> _Places:
             better = error < best
             best[better] = error[better]
             vectors[better] = (right, down)
-    matters = still >= limits.shift_rms**2
-    shifted = matters & (best < limits.shift_gain * still) & vectors.any(axis=1)
-    alone = int((matters & (best < limits.shift_gain_alone * still) & vectors.any(axis=1)).sum())
+    # An edge that leaves the part compared takes its error along: what remains must fit, and be something.
+    contrast = core.var(axis=(1, 2))
+    fits = (contrast >= limits.structured_std**2) & (best < limits.shift_rest * contrast)
+    fits &= _two_directions(core) >= limits.shift_directions
+    moved_away = vectors.any(axis=1) & (still >= limits.shift_rms**2) & fits
+    shifted = moved_away & (best < limits.shift_gain * still)
+    alone = int((moved_away & (best < limits.shift_gain_alone * still)).sum())
     share, shift = 0.0, (0, 0)
     if shifted.any():
         kinds, counts = np.unique(vectors[shifted], axis=0, return_counts=True)
@@ -203,6 +219,15 @@ def _error(a: Floats, b: Floats) -> Floats:
     return np.einsum("nij,nij->n", difference, difference) / np.float32(difference[0].size)
 
 
+def _two_directions(tiles: Floats) -> Floats:
+    """Smaller over larger eigenvalue of each tile's structure tensor: 0 for a straight edge, which fits anywhere along
+    itself and so says nothing about where it was moved from; 1 for structure alike in all directions."""
+    down, right = np.gradient(tiles, axis=(1, 2))
+    xx, yy, xy = ((a * b).mean(axis=(1, 2)) for a, b in ((right, right), (down, down), (right, down)))
+    spread = np.sqrt((xx - yy) ** 2 + 4 * xy * xy)
+    return (xx + yy - spread) / np.maximum(xx + yy + spread, 1e-6)
+
+
 def _drift(blocks: Blocks, limits: Thresholds) -> float:
     """Levels by which, from some row on, nearly every column is off in the same way; 0 when there is no such row."""
     if blocks.ssim.shape[0] < 3:
@@ -211,11 +236,40 @@ def _drift(blocks: Blocks, limits: Thresholds) -> float:
     difference = _median_of_three(blocks.result_colour - blocks.source_colour)
     own = _median_of_three(blocks.source_colour)
     jump, edge = _across(difference), np.abs(_across(own))
-    typical = np.median(jump, axis=1, keepdims=True)
+    # Colours at the end of the scale cannot move any further: such columns say nothing.
+    free = (own > _NEAR_END) & (own < 255 - _NEAR_END)
+    says = np.minimum(free[:-2], free[2:])
+    typical = _median_of(jump, says)
+    # Nor do columns where the picture itself changes by as much: tone mapping may have done it.
+    says &= np.abs(jump).clip(min=np.abs(typical)) > 0.5 * edge
     same = np.abs(jump - typical) <= np.maximum(1.5, 0.35 * np.abs(typical))
-    share = (same & (np.abs(jump) > 0.5 * edge)).mean(axis=1)
-    levels = np.abs(typical[:, 0])[share >= limits.drift_share]
+    voters = says.sum(axis=1)
+    enough = voters >= np.maximum(3, _VOTERS * says.shape[1])
+    share = np.where(enough, (same & says).sum(axis=1) / np.maximum(voters, 1), 0)
+    # Local contrast makes halos along straight edges, which fade within a few blocks; a drift stays.
+    far = _far_across(np.median(difference, axis=1))
+    stays = far * typical[:, 0] >= 0.6 * typical[:, 0] ** 2
+    levels = np.abs(typical[:, 0])[(share >= limits.drift_share) & stays]
     return float(levels.max()) if levels.size else 0.0
+
+
+def _far_across(rows: Floats) -> Floats:
+    """Mean of up to ten rows below each inner row minus that of up to ten above it."""
+    sums = np.concatenate([np.zeros_like(rows[:1]), np.cumsum(rows, axis=0)])
+    at = np.arange(1, len(rows) - 1)
+    first, last = np.maximum(at - _FAR, 0), np.minimum(at + 1 + _FAR, len(rows))
+    above = (sums[at] - sums[first]) / (at - first)[:, None]
+    below = (sums[last] - sums[at + 1]) / (last - at - 1)[:, None]
+    return below - above
+
+
+def _median_of(values: Floats, chosen: NDArray[np.bool_]) -> Floats:
+    """Median of each row's chosen values, as a column; 0 where none is chosen."""
+    masked = np.where(chosen, values, np.inf)
+    ordered = np.sort(masked, axis=1)
+    middle = np.maximum(chosen.sum(axis=1, keepdims=True) - 1, 0) // 2
+    found = np.take_along_axis(ordered, middle, axis=1)
+    return np.where(np.isfinite(found), found, 0).astype(np.float32)
 
 
 def _median_of_three(values: Floats) -> Floats:

@@ -1,0 +1,104 @@
+"""What all three readers share: the layout they fill, a file that reads like bytes, numbers and errors."""
+
+import os
+import re
+from dataclasses import dataclass
+from typing import overload
+
+from smi_pipeline.core import reasons
+from smi_pipeline.core.errors import PermanentError
+
+MAX_METADATA = 16 * 2**20
+"""Bytes of one profile or EXIF block that are looked at: real ones are a thousandth of it."""
+
+
+@dataclass(kw_only=True)
+class Layout:
+    """What the structure of a file says. Sizes in pixels as stored, offsets and lengths in bytes."""
+
+    format: str
+    width: int = 0
+    height: int = 0
+    mode: str = "RGB"
+    bits: int = 8
+    has_alpha: bool = False
+    animated: bool = False
+    exif: bytes = b""
+    icc: bytes = b""
+    payload: int = 0  # coded pixels
+    end: int = 0  # first byte after the end marker
+    held: int = 0  # bytes a decoder must hold because the coding has no row order; 0 when rows stream
+    multi_picture: bool = False  # JPEG: further pictures are announced after the end marker
+    height_at: int = 0  # JPEG: where the header says the height
+    unit: tuple[int, int] = (8, 8)  # JPEG: width and height of an MCU
+
+
+class FileBytes:
+    """A file like a bytes object. Not mmap: every page that is looked at would count as this process's memory."""
+
+    _WINDOW = 4096
+    _BLOCK = 2**20
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._size = os.fstat(descriptor).st_size
+        self._start, self._held = 0, b""
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, key: int) -> int: ...
+    @overload
+    def __getitem__(self, key: slice) -> bytes: ...
+    def __getitem__(self, key: int | slice) -> int | bytes:
+        if isinstance(key, int):
+            return self._read(key, 1)[0]
+        start, stop, _ = key.indices(self._size)
+        return self._read(start, max(0, stop - start))
+
+    def _read(self, start: int, count: int) -> bytes:
+        if count > self._WINDOW:
+            return os.pread(self._descriptor, count, start)
+        offset = start - self._start
+        if offset < 0 or offset + count > len(self._held):
+            self._start, offset = start, 0
+            self._held = os.pread(self._descriptor, self._WINDOW, start)
+        return self._held[offset : offset + count]
+
+    def search(self, pattern: re.Pattern[bytes], start: int) -> int:
+        """Where the first match of a two-byte pattern begins; -1 for none."""
+        while start < self._size - 1:
+            block = os.pread(self._descriptor, self._BLOCK, start)
+            found = pattern.search(block)
+            if found:
+                return start + found.start()
+            start += max(1, len(block) - 1)
+        return -1
+
+
+def damaged(message: str) -> PermanentError:
+    return PermanentError(reasons.INVALID_IMAGE, message)
+
+
+def unsupported(message: str) -> PermanentError:
+    return PermanentError(reasons.UNSUPPORTED_FORMAT, message)
+
+
+def u32(data: FileBytes, at: int) -> int:
+    return int.from_bytes(exactly(data, at, 4), "big")
+
+
+def u16(data: FileBytes, at: int) -> int:
+    return int.from_bytes(exactly(data, at, 2), "big")
+
+
+def l32(data: FileBytes, at: int) -> int:
+    return int.from_bytes(exactly(data, at, 4), "little")
+
+
+def exactly(data: FileBytes, at: int, count: int) -> bytes:
+    part = data[at : at + count]
+    if len(part) < count:
+        raise ValueError("short")
+    return part
