@@ -55,5 +55,6 @@ class EmbeddedPostgres:
         # A process that was killed never left the list, and the server would run for ever.
         if not any(psutil.pid_exists(pid) for pid in users.get_and_remove(os.getpid())):
             users.put([])
-            self._server.stop()
+            if (self.folder / "postmaster.pid").exists():
+                self._server.stop()
         self._server = None
