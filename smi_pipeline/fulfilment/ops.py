@@ -123,7 +123,6 @@ def _step_on_job(
     try:
         return service(world, job_id, batch.step(seconds))
     except PermanentError as error:
-        batch.ended(context, job_id, "failed")
         raise _upscale_failed(world, job_id, error) from error
 
 
@@ -139,7 +138,11 @@ def submit_to_upsampler(context: OpExecutionContext, smi: SmiResource, batch: Ba
 
 @op(out=_OUTPUTS, description="W11, W12: the result is downloaded, checked against its source and stored.")
 def verify_result(context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id: str) -> Iterator[Output]:
-    report = _step_on_job(context, smi, batch, job_id, 180, fulfil.verify_result)
+    try:
+        report = _step_on_job(context, smi, batch, job_id, 180, fulfil.verify_result)
+    except Failure:
+        batch.ended(context, job_id, "failed")
+        raise
     if report.state != "done":
         batch.ended(context, job_id, "later")
     yield from _ended_well(report, job_id)

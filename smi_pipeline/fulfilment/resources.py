@@ -49,7 +49,9 @@ class Batch(ConfigurableResource):
 
     @contextmanager
     def yield_for_execution(self, context: InitResourceContext) -> Iterator["Batch"]:
-        """One per run; the thread ends with it."""
+        """One per run, whatever an earlier run in this process has left in it; the thread ends with the run."""
+        self._lease_id, self._stopped, self._open = None, threading.Event(), set()
+        self._ended, self._sums = Counter(), Counter()
         try:
             yield self
         finally:
@@ -60,14 +62,14 @@ class Batch(ConfigurableResource):
         self._lease_id = lease_id
         self._open.update(work_keys)
         self._step_ends = monotonic() + step_seconds
-        threading.Thread(target=self._renew, name="lease", daemon=True).start()
+        threading.Thread(target=self._renew, args=(lease_id, self._stopped), name="lease", daemon=True).start()
 
-    def _renew(self) -> None:
-        while not self._stopped.wait(RENEW_SECONDS):
+    def _renew(self, lease_id: str, stopped: threading.Event) -> None:
+        while not stopped.wait(RENEW_SECONDS):
             if monotonic() > self._step_ends:
                 continue  # the step hangs: let the lease run out, so that somebody else takes the rows
             try:
-                self.smi.world("lease").state.leases.renew(self._lease_id or "")
+                self.smi.world("lease").state.leases.renew(lease_id)
             except TransientError:
                 continue  # the next try comes before the lease ends
 

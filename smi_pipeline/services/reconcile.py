@@ -3,7 +3,7 @@
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
-from smi_pipeline.core.errors import NotFound, PermanentError
+from smi_pipeline.core.errors import NotFound, PermanentError, TransientError
 from smi_pipeline.services.intake import HANDLED_EVENTS, handle_stripe_event, learn_of_payment
 from smi_pipeline.services.world import World
 
@@ -19,7 +19,8 @@ CURSOR = "stripe_events"
 def reconcile_events(world: World, *, limit: int = 200) -> Counter[str]:
     """Applies stored Stripe events that we have not seen, oldest first. Returns how many had which effect.
 
-    The cursor moves only after all of them were applied: an error repeats the look, nothing is skipped.
+    The cursor moves only after all of them were applied. An event that cannot be read becomes a person's task and
+    keeps no other one waiting. Raises TransientError, after the others, when Stripe gave no answer about one.
     """
     now = world.state.submissions.now()
     cursor = world.state.intake.cursor(CURSOR)
@@ -28,10 +29,26 @@ def reconcile_events(world: World, *, limit: int = 200) -> Counter[str]:
     events = list(world.payments.events_since(since, HANDLED_EVENTS))
     seen = world.state.intake.seen_events([event.event_id for event in events])
     fresh = sorted((e for e in events if e.event_id not in seen), key=lambda event: event.created_at)
+    unanswered: TransientError | None = None
     for event in fresh[:limit]:
-        effect = handle_stripe_event(world, event, source="stripe reconciliation")
-        world.state.intake.note_event(event.event_id, event.type, effect)  # not ours: do not look again
+        try:
+            effect = handle_stripe_event(world, event, source="stripe reconciliation")
+        except TransientError as error:
+            unanswered = error
+            continue
+        except (NotFound, PermanentError) as error:
+            effect = "unreadable"
+            world.state.tasks.open(
+                kind="stripe_event",
+                subject=event.event_id,
+                job_id=None,
+                message=f"The Stripe event {event.event_id} ({event.type}) could not be applied: {error}.",
+                next_step="Look at the event in the Stripe dashboard and settle what it means by hand.",
+            )
+        world.state.intake.note_event(event.event_id, event.type, effect)  # do not look again
         tally[effect] += 1
+    if unanswered is not None:
+        raise unanswered
     newest = max((event.created_at for event in events), default=None)
     if newest and len(fresh) <= limit:
         world.state.intake.set_cursor(CURSOR, min(newest, now).astimezone(UTC).isoformat())

@@ -3,6 +3,7 @@
 import pytest
 from dagster import DagsterEventType
 
+from smi_pipeline.adapters.postgres.leases import PostgresLeases
 from smi_pipeline.core.models import Queue, Status
 from smi_pipeline_tests.orchestration.conftest import Shop
 
@@ -153,3 +154,34 @@ def test_a_backlog_makes_no_pile_of_runs(shop: Shop):
         shop.order("coffee-200.png")
     assert sum(int(request.tags["smi/leased"]) for request in shop.tick(Queue.SUBMIT)) == 6
     assert shop.tick(Queue.SUBMIT) == [], "what is leased is not leased again"
+
+
+def test_a_lease_is_renewed_while_a_step_takes_long(shop: Shop, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("smi_pipeline.fulfilment.resources.RENEW_SECONDS", 0.05)
+    shop.sandbox.fault("upsampler", "latency", match={"endpoint": "submit"}, seconds=1.0)
+    job_id = shop.order()
+    renewed: list[int] = []
+    renew = PostgresLeases.renew
+
+    def counted(leases: PostgresLeases, lease_id: str) -> int:
+        renewed.append(renew(leases, lease_id))
+        return renewed[-1]
+
+    monkeypatch.setattr(PostgresLeases, "renew", counted)
+    for _ in range(2):  # the second run in this process renews as well
+        shop.run(Queue.SUBMIT)
+        job_id = shop.order()
+        shop.sandbox.fault("upsampler", "latency", match={"endpoint": "submit"}, seconds=1.0)
+    assert sum(count == 1 for count in renewed) >= 20
+    assert shop.job(job_id).status is Status.PENDING
+
+
+def test_a_stripe_event_that_cannot_be_applied_keeps_no_other_waiting(shop: Shop):
+    shop.sandbox.control(
+        "stripe", "/_pay", amount=50, currency="usd", metadata={"job_id": "x" * 32, "source": "sell-my-images"}
+    )
+    shop.sandbox.fault("stripe", "status", match={"endpoint": "payment_intents"}, code=404, times=3)
+    job_id = shop.order(pay=False)
+    shop.pay(job_id)
+    shop.sandbox.clear_faults("stripe")
+    assert any(task.kind == "stripe_event" for task in shop.world.state.tasks.opened())

@@ -44,7 +44,7 @@ def test_a_materialised_day_says_in_words_and_figures_what_came_out(database, re
     completion = found["completion_rate", day]
     assert completion["result"] == "75.0 % delivered: 3 of 4 decided (95 % interval 30.1 % to 95.4 %)"
     assert (completion["completion_rate_percent"], completion["delivered"], completion["refunded"]) == (75.0, 3, 1)
-    assert "| upscale_failed | 1 | 25.0 % |" in completion["preview"]
+    assert "| upscale_failed | 1 | 25.0\u00a0% |" in completion["preview"]
     times = found["processing_times", day]
     assert times["result"].startswith("from payment to closing mail: median 13 s, 95 % within 27 s, slowest 30 s")
     assert times["total_p50_seconds"] == 13.0
