@@ -88,10 +88,10 @@ def show(console: Console, rows: Sequence[Mapping[str, Any]], violations: Sequen
 
 def show_addresses(console: Console, addresses: Mapping[str, str], login: str) -> None:
     """Where to look now."""
-    table = Table.grid(padding=(0, 2))
+    width = max(map(len, addresses))
     for name, address in addresses.items():
-        table.add_row(name.replace("_", " "), f"{address}  {login}" if name == "ops" else address)
-    console.print(table, soft_wrap=True, highlight=False)
+        line = f"{name.replace('_', ' '):{width}}  {address}" + (f"  {login}" if name == "ops" else "")
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _since(at: float | None, finding: Finding) -> float | None:
