@@ -1,0 +1,105 @@
+"""The code locations as Dagster and the workers load them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dagster import DefaultSensorStatus
+
+from smi_pipeline.core.models import Queue
+from smi_pipeline.core.runs import DAGSTER_JOB, FIRST_OP
+from smi_pipeline.fulfilment.definitions import build_defs
+from smi_pipeline.fulfilment.hooks import job_id_of
+from smi_pipeline_tests.orchestration.conftest import Shop
+
+CHECKOUT = Path(__file__).parents[2]
+HEAVY = {"pandas", "matplotlib", "skimage"}
+
+
+def python(code: str, **environment: str) -> str:
+    """Runs code in a process that knows nothing of this one's environment."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=CHECKOUT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("location", ["fulfilment", "reporting"])
+def test_a_location_imports_without_environment_and_without_heavy_libraries(location: str):
+    heavy = python(f"import sys, smi_pipeline.{location}.definitions; print({HEAVY} & set(sys.modules))")
+    assert heavy == "set()"
+
+
+def test_dagster_finds_both_locations_valid(tmp_path: Path):
+    done = subprocess.run(
+        [Path(sys.executable).parent / "dagster", "definitions", "validate", "-w", "workspace.yaml"],
+        cwd=CHECKOUT,
+        env={"PATH": os.environ["PATH"], "DAGSTER_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "All code locations passed validation" in done.stderr + done.stdout
+
+
+def test_the_names_by_which_runs_are_started_are_those_of_the_definitions():
+    defs = build_defs()
+    for queue in Queue:
+        assert FIRST_OP[queue] in {node.name for node in defs.resolve_job_def(DAGSTER_JOB[queue]).nodes}
+
+
+def test_every_sensor_and_schedule_runs_without_being_switched_on():
+    defs = build_defs()
+    assert {sensor.default_status for sensor in defs.sensors or []} == {DefaultSensorStatus.RUNNING}
+    assert all(schedule.default_status.value == "RUNNING" for schedule in defs.schedules or [])
+
+
+def test_after_real_runs_the_workers_process_holds_no_pandas_matplotlib_or_scikit_image(
+    shop: Shop, environment: dict[str, str]
+):
+    job_id = shop.order("rocket-200.jpg")
+    run = """
+import sys
+from dagster import DagsterInstance
+from smi_pipeline.fulfilment import worker
+worker._import_locations()  # what a warm worker does before it forks
+from smi_pipeline.fulfilment.definitions import defs
+with DagsterInstance.ephemeral() as instance:
+    assert defs.resolve_job_def('JOB').execute_in_process(instance=instance).success
+print({'pandas', 'matplotlib', 'skimage'} & set(sys.modules), 'pyvips' in sys.modules)
+"""
+    assert python(run.replace("JOB", "submit_upscales"), **environment).startswith("set()")
+    shop.until_ready(job_id)
+    assert python(run.replace("JOB", "fulfil_upscales"), **environment) == "set() True"
+    assert shop.job(job_id).status == "completed"
+
+
+@pytest.mark.parametrize(
+    ("step_key", "job_id"),
+    [
+        ("verify_result[0123456789abcdef0123456789abcdef]", "0123456789abcdef0123456789abcdef"),
+        ("results_leased", None),
+        ("refund_payment[17]", None),
+        ("verify_result[?]", None),
+    ],
+)
+def test_the_failure_hook_takes_the_job_from_the_step_key_and_ignores_other_steps(step_key: str, job_id: str | None):
+    assert job_id_of(step_key) == job_id
+
+
+def test_the_failure_hook_refunds_nothing_while_the_row_is_not_failed(shop: Shop, monkeypatch: pytest.MonkeyPatch):
+    job_id = shop.order()
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug, not a verdict")
+
+    monkeypatch.setattr("smi_pipeline.services.submit._prepare", broken)
+    (result,) = shop.run(Queue.SUBMIT)
+    assert not result.success
+    assert shop.job(job_id).status == "pending"
+    assert "a bug, not a verdict" in (shop.job(job_id).last_error or "")
+    assert shop.sandbox.ledger("stripe")["refunds"] == []
