@@ -83,6 +83,7 @@ def completion(rows: Sequence[Row], day: date) -> "Figure":
         if height.any():
             counts.bar(places, height, bottom=floor, color=colour, label=name.removesuffix("_jobs"), width=0.7)
         floor = floor + height
+    counts.margins(y=0.12)
     counts.set_ylabel("paid jobs")
     counts.yaxis.get_major_locator().set_params(integer=True)
     counts.set_xticks(list(places), [f"{one:%a}\n{one.day} {one:%b}" for one in days], fontsize=8.5)
@@ -181,7 +182,7 @@ def _waterfall(axes: "Axes", row: Row) -> None:
             (0, 3),
             ha="center",
             textcoords="offset points",
-            fontweight="bold" if bottom == 0 and name != "refunds" else "normal",
+            fontweight="bold" if name in ("revenue", "net margin") else "normal",
         )
         if place < len(parts) - 2:
             axes.plot([place + 0.31, place + 0.69], [level, level], color="#9aa5b1", linewidth=0.8)

@@ -21,8 +21,8 @@ STAGE_NAMES = {
 _ZERO_DECIMAL = frozenset(
     {"bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "ugx", "vnd", "vuv", "xaf", "xof", "xpf"}
 )
-PREVIEW_ROWS = 10
-"""Rows of the facts in a preview."""
+PREVIEW_ROWS = 5
+"""Rows of the facts in a preview. The UI shows Markdown of up to 1,000 characters in place, longer one on a click."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,20 @@ def jobs(count: int) -> str:
 
 
 def markdown(headers: Sequence[str], rows: Iterable[Sequence[object]], *, words: int = 1) -> str:
-    """A Markdown table; the first `words` columns are words, the others numbers, aligned to the right."""
-    lines = [headers, [":--" if n < words else "--:" for n in range(len(headers))], *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    """A Markdown table; the first `words` columns are words, the others numbers, unbroken and aligned to the right."""
+
+    def line(cells: Sequence[object]) -> str:
+        texts = (str(cell).replace("|", "\\|") for cell in cells)
+        return (
+            "| " + " | ".join(text if n < words else text.replace(" ", "\u00a0") for n, text in enumerate(texts)) + " |"
+        )
+
+    rule = [":--" if n < words else "--:" for n in range(len(headers))]
+    return "\n".join(["| " + " | ".join(headers) + " |", line(rule), *(line(row) for row in rows)])
 
 
 def facts(rows: Sequence[Row], total: int) -> Description:
-    """Of one day: its first rows and how many there are in all."""
+    """Of one day: its least profitable rows, and how many there are in all."""
     table = markdown(
         ["Upscale job", "Bought", "Outcome", "Reason", "Megapixels", "Total time", "Credits", "Received", "Net margin"],
         (
@@ -97,7 +104,7 @@ def facts(rows: Sequence[Row], total: int) -> Description:
     )
     if not total:
         return Description(EMPTY, {"paid_jobs": 0}, EMPTY)
-    note = f"\n\n{min(total, PREVIEW_ROWS)} of {total:,} rows" if total > PREVIEW_ROWS else ""
+    note = f"\n\n{PREVIEW_ROWS} of {total:,} rows, least profitable first" if total > PREVIEW_ROWS else ""
     return Description(jobs(total), {"paid_jobs": total}, table + note)
 
 
@@ -170,6 +177,7 @@ def times(rows: Sequence[Row], paid: int) -> Description:
                 *(span(row[f"{name}_seconds"]) for name in ("p50", "p90", "p95", "p99", "max")),
             )
             for row in sorted(rows, key=lambda row: (order.index(row["stage"]), row["resolution"] != "all"))
+            if row["resolution"] == "all" or row["stage"] == "paid_to_mailed"  # all of them would be too long
         ),
         words=2,
     )

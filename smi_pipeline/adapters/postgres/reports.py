@@ -264,6 +264,16 @@ class PostgresReports:
                 limit=limit,
             )
 
+    def least_profitable(self, day: date, limit: int) -> list[dict[str, Any]]:
+        """Facts of a day, the biggest loss first."""
+        with self._database.transaction() as tx:
+            return tx.rows(
+                """SELECT * FROM reports.job_facts WHERE day = :day
+                   ORDER BY net_margin_cents, job_id LIMIT :limit""",
+                day=day,
+                limit=limit,
+            )
+
     def paid_jobs(self, first: date, last: date) -> dict[date, int]:
         """Paid jobs per day, of the days whose facts have been built."""
         with self._database.transaction() as tx:

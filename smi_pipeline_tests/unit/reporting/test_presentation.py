@@ -7,6 +7,8 @@ import pytest
 from smi_pipeline.reporting import presentation
 from smi_pipeline.reporting.presentation import markdown, money, percent, span
 
+SHOWN_IN_PLACE = 1000  # characters of Markdown that the UI shows without a click
+
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
@@ -60,6 +62,18 @@ def test_paid_jobs_without_a_closing_mail_say_so():
     assert presentation.times([], 1).headline == "1 paid job, none closed yet"
 
 
+def test_the_preview_of_the_times_fits_in_place():
+    rows = [
+        {"stage": stage, "resolution": resolution, "jobs": 12_345}
+        | {f"{name}_seconds": 83.2 for name in ("p50", "p90", "p95", "p99", "max")}
+        for stage in presentation.STAGE_NAMES
+        for resolution in ("all", "8x", "4x")
+    ]
+    said = presentation.times(rows, 12_345)
+    assert said.table.count("\n") == 8
+    assert len(said.table) < SHOWN_IN_PLACE
+
+
 def test_a_loss_is_told_as_one():
     row = {
         "currency": "usd",
@@ -93,6 +107,7 @@ def test_previews_of_the_facts_say_how_much_they_leave_out():
         "net_margin_cents": 15,
         "currency": "usd",
     }
-    said = presentation.facts([row] * 10, 1200)
+    said = presentation.facts([row] * presentation.PREVIEW_ROWS, 1200)
     assert said.headline == "1,200 paid jobs"
-    assert said.table.endswith("10 of 1,200 rows")
+    assert said.table.endswith("5 of 1,200 rows, least profitable first")
+    assert len(said.table) < SHOWN_IN_PLACE
