@@ -68,14 +68,18 @@ class Intake(Protocol):
         """Records an event without further effect; False when it was known."""
 
     def record_payment(
-        self, facts: PaymentFacts, job_id: str, *, event: tuple[str, str] | None, source: str, policy: Policy
+        self,
+        facts: PaymentFacts,
+        job_id: str,
+        *,
+        event: tuple[str, str] | None,
+        source: str,
+        policy: Policy,
+        adopt: bool = False,
     ) -> str:
         """Records a succeeded payment with the event that told of it, in one transaction. Returns its role: order
-        (the job starts), duplicate or mismatch (a refund is owed), orphan (no such job); or known / repeated (no
-        change)."""
-
-    def forget_orphan(self, payment_intent_id: str, *, actor: str) -> bool:
-        """Forgets an unsettled payment without job, so that it can be recorded for one."""
+        (the job starts), duplicate or mismatch (a refund is owed), orphan (no such job, or one that was imported);
+        or known / repeated (no change). `adopt` takes an unsettled orphan up again, as the payment of this job."""
 
     def abandoned_candidates(self, limit: int) -> list[tuple[str, str | None]]:
         """(job_id, session_id) of unpaid jobs past their Checkout's life."""
@@ -246,8 +250,8 @@ class Emails(Protocol):
     def accepted(self, email: Email, *, actor: str) -> None:
         """The server took the mail. Needs no lease: it is a fact."""
 
-    def refused(self, email: Email, lease_id: str, *, seconds: float, error: str) -> None:
-        """The server certainly did not take it: due again in `seconds`."""
+    def refused(self, email: Email, lease_id: str, *, seconds: float, error: str, counts: bool) -> None:
+        """The server certainly did not take it: due again in `seconds`. An outage does not count as an attempt."""
 
     def give_up(self, email: Email, lease_id: str, *, why: str, actor: str) -> None:
         """Makes a mail a person's task."""

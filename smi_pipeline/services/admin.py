@@ -1,5 +1,6 @@
 """What an operator may do by hand (W16): the CLI and the admin jobs of Dagster call only this."""
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -8,7 +9,7 @@ from smi_pipeline.core.errors import Conflict, NotFound, PermanentError, Refused
 from smi_pipeline.core.models import Status, UpscaleJob
 from smi_pipeline.services import notify, refund
 from smi_pipeline.services.completions import check_completions
-from smi_pipeline.services.intake import learn_of_payment, require_known
+from smi_pipeline.services.intake import require_known
 from smi_pipeline.services.world import World
 
 
@@ -30,6 +31,8 @@ def retry(world: World, job_id: str, *, admin_override: bool = False) -> str:
         raise Conflict(f"job {job.job_id} is {job.status}: say --admin-override to upscale it once more")
     if not admin_override and job.status is Status.FAILED:
         raise Conflict(f"job {job.job_id} failed and its refund is owed: say --admin-override to upscale it as a gift")
+    if job.status is Status.AWAITING_PAYMENT and job.checkout_session_id:
+        world.payments.expire_checkout(job.checkout_session_id)  # what is a gift can no longer be paid
     number = world.state.deliveries.retry(
         job.job_id,
         new_round=True,
@@ -87,7 +90,8 @@ def cancel(world: World, job_id: str) -> str:
     if job.status is Status.AWAITING_PAYMENT:
         if job.checkout_session_id:
             world.payments.expire_checkout(job.checkout_session_id)
-        world.state.intake.abandon(job.job_id, actor=world.actor)
+        if not world.state.intake.abandon(job.job_id, actor=world.actor):
+            raise Conflict(f"job {job.job_id} was paid or closed just now: look again")
         return "closed; it was not paid"
     words = reasons.FOR_CUSTOMER[reasons.CANCELLED]
     if not world.state.deliveries.cancel(job.job_id, reason=reasons.CANCELLED, words=words, actor=world.actor):
@@ -99,6 +103,9 @@ def resend(world: World, job_id: str) -> str:
     """Sends the closing mail once more, as a new mail."""
     job = require_known(world, job_id)
     if job.status is Status.COMPLETED:
+        link = world.state.deliveries.current_token(job.job_id)
+        if link is None or link["expired"] or job.result_key is None:
+            raise Conflict(f"the link of job {job.job_id} has expired: `smi jobs token {job.job_id}` makes a new one")
         kind, context = "completion", {}
     else:
         settled = [
@@ -117,7 +124,7 @@ def new_token(world: World, job_id: str, *, revoke: bool = True) -> str:
     """Makes a new download link, which is returned; `revoke` ends the older ones."""
     job = require_known(world, job_id)
     if job.status is not Status.COMPLETED or job.result_key is None:
-        raise Conflict(f"job {job.job_id} is {job.status}: there is no file to link to")
+        raise Conflict(f"job {job.job_id} is {job.status}: there is no file to link to (any more)")
     serial = world.state.deliveries.new_token(
         job.job_id, ttl=world.policy.download_ttl, revoke=revoke, actor=world.actor
     )
@@ -147,9 +154,14 @@ def adopt(world: World, payment_intent_id: str, job_id: str) -> str:
     """Settles a payment without a job by giving it to one (rule 8)."""
     job = require_known(world, job_id)
     _require_orphan(world, payment_intent_id)
-    if not world.state.intake.forget_orphan(payment_intent_id, actor=world.actor):
+    facts = world.payments.payment(payment_intent_id)
+    role = world.state.intake.record_payment(
+        facts, job.job_id, event=None, source=world.actor, policy=world.policy, adopt=True
+    )
+    if role == "known":
         raise Conflict(f"{payment_intent_id} was settled by somebody else just now")
-    role = learn_of_payment(world, payment_intent_id, job.job_id, event=None, source=world.actor)
+    if role == "orphan":
+        raise Conflict(f"job {job.job_id} was imported from another system: its payment cannot be replaced")
     world.state.tasks.close("orphan_payment", payment_intent_id, actor=world.actor)
     return f"adopted as {role} payment of job {job.job_id}"
 
@@ -201,7 +213,8 @@ def next_step(job: UpscaleJob) -> str:
 
 
 def _require_orphan(world: World, payment_intent_id: str) -> dict[str, Any]:
-    payment = world.state.views.payment(payment_intent_id)
+    plausible = re.fullmatch(r"\w{3,255}", payment_intent_id, re.ASCII)
+    payment = world.state.views.payment(payment_intent_id) if plausible else None
     if payment is None:
         raise NotFound(f"there is no payment {payment_intent_id[:64]!r} on record")
     if payment["role"] != "orphan" or payment["settled_by"]:

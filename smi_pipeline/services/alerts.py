@@ -5,8 +5,13 @@ from smi_pipeline.services.world import World, log
 
 
 def raise_alarms(world: World) -> int:
-    """Opens a task for each job of the alarm query (section 6 rule 11). Returns how many jobs are overdue."""
+    """Opens a task for each job of the alarm query (section 6 rule 11), and closes those that are over. Returns how
+    many jobs are overdue."""
     overdue = world.state.views.alarms(world.policy)
+    late = {row["job_id"] for row in overdue}
+    for task in world.state.tasks.opened():
+        if task.kind == "overdue" and task.subject not in late and task.acknowledged_at is None:
+            world.state.tasks.close("overdue", task.subject, actor="settled")
     for row in overdue:
         world.state.tasks.open(
             kind="overdue",

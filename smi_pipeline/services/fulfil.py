@@ -50,6 +50,8 @@ def _verify(world: World, job: UpscaleJob, lease_id: str) -> StepReport:
         key = f"results/{job.job_id[:2]}/{job.job_id}-{job.round}.{verdict.facts.format.lower()}"
         world.storage.put(key, result.path)
     world.state.deliveries.verified(job.job_id, lease_id, verdict, result_key=key, actor=world.actor)
+    if job.result_key not in (None, key):  # an earlier round's: no link leads to it any more
+        world.storage.delete(job.result_key or "")
     facts = verdict.facts
     return StepReport(
         state="done",

@@ -1,5 +1,6 @@
 """Orders come in: registering a job with its price and Checkout, and what Stripe's events mean for it (W1, W2, W26)."""
 
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from urllib.parse import unquote, urlsplit
 from smi_pipeline.core.errors import NotFound, PermanentError, RefusedError, TransientError, Unavailable
 from smi_pipeline.core.image_rules import check_output_size
 from smi_pipeline.core.lifecycle import view_token
-from smi_pipeline.core.models import NewJob, PaymentFacts, StripeEvent
+from smi_pipeline.core.models import CheckoutSession, NewJob, PaymentFacts, StripeEvent, UpscaleJob
+from smi_pipeline.core.words import one_line
 from smi_pipeline.services import refund
 from smi_pipeline.services.world import World
 
@@ -77,7 +79,7 @@ def register_job(world: World, request: JobRequest) -> RegisteredJob:
         resolution=request.resolution,
         scale=scale,
         customer_email=email,
-        customer_name=(request.customer_name or "").strip()[:100] or None,
+        customer_name=one_line(request.customer_name or "", 100) or None,
         source=facts,
         price_cents=quote.price_cents,
         currency=world.policy.currency,
@@ -160,13 +162,21 @@ def close_abandoned(world: World, limit: int = 100) -> int:
     closed = 0
     for job_id, session_id in world.state.intake.abandoned_candidates(limit):
         if session_id:
-            world.payments.expire_checkout(session_id)
-            session = world.payments.checkout(session_id)
-            if session.payment_intent_id and session.payment_status == "paid":
+            session = _closed_session(world, session_id)
+            if session and session.payment_intent_id and session.payment_status == "paid":
                 learn_of_payment(world, session.payment_intent_id, job_id, event=None, source=world.actor)
                 continue
         closed += world.state.intake.abandon(job_id, actor=world.actor)
     return closed
+
+
+def _closed_session(world: World, session_id: str) -> CheckoutSession | None:
+    """The session after it was closed; None when Stripe does not know it: then nobody can pay it either."""
+    try:
+        world.payments.expire_checkout(session_id)
+        return world.payments.checkout(session_id)
+    except NotFound:
+        return None
 
 
 def _refuse_while_overloaded(world: World) -> None:
@@ -208,9 +218,10 @@ def _file_name(url: str) -> str:
     return safe or "image"
 
 
-def require_known(world: World, job_id: str):
+def require_known(world: World, job_id: str) -> UpscaleJob:
     """The job, by its id with or without hyphens. Raises NotFound."""
-    job = world.state.views.job(job_id.replace("-", "").lower())
+    plain = job_id.replace("-", "").lower()
+    job = world.state.views.job(plain) if re.fullmatch(r"[0-9a-f]{32}", plain) else None
     if job is None:
         raise NotFound(f"there is no upscale job {job_id[:64]!r}")
     return job

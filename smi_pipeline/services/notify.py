@@ -5,13 +5,16 @@ from datetime import datetime
 from typing import Any
 
 from smi_pipeline.core import reasons
-from smi_pipeline.core.errors import AmbiguousError, PermanentError, TransientError
+from smi_pipeline.core.errors import AmbiguousError, PermanentError, RefusedError, TransientError
 from smi_pipeline.core.lifecycle import download_token, rating_token, view_token
 from smi_pipeline.core.models import Email, Queue, RenderedMail, UpscaleJob
 from smi_pipeline.services.world import StepReport, World, run_step
 
 MAX_HAND_OVERS = 2
 """An unanswered hand-over is repeated once; after that only a person can know whether the mail arrived."""
+
+MAX_TRIES = 12
+"""A mail that was refused, or could not be written, so often is given to a person; an outage does not count."""
 
 
 def send(world: World, work_key: str, lease_id: str) -> StepReport:
@@ -49,6 +52,10 @@ def _send(world: World, email: Email, lease_id: str) -> StepReport:
     job = world.state.views.job(email.job_id)
     if job is None:
         raise PermanentError("mail_refused", "the job of this mail does not exist")
+    if email.attempts > MAX_TRIES:
+        raise PermanentError(
+            "mail_refused", f"not sent in {MAX_TRIES} attempts: {email.last_error or 'no reason known'}"
+        )
     if email.hand_overs >= MAX_HAND_OVERS:
         raise PermanentError("mail_refused", "the mail server twice gave no answer; the mail may have arrived")
     mail = _rendered(world, job, email, world.state.submissions.now())
@@ -59,19 +66,22 @@ def _send(world: World, email: Email, lease_id: str) -> StepReport:
     except AmbiguousError:
         raise
     except TransientError as error:
-        seconds = 5.0 * 2 ** min(email.attempts - 1, 7)
-        if email.attempts >= 12:
+        seconds = error.retry_after or (5.0 * 2 ** min(email.attempts - 1, 7) if error.counts else 30.0)
+        if error.counts and email.attempts >= MAX_TRIES:
             raise PermanentError("mail_refused", f"refused {email.attempts} times: {error}") from error
-        world.state.emails.refused(email, lease_id, seconds=seconds, error=str(error))
+        world.state.emails.refused(email, lease_id, seconds=seconds, error=str(error), counts=error.counts)
         return StepReport(state="later", message=str(error), retry_seconds=seconds)
     world.state.emails.accepted(email, actor=world.actor)
     return StepReport(state="done", message=f"{email.kind} mail accepted by the mail server")
 
 
 def _rendered(world: World, job: UpscaleJob, email: Email, now: datetime) -> RenderedMail:
-    mail = world.mailer.render(
-        email.kind, to=job.customer_email, message_id=email.message_id, context=_context(world, job, email), at=now
-    )
+    try:
+        mail = world.mailer.render(
+            email.kind, to=job.customer_email, message_id=email.message_id, context=_context(world, job, email), at=now
+        )
+    except RefusedError as error:
+        raise PermanentError("mail_refused", f"it cannot be written: {error}") from error
     if email.content is None:
         return mail
     return RenderedMail(  # the very bytes of the first try

@@ -45,6 +45,8 @@ def reconcile_events(world: World, *, limit: int = 200) -> Counter[str]:
                 message=f"The Stripe event {event.event_id} ({event.type}) could not be applied: {error}.",
                 next_step="Look at the event in the Stripe dashboard and settle what it means by hand.",
             )
+        if unanswered is not None and effect == "not ours":
+            continue  # perhaps it is about the very payment that was not answered
         world.state.intake.note_event(event.event_id, event.type, effect)  # do not look again
         tally[effect] += 1
     if unanswered is not None:

@@ -11,6 +11,8 @@ from smi_pipeline.core.errors import LeaseLost
 from smi_pipeline.core.lifecycle import download_token, token_hash
 from smi_pipeline.core.models import Status, Verdict
 
+_OPEN = (Status.AWAITING_PAYMENT, Status.PENDING, Status.PROCESSING)
+
 
 class PostgresDeliveries:
     """Implements `core.state.Deliveries`."""
@@ -85,7 +87,7 @@ class PostgresDeliveries:
     def cancel(self, job_id: str, *, reason: str, words: str, actor: str) -> bool:
         with self._database.transaction() as tx:
             job = tx.row("SELECT * FROM smi.upscale_jobs WHERE job_id = :id FOR UPDATE", id=job_id)
-            return job is not None and _fail(tx, job, reason, words, actor)
+            return job is not None and job["status"] in _OPEN and _fail(tx, job, reason, words, actor)
 
     def new_token(self, job_id: str, *, ttl: timedelta, revoke: bool, actor: str) -> int:
         with self._database.transaction() as tx:
@@ -151,10 +153,10 @@ class PostgresDeliveries:
             rows = tx.rows(
                 """SELECT job_id, source_key, result_key FROM smi.upscale_jobs j
                    WHERE files_removed_at IS NULL AND (source_key IS NOT NULL OR result_key IS NOT NULL)
-                     AND status IN ('completed', 'refunded')
+                     AND status IN ('completed', 'refunded', 'failed')
                      AND NOT EXISTS (SELECT FROM smi.download_tokens t WHERE t.job_id = j.job_id
                                      AND t.expires_at > smi.now() - interval '1 day')
-                     AND coalesce(completed_at, failed_at) < smi.now() - interval '1 day'
+                     AND greatest(completed_at, failed_at) < smi.now() - interval '1 day'
                    ORDER BY job_id LIMIT :limit""",
                 limit=limit,
             )
@@ -162,7 +164,11 @@ class PostgresDeliveries:
 
     def files_removed(self, job_id: str) -> None:
         with self._database.transaction() as tx:
-            tx.run("UPDATE smi.upscale_jobs SET files_removed_at = smi.now() WHERE job_id = :id", id=job_id)
+            tx.run(
+                """UPDATE smi.upscale_jobs SET files_removed_at = smi.now(), source_key = NULL, result_key = NULL
+                   WHERE job_id = :id""",
+                id=job_id,
+            )
 
     def rate(self, job_id: str, score: int, comment: str | None) -> None:
         with self._database.transaction() as tx:
@@ -187,7 +193,7 @@ class PostgresDeliveries:
                        round = round + :step, attempts = 0, next_attempt_at = smi.now(), lease_id = NULL,
                        lease_until = NULL, last_error = NULL, hold_reason = NULL, held_at = NULL,
                        reason_code = NULL, reason_text = NULL, deadline_at = NULL, processing_at = NULL,
-                       submitted_at = NULL, admin_override = :override,
+                       submitted_at = NULL, admin_override = :override, files_removed_at = NULL,
                        learned_at = coalesce(learned_at, smi.now()), start_by = smi.now() + CAST(:max_wait AS interval)
                    WHERE job_id = :id RETURNING round""",
                 id=job_id,

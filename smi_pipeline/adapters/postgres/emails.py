@@ -89,13 +89,20 @@ class PostgresEmails:
             )
             if changed:
                 tx.event(email.job_id, "mail_accepted", actor=actor, kind=email.kind, serial=email.serial)
+                tx.run(  # an earlier one of this kind that could not be sent needs nobody any more
+                    """UPDATE smi.person_tasks SET closed_at = smi.now(), acknowledged_by = :actor
+                       WHERE kind = 'mail_failed' AND closed_at IS NULL AND starts_with(subject, :prefix)""",
+                    actor=actor,
+                    prefix=f"{email.job_id}/{email.kind}/",
+                )
                 tx.run("UPDATE smi.upscale_jobs SET updated_at = smi.now() WHERE job_id = :id", id=email.job_id)
 
-    def refused(self, email: Email, lease_id: str, *, seconds: float, error: str) -> None:
+    def refused(self, email: Email, lease_id: str, *, seconds: float, error: str, counts: bool) -> None:
         with self._database.transaction() as tx:
             tx.run(
                 """UPDATE smi.emails SET state = 'claimed', lease_id = NULL, lease_until = NULL, last_error = :error,
-                          hand_overs = hand_overs - 1, next_attempt_at = smi.now() + make_interval(secs => :seconds)
+                          hand_overs = hand_overs - 1, attempts = attempts - :uncounted,
+                          next_attempt_at = smi.now() + make_interval(secs => :seconds)
                    WHERE job_id = :job_id AND kind = :kind AND serial = :serial AND lease_id = :lease_id""",
                 job_id=email.job_id,
                 kind=email.kind,
@@ -103,6 +110,7 @@ class PostgresEmails:
                 lease_id=lease_id,
                 seconds=seconds,
                 error=error[:500],
+                uncounted=0 if counts else 1,
             )
 
     def give_up(self, email: Email, lease_id: str, *, why: str, actor: str) -> None:

@@ -69,13 +69,22 @@ class PostgresIntake:
             return _into_inbox(tx, event_id, type_, effect)
 
     def record_payment(
-        self, facts: PaymentFacts, job_id: str, *, event: tuple[str, str] | None, source: str, policy: Policy
+        self,
+        facts: PaymentFacts,
+        job_id: str,
+        *,
+        event: tuple[str, str] | None,
+        source: str,
+        policy: Policy,
+        adopt: bool = False,
     ) -> str:
         with self._database.transaction() as tx:
             if event and not _into_inbox(tx, event[0], event[1], "payment"):
                 return "repeated"
             job = tx.row("SELECT * FROM smi.upscale_jobs WHERE job_id = :job_id FOR UPDATE", job_id=job_id)
             role = _role(job, facts)
+            if adopt:
+                _forget_orphan(tx, facts.payment_intent_id, source)
             fresh = tx.run(
                 """INSERT INTO smi.payments (payment_intent_id, job_id, role, received_cents, currency, charge_id,
                        fee_cents, refunded_cents, paid_at, learned_from)
@@ -83,7 +92,7 @@ class PostgresIntake:
                        least(coalesce(CAST(:paid_at AS timestamptz), smi.now()), smi.now()), :source)
                    ON CONFLICT (payment_intent_id) DO NOTHING""",
                 pi=facts.payment_intent_id,
-                job_id=job_id if job else None,
+                job_id=None if role == "orphan" else job_id,
                 role=role,
                 received=facts.amount_received_cents,
                 currency=facts.currency,
@@ -104,7 +113,7 @@ class PostgresIntake:
                     charge_id=facts.charge_id,
                 )
                 return "known"
-            if job is None:
+            if job is None or role == "orphan":
                 return role
             if role == "order":
                 _start(tx, job, facts, source, policy)
@@ -122,18 +131,6 @@ class PostgresIntake:
             else:
                 _refuse_amount(tx, job, facts, source)
             return role
-
-    def forget_orphan(self, payment_intent_id: str, *, actor: str) -> bool:
-        # Only an unsettled orphan without a refund may be taken in again, then as the payment of a job.
-        with self._database.transaction() as tx:
-            forgotten = tx.run(
-                """DELETE FROM smi.payments p WHERE payment_intent_id = :pi AND role = 'orphan' AND settled_by IS NULL
-                   AND NOT EXISTS (SELECT FROM smi.refunds r WHERE r.payment_intent_id = p.payment_intent_id)""",
-                pi=payment_intent_id,
-            )
-            if forgotten:
-                tx.event(None, "orphan_taken_up", actor=actor, payment_intent=payment_intent_id)
-            return bool(forgotten)
 
     def abandoned_candidates(self, limit: int) -> list[tuple[str, str | None]]:
         with self._database.transaction() as tx:
@@ -191,8 +188,19 @@ def _into_inbox(tx: Transaction, event_id: str, type_: str, effect: str) -> bool
     )
 
 
+def _forget_orphan(tx: Transaction, payment_intent_id: str, actor: str) -> None:
+    """Makes room for an unsettled orphan without a refund to be recorded again, as the payment of a job."""
+    forgotten = tx.run(
+        """DELETE FROM smi.payments p WHERE payment_intent_id = :pi AND role = 'orphan' AND settled_by IS NULL
+           AND NOT EXISTS (SELECT FROM smi.refunds r WHERE r.payment_intent_id = p.payment_intent_id)""",
+        pi=payment_intent_id,
+    )
+    if forgotten:
+        tx.event(None, "orphan_taken_up", actor=actor, payment_intent=payment_intent_id)
+
+
 def _role(job, facts: PaymentFacts) -> str:
-    if job is None:
+    if job is None or job["imported_from"]:  # another system took that order: never refunded by itself
         return "orphan"
     if job["status"] not in (Status.AWAITING_PAYMENT, Status.ABANDONED):
         return "duplicate"  # paid already, or closed before it was paid

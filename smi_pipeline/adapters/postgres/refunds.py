@@ -2,7 +2,7 @@
 
 from smi_pipeline.adapters.postgres.database import Database, Transaction, as_record
 from smi_pipeline.adapters.postgres.emails import owe_email
-from smi_pipeline.adapters.postgres.tasks import open_task
+from smi_pipeline.adapters.postgres.tasks import close_task, open_task
 from smi_pipeline.core import reasons
 from smi_pipeline.core.models import Refund, RefundFacts, Status
 
@@ -79,6 +79,12 @@ class PostgresRefunds:
                 reason=reason,
                 actor=actor,
             )
+            if owed and kind == "unmatched":
+                tx.run(
+                    "UPDATE smi.payments SET settled_by = :actor WHERE payment_intent_id = :pi",
+                    actor=actor,
+                    pi=payment_intent_id,
+                )
             if owed:
                 tx.event(job_id, "refund_owed", actor=actor, reason=reason, payment_intent=payment_intent_id)
             return owed
@@ -143,6 +149,7 @@ class PostgresRefunds:
             if row is None:
                 return False
             tx.event(row["job_id"], "refund_not_needed", actor=actor, why=why)
+            close_task(tx, kind="refund_failed", subject=row["payment_intent_id"], actor=actor)
             if row["kind"] in ("failure", "wrong_amount"):
                 _mark_refunded(tx, row["job_id"], actor)
                 owe_email(tx, row["job_id"], "refund", self._mail_domain, context={"refund_row": row["refund_row"]})
@@ -187,7 +194,9 @@ class PostgresRefunds:
                 pi=payment_intent_id,
             )
             tx.run("UPDATE smi.upscale_jobs SET updated_at = smi.now() WHERE job_id = :id", id=row["job_id"])
-            if state == "open":
+            if state != "open":
+                close_task(tx, kind="dispute", subject=payment_intent_id, actor=actor)
+            elif row["dispute"] == "open":  # not when the news of its beginning comes after that of its end
                 open_task(
                     tx,
                     kind="dispute",
@@ -238,6 +247,10 @@ def _settle(tx: Transaction, refund_row: int, facts: RefundFacts, actor: str, ma
     if state in ("failed", "canceled"):
         _refund_failed(tx, before, facts.failure_reason or f"Stripe says {facts.status}", actor)
         return state
+    if before["kind"] == "outside":  # made by hand, known since it was begun: whoever made it tells the customer
+        return state
+    if state == "succeeded":
+        close_task(tx, kind="refund_failed", subject=before["payment_intent_id"], actor=actor)
     if state == "succeeded" and before["kind"] in ("failure", "wrong_amount", "goodwill"):
         _mark_refunded(tx, before["job_id"], actor)
     if before["job_id"] and before["kind"] in _MAIL_KIND:
@@ -252,14 +265,17 @@ def _mark_refunded(tx: Transaction, job_id: str | None, actor: str) -> None:
 
 def _refund_failed(tx: Transaction, row, why: str, actor: str) -> None:
     tx.event(row["job_id"], "refund_failed", actor=actor, why=why, payment_intent=row["payment_intent_id"])
+    again = f"smi jobs refund {row['job_id']}"
+    if row["kind"] == "unmatched":  # it waits for a person's word again
+        again = f"smi jobs refund-payment {row['payment_intent_id']}"
+        tx.run("UPDATE smi.payments SET settled_by = NULL WHERE payment_intent_id = :pi", pi=row["payment_intent_id"])
     open_task(
         tx,
         kind="refund_failed",
         subject=row["payment_intent_id"],
         job_id=row["job_id"],
         message=f"The refund of {row['payment_intent_id']} failed: {why}.",
-        next_step="Return the money another way (Stripe dashboard or bank transfer), then run "
-        f"`smi jobs refund {row['job_id']}` or close the task.",
+        next_step=f"Run `{again}`, or return the money another way (Stripe dashboard or bank transfer).",
     )
 
 
@@ -298,13 +314,18 @@ def _record_outside(tx: Transaction, facts: RefundFacts, actor: str, mail_domain
     if payment["role"] != "order" or back < payment["received_cents"]:
         return "outside"
     job = tx.row("SELECT * FROM smi.upscale_jobs WHERE job_id = :id FOR UPDATE", id=payment["job_id"])
-    decided = job is not None and tx.run(
-        """INSERT INTO smi.outcomes (job_id, round, outcome, reason, actor)
+    # A gift of the shop (a later round) ends without money, whatever becomes of the payment.
+    decided = (
+        job is not None
+        and job["round"] == 1
+        and tx.run(
+            """INSERT INTO smi.outcomes (job_id, round, outcome, reason, actor)
            VALUES (:id, :round, 'refund', :reason, :actor) ON CONFLICT DO NOTHING""",
-        id=job["job_id"],
-        round=job["round"],
-        reason=reasons.REFUNDED_OUTSIDE,
-        actor=actor,
+            id=job["job_id"],
+            round=job["round"],
+            reason=reasons.REFUNDED_OUTSIDE,
+            actor=actor,
+        )
     )
     if job is not None and decided:
         tx.run(

@@ -18,6 +18,19 @@ def open_task(tx: Transaction, *, kind: str, subject: str, job_id: str | None, m
     )
 
 
+def close_task(tx: Transaction, *, kind: str, subject: str, actor: str) -> bool:
+    """Closes the open task of this name; False when there is none."""
+    return bool(
+        tx.run(
+            """UPDATE smi.person_tasks SET closed_at = smi.now(), acknowledged_by = :actor
+               WHERE kind = :kind AND subject = :subject AND closed_at IS NULL""",
+            kind=kind,
+            subject=subject,
+            actor=actor,
+        )
+    )
+
+
 class PostgresTasks:
     """Implements `core.state.Tasks`."""
 
@@ -53,12 +66,4 @@ class PostgresTasks:
 
     def close(self, kind: str, subject: str, *, actor: str) -> bool:
         with self._database.transaction() as tx:
-            return bool(
-                tx.run(
-                    """UPDATE smi.person_tasks SET closed_at = smi.now(), acknowledged_by = :actor
-                       WHERE kind = :kind AND subject = :subject AND closed_at IS NULL""",
-                    kind=kind,
-                    subject=subject,
-                    actor=actor,
-                )
-            )
+            return close_task(tx, kind=kind, subject=subject, actor=actor)
