@@ -73,14 +73,10 @@ def _steps(step: str, job: UpscaleJob) -> list[tuple[str, str]]:
         if job.payment_intent_id is None:
             return []
         return [("Payment", "done"), ("Upscaling", "failed"), ("Refund", "done" if step == "refunded" else "current")]
-    if step == "abandoned":
+    if step in ("abandoned", "completed"):
         return []
     at = STEPS.index(step)
-    ready = step == "completed"
-    return [
-        (label, "done" if i < at or ready else "current" if i == at else "open")
-        for i, label in enumerate(_LABELS.values())
-    ]
+    return [(label, "done" if i < at else "current" if i == at else "open") for i, label in enumerate(_LABELS.values())]
 
 
 def _rating_links(gateway: Gateway, job: UpscaleJob) -> list[tuple[int, str, str]]:

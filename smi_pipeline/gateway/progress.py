@@ -12,6 +12,9 @@ from smi_pipeline.services.world import World
 STEPS = ("awaiting_payment", "queued", "preparing", "upscaling", "checking", "completed")
 ENDED = ("completed", "refunded", "abandoned", "failed")
 
+CHECKING_PERCENT = 90
+"""The estimate goes by time; a result that came early has come far all the same."""
+
 POLL_SECONDS = 10
 POLL_SECONDS_UNPAID = 3  # who comes back from Checkout waits for Stripe's webhook
 POLL_SECONDS_REFUND = 60  # a pending refund takes days
@@ -25,13 +28,14 @@ def snapshot(world: World, job: UpscaleJob, *, full: bool) -> dict[str, Any]:
     refunds = [_refund(world, job, r) for r in world.state.refunds.of_job(job.job_id)]
     pending = any(r["state"] in ("owed", "pending") for r in refunds)
     poll_after = _poll_after(step, pending)
+    progress = progress_percent(
+        job.status, now=now, started_at=job.processing_at, expected_seconds=job.expected_seconds
+    )
     data: dict[str, Any] = {
         "job_id": job.job_id,
         "status": CUSTOMER_STAGE[job.status].value,
         "step": step,
-        "progress": progress_percent(
-            job.status, now=now, started_at=job.processing_at, expected_seconds=job.expected_seconds
-        ),
+        "progress": max(progress, CHECKING_PERCENT) if step == "checking" else progress,
         "eta": eta,
         "eta_text": _eta_text(step, eta),
         "estimated_completion": _iso(job.estimated_completion),

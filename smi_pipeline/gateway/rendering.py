@@ -1,6 +1,7 @@
 """Turns facts into pages. The words and the looks are in `pages/`."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import jinja2
+from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse
 
 from smi_pipeline.core import words
@@ -16,6 +18,7 @@ from smi_pipeline.settings import Settings
 FOLDER = Path(__file__).parent / "pages"
 STATIC = FOLDER / "static"
 SHOP_NAME = "Sell My Images"
+_COMMAND = re.compile(r"`([^`]+)`")
 
 
 class Pages:
@@ -47,6 +50,7 @@ class Pages:
             "money": words.money,
             "duration": duration,
             "stamp": stamp,
+            "commands": commands,
         }
 
     def response(
@@ -68,6 +72,11 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
     return f"{whole // 3600} h" + (f" {whole % 3600 // 60} min" if whole % 3600 // 60 else "")
+
+
+def commands(text: str) -> Markup:
+    """A sentence with its `commands` marked as such."""
+    return Markup(_COMMAND.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before
 
 
 def stamp(at: datetime | None) -> str:

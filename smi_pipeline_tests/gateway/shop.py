@@ -82,8 +82,7 @@ class Shop:
         self.app = create_app(self.world, self.settings, on_work=self.kicks.append)
         self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=30)
         self._server = uvicorn.Server(server_config(self.app, host="127.0.0.1", port=0))
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]}, daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._server.run, kwargs={"sockets": [listening]}, daemon=True).start()
         ends = time.monotonic() + 10
         while not self._server.started and time.monotonic() < ends:
             time.sleep(0.002)
@@ -251,8 +250,7 @@ class Shop:
 
     def close(self) -> None:
         self.client.close()
-        self._server.should_exit = True
-        self._thread.join(10)
+        self._server.should_exit = True  # it leaves by itself within a tick, nobody need wait for it
         self.state.database.dispose()  # type: ignore[attr-defined]
 
 

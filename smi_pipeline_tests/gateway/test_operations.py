@@ -123,6 +123,14 @@ def test_the_page_of_a_job_shows_everything_and_no_address(shop: Shop) -> None:
     assert shop.callback not in html
 
 
+def test_an_open_task_takes_the_place_of_the_usual_next_step(shop: Shop) -> None:
+    html = ops(shop, f"/ops/jobs/{shop.refunded('failed')}")
+    [task] = shop.state.tasks.opened()
+    assert task.next_step.replace("`", "") in html.replace("<code>", "").replace("</code>", "")
+    assert "The refund is on its way" not in html
+    assert "<code>smi jobs refund" in html
+
+
 def test_the_page_of_a_delivered_job_shows_mails_and_downloads_without_the_token(shop: Shop) -> None:
     job_id = shop.delivered()
     shop.client.get(f"/smi/v1/download/{shop.token(job_id)}")

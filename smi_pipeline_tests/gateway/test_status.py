@@ -36,6 +36,10 @@ def test_progress_and_eta_move_while_the_image_is_upscaled(shop: Shop) -> None:
     assert late["eta_text"] == "This takes a little longer than usual."
 
 
+def test_a_result_that_came_early_is_almost_there(shop: Shop) -> None:
+    assert shop.status(shop.checking())["progress"] == 90
+
+
 def test_a_paid_job_in_line_has_an_eta(shop: Shop) -> None:
     data = shop.status(shop.paid())
     assert data["progress"] == 0
