@@ -113,6 +113,8 @@ class Thresholds:
     """Mean colour of a tile."""
     fine_correlation: float = 0.1
     """Lowest correlation of a tile with structure."""
+    profile_colour: float = 3.0
+    """Mean colour shift from which a dropped colour profile is worth a word."""
     structured_std: float = 10.0
     """Contrast within the blocks of a tile from which SSIM says something: below, noise alone decides it."""
 

@@ -6,6 +6,7 @@ sentence: CMYK, 16 bits per channel, animation, and any format but PNG, JPEG and
 """
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 from smi_pipeline.adapters.images import containers
@@ -149,10 +150,10 @@ class VipsImages:
         # turning.
         convert = source_layout.icc != layout.icc
         turn = source_facts.exif_orientation != facts.exif_orientation
-        before = decode(
+        original = partial(
+            decode,
             source,
             source_layout,
-            to_srgb=convert,
             orientation=source_facts.exif_orientation if turn else 1,
             broken=_SourceBroken,
         )
@@ -164,10 +165,18 @@ class VipsImages:
             to_srgb=convert,
             orientation=facts.exif_orientation if turn else 1,
         )
-        found = summarise(before, after, self._limits, jpeg=layout.format == "JPEG")
+        jpeg = layout.format == "JPEG"
+        found = summarise(original(to_srgb=convert), after, self._limits, jpeg=jpeg)
         warnings = []
+        fine = []
+        if convert and not layout.icc and found.mean_colour > self._limits.profile_colour:
+            # The right numbers, but not what they mean: the picture is all there, in other colours.
+            bare = summarise(original(), after, self._limits, jpeg=jpeg)
+            if bare.mean_colour < found.mean_colour:
+                fine.append(f"the colour profile was dropped: colours differ by {found.mean_colour:.1f} levels")
+                found = bare
         said = image_rules.refusals(found, self._limits)
-        fine = image_rules.fine_points(found, self._limits)
+        fine += image_rules.fine_points(found, self._limits)
         if layout.bits == 16:
             warnings.append("the result has 16 bits per channel")
         if self._fidelity == "enforce":

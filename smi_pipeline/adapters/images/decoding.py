@@ -6,6 +6,7 @@ use.
 
 import contextlib
 import functools
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ def vips() -> Any:
     no operation is asked for twice and a cache only keeps pixels alive."""
     import pyvips
 
+    # It warns of every JPEG that is decoded with a spare row; what matters comes as an error.
+    logging.getLogger("pyvips").setLevel(logging.ERROR)
     if hasattr(pyvips.vips_lib, "vips_concurrency_set"):
         pyvips.vips_lib.vips_concurrency_set(1)
     pyvips.cache_set_max(0)

@@ -18,7 +18,8 @@ _STRUCTURE = 3  # blocks a side that a tile needs to have a structure: one featu
 _REACH = 4  # source pixels to every side in which a shifted tile is looked for; beyond, it is a foreign one
 _FAR = 10  # rows of blocks over which a drift must stay
 _NEAR_END = 12  # levels from black and white
-_VOTERS = 0.3  # share of the columns that must be able to say something about a drift
+_STEEPEST = 0.8  # levels of drift per level of the picture's own change
+_VOTERS = 0.15  # share of the columns that must be able to say something about a drift
 _CROP = 64  # side of the part of a tile that is searched
 _TURNS = (
     ("mirrored", lambda a: a[..., :, ::-1]),
@@ -240,8 +241,9 @@ def _drift(blocks: Blocks, limits: Thresholds) -> float:
     free = (own > _NEAR_END) & (own < 255 - _NEAR_END)
     says = np.minimum(free[:-2], free[2:])
     typical = _median_of(jump, says)
-    # Nor do columns where the picture itself changes by as much: tone mapping may have done it.
-    says &= np.abs(jump).clip(min=np.abs(typical)) > 0.5 * edge
+    # Nor do columns where the picture itself changes by as much: whatever is done to tones (also noise that is cut off
+    # at black) moves levels apart or together by less than they differ.
+    says &= np.abs(jump).clip(min=np.abs(typical)) > _STEEPEST * edge
     same = np.abs(jump - typical) <= np.maximum(1.5, 0.35 * np.abs(typical))
     voters = says.sum(axis=1)
     enough = voters >= np.maximum(3, _VOTERS * says.shape[1])

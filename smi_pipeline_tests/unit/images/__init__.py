@@ -1,0 +1,1 @@
+"""The image checks: sources, results, hostile files."""

@@ -1,0 +1,219 @@
+"""What is taken as a source, and what is refused before payment."""
+
+import io
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from smi_pipeline.adapters.images import VipsImages
+from smi_pipeline.core import image_rules, reasons
+from smi_pipeline.core.errors import PermanentError
+from smi_pipeline_tests.unit.images.pictures import PHOTOS, encoded, photo, png, png_header
+
+Write = Callable[..., Path]
+
+
+def refusal(call: Callable[[Path], object], path: Path) -> PermanentError:
+    with pytest.raises(PermanentError) as caught:
+        call(path)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("name", PHOTOS[:3])
+def test_a_photograph_is_taken_with_the_facts_that_pillow_reads(
+    images: VipsImages, write: Write, format: str, name: str
+) -> None:
+    image = photo(name)
+    path = write(image, format)
+    facts = images.check_source(path)
+    with Image.open(path) as known:
+        assert (facts.format, facts.width, facts.height) == (known.format, *known.size)
+    assert facts.bytes == path.stat().st_size
+    assert len(facts.sha256) == 64
+    assert images.inspect(path) == facts
+
+
+@pytest.mark.parametrize(
+    ("mode", "format", "expected"),
+    [("L", "PNG", "L"), ("L", "JPEG", "L"), ("P", "PNG", "P"), ("1", "PNG", "L"), ("LA", "PNG", "LA")],
+)
+def test_grey_and_palette_sources_are_taken(
+    images: VipsImages, write: Write, mode: str, format: str, expected: str
+) -> None:
+    facts = images.check_source(write(photo().convert(mode), format))
+    assert facts.mode == expected
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_transparency_is_taken_and_noted(images: VipsImages, write: Write, format: str) -> None:
+    image = photo().convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    assert images.check_source(write(image, format)).has_alpha
+    assert images.check_source(write(image, format, lossless=True)).has_alpha
+    assert not images.check_source(write(photo(), format)).has_alpha
+
+
+def test_a_palette_with_a_transparent_colour_has_alpha(images: VipsImages, write: Write) -> None:
+    assert images.check_source(write(photo().convert("P"), transparency=0)).has_alpha
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_exif_rotation_swaps_the_displayed_sides(images: VipsImages, write: Write, format: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    facts = images.check_source(write(photo("coffee.png"), format, exif=exif))
+    assert facts.exif_orientation == 6
+    assert facts.display_size == (facts.height, facts.width)
+
+
+def test_nonsense_in_exif_means_no_rotation(images: VipsImages, write: Write) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 77
+    assert images.check_source(write(photo(), "JPEG", exif=exif)).exif_orientation == 1
+    assert images.check_source(write(photo(), "JPEG", exif=b"Exif\x00\x00garbage")).exif_orientation == 1
+
+
+def test_cmyk_is_refused_in_words(images: VipsImages, write: Write) -> None:
+    error = refusal(images.inspect, write(photo().convert("CMYK"), "JPEG"))
+    assert error.reason == reasons.UNSUPPORTED_FORMAT
+    assert "CMYK" in str(error)
+
+
+def test_sixteen_bits_are_refused_in_words(images: VipsImages, write: Write) -> None:
+    grey = Image.new("I;16", (40, 30), 30_000)
+    colour = png(png_header(2, 1, bits=16), (b"IDAT", zlib.compress(bytes(13))), (b"IEND", b""))
+    for content in (encoded(grey, "PNG"), colour):
+        error = refusal(images.inspect, write(content))
+        assert error.reason == reasons.UNSUPPORTED_FORMAT
+        assert "16 bits" in str(error)
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_animation_is_refused_in_words(images: VipsImages, write: Write, format: str) -> None:
+    frames = [photo(name, 64).resize((64, 48)) for name in PHOTOS[:3]]
+    error = refusal(images.inspect, write(frames[0], format, save_all=True, append_images=frames[1:]))
+    assert error.reason == reasons.UNSUPPORTED_FORMAT
+    assert "animated" in str(error)
+
+
+@pytest.mark.parametrize("format", ["GIF", "BMP", "TIFF", "PDF", "AVIF"])
+def test_other_formats_are_refused_by_name_whatever_the_file_is_called(
+    images: VipsImages, tmp_path: Path, format: str
+) -> None:
+    path = tmp_path / "photo.png"
+    photo().save(path, format)
+    error = refusal(images.inspect, path)
+    assert error.reason == reasons.UNSUPPORTED_FORMAT
+    assert format in str(error)
+
+
+@pytest.mark.parametrize("content", [b"<!DOCTYPE html><p>404", b"hello", b"\x00" * 100, b"\x89PNG", b"RIFF\x00\x00"])
+def test_what_is_no_image_is_refused(images: VipsImages, write: Write, content: bytes) -> None:
+    assert refusal(images.inspect, write(content)).reason == reasons.UNSUPPORTED_FORMAT
+
+
+@pytest.mark.parametrize(
+    "head", [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\xff\xd8\xff\xe1\x00", b"RIFF\xff\x00\x00\x00WEBP"]
+)
+def test_a_bare_beginning_is_a_damaged_image(images: VipsImages, write: Write, head: bytes) -> None:
+    assert refusal(images.inspect, write(head)).reason == reasons.INVALID_IMAGE
+
+
+def test_an_empty_file_is_refused(images: VipsImages, write: Write) -> None:
+    error = refusal(images.inspect, write(b""))
+    assert (error.reason, str(error)) == (reasons.INVALID_IMAGE, "the file is empty")
+
+
+def test_a_size_of_nothing_is_refused(images: VipsImages, write: Write) -> None:
+    for width, height in ((0, 0), (0, 5), (5, 0)):
+        content = png(png_header(width, height), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+        error = refusal(images.inspect, write(content))
+        assert error.reason == reasons.INVALID_IMAGE
+        assert f"{width} x {height}" in str(error)
+    jpeg = bytearray(encoded(photo()))
+    at = jpeg.find(b"\xff\xc0") + 5
+    jpeg[at : at + 2] = b"\x00\x00"
+    assert refusal(images.inspect, write(bytes(jpeg))).reason == reasons.INVALID_IMAGE
+
+
+def test_too_many_bytes_are_refused(write: Write) -> None:
+    path = write(photo())
+    error = refusal(VipsImages(256, path.stat().st_size - 1).inspect, path)
+    assert error.reason == reasons.SOURCE_TOO_LARGE
+    assert VipsImages(256, path.stat().st_size).inspect(path)
+
+
+def test_an_output_that_would_be_too_large_is_refused_by_scale(write: Write) -> None:
+    image = photo("astronaut.png", 200)
+    facts = VipsImages(256, 10**7).inspect(write(image))
+    image_rules.check_output_size(facts, 4, 0.64)
+    with pytest.raises(PermanentError, match=r"8x of 200 x 200 pixels would be 2\.6 megapixels") as caught:
+        image_rules.check_output_size(facts, 8, 0.64)
+    assert caught.value.reason == reasons.SOURCE_TOO_LARGE
+    with pytest.raises(PermanentError):
+        VipsImages(0.6, 10**7).check_source(write(image))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"optimize": True}])
+def test_every_usual_coding_of_jpeg_is_taken(images: VipsImages, write: Write, options: dict[str, Any]) -> None:
+    for mode in ("L", "RGB"):
+        images.check_source(write(photo().convert(mode), "JPEG", **options))
+
+
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {}), ("WEBP", {"lossless": True})],
+)
+def test_a_source_cut_off_at_every_twentieth_is_refused(
+    images: VipsImages, write: Write, format: str, options: dict[str, Any]
+) -> None:
+    whole = encoded(photo(), format, **options)
+    for twentieth in range(20):
+        error = refusal(images.check_source, write(whole[: len(whole) * twentieth // 20]))
+        assert error.reason in (reasons.INVALID_IMAGE, reasons.UNSUPPORTED_FORMAT)
+    for missing in (1, 2, 3):
+        assert refusal(images.check_source, write(whole[:-missing])).reason == reasons.INVALID_IMAGE
+
+
+def test_damaged_png_data_is_found_by_its_checksums(images: VipsImages, write: Write) -> None:
+    whole = encoded(photo(), "PNG")
+    for at in range(20, len(whole), len(whole) // 23):
+        changed = bytearray(whole)
+        changed[at] ^= 0x10
+        assert refusal(images.check_source, write(bytes(changed))).reason == reasons.INVALID_IMAGE
+
+
+def test_padding_after_the_end_is_fine(images: VipsImages, write: Write) -> None:
+    for format in ("PNG", "JPEG", "WEBP"):
+        images.check_source(write(encoded(photo(), format) + bytes(4096)))
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("tail", [b"PK\x03\x04" + bytes(range(256)), b"<script>alert(1)</script>", b"x" * 30])
+def test_something_attached_behind_the_image_is_refused(
+    images: VipsImages, write: Write, format: str, tail: bytes
+) -> None:
+    error = refusal(images.inspect, write(encoded(photo(), format) + tail))
+    assert error.reason == reasons.INVALID_IMAGE
+    assert "attached" in str(error)
+
+
+def test_what_cameras_attach_is_taken_but_not_an_archive_behind_it(images: VipsImages, write: Write) -> None:
+    out = io.BytesIO()
+    photo().save(out, "MPO", save_all=True, append_images=[photo("coffee.png")])
+    images.check_source(write(out.getvalue()))
+    motion = encoded(photo()) + b"\x00\x00\x00\x18ftypmp42" + bytes(500)
+    images.check_source(write(motion))
+    for carrier in (out.getvalue(), motion):
+        archive = carrier + b"PK\x05\x06" + bytes(18)
+        assert "attached" in str(refusal(images.inspect, write(archive)))
+
+
+def test_an_unusable_profile_is_ignored(images: VipsImages, write: Write) -> None:
+    images.check_source(write(photo(), "JPEG", icc_profile=b"no profile at all" * 10))
