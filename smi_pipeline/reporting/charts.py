@@ -83,7 +83,7 @@ def completion(rows: Sequence[Row], day: date) -> "Figure":
         if height.any():
             counts.bar(places, height, bottom=floor, color=colour, label=name.removesuffix("_jobs"), width=0.7)
         floor = floor + height
-    counts.margins(y=0.12)
+    counts.set_ylim(0, max(1, floor.max()) * 1.12)
     counts.set_ylabel("paid jobs")
     counts.yaxis.get_major_locator().set_params(integer=True)
     counts.set_xticks(list(places), [f"{one:%a}\n{one.day} {one:%b}" for one in days], fontsize=8.5)

@@ -14,7 +14,7 @@ STAGE_NAMES = {
     "submitted_to_ready": "submitted → result ready",
     "ready_to_delivered": "result ready → delivered",
     "delivered_to_mailed": "delivered → mail accepted",
-    "paid_to_mailed": "in total: paid → closing mail",
+    "paid_to_mailed": "paid → closing mail",
 }
 
 # Currencies whose smallest unit is the unit itself (https://docs.stripe.com/currencies#zero-decimal)
@@ -85,22 +85,18 @@ def markdown(headers: Sequence[str], rows: Iterable[Sequence[object]], *, words:
 def facts(rows: Sequence[Row], total: int) -> Description:
     """Of one day: its least profitable rows, and how many there are in all."""
     table = markdown(
-        ["Upscale job", "Bought", "Outcome", "Reason", "Megapixels", "Total time", "Credits", "Received", "Net margin"],
+        ["Upscale job", "Outcome", "Total time", "Received", "Net margin"],
         (
             (
                 f"`{row['job_id']}`",
-                row["resolution"],
-                row["outcome"],
-                row["reason"] or "",
-                f"{row['megapixels']:.1f}",
+                f"{row['outcome']}: {row['reason']}" if row["reason"] else row["outcome"],
                 span(row["paid_to_mailed"]),
-                row["credits"] + row["credits_assumed"],
                 money(row["received_cents"], row["currency"]),
                 money(row["net_margin_cents"], row["currency"]),
             )
             for row in rows[:PREVIEW_ROWS]
         ),
-        words=4,
+        words=2,
     )
     if not total:
         return Description(EMPTY, {"paid_jobs": 0}, EMPTY)
@@ -168,18 +164,16 @@ def times(rows: Sequence[Row], paid: int) -> Description:
             numbers[f"total_{name}_seconds"] = round(whole[f"{name}_seconds"], 3)
     order = list(STAGE_NAMES)
     table = markdown(
-        ["Stage", "Bought", "Jobs", "Median", "90 % within", "95 % within", "99 % within", "Slowest"],
+        ["Stage", "Jobs", "Median", "90 % within", "95 % within", "99 % within"],
         (
             (
-                STAGE_NAMES[row["stage"]],
-                row["resolution"],
+                STAGE_NAMES[row["stage"]] if row["resolution"] == "all" else f"– of these {row['resolution']}",
                 f"{row['jobs']:,}",
-                *(span(row[f"{name}_seconds"]) for name in ("p50", "p90", "p95", "p99", "max")),
+                *(span(row[f"{name}_seconds"]) for name in ("p50", "p90", "p95", "p99")),
             )
             for row in sorted(rows, key=lambda row: (order.index(row["stage"]), row["resolution"] != "all"))
             if row["resolution"] == "all" or row["stage"] == "paid_to_mailed"  # all of them would be too long
         ),
-        words=2,
     )
     return Description(headline, numbers, table)
 
@@ -206,20 +200,27 @@ def profit(rows: Sequence[Row]) -> Description:
         if row["margin_percent"] is not None:
             numbers[f"margin_percent_{currency}"] = float(row["margin_percent"])
     table = markdown(
-        ["Bought", "Paid jobs", "Revenue", "Refunds", "Stripe fees", "API cost", "Net margin", "Margin", "At a loss"],
+        ["Currency", "Bought", "Jobs", "Revenue", "Refunds", "Stripe", "API", "Net", "Margin", "At a loss"],
         (
             (
+                row["currency"].upper(),
                 row["resolution"],
                 f"{row['paid_jobs']:,}",
-                money(row["revenue_cents"], row["currency"]),
-                money(-row["refunds_cents"], row["currency"]),
-                money(-row["stripe_fees_cents"], row["currency"]),
-                money(-row["api_cost_cents"], row["currency"]),
-                money(row["net_margin_cents"], row["currency"]),
+                *(
+                    money(cents, row["currency"]).rpartition(" ")[0]
+                    for cents in (
+                        row["revenue_cents"],
+                        -row["refunds_cents"],
+                        -row["stripe_fees_cents"],
+                        -row["api_cost_cents"],
+                        row["net_margin_cents"],
+                    )
+                ),
                 "–" if row["margin_percent"] is None else f"{row['margin_percent']} %".replace("-", "−"),
                 f"{row['jobs_at_a_loss']:,}",
             )
             for row in rows
         ),
+        words=2,
     )
     return Description("; ".join(sentences), numbers, table)
