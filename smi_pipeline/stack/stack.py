@@ -38,11 +38,13 @@ class Stack:
     def __init__(self, environment: Mapping[str, str], home: Path, *, say: Callable[[str], None] | None = None) -> None:
         self._environment = dict(environment)
         self.home = home.absolute()
-        self._settings = Settings(**{k.lower(): v for k, v in environment.items()}, _env_file=None)  # type: ignore[call-arg, arg-type]
+        self._settings = Settings(**{k.lower(): v for k, v in environment.items() if v}, _env_file=None)  # type: ignore[call-arg, arg-type]
         self._say = say or (lambda line: None)
         self._postgres: EmbeddedPostgres | None = None
         self.children: list[Child] = []
         self.state_url = ""
+        self._http = requests.Session()
+        self._http.trust_env = False  # a proxy of the machine does not know our loopback
 
     @property
     def addresses(self) -> dict[str, str]:
@@ -138,12 +140,12 @@ class Stack:
 
     def _gateway_ready(self) -> bool:
         with contextlib.suppress(requests.RequestException):
-            return requests.get(f"{self.addresses['gateway']}/health", timeout=2).status_code == 200
+            return self._http.get(f"{self.addresses['gateway']}/health", timeout=2).status_code == 200
         return False
 
     def _dagster_ready(self) -> bool:
         with contextlib.suppress(requests.RequestException, ValueError, KeyError):
-            answer = requests.post(
+            answer = self._http.post(
                 f"{self.addresses['dagster']}/graphql", json={"query": _LOCATIONS_QUERY}, timeout=5
             ).json()
             entries = answer["data"]["workspaceOrError"]["locationEntries"]

@@ -47,6 +47,13 @@ def dagster_environment(state_url: str, dagster_url: str, dagster_home: Path, br
     }
 
 
+def _no_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """Keeps a proxy of the machine out of what our processes say to each other: gRPC would ask it for 127.0.0.1."""
+    given = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    hosts = ",".join(part for part in (given, "127.0.0.1,localhost") if part)
+    return {"no_proxy": hosts, "NO_PROXY": hosts}
+
+
 def plan(environment: Mapping[str, str], run_folder: Path, *, dagster_port: int, gateway_port: int) -> Plan:
     """Command lines of all children. Writes the workspace that names the code servers into `run_folder`."""
     bin_folder = Path(sys.executable).parent
@@ -88,6 +95,6 @@ def plan(environment: Mapping[str, str], run_folder: Path, *, dagster_port: int,
     commands["daemon"] = [str(bin_folder / "dagster-daemon"), "run", "-w", str(workspace), "--log-level", "warning"]
     return Plan(
         commands=commands,
-        environment={**environment, "SMI_GATEWAY_PORT": str(gateway_port)},
+        environment={**environment, **_no_proxy(environment), "SMI_GATEWAY_PORT": str(gateway_port)},
         code_server_ports=tuple(ports.values()),
     )
