@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from smi_pipeline.core.models import Status
 from smi_pipeline.gateway.context import Gateway, gateway_of
 from smi_pipeline.gateway.doors import find_job, require_operator
+from smi_pipeline.gateway.rendering import masked_address
 from smi_pipeline.services import admin
 
 _RUN_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -144,13 +145,6 @@ def dagster_url(gateway: Gateway) -> str:
 def _run_of(actor: str) -> str | None:
     found = _RUN_ID.search(actor)
     return found[0] if found else None
-
-
-def masked_address(address: str) -> str:
-    """`a***@e***.com`: enough to recognise an address that one knows."""
-    local, _, domain = address.rpartition("@")
-    name, dot, ending = domain.rpartition(".")
-    return f"{local[:1]}***@{name[:1]}***{dot}{ending}"
 
 
 def without_query(url: str) -> str:

@@ -18,6 +18,7 @@ from smi_pipeline.settings import Settings
 FOLDER = Path(__file__).parent / "pages"
 STATIC = FOLDER / "static"
 SHOP_NAME = "Sell My Images"
+_ADDRESS = re.compile(r"[^\s<>@\"'(),;:]+@[^\s<>@\"'(),;:]+")
 _COMMAND = re.compile(r"`([^`]+)`")
 
 
@@ -51,6 +52,7 @@ class Pages:
             "duration": duration,
             "stamp": stamp,
             "commands": commands,
+            "masked": masked,
         }
 
     def response(
@@ -77,6 +79,18 @@ def duration(seconds: float | None) -> str:
 def commands(text: str) -> Markup:
     """A sentence with its `commands` marked as such."""
     return Markup(_COMMAND.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before
+
+
+def masked_address(address: str) -> str:
+    """`a***@e***.com`: enough to recognise an address that one knows."""
+    local, _, domain = address.rpartition("@")
+    name, dot, ending = domain.rpartition(".")
+    return f"{local[:1]}***@{name[:1]}***{dot}{ending}"
+
+
+def masked(text: object) -> str:
+    """Words of others, such as a mail server's, with the addresses in them masked."""
+    return _ADDRESS.sub(lambda found: masked_address(found[0]), str(text))
 
 
 def stamp(at: datetime | None) -> str:

@@ -109,7 +109,7 @@ def test_the_page_follows_the_order_by_itself(shop: Shop, open_page: Any, monkey
     page = open_page(link(shop, job_id))
     shop.sql("UPDATE smi.clock SET shift = '30 seconds'")
     wait_for(lambda: page.evaluate("document.getElementById('bar').value") >= 50)
-    assert page.locator("#percent").inner_text() in ("50", "51", "52")
+    assert 50 <= int(page.locator("#percent").inner_text()) < 95
     refund_heading = page.get_by_role("heading", name="Refund started: $2.49")
     shop.state.deliveries.cancel(job_id, reason="timed_out", words="x", actor="test")
     page.get_by_role("heading", name="Your image could not be delivered").wait_for()

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from smi_pipeline.gateway.operations import masked_address, without_query
+from smi_pipeline.gateway.operations import without_query
+from smi_pipeline.gateway.rendering import masked_address
 from smi_pipeline_tests.gateway.shop import Shop
 from smi_pipeline_tests.gateway.test_pages import text
 
@@ -121,6 +122,19 @@ def test_the_page_of_a_job_shows_everything_and_no_address(shop: Shop) -> None:
     assert "of-the-shop" not in html  # the query of the source's address
     assert "http://127.0.0.1:3000/runs/01234567-89ab-cdef-0123-456789abcdef" in html
     assert shop.callback not in html
+
+
+def test_addresses_in_the_words_of_other_servers_are_masked(shop: Shop) -> None:
+    job_id = shop.delivered()
+    said = "550 5.1.1 <anna.smith@example.com>: no such user"
+    shop.sql("UPDATE smi.emails SET last_error = %(said)s", said=said)
+    shop.sql("UPDATE smi.upscale_jobs SET last_error = %(said)s", said=said)
+    shop.sql("UPDATE smi.job_events SET details = jsonb_build_object('why', %(said)s::text)", said=said)
+    shop.state.tasks.open(kind="mail_failed", subject=job_id, job_id=job_id, message=said, next_step=said)
+    for path in ("/ops", f"/ops/jobs/{job_id}"):
+        html = ops(shop, path)
+        assert "anna.smith" not in html
+        assert "550 5.1.1 &lt;a***@e***.com&gt;: no such user" in html
 
 
 def test_an_open_task_takes_the_place_of_the_usual_next_step(shop: Shop) -> None:
