@@ -17,8 +17,8 @@ import jinja2
 from smi_pipeline.adapters import mail_format as fmt
 from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.core.models import RenderedMail
+from smi_pipeline.core.words import RATINGS
 
-RATINGS = {1: "Poor", 2: "Fair", 3: "Good", 4: "Very good", 5: "Excellent"}
 REFUND_STATES = ("pending", "succeeded")
 
 
