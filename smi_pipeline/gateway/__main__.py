@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import suppress
 
 import uvicorn
 from pydantic import ValidationError
@@ -29,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     logs.configure()
     server = uvicorn.Server(server_config(app, host=host, port=settings.smi_gateway_port))
-    server.run()
+    with suppress(KeyboardInterrupt):  # uvicorn has ended in order by then
+        server.run()
     return 0 if server.started else 1
 
 

@@ -5,6 +5,7 @@ from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import structlog
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -14,6 +15,8 @@ from smi_pipeline.gateway.context import Gateway, gateway_of
 from smi_pipeline.gateway.doors import find_job, require_operator
 from smi_pipeline.gateway.rendering import masked_address
 from smi_pipeline.services import admin
+
+log = structlog.get_logger("smi_pipeline.gateway")
 
 _RUN_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 FRESH_SECONDS = 3.0
@@ -64,8 +67,10 @@ async def health(request: Request) -> Response:
     try:
         await gateway.threads.quick(gateway.world.state.views.counts)
     except Exception as error:  # not reachable, or there and not migrated: either way not healthy
-        words = {"success": False, "error": {"code": "unavailable", "message": "The database does not answer."}}
-        return JSONResponse(words | {"cause": type(error).__name__}, status_code=503, headers={"Retry-After": "5"})
+        log.warning("not healthy", action="health", error=type(error).__name__)
+        words = "The database does not answer, or `smi migrate` has not been run on it."
+        body = {"success": False, "error": {"code": "unavailable", "message": words}}
+        return JSONResponse(body, status_code=503, headers={"Retry-After": "5"})
     return JSONResponse({"success": True, "data": {"status": "ok", "database": "ok"}})
 
 

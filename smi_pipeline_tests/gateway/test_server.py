@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -216,8 +217,9 @@ def test_the_module_serves_on_its_port_logs_json_and_stops_on_a_signal(state_url
                     assert time.monotonic() < ends
                     time.sleep(0.05)
             assert client.get(f"{url}/smi/v1/download/{'f' * 64}").status_code == 404
-        process.terminate()
+        process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=10)
+    assert process.returncode == 0
     entries = [json.loads(line) for line in said.splitlines()]
     assert all("action" in entry for entry in entries)
     assert any(entry.get("route") == "/smi/v1/download/{token}" for entry in entries)
