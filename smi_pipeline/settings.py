@@ -25,6 +25,10 @@ def postgres_url(url: str) -> str:
     return f"postgresql+psycopg2://{rest}"
 
 
+WEEK = 7 * 24 * 3600
+"""Seconds; a longer promise is a typing error."""
+
+
 class Settings(BaseSettings):
     """The whole configuration. Field names are the variables' names in lower case."""
 
@@ -45,8 +49,8 @@ class Settings(BaseSettings):
     smi_secret_key: SecretStr = SecretStr("")
     smi_ui_user: str = ""
     smi_ui_password: SecretStr = SecretStr("")
-    smi_gateway_port: int = 8080
-    smi_dagster_port: int = 3000
+    smi_gateway_port: int = Field(8080, ge=1, le=65535)
+    smi_dagster_port: int = Field(3000, ge=1, le=65535)
 
     # Upsampler
     upsampler_base_url: str = "https://upsampler.com/api/v1"
@@ -62,7 +66,7 @@ class Settings(BaseSettings):
 
     # Mail
     smtp_host: str = ""
-    smtp_port: int = 587
+    smtp_port: int = Field(587, ge=1, le=65535)
     smtp_user: str = ""
     smtp_password: SecretStr = SecretStr("")
     smtp_starttls: bool = True
@@ -71,30 +75,30 @@ class Settings(BaseSettings):
     smi_admin_email: str | None = None
 
     # Promises
-    smi_max_processing_seconds: int = Field(900, ge=1)
-    smi_max_wait_seconds: int = Field(3600, ge=1)
-    smi_poll_seconds: float = Field(30, gt=0)
-    smi_ambiguous_grace_seconds: int = Field(120, ge=0)
-    smi_download_ttl_hours: float = Field(24, gt=0)
-    smi_max_hold_hours: float = Field(24, ge=0)
+    smi_max_processing_seconds: int = Field(900, ge=1, le=WEEK)
+    smi_max_wait_seconds: int = Field(3600, ge=1, le=WEEK)
+    smi_poll_seconds: float = Field(30, gt=0, le=WEEK)
+    smi_ambiguous_grace_seconds: int = Field(120, ge=0, le=WEEK)
+    smi_download_ttl_hours: float = Field(24, gt=0, le=24 * 365)
+    smi_max_hold_hours: float = Field(24, ge=0, le=24 * 365)
     smi_max_in_flight: int = Field(200, ge=1)
 
     # Images
     smi_allowed_source_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     smi_allowed_result_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     smi_max_source_bytes: int = Field(50_000_000, ge=1)
-    smi_max_output_megapixels: float = Field(256, gt=0)
+    smi_max_output_megapixels: float = Field(256, gt=0, le=100_000)
     smi_fidelity: Literal["observe", "enforce"] = "observe"
 
     # Money
-    smi_markup_percent: Decimal = Decimal(200)
-    smi_credit_cents: Decimal = Decimal(4)
-    smi_stripe_fee_percent: Decimal = Decimal("2.9")
-    smi_stripe_fee_fixed_cents: int = 30
+    smi_markup_percent: Decimal = Field(Decimal(200), ge=0, le=100_000)
+    smi_credit_cents: Decimal = Field(Decimal(4), ge=0, le=100_000)
+    smi_stripe_fee_percent: Decimal = Field(Decimal("2.9"), ge=0, le=100)
+    smi_stripe_fee_fixed_cents: int = Field(30, ge=0)
     smi_monthly_credit_budget: int | None = Field(None, ge=1)
     smi_budget_hold: bool = False
-    smi_margin_floor_percent: Decimal = Decimal(30)
-    smi_completion_floor_percent: Decimal = Decimal(95)
+    smi_margin_floor_percent: Decimal = Field(Decimal(30), le=100)
+    smi_completion_floor_percent: Decimal = Field(Decimal(95), ge=0, le=100)
 
     # Alerts
     smi_alert_webhook_url: str | None = None

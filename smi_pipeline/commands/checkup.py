@@ -228,14 +228,16 @@ def _storage(settings: Settings) -> str | Finding:
 def _mail(settings: Settings) -> str:
     from smi_pipeline.adapters.mailer import SmtpMailer
 
+    nobody = "doctor@example.com"  # nothing is sent; whether the addresses are right has been said above
+    sender_is_right = _address("SMI_MAIL_FROM", settings.smi_mail_from, required=True).state == "ok"
     mailer = SmtpMailer(
         settings.smtp_host,
         settings.smtp_port,
         settings.smtp_user,
         settings.smtp_password.get_secret_value(),
         settings.smtp_starttls,
-        sender=settings.smi_mail_from or "doctor@localhost.example",
-        support_email=settings.smi_support_email or "doctor@localhost.example",
+        sender=settings.smi_mail_from if sender_is_right else nobody,
+        support_email=nobody,
         owner_copy=None,
         timeout_seconds=10,
     )

@@ -1,5 +1,6 @@
 """`smi demo`, `smi up` and `smi migrate`: what starts the product, and what its database needs before."""
 
+import os
 from pathlib import Path
 
 import click
@@ -18,11 +19,13 @@ from smi_pipeline.commands.frame import done, json_option, load_settings, report
 )
 def demo(jobs: int, once: bool, json_path: Path | None) -> int:
     """Run the whole shop against stand-ins on this machine: no server, account or key needed."""
-    from smi_pipeline.demo.runner import run_demo
-
     if json_path is not None and not json_path.absolute().parent.is_dir():
         raise click.BadParameter(f"there is no folder {json_path.absolute().parent}", param_hint="--json")
-    return run_demo(jobs, once, json_path, load_settings().smi_home / "demo")
+    from smi_pipeline.demo.runner import run_demo
+
+    # The demo has settings of its own, so that those of an installation can neither hinder nor join it.
+    home = os.environ.get("SMI_HOME")
+    return run_demo(jobs, once, json_path, Path(home) / "demo" if home else None)
 
 
 @click.command()
