@@ -1,7 +1,4 @@
-"""Rules 1, 4, 5 and 6: the call that costs credits, its two clocks, and back-pressure."""
-
-from dataclasses import replace
-from datetime import timedelta
+"""Rules 1, 4 and 6: the call that costs credits, and what refuses it."""
 
 import pytest
 
@@ -15,8 +12,6 @@ from smi_pipeline.core.errors import (
     Unavailable,
 )
 from smi_pipeline.core.lifecycle import callback_token
-from smi_pipeline.core.models import Queue
-from smi_pipeline.services.batches import next_batches
 from smi_pipeline.services.completions import check_completions, take_hint
 from smi_pipeline_tests.unit.services.steps import Steps
 from smi_pipeline_tests.unit.services.world import SECRET_KEY
@@ -165,24 +160,6 @@ def test_a_429_to_a_status_call_stops_the_calls_of_every_process(shop: Steps) ->
         shop.limiter.acquire("submit")
 
 
-@pytest.mark.parametrize("words", ["401 wrong key", "402 no credits"])
-def test_a_refused_account_opens_the_breaker_and_no_orders_are_taken(shop: Steps, words: str) -> None:
-    job_id = shop.paid()
-    shop.upscaler.faults.append(AccountError(words))
-    shop.submit_due()
-    assert shop.job(job_id).status == "processing"
-    assert shop.job(job_id).attempts == 0
-    assert shop.tasks() == ["account"]
-    with pytest.raises(Unavailable) as refused:
-        shop.register()
-    assert refused.value.status == 503
-    assert shop.payments.calls.count("payments.create_checkout") == 1  # only the first job's
-    shop.later(minutes=3)
-    shop.submit_due()  # the account works again: this closes the breaker
-    assert shop.tasks() == []
-    shop.register()
-
-
 def test_a_key_that_is_refused_for_status_calls_opens_the_breaker_too(shop: Steps) -> None:
     shop.paid()
     shop.submit_due()
@@ -203,71 +180,6 @@ def test_the_breaker_does_not_lock_the_shop_for_ever_when_nothing_is_left_to_sub
     shop.register()  # the next order tries the account again
 
 
-def test_a_job_that_cannot_start_is_refunded_at_start_by(shop: Steps) -> None:
-    job_id = shop.paid()
-    shop.later(seconds=3601)
-    assert check_completions(shop.world)["not_started"] == 1
-    shop.fulfil_due()
-    assert shop.job(job_id).reason_code == "not_started_in_time"
-    assert shop.upscaler.submissions == []
-    shop.refund_due()
-    assert shop.job(job_id).status == "refunded"
-
-
-def test_a_worker_that_comes_back_after_start_by_submits_nothing(shop: Steps) -> None:
-    job_id = shop.paid()
-    lease_id, _ = shop.take(Queue.SUBMIT)
-    from smi_pipeline.services import submit
-
-    assert submit.prepare(shop.world, job_id, lease_id).state == "done"
-    shop.later(seconds=3700)
-    check_completions(shop.world)
-    assert submit.submit(shop.world, job_id, lease_id).state == "lost"
-    assert shop.upscaler.submissions == []
-
-
-def test_at_the_deadline_one_last_status_call_decides(shop: Steps) -> None:
-    in_time, late = shop.paid(), shop.paid()
-    shop.submit_due()
-    shop.later(seconds=901)
-    shop.upscaler.finish(shop.external_id(in_time))
-    check_completions(shop.world)
-    shop.fulfil_due()
-    assert shop.job(in_time).status == "completed"
-    assert shop.job(late).reason_code == "timed_out"
-
-
-def test_without_an_answer_the_job_is_refunded_two_minutes_after_its_deadline(shop: Steps) -> None:
-    job_id = shop.paid()
-    shop.submit_due()
-    shop.later(seconds=901)
-    shop.upscaler.faults.append(TransientError("no answer"))
-    check_completions(shop.world)
-    assert shop.job(job_id).queue is None
-    shop.later(seconds=125)
-    shop.upscaler.faults.append(TransientError("no answer"))
-    check_completions(shop.world)
-    shop.fulfil_due()
-    assert shop.job(job_id).reason_code == "timed_out"
-
-
-def test_a_late_success_after_the_refund_is_logged_and_not_delivered(shop: Steps) -> None:
-    job_id = shop.paid()
-    shop.submit_due()
-    shop.later(seconds=901)
-    check_completions(shop.world)
-    shop.fulfil_due()
-    shop.refund_due()
-    shop.upscaler.finish(shop.external_id(job_id))
-    shop.later(minutes=20)
-    check_completions(shop.world)
-    shop.fulfil_due()
-    assert "late_success" in shop.events(job_id)
-    assert shop.job(job_id).status == "refunded"
-    assert shop.outcomes(job_id) == [(1, "refund")]
-    assert [s.credits for s in shop.state.submissions.of_job(job_id)] == [2]
-
-
 def test_bad_input_is_refunded_at_once(shop: Steps) -> None:
     job_id = shop.paid()
     shop.upscaler.faults.append(PermanentError("rejected_by_api", "422: no image"))
@@ -275,47 +187,6 @@ def test_bad_input_is_refunded_at_once(shop: Steps) -> None:
     assert shop.job(job_id).reason_code == "rejected_by_api"
     shop.refund_due()
     assert shop.job(job_id).status == "refunded"
-
-
-def test_submissions_pause_at_the_limit_in_flight(shop: Steps) -> None:
-    shop.world = replace(shop.world, policy=replace(shop.policy, max_in_flight=2))
-    for _ in range(5):
-        shop.paid()
-    taken = [keys for _, keys in next_batches(shop.world, Queue.SUBMIT, max_leases=4, limit=25)]
-    assert sum(len(keys) for keys in taken) == 2
-    assert list(next_batches(shop.world, Queue.SUBMIT, max_leases=4, limit=25)) == []
-
-
-def test_no_orders_are_taken_while_the_queue_is_longer_than_the_promise(shop: Steps) -> None:
-    shop.world = replace(shop.world, policy=replace(shop.policy, max_wait=timedelta(seconds=3), requests_per_minute=60))
-    for _ in range(2):
-        shop.paid()
-    with pytest.raises(Unavailable, match="too many are waiting"):
-        shop.register()
-
-
-def test_no_orders_are_taken_once_the_budget_is_used(shop: Steps) -> None:
-    shop.delivered()
-    shop.world = replace(shop.world, policy=replace(shop.policy, monthly_credit_budget=2, budget_hold=True))
-    with pytest.raises(Unavailable, match="budget"):
-        shop.register()
-    shop.world = replace(shop.world, policy=replace(shop.policy, monthly_credit_budget=3))
-    shop.register()
-
-
-def test_a_poll_close_to_its_deadline_goes_before_submissions(empty_url: str) -> None:
-    shop = Steps(empty_url, per_minute=6)
-    job_id = shop.paid()
-    shop.submit_due()
-    for _ in range(3):
-        shop.limiter.acquire("submit")
-    shop.paid()
-    assert shop.submit_due()[0].state == "later"  # type: ignore[union-attr]
-    shop.change("UPDATE smi.submissions SET deadline_at = smi.now() + interval '30 seconds'")
-    shop.upscaler.finish(shop.external_id(job_id))
-    shop.poll()
-    assert states(shop, job_id) == ["completed"]
-    shop.close()
 
 
 def test_a_source_that_changed_after_the_order_is_refused(shop: Steps) -> None:

@@ -1,34 +1,23 @@
-"""A world whose state is a real PostgreSQL and whose outside is played by small recording classes.
-
-Each fake asserts at every call that no transaction is open, keeps a ledger of what it was asked to do, and takes the
-next entry of `faults` (an exception to raise) before it does it. `after_effect` faults are raised when the effect has
-happened: the answer was lost.
-"""
+"""A world whose state is a real PostgreSQL and whose outside is played by small recording classes (see `outside`)."""
 
 import hashlib
 import tempfile
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from smi_pipeline.adapters.postgres import PostgresState
-from smi_pipeline.adapters.postgres.database import Database, transaction_is_open
+from smi_pipeline.adapters.postgres.database import Database
 from smi_pipeline.adapters.postgres.limiter import PostgresLimiter
 from smi_pipeline.core.errors import NotFound, PermanentError, RefusedError
 from smi_pipeline.core.models import (
-    CheckoutSession,
     Fetched,
     ImageFacts,
-    PaymentFacts,
-    RefundFacts,
     RenderedMail,
     Stage,
-    StripeEvent,
     SubmitRequest,
     UpscaleReply,
     Verdict,
@@ -36,31 +25,10 @@ from smi_pipeline.core.models import (
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.pricing import Prices
 from smi_pipeline.services.world import World
+from smi_pipeline_tests.unit.services.outside import Outside
+from smi_pipeline_tests.unit.services.stripe import FakePayments
 
 SECRET_KEY = "k" * 32
-
-
-class Outside:
-    """What all fakes share."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.faults: deque[Exception | None] = deque()
-        self.after_effect: deque[Exception | None] = deque()
-
-    def called(self, what: str) -> None:
-        """Notes a call; raises the fault that is due."""
-        assert not transaction_is_open(), f"{what} was called while a transaction is open"
-        self.calls.append(what)
-        fault = self.faults.popleft() if self.faults else None
-        if fault:
-            raise fault
-
-    def done(self) -> None:
-        """The effect has happened; the answer may get lost."""
-        fault = self.after_effect.popleft() if self.after_effect else None
-        if fault:
-            raise fault
 
 
 class FakeUpscaler(Outside):
@@ -102,145 +70,6 @@ class FakeUpscaler(Outside):
         self.replies[external_id] = UpscaleReply(external_id=external_id, stage=Stage.FAILED, error=error, credits=1)
 
 
-class FakePayments(Outside):
-    """A Stripe that refuses over-refunds and replays idempotency keys. `refund_status` is what a new refund says."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.intents: dict[str, PaymentFacts] = {}
-        self.refunds: dict[str, RefundFacts] = {}
-        self.by_key: dict[str, tuple[str, int]] = {}
-        self.keys: list[str] = []
-        self.sessions: dict[str, CheckoutSession] = {}
-        self.events: list[StripeEvent] = []
-        self.refund_status = "succeeded"
-
-    def pay(self, job_id: str, amount_cents: int, *, currency: str = "usd", at: datetime | None = None) -> str:
-        """A customer pays; returns the PaymentIntent."""
-        payment_intent = f"pi_{len(self.intents) + 1}_{job_id[:6]}"
-        self.intents[payment_intent] = PaymentFacts(
-            payment_intent_id=payment_intent,
-            status="succeeded",
-            amount_cents=amount_cents,
-            amount_received_cents=amount_cents,
-            currency=currency,
-            metadata={"job_id": job_id, "source": "sell-my-images"},
-            charge_id=f"ch_{payment_intent}",
-            fee_cents=32,
-            created_at=at,
-        )
-        return payment_intent
-
-    def dispute(self, payment_intent: str, *, refundable: bool) -> None:
-        """The bank is asked for the money back, or has decided."""
-        self.intents[payment_intent] = replace(self.intents[payment_intent], disputed=True, refundable=refundable)
-
-    def refund_by_hand(self, payment_intent: str, amount_cents: int, status: str = "succeeded") -> RefundFacts:
-        """Somebody refunds in the dashboard."""
-        facts = RefundFacts(
-            refund_id=f"re_hand{len(self.refunds) + 1}",
-            payment_intent_id=payment_intent,
-            amount_cents=amount_cents,
-            currency=self.intents[payment_intent].currency,
-            status=status,
-        )
-        self.refunds[facts.refund_id] = facts
-        return facts
-
-    def set_refund(self, refund_id: str, status: str, failure_reason: str | None = None) -> RefundFacts:
-        """A refund moves on at Stripe."""
-        self.refunds[refund_id] = replace(self.refunds[refund_id], status=status, failure_reason=failure_reason)
-        return self.refunds[refund_id]
-
-    def returned_cents(self, payment_intent: str) -> int:
-        """Money given back or on its way, by the ledger."""
-        alive = ("pending", "requires_action", "succeeded")
-        return sum(r.amount_cents for r in self.refunds_in(payment_intent) if r.status in alive)
-
-    def refunds_in(self, payment_intent: str) -> list[RefundFacts]:
-        """The ledger's refunds of one payment."""
-        return [refund for refund in self.refunds.values() if refund.payment_intent_id == payment_intent]
-
-    def create_checkout(self, *, job_id: str, idempotency_key: str, amount_cents: int, **_: Any) -> CheckoutSession:
-        self.called("payments.create_checkout")
-        session = CheckoutSession(
-            session_id=f"cs_{job_id[:8]}",
-            url=f"https://pay.example/{job_id}",
-            status="open",
-            payment_status="unpaid",
-            payment_intent_id=None,
-            metadata={"job_id": job_id, "source": "sell-my-images"},
-        )
-        self.sessions[session.session_id] = session
-        return session
-
-    def checkout(self, session_id: str) -> CheckoutSession:
-        self.called("payments.checkout")
-        if session_id not in self.sessions:
-            raise NotFound(session_id)
-        return self.sessions[session_id]
-
-    def expire_checkout(self, session_id: str) -> None:
-        self.called("payments.expire_checkout")
-        if session_id not in self.sessions:
-            raise NotFound(session_id)
-        if self.sessions[session_id].status == "open":
-            self.sessions[session_id] = replace(self.sessions[session_id], status="expired")
-
-    def payment(self, payment_intent_id: str) -> PaymentFacts:
-        self.called("payments.payment")
-        if payment_intent_id not in self.intents:
-            raise NotFound(payment_intent_id)
-        return self.intents[payment_intent_id]
-
-    def payments_since(self, since: datetime) -> Iterator[PaymentFacts]:
-        self.called("payments.payments_since")
-        yield from list(self.intents.values())
-
-    def events_since(self, since: datetime, types: tuple[str, ...]) -> Iterator[StripeEvent]:
-        self.called("payments.events_since")
-        yield from [event for event in self.events if event.created_at >= since]
-
-    def create_refund(
-        self, *, payment_intent_id: str, amount_cents: int, idempotency_key: str, metadata: Mapping[str, str]
-    ) -> RefundFacts:
-        self.called("payments.create_refund")
-        self.keys.append(idempotency_key)
-        if idempotency_key in self.by_key:
-            refund_id, amount = self.by_key[idempotency_key]
-            assert amount == amount_cents, "an idempotency key was used again with other parameters"
-            return self.refunds[refund_id]
-        intent = self.intents[payment_intent_id]
-        if not intent.refundable:
-            raise PermanentError("charge_disputed", "the charge is disputed")
-        if self.returned_cents(payment_intent_id) + amount_cents > intent.amount_received_cents:
-            raise PermanentError("charge_already_refunded", "more than was paid")
-        facts = RefundFacts(
-            refund_id=f"re_{len(self.refunds) + 1}",
-            payment_intent_id=payment_intent_id,
-            amount_cents=amount_cents,
-            currency=intent.currency,
-            status=self.refund_status,
-            metadata=dict(metadata),
-            failure_reason="lost_or_stolen_card" if self.refund_status == "failed" else None,
-        )
-        self.refunds[facts.refund_id] = facts
-        self.by_key[idempotency_key] = (facts.refund_id, amount_cents)
-        self.done()
-        return facts
-
-    def refund(self, refund_id: str) -> RefundFacts:
-        self.called("payments.refund")
-        return self.refunds[refund_id]
-
-    def refunds_of(self, payment_intent_id: str) -> list[RefundFacts]:
-        self.called("payments.refunds_of")
-        return self.refunds_in(payment_intent_id)
-
-    def parse_webhook(self, body: bytes, signature: str) -> StripeEvent:
-        raise NotImplementedError
-
-
 class FakeMailer(Outside):
     """Keeps what the server took (`taken`) and every hand-over (`sent`)."""
 
@@ -251,7 +80,7 @@ class FakeMailer(Outside):
         self.contexts: list[Mapping[str, Any]] = []
 
     def render(self, kind: str, *, to: str, message_id: str, context: Mapping[str, Any], at: datetime) -> RenderedMail:
-        assert not transaction_is_open()
+        self.untouched("mailer.render")
         if "\n" in to:
             raise RefusedError("a line break in the recipient")
         self.contexts.append(context)
