@@ -94,7 +94,7 @@ class Thresholds:
     """... and better than upright by this much."""
     drift_levels: float = 4.0
     """JPEG: from some row on every block is off by the same amount, which damaged entropy data leaves behind (DC values
-    are coded as differences). Tone mapping follows the picture's own edges and is discounted: good results reach 2.7."""
+    are coded as differences). Tone mapping follows the picture's own edges and is discounted. Good results reach 1."""
     drift_share: float = 0.7
     """Share of the columns that must agree on it."""
     alpha_levels: float = 48.0

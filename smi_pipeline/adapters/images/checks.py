@@ -6,6 +6,8 @@ sentence: CMYK, 16 bits per channel, animation, and any format but PNG, JPEG and
 """
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +45,7 @@ class VipsImages:
 
         Raises PermanentError: source_too_large, unsupported_format (another format, animation, CMYK, 16 bit),
         invalid_image (empty, truncated, no size, foreign data attached)."""
-        return self._source(path)[0]
+        return replace(self._source(path)[0], sha256=_sha256(path))
 
     def check_source(self, path: Path) -> ImageFacts:
         """`inspect`, then a full decode. Raises PermanentError, also source_too_large when not even the smallest scale
@@ -51,7 +53,7 @@ class VipsImages:
         facts, layout = self._source(path)
         image_rules.check_output_size(facts, image_rules.SMALLEST_SCALE, self._max_megapixels)
         decode_whole(path, layout)
-        return facts
+        return replace(facts, sha256=_sha256(path))
 
     def check_result(self, source: Path, result: Path, scale: int) -> Verdict:
         """Compares a result with the kept source. Bad images are said by the verdict; OSError for files that cannot be
@@ -67,7 +69,11 @@ class VipsImages:
             problem = self._before_decoding(source_facts, source_layout, facts, layout, scale, result)
             if problem:
                 return _refused(facts, problem)
-            return self._compare(source, source_facts, source_layout, result, facts, layout, scale)
+            # Hashing and the small source need nothing of what decoding the result needs: beside it they cost no time.
+            with ThreadPoolExecutor(2) as beside:
+                digest = beside.submit(_sha256, result)
+                verdict = self._compare(source, source_facts, source_layout, result, facts, layout, scale, beside)
+            return replace(verdict, facts=replace(facts, sha256=digest.result()))
         except _SourceBroken as error:
             return Verdict(ok=False, facts=facts, reason=error.reason, message=f"source: {error}")
         except PermanentError as error:
@@ -145,6 +151,7 @@ class VipsImages:
         facts: ImageFacts,
         layout: Layout,
         scale: int,
+        beside: ThreadPoolExecutor,
     ) -> Verdict:
         # The same profile on both sides needs no conversion, for equal numbers look equal; the same orientation no
         # turning.
@@ -157,6 +164,7 @@ class VipsImages:
             orientation=source_facts.exif_orientation if turn else 1,
             broken=_SourceBroken,
         )
+        before = beside.submit(original, to_srgb=convert)
         after = decode(
             result,
             layout,
@@ -166,7 +174,7 @@ class VipsImages:
             orientation=facts.exif_orientation if turn else 1,
         )
         jpeg = layout.format == "JPEG"
-        found = summarise(original(to_srgb=convert), after, self._limits, jpeg=jpeg)
+        found = summarise(before.result(), after, self._limits, jpeg=jpeg)
         warnings = []
         fine = []
         if convert and not layout.icc and found.mean_colour > self._limits.profile_colour:
@@ -213,9 +221,12 @@ def _unsold(layout: Layout) -> str:
     return ""
 
 
-def _facts(path: Path, layout: Layout) -> ImageFacts:
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _facts(path: Path, layout: Layout) -> ImageFacts:
     return ImageFacts(
         format=layout.format,
         width=layout.width,
@@ -224,5 +235,4 @@ def _facts(path: Path, layout: Layout) -> ImageFacts:
         mode=layout.mode,
         has_alpha=layout.has_alpha,
         exif_orientation=containers.orientation(layout.exif),
-        sha256=digest,
     )

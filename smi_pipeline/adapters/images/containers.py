@@ -87,9 +87,10 @@ def _read_png(data: FileBytes) -> Layout:
     for number in range(_MAX_CHUNKS):
         if at >= len(data):
             break
-        length, kind = u32(data, at), exactly(data, at + 4, 4)
-        if number == 0 and (kind != b"IHDR" or length != 13):
-            raise damaged("the PNG does not begin with its header")
+        head = data.few(at, 8)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if (kind == b"IHDR") != (number == 0) or (number == 0 and length != 13) or len(kind) < 4:
+            raise damaged("the PNG's header is not where it belongs")
         if at + 12 + length > len(data):
             raise damaged("the PNG is truncated")
         # Pixel chunks are checked by the decoder; the others it may skip without looking.

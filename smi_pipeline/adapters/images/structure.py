@@ -66,6 +66,10 @@ class FileBytes:
             self._held = os.pread(self._descriptor, self._WINDOW, start)
         return self._held[offset : offset + count]
 
+    def few(self, start: int, count: int) -> bytes:
+        """Some bytes that nothing near is wanted of: not more is read than that."""
+        return os.pread(self._descriptor, count, start)
+
     def search(self, pattern: re.Pattern[bytes], start: int) -> int:
         """Where the first match of a two-byte pattern begins; -1 for none."""
         while start < self._size - 1:

@@ -183,9 +183,20 @@ def _places(source: Bytes, result: Bytes, limits: Thresholds) -> _Places:
     # Tone must not count: compare around each tile's own mean.
     s -= s.mean(axis=(1, 2), keepdims=True)
     r -= r.mean(axis=(1, 2), keepdims=True)
+    return _shifted(s, r, limits, _turned(s, r, limits))
+
+
+def _shifted(s: Floats, r: Floats, limits: Thresholds, turned: int) -> _Places:
+    side = s.shape[1]
     inner = slice(_REACH, side - _REACH)
+    of = len(s)
+    still = _error(s[:, inner, inner], r[:, inner, inner])
+    # Most tiles fit where they are and need no search.
+    matters = still >= limits.shift_rms**2
+    if not matters.any():
+        return _Places((0, 0), 0.0, 0, turned)
+    s, r, still = s[matters], r[matters], still[matters]
     core = r[:, inner, inner]
-    still = _error(s[:, inner, inner], core)
     best = still.copy()
     vectors = np.zeros((len(s), 2), dtype=int)
     for down in range(-_REACH, _REACH + 1):
@@ -198,26 +209,31 @@ def _places(source: Bytes, result: Bytes, limits: Thresholds) -> _Places:
     # An edge that leaves the part compared takes its error along: what remains must fit, and be something.
     contrast = core.var(axis=(1, 2))
     fits = (contrast >= limits.structured_std**2) & (best < limits.shift_rest * contrast)
-    fits &= _two_directions(core) >= limits.shift_directions
-    moved_away = vectors.any(axis=1) & (still >= limits.shift_rms**2) & fits
-    shifted = moved_away & (best < limits.shift_gain * still)
-    alone = int((moved_away & (best < limits.shift_gain_alone * still)).sum())
+    fits &= (_two_directions(core) >= limits.shift_directions) & vectors.any(axis=1)
+    shifted = fits & (best < limits.shift_gain * still)
+    alone = int((fits & (best < limits.shift_gain_alone * still)).sum())
     share, shift = 0.0, (0, 0)
     if shifted.any():
         kinds, counts = np.unique(vectors[shifted], axis=0, return_counts=True)
-        share = float(counts.max() / len(s)) if counts.max() > 1 or len(s) == 1 else 0.0
+        share = float(counts.max() / of) if counts.max() > 1 or of == 1 else 0.0
         shift = (int(kinds[counts.argmax()][0]), int(kinds[counts.argmax()][1]))
+    return _Places(shift, share, alone, turned)
+
+
+def _turned(s: Floats, r: Floats, limits: Thresholds) -> int:
     upright = _correlation(s, r)
+    matters = upright < 1 - limits.turned_margin
+    s, r, upright = s[matters], r[matters], upright[matters]
     turned = np.zeros(len(s), dtype=bool)
     for _, turn in _TURNS:
         other = _correlation(turn(s), r)
         turned |= (other >= limits.turned_correlation) & (other >= upright + limits.turned_margin)
-    return _Places(shift, share, alone, int(turned.sum()))
+    return int(turned.sum())
 
 
 def _error(a: Floats, b: Floats) -> Floats:
     difference = a - b
-    return np.einsum("nij,nij->n", difference, difference) / np.float32(difference[0].size)
+    return np.einsum("nij,nij->n", difference, difference) / np.float32(a.shape[1] * a.shape[2])
 
 
 def _two_directions(tiles: Floats) -> Floats:
