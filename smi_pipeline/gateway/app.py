@@ -10,7 +10,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from smi_pipeline.core.models import Queue
-from smi_pipeline.gateway import customers, downloads, operations, storefront, webhooks
+from smi_pipeline.gateway import administration, customers, downloads, operations, storefront, webhooks
 from smi_pipeline.gateway.context import Gateway
 from smi_pipeline.gateway.envelope import Envelope
 from smi_pipeline.gateway.errors import EXCEPTION_HANDLERS
@@ -34,6 +34,7 @@ def create_app(world: World, settings: Settings, *, on_work: Callable[[Queue], N
         Route("/smi/v1/job-status/{job_id}", customers.job_status, methods=["GET", "OPTIONS"]),
         Route("/smi/v1/download/{token}", downloads.download, methods=["GET"]),
         Route("/smi/v1/rate/{job_id}", customers.rating, methods=["GET", "POST"]),
+        Route("/smi/v1/admin/jobs/{job_id}/{action}", administration.act, methods=["POST"]),
         Route("/ops", operations.ops, methods=["GET"]),
         Route("/ops/jobs/{job_id}", operations.ops_job, methods=["GET"]),
         Route("/metrics", operations.metrics, methods=["GET"]),

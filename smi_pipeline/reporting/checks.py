@@ -86,4 +86,23 @@ def money_adds_up(context: AssetCheckExecutionContext, reports_db: ReportsResour
     )
 
 
-CHECKS = [facts_complete, no_overdue_paid_job, money_adds_up]
+@asset_check(
+    asset=profit_margin,
+    description="The newest day and those of its run keep SMI_COMPLETION_FLOOR_PERCENT and SMI_MARGIN_FLOOR_PERCENT.",
+)
+def floors_kept(context: AssetCheckExecutionContext, reports_db: ReportsResource) -> AssetCheckResult:
+    """Completion rate and margin are not below what the settings ask for."""
+    completion, margin = reports_db.floors()
+    below = reports_db.checks().below_floors(
+        *(days_of(context) or _NOWHERE), completion_percent=completion, margin_percent=margin
+    )
+    words = "; ".join(f"{row['day']}: {row['what']} {row['percent']:.1f} % < {row['floor']:g} %" for row in below[:10])
+    return AssetCheckResult(
+        passed=not below,
+        severity=AssetCheckSeverity.WARN,
+        description=words or f"completion rate ≥ {completion:g} %, margin ≥ {margin:g} %",
+        metadata={"below": len(below)},
+    )
+
+
+CHECKS = [facts_complete, no_overdue_paid_job, money_adds_up, floors_kept]

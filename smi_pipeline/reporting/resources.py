@@ -44,3 +44,8 @@ class ReportsResource(ConfigurableResource):
     def policy(self) -> Policy:
         """The promises the shop keeps."""
         return Settings().policy
+
+    def floors(self) -> tuple[float, float]:
+        """Percent below which a day's completion rate and margin are worth a look."""
+        settings = Settings()
+        return float(settings.smi_completion_floor_percent), float(settings.smi_margin_floor_percent)

@@ -90,3 +90,29 @@ class PostgresReportChecks:
         """The alarm query (design section 6 rule 11)."""
         with self._database.transaction() as tx:
             return tx.rows(ALARM, patience=policy.alarm_patience, max_hold=policy.max_hold)
+
+    def below_floors(
+        self, first: date, last: date, *, completion_percent: float, margin_percent: float
+    ) -> list[dict[str, Any]]:
+        """Closed days and currencies below a floor: day, what ('completion rate' or 'margin USD'), percent, floor."""
+        with self._database.transaction() as tx:
+            return tx.rows(
+                """WITH chosen AS (
+                       SELECT day FROM reports.builds WHERE report = 'profit_margin'
+                         AND (day BETWEEN :first AND :last
+                              OR day = (SELECT max(day) FROM reports.builds WHERE report = 'profit_margin'))),
+                   figures AS (
+                       SELECT day, 'completion rate' AS what, 100 * completion_rate AS percent,
+                              CAST(:completion AS float) AS floor
+                       FROM reports.completion_rate WHERE resolution = 'all' AND completion_rate IS NOT NULL
+                       UNION ALL
+                       SELECT day, 'margin ' || upper(currency), 100.0 * net_margin_cents / revenue_cents,
+                              CAST(:margin AS float)
+                       FROM reports.profit_margin WHERE resolution = 'all' AND revenue_cents > 0)
+                   SELECT day, what, percent::float AS percent, floor FROM figures JOIN chosen USING (day)
+                   WHERE percent < floor ORDER BY day, what""",
+                first=first,
+                last=last,
+                completion=completion_percent,
+                margin=margin_percent,
+            )

@@ -186,3 +186,17 @@ def test_an_overdue_paid_job_raises_the_alarm_with_its_id(database, rebuild, ins
     (alarm,) = [one for one in run.get_asset_check_evaluations() if one.check_name == "no_overdue_paid_job"]
     assert not alarm.passed
     assert stuck.job_id in alarm.metadata["jobs"].value
+
+
+def test_a_day_below_the_floors_of_the_settings_is_named(database, reports, checked, monkeypatch):
+    write(database, [delivered(DAY) for _ in range(3)])
+    build(reports)
+    with database.transaction() as tx:  # the newest built day is the one that is judged
+        tx.run("DELETE FROM reports.builds WHERE day > :day", day=DAY)
+    monkeypatch.setenv("SMI_COMPLETION_FLOOR_PERCENT", "100")
+    monkeypatch.setenv("SMI_MARGIN_FLOOR_PERCENT", "5")
+    assert checked()["floors_kept"][0]
+    monkeypatch.setenv("SMI_MARGIN_FLOOR_PERCENT", "99")
+    passed, words = checked()["floors_kept"]
+    assert not passed
+    assert words is not None and words.startswith(f"{DAY}: margin USD ") and words.endswith("% < 99 %")
