@@ -228,6 +228,8 @@ def _storage(settings: Settings) -> str | Finding:
 def _mail(settings: Settings) -> str:
     from smi_pipeline.adapters.mailer import SmtpMailer
 
+    if not settings.smtp_host.strip():
+        raise SmiError("not asked: SMTP_HOST is not set")
     nobody = "doctor@example.com"  # nothing is sent; whether the addresses are right has been said above
     sender_is_right = _address("SMI_MAIL_FROM", settings.smi_mail_from, required=True).state == "ok"
     mailer = SmtpMailer(
@@ -248,6 +250,8 @@ def _stripe(settings: Settings) -> str:
     from smi_pipeline.adapters.stripe_payments import StripePayments
 
     key = settings.stripe_api_key.get_secret_value()
+    if not key.strip():
+        raise SmiError("not asked: STRIPE_API_KEY is not set")
     payments = StripePayments(key, "whsec_unused", settings.stripe_api_base, timeout=10)
     next(iter(payments.payments_since(datetime.now(UTC))), None)
     return "takes the key, payments can be listed" + ("; test mode" if "_test_" in key else "")
@@ -256,9 +260,12 @@ def _stripe(settings: Settings) -> str:
 def _upsampler(settings: Settings) -> str:
     from smi_pipeline.adapters.upsampler import UpsamplerClient
 
+    key = settings.upsampler_api_key.get_secret_value()
+    if not key.strip():
+        raise SmiError("not asked: UPSAMPLER_API_KEY is not set")
     client = UpsamplerClient(
         settings.upsampler_base_url,
-        settings.upsampler_api_key.get_secret_value(),
+        key,
         settings.upsampler_wire,
         read_timeout=10,
     )

@@ -110,6 +110,10 @@ def _show(known: dict[str, Any]) -> None:
         "next step": known["next_step"],
     }
     print_table(f"upscale job {job.job_id}", ("", ""), [(k, v) for k, v in facts.items() if v])
+    if known["payments"]:
+        names = ("payment_intent_id", "role", "received_cents", "currency", "fee_cents", "dispute", "paid_at")
+        heads = [name.replace("_", " ").removesuffix(" at") for name in names]
+        print_table("payments", heads, [[payment[name] for name in names] for payment in known["payments"]])
     sections = {
         "calls to Upsampler": (
             ("round", "state", "external_id", "created_at", "accepted_at", "finished_at", "credits", "error"),

@@ -186,6 +186,7 @@ def details(world: World, job_id: str) -> dict[str, Any]:
     job = require_known(world, job_id)
     return {
         "job": job,
+        "payments": world.state.operations.payments(job.job_id),
         "submissions": world.state.submissions.of_job(job.job_id),
         "refunds": world.state.refunds.of_job(job.job_id),
         "emails": world.state.emails.of_job(job.job_id),
