@@ -35,9 +35,7 @@ def orders(running_shop: RunningShop) -> dict[str, dict[str, Any]]:
     for order in placed.values():
         front.pay(order)
     for name, order in placed.items():
-        wanted = "failed" if name == "failed" else "completed"
-        wait_until(f"the order {name}", lambda order=order, wanted=wanted: front.status(order) == wanted)
-        wait_until("its mail", lambda name=name: front.mails(f"{name}@customer.example"))
+        _closed(running_shop, name, order, "failed" if name == "failed" else "completed")
     return placed
 
 
@@ -164,6 +162,12 @@ def _shoot(page: Page, name: str) -> None:
     page.wait_for_timeout(700)  # animations of the Dagster UI
     page.screenshot(path=str(SCREENSHOTS / f"{name}.png"))
     assert (SCREENSHOTS / f"{name}.png").stat().st_size > 10_000
+
+
+def _closed(running_shop: RunningShop, name: str, order: dict[str, Any], status: str) -> None:
+    front = running_shop.storefront
+    wait_until(f"the order {name}", lambda: front.status(order) == status)
+    wait_until(f"the mail of the order {name}", lambda: front.mails(f"{name}@customer.example"))
 
 
 def _failed_run(running_shop: RunningShop) -> str:

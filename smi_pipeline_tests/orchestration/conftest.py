@@ -67,7 +67,8 @@ class Shop:
     def tick(self, queue: Queue) -> list[RunRequest]:
         """One sensor tick: the runs it asks for."""
         context = build_sensor_context(instance=self.instance, resources={"smi": resources.SmiResource()})
-        return [item for item in SENSOR_OF[queue](context) if isinstance(item, RunRequest)]
+        found: Any = SENSOR_OF[queue](context)
+        return [item for item in found if isinstance(item, RunRequest)]
 
     def run(self, queue: Queue) -> list[ExecuteInProcessResult]:
         """One sensor tick, and the runs it asks for."""
