@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from smi_pipeline import cli
+from smi_pipeline.adapters.postgres.embedded import EmbeddedPostgres
 from smi_pipeline.sandbox.server import Sandbox
+from smi_pipeline_tests.unit.services.databases import empty, shared_database
 from smi_pipeline_tests.unit.services.steps import Steps
 
 
@@ -49,11 +51,18 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="package")
+def cli_url(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
+    with shared_database(postgres) as url:
+        yield url
+
+
 @pytest.fixture
-def database(monkeypatch: pytest.MonkeyPatch, state_url: str) -> str:
-    """A migrated database, configured."""
-    monkeypatch.setenv("SMI_DATABASE_URL", state_url)
-    return state_url
+def database(monkeypatch: pytest.MonkeyPatch, cli_url: str) -> str:
+    """A migrated and empty database, configured."""
+    empty(cli_url)
+    monkeypatch.setenv("SMI_DATABASE_URL", cli_url)
+    return cli_url
 
 
 @pytest.fixture

@@ -97,8 +97,11 @@ def test_a_misspelt_variable_is_noted(smi: Smi, configured: Sandbox, monkeypatch
     assert found(smi)["SMI_POL_SECONDS"][0] == "note"
 
 
-def test_a_shifted_clock_and_an_old_schema_are_wrong(smi: Smi, configured: Sandbox, database: str) -> None:
-    engine = create_engine(database)
+def test_a_shifted_clock_and_an_old_schema_are_wrong(
+    smi: Smi, configured: Sandbox, state_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMI_DATABASE_URL", state_url)
+    engine = create_engine(state_url)
     with engine.begin() as connection:
         connection.execute(text("UPDATE smi.clock SET shift = '1 hour'"))
     assert "shifted" in found(smi)["database"][1]
