@@ -65,6 +65,8 @@ class Thresholds:
     """Correlation of a tile with its source, blocks of colour included."""
     alien_colour: float = 20.0
     """Colour of a block whose structure is foreign too."""
+    appeared_std: float = 20.0
+    """Contrast of such a block where the source had none: sharpened noise, shrunk, reaches 14."""
     alien_share: float = 0.45
     """Share of such blocks in a tile of at least 2 x 2. Good results: 0 but for one text block after a median filter
     (0.25)."""

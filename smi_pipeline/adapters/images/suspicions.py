@@ -65,7 +65,7 @@ def summarise(source: Bytes, result: Bytes, limits: Thresholds, *, jpeg: bool) -
     alien = (
         (off >= limits.alien_colour)
         & (alike < limits.foreign_correlation)
-        & (np.maximum(blocks.source_std, blocks.result_std) >= limits.structured_std)
+        & ((blocks.source_std >= limits.structured_std) | (blocks.result_std >= limits.appeared_std))
     )
     structured = std >= limits.structured_std
     ssim = _tiles(blocks.ssim, _STRUCTURE)
