@@ -15,6 +15,7 @@ from smi_pipeline.commands.history import import_wordpress
 from smi_pipeline.commands.jobs import jobs
 from smi_pipeline.commands.report import report
 from smi_pipeline.commands.running import demo, migrate, up
+from smi_pipeline.commands.tasks import tasks
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -25,7 +26,7 @@ def smi() -> None:
     """
 
 
-for command in (demo, up, migrate, doctor, jobs, import_wordpress, report):
+for command in (demo, up, migrate, doctor, jobs, tasks, import_wordpress, report):
     smi.add_command(command)
 
 

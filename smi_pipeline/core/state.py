@@ -28,23 +28,23 @@ class Leases(Protocol):
 
     def lease(self, queue: Queue, limit: int, *, max_leases: int | None = None) -> tuple[str, list[str]] | None:
         """Leases up to `limit` due rows: (lease_id, work keys), or None when nothing is due or `max_leases` leases of
-        this queue are live. Each row's `attempts` is raised and committed before any work. A row whose last lease ran
-        out without a recorded error is leased alone."""
+        this queue are live. A row whose last lease ran out without a recorded error is leased alone."""
 
     def lease_one(self, queue: Queue, work_key: str) -> str | None:
-        """Leases one row, due or not, that nobody has. Returns the lease_id or None."""
+        """Leases and takes up one row, due or not, that nobody has. Returns the lease_id or None."""
 
     def due(self, queue: Queue) -> int:
         """Rows that are due and leased by nobody."""
 
-    def leased(self, queue: Queue, lease_id: str) -> list[str]:
-        """Work keys of a lease, in order of their due time."""
+    def take_up(self, queue: Queue, lease_id: str) -> list[str]:
+        """A run begins to work on its lease: the work keys in order of their due time. Each row's `attempts` is raised
+        and committed before any work; a lease whose run never starts is no attempt."""
 
     def renew(self, lease_id: str) -> int:
         """Prolongs a live lease; returns the number of rows. A lease that ran out is not revived."""
 
     def give_back(self, lease_id: str) -> int:
-        """Ends a lease whose run could not be started: the rows are due again, the attempt is not counted."""
+        """Ends a lease whose run could not be started: the rows are due again."""
 
     def reschedule(
         self, queue: Queue, work_key: str, lease_id: str, *, seconds: float, error: str, counts: bool
@@ -280,6 +280,12 @@ class Tasks(Protocol):
 
     def close(self, kind: str, subject: str, *, actor: str) -> bool:
         """Closes a task."""
+
+    def acknowledge(self, task_id: int, *, actor: str) -> bool:
+        """A person has taken an open task on. False when there is none."""
+
+    def close_by_id(self, task_id: int, *, actor: str) -> bool:
+        """A person has settled an open task. False when there is none."""
 
 
 class Views(Protocol):

@@ -45,6 +45,12 @@ class PaymentConfig(Config):
     payment_intent_id: str = Field(description="Stripe's id, pi_…")
 
 
+class TaskConfig(Config):
+    """A person's task."""
+
+    task_id: int = Field(description="Number of the task, from the ops page or `smi tasks list`")
+
+
 class AdoptConfig(PaymentConfig):
     """Which job the payment belongs to."""
 
@@ -123,5 +129,17 @@ ADMIN_JOBS = [
         "Returns a payment without a job.",
         PaymentConfig,
         lambda world, c: admin.refund_payment(world, c.payment_intent_id),
+    ),
+    _admin_job(
+        "acknowledge_task",
+        "Says that a person has taken a task on.",
+        TaskConfig,
+        lambda world, c: admin.acknowledge_task(world, c.task_id),
+    ),
+    _admin_job(
+        "close_task",
+        "Says that a task is settled.",
+        TaskConfig,
+        lambda world, c: admin.close_task(world, c.task_id),
     ),
 ]

@@ -236,3 +236,17 @@ def new_link_by_mail(world: World, job_id: str) -> str:
     """Makes a new download link, ends the older ones and mails it to the customer."""
     new_token(world, job_id)
     return resend(world, job_id)
+
+
+def acknowledge_task(world: World, task_id: int) -> str:
+    """A person has taken a task on (rule 11). Raises NotFound when no such task is open."""
+    if not world.state.tasks.acknowledge(task_id, actor=world.actor):
+        raise NotFound(f"there is no open task {task_id}")
+    return f"task {task_id} is yours"
+
+
+def close_task(world: World, task_id: int) -> str:
+    """A person has settled a task. Raises NotFound when no such task is open."""
+    if not world.state.tasks.close_by_id(task_id, actor=world.actor):
+        raise NotFound(f"there is no open task {task_id}")
+    return f"task {task_id} is closed"

@@ -28,13 +28,15 @@ class PostgresSubmissions:
         self, job_id: str, lease_id: str, *, source: ImageFacts, source_key: str, expected_seconds: float, actor: str
     ) -> None:
         with self._database.transaction() as tx:
-            before = tx.value(
-                "SELECT status FROM smi.upscale_jobs WHERE job_id = :id AND lease_id = :lease FOR UPDATE",
+            job = tx.row(
+                """SELECT status, source_sha256 FROM smi.upscale_jobs
+                   WHERE job_id = :id AND lease_id = :lease FOR UPDATE""",
                 id=job_id,
                 lease=lease_id,
             )
-            if before is None:
+            if job is None:
                 raise LeaseLost(f"job {job_id} was leased to another run")
+            before = job["status"]
             tx.run(
                 """UPDATE smi.upscale_jobs SET status = 'processing', source_key = :source_key,
                        source_sha256 = :sha256, source_bytes = :bytes, expected_seconds = :expected,
@@ -54,6 +56,8 @@ class PostgresSubmissions:
                     from_status=before,
                     to_status=Status.PROCESSING,
                     expected_seconds=round(expected_seconds, 1),
+                    # another file of the same size: what is kept and delivered is what the shop shows now
+                    source_changed=job["source_sha256"] != source.sha256,
                 )
 
     def of_job(self, job_id: str) -> list[Submission]:

@@ -67,3 +67,21 @@ class PostgresTasks:
     def close(self, kind: str, subject: str, *, actor: str) -> bool:
         with self._database.transaction() as tx:
             return close_task(tx, kind=kind, subject=subject, actor=actor)
+
+    def acknowledge(self, task_id: int, *, actor: str) -> bool:
+        return self._end(task_id, "acknowledged_at", actor)
+
+    def close_by_id(self, task_id: int, *, actor: str) -> bool:
+        return self._end(task_id, "closed_at", actor)
+
+    def _end(self, task_id: int, column: str, actor: str) -> bool:
+        with self._database.transaction() as tx:
+            row = tx.row(
+                f"""UPDATE smi.person_tasks SET {column} = smi.now(), acknowledged_by = :actor
+                    WHERE task_id = :id AND closed_at IS NULL RETURNING job_id, kind""",
+                id=task_id,
+                actor=actor,
+            )
+            if row:
+                tx.event(row["job_id"], f"task_{column.removesuffix('_at')}", actor=actor, kind=row["kind"])
+            return row is not None
