@@ -87,7 +87,12 @@ def ctrl_c() -> Iterator[None]:
 
 def _run(console: Console, memory: Memory, wire: str, once: bool, json_path: Path | None, started: float) -> int:
     if memory.continued:
-        console.print(f"Going on with the {len(memory.orders)} jobs of the demo that was stopped in {memory.home}.")
+        console.print(
+            f"Going on with the {len(memory.orders)} jobs of the demo that was stopped; to begin anew, remove "
+            f"{memory.home}",
+            soft_wrap=True,
+            highlight=False,
+        )
     console.print("Starting PostgreSQL, the stand-ins, the gateway, Dagster and its workers …")
     say = console.print
     with _sandbox(memory), Stack(stack_environment(memory, wire), memory.stack_folder, say=say) as stack:
