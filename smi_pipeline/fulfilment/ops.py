@@ -53,10 +53,10 @@ def _leased(
     context: OpExecutionContext, config: LeaseConfig, smi: SmiResource, batch: Batch, queue: Queue
 ) -> Iterator[DynamicOutput]:
     leases = smi.world(actor(context)).state.leases
-    if config.lease_id:
-        lease_id, keys = config.lease_id, leases.leased(queue, config.lease_id)
-    else:
-        lease_id, keys = leases.lease(queue, BATCH_LIMIT) or ("", [])
+    lease_id = config.lease_id
+    if not lease_id:
+        lease_id, _ = leases.lease(queue, BATCH_LIMIT) or ("", [])
+    keys = leases.take_up(queue, lease_id) if lease_id else []
     if keys:
         batch.hold(lease_id, keys, step_seconds=60)
     else:

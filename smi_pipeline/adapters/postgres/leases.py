@@ -8,6 +8,9 @@ from smi_pipeline.core.models import Queue
 LEASE_SECONDS = 45
 """How long a lease lasts without renewal. Renewed every 10 s: four misses in a row make a worker dead."""
 
+LONGEST_WAIT_SECONDS = 60
+"""A row whose lease ran out so long ago goes before new work: under load there is always some."""
+
 BATCH_SECONDS = 5
 """A lease never holds more than about this much estimated work, so that the first mail of a batch comes early."""
 
@@ -57,8 +60,9 @@ class PostgresLeases:
                     return None
             lease_id = uuid.uuid4().hex
             # A row whose last lease ran out without a recorded error may have killed its worker: it goes alone,
-            # so that one poisonous row never convicts its batch mates.
-            for which, count in (("lease_id IS NULL", limit), ("lease_until <= smi.now()", 1)):
+            # so that one poisonous row never convicts its batch mates. New work goes first, but not for ever.
+            waited = f"lease_until <= smi.now() - interval '{LONGEST_WAIT_SECONDS} seconds'"
+            for which, count in ((waited, 1), ("lease_id IS NULL", limit), ("lease_until <= smi.now()", 1)):
                 rows = tx.rows(
                     f"""WITH due AS (
                             SELECT {key}, next_attempt_at, {_SECONDS[queue]} AS estimate
@@ -67,7 +71,7 @@ class PostgresLeases:
                         batch AS (
                             SELECT *, sum(estimate) OVER (ORDER BY next_attempt_at, {key}) - estimate AS before
                             FROM due)
-                        UPDATE {table} SET lease_id = :lease_id, attempts = attempts + 1,
+                        UPDATE {table} SET lease_id = :lease_id,
                                lease_until = smi.now() + make_interval(secs => :seconds)
                         WHERE ({key}) IN (SELECT {key} FROM batch WHERE before < :batch_seconds)
                         RETURNING concat_ws('/', {key}) AS work_key, next_attempt_at""",
@@ -103,15 +107,15 @@ class PostgresLeases:
                 f"SELECT count(*) FROM {table} WHERE {work} AND next_attempt_at <= smi.now() AND lease_id IS NULL"
             )
 
-    def leased(self, queue: Queue, lease_id: str) -> list[str]:
+    def take_up(self, queue: Queue, lease_id: str) -> list[str]:
         table, keys, _ = _WORK[queue]
         with self._database.transaction() as tx:
             rows = tx.rows(
-                f"""SELECT concat_ws('/', {", ".join(keys)}) AS work_key FROM {table}
-                    WHERE lease_id = :lease_id ORDER BY next_attempt_at""",
+                f"""UPDATE {table} SET attempts = attempts + 1 WHERE lease_id = :lease_id
+                    RETURNING concat_ws('/', {", ".join(keys)}) AS work_key, next_attempt_at""",
                 lease_id=lease_id,
             )
-        return [row["work_key"] for row in rows]
+        return [row["work_key"] for row in sorted(rows, key=lambda row: row["next_attempt_at"])]
 
     def renew(self, lease_id: str) -> int:
         with self._database.transaction() as tx:
@@ -129,7 +133,7 @@ class PostgresLeases:
         with self._database.transaction() as tx:
             return sum(
                 tx.run(
-                    f"""UPDATE {table} SET lease_id = NULL, lease_until = NULL, attempts = attempts - 1
+                    f"""UPDATE {table} SET lease_id = NULL, lease_until = NULL
                         WHERE lease_id = :lease_id""",
                     lease_id=lease_id,
                 )
@@ -145,7 +149,7 @@ class PostgresLeases:
             return bool(
                 tx.run(
                     f"""UPDATE {table} SET lease_id = NULL, lease_until = NULL, last_error = :error,
-                               attempts = attempts - :uncounted,
+                               attempts = greatest(attempts - :uncounted, 0),
                                next_attempt_at = smi.now() + make_interval(secs => :seconds)
                         WHERE {condition} AND lease_id = :lease_id""",
                     lease_id=lease_id,

@@ -55,10 +55,15 @@ class Steps(Shop):
         """Leases what is due."""
         return self.state.leases.lease(queue, 25) or ("", [])
 
+    def begin(self, queue: Queue) -> tuple[str, list[str]] | None:
+        """A run starts on what is due."""
+        leased = self.state.leases.lease(queue, 25)
+        return (leased[0], self.state.leases.take_up(queue, leased[0])) if leased else None
+
     def submit_due(self) -> list[StepReport | PermanentError]:
         """One run of submit_upscales over everything that is due."""
         reports: list[StepReport | PermanentError] = []
-        while leased := self.state.leases.lease(Queue.SUBMIT, 25):
+        while leased := self.begin(Queue.SUBMIT):
             lease_id, keys = leased
             for key in keys:
                 try:
@@ -71,7 +76,7 @@ class Steps(Shop):
     def fulfil_due(self) -> list[StepReport | PermanentError]:
         """One run of fulfil_upscales over everything that is due; mails are left owed."""
         reports: list[StepReport | PermanentError] = []
-        while leased := self.state.leases.lease(Queue.FULFIL, 25):
+        while leased := self.begin(Queue.FULFIL):
             lease_id, keys = leased
             for key in keys:
                 try:
@@ -91,7 +96,7 @@ class Steps(Shop):
 
     def _each(self, queue: Queue, service) -> list[StepReport | PermanentError]:
         reports: list[StepReport | PermanentError] = []
-        while leased := self.state.leases.lease(queue, 25):
+        while leased := self.begin(queue):
             for key in leased[1]:
                 try:
                     reports.append(service(self.world, key, leased[0]))

@@ -81,7 +81,7 @@ def test_a_poison_row_is_set_aside_after_five_and_refunded_and_its_batch_mates_g
     poison, good = shop.paid(), shop.paid()
 
     for _ in range(7):
-        leased = shop.state.leases.lease(Queue.SUBMIT, 25)
+        leased = shop.begin(Queue.SUBMIT)
         if leased is None:
             break
         for key in leased[1]:
