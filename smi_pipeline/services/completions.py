@@ -47,11 +47,15 @@ def check_completions(world: World, *, limit: int = 60, seconds: float = 20.0, t
 
 def _check(world: World, submission: Submission) -> str:
     state = world.state.submissions
-    if submission.external_id is None:
-        state.not_polled(submission.submission_id, seconds=60)
-        return "unknown"
-    now = state.now()
-    urgent = submission.deadline_at is not None and (submission.deadline_at - now).total_seconds() < 60
+    if submission.external_id is None:  # nobody can be asked: only its deadline can end it
+        return state.poll_failed(
+            submission.submission_id, seconds=60, policy=world.policy, actor=world.actor, counts=False
+        )
+    urgent = (
+        submission.state == "accepted"  # the others are asked for their credits' sake only
+        and submission.deadline_at is not None
+        and (submission.deadline_at - state.now()).total_seconds() < 60
+    )
     try:
         world.limiter.acquire("urgent_poll" if urgent else "poll")
         reply = _ask(world, submission.external_id)

@@ -150,8 +150,8 @@ class PostgresSubmissions:
                 """UPDATE smi.submissions SET next_poll_at = smi.now() + interval '60 seconds'
                    WHERE submission_id IN (
                        SELECT submission_id FROM smi.submissions WHERE next_poll_at <= smi.now()
-                       ORDER BY deadline_at < smi.now() + interval '60 seconds' DESC NULLS LAST, hinted DESC,
-                                next_poll_at
+                       ORDER BY state = 'accepted' AND deadline_at < smi.now() + interval '60 seconds' DESC NULLS LAST,
+                                hinted DESC, next_poll_at
                        LIMIT :limit FOR UPDATE SKIP LOCKED)
                    RETURNING *""",
                 limit=limit,

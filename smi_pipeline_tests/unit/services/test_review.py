@@ -1,6 +1,8 @@
 """What a second look at the way of the money found: each of these once ended wrong."""
 
-from smi_pipeline.core.models import Queue
+from smi_pipeline.core.models import Queue, Stage, UpscaleReply
+from smi_pipeline.services import submit
+from smi_pipeline.services.completions import check_completions
 from smi_pipeline_tests.unit.services.steps import Steps
 
 
@@ -31,3 +33,33 @@ def test_new_work_does_not_keep_the_rows_of_a_dead_worker_waiting(shop: Steps) -
     second = shop.paid()
     assert shop.take(Queue.SUBMIT)[1] == [first]
     assert shop.take(Queue.SUBMIT)[1] == [second]
+
+
+def test_a_rejection_without_id_whose_second_commit_was_lost_is_refunded(shop: Steps) -> None:
+    job_id = shop.paid()
+    lease_id, _ = shop.take(Queue.SUBMIT)
+    submit.prepare(shop.world, job_id, lease_id)
+    begun = shop.state.submissions.begin(job_id, lease_id, actor="test")
+    assert begun
+    refused = UpscaleReply(external_id=None, stage=Stage.FAILED, error="no")
+    shop.state.submissions.accepted(begun[0], refused, policy=shop.policy, actor="test")  # and here the worker dies
+    for _ in range(25):
+        shop.later(minutes=1)
+        check_completions(shop.world)
+    shop.everything()
+    assert shop.job(job_id).status == "refunded"
+
+
+def test_calls_about_closed_jobs_do_not_go_before_the_last_call_of_an_open_one(shop: Steps) -> None:
+    closed = shop.paid()
+    shop.submit_due()
+    shop.later(seconds=shop.policy.max_processing.total_seconds() + 1)
+    check_completions(shop.world)
+    shop.everything()
+    assert shop.job(closed).status == "refunded"
+    shop.paid()
+    shop.submit_due()
+    shop.later(seconds=shop.policy.max_processing.total_seconds() - 10)
+    shop.change("UPDATE smi.submissions SET next_poll_at = smi.now() - interval '1 minute' WHERE state = 'timed_out'")
+    shop.change("UPDATE smi.submissions SET next_poll_at = smi.now() WHERE state = 'accepted'")
+    assert [call.state for call in shop.state.submissions.due_polls(1)] == ["accepted"]
