@@ -167,8 +167,21 @@ def adopt(world: World, payment_intent_id: str, job_id: str) -> str:
 
 
 def refund_payment(world: World, payment_intent_id: str) -> str:
-    """Settles a payment without a job by returning it (rule 8)."""
-    payment = _require_orphan(world, payment_intent_id)
+    """Settles a payment without a job by returning it (rule 8); repeats the refund of a second payment that failed."""
+    payment = _known_payment(world, payment_intent_id)
+    if payment["role"] == "duplicate":
+        owed = world.state.refunds.owe(
+            job_id=payment["job_id"],
+            payment_intent_id=payment_intent_id,
+            kind="duplicate_payment",
+            currency=payment["currency"],
+            reason=reasons.DUPLICATE_PAYMENT,
+            actor=world.actor,
+        )
+        if not owed:
+            raise Conflict(f"{payment_intent_id} is returned already, or its refund is under way")
+        return "the refund is owed; it is carried out within seconds"
+    _require_orphan(world, payment_intent_id)
     world.state.refunds.owe(
         job_id=None,
         payment_intent_id=payment_intent_id,
@@ -213,14 +226,18 @@ def next_step(job: UpscaleJob) -> str:
             return f"Nothing: the money is back. `smi jobs retry {job.job_id} --admin-override` upscales it as a gift."
 
 
-def _require_orphan(world: World, payment_intent_id: str) -> dict[str, Any]:
+def _known_payment(world: World, payment_intent_id: str) -> dict[str, Any]:
     plausible = re.fullmatch(r"\w{3,255}", payment_intent_id, re.ASCII)
     payment = world.state.views.payment(payment_intent_id) if plausible else None
     if payment is None:
         raise NotFound(f"there is no payment {payment_intent_id[:64]!r} on record")
+    return payment
+
+
+def _require_orphan(world: World, payment_intent_id: str) -> None:
+    payment = _known_payment(world, payment_intent_id)
     if payment["role"] != "orphan" or payment["settled_by"]:
         raise Conflict(f"{payment_intent_id} belongs to a job or was settled")
-    return payment
 
 
 def _refund_now(world: World, job_id: str) -> str:

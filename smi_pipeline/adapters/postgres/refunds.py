@@ -266,6 +266,8 @@ def _mark_refunded(tx: Transaction, job_id: str | None, actor: str) -> None:
 def _refund_failed(tx: Transaction, row, why: str, actor: str) -> None:
     tx.event(row["job_id"], "refund_failed", actor=actor, why=why, payment_intent=row["payment_intent_id"])
     again = f"smi jobs refund {row['job_id']}"
+    if row["kind"] == "duplicate_payment":  # `refund` would return the payment that the job was delivered for
+        again = f"smi jobs refund-payment {row['payment_intent_id']}"
     if row["kind"] == "unmatched":  # it waits for a person's word again
         again = f"smi jobs refund-payment {row['payment_intent_id']}"
         tx.run("UPDATE smi.payments SET settled_by = NULL WHERE payment_intent_id = :pi", pi=row["payment_intent_id"])

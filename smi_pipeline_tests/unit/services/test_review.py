@@ -1,7 +1,7 @@
 """What a second look at the way of the money found: each of these once ended wrong."""
 
 from smi_pipeline.core.models import Queue, Stage, UpscaleReply
-from smi_pipeline.services import submit
+from smi_pipeline.services import admin, submit
 from smi_pipeline.services.completions import check_completions
 from smi_pipeline_tests.unit.services.steps import Steps
 
@@ -63,3 +63,21 @@ def test_calls_about_closed_jobs_do_not_go_before_the_last_call_of_an_open_one(s
     shop.change("UPDATE smi.submissions SET next_poll_at = smi.now() - interval '1 minute' WHERE state = 'timed_out'")
     shop.change("UPDATE smi.submissions SET next_poll_at = smi.now() WHERE state = 'accepted'")
     assert [call.state for call in shop.state.submissions.due_polls(1)] == ["accepted"]
+
+
+def test_the_refund_of_a_second_payment_that_failed_can_be_repeated(shop: Steps) -> None:
+    job_id = shop.delivered()
+    first = shop.job(job_id).payment_intent_id or ""
+    second = shop.pay(job_id, shop.job(job_id).price_cents)
+    shop.payments.refund_status = "failed"
+    shop.refund_due()
+    task = next(task for task in shop.state.tasks.opened() if task.kind == "refund_failed")
+    assert f"smi jobs refund-payment {second}" in task.next_step, "`smi jobs refund` would return the first payment"
+    shop.payments.refund_status = "succeeded"
+    admin.refund_payment(shop.world, second)
+    shop.refund_due()
+    assert (shop.payments.returned_cents(first), shop.payments.returned_cents(second)) == (
+        0,
+        shop.job(job_id).price_cents,
+    )
+    assert "refund_failed" not in shop.tasks()
