@@ -64,6 +64,7 @@ class PostgresDeliveries:
                 return False
             tx.run(
                 """UPDATE smi.upscale_jobs SET status = 'completed', queue = NULL, completed_at = smi.now(),
+                       hold_reason = NULL, held_at = NULL,
                        lease_id = NULL, lease_until = NULL, reason_code = NULL, reason_text = NULL, last_error = NULL
                    WHERE job_id = :id""",
                 id=job_id,
@@ -302,6 +303,7 @@ def _fail(tx: Transaction, job, reason: str, words: str, actor: str) -> bool:
         return False
     tx.run(
         """UPDATE smi.upscale_jobs SET status = 'failed', queue = NULL, lease_id = NULL, lease_until = NULL,
+               hold_reason = NULL, held_at = NULL,
                stage = 'failed', failed_at = smi.now(), reason_code = :reason, reason_text = :words
            WHERE job_id = :id""",
         id=job["job_id"],

@@ -332,6 +332,7 @@ def _record_outside(tx: Transaction, facts: RefundFacts, actor: str, mail_domain
     if job is not None and decided:
         tx.run(
             """UPDATE smi.upscale_jobs SET status = 'failed', queue = NULL, lease_id = NULL, lease_until = NULL,
+                   hold_reason = NULL, held_at = NULL,
                    failed_at = smi.now(), reason_code = :reason, reason_text = :words WHERE job_id = :id""",
             id=job["job_id"],
             reason=reasons.REFUNDED_OUTSIDE,

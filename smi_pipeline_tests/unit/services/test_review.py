@@ -81,3 +81,13 @@ def test_the_refund_of_a_second_payment_that_failed_can_be_repeated(shop: Steps)
         shop.job(job_id).price_cents,
     )
     assert "refund_failed" not in shop.tasks()
+
+
+def test_a_closed_job_is_not_on_hold_any_more(shop: Steps) -> None:
+    job_id = shop.paid()
+    admin.hold(shop.world, job_id, "a question to the customer")
+    shop.payments.refund_status = "failed"
+    admin.cancel(shop.world, job_id)
+    assert shop.job(job_id).hold_reason is None
+    shop.later(minutes=70)
+    assert [row["job_id"] for row in shop.state.views.alarms(shop.policy)] == [job_id]
