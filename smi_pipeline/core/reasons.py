@@ -20,6 +20,9 @@ DUPLICATE_PAYMENT = "duplicate_payment"
 GOODWILL = "goodwill"
 REFUNDED_OUTSIDE = "refunded_outside"
 
+REFUNDED_IN_FULL = "already refunded in full"
+"""Why an owed refund is not needed: all of the payment is on its way back, or was."""
+
 FOR_CUSTOMER: dict[str, str] = {
     UNSUPPORTED_FORMAT: "The image is not in a format that can be upscaled (PNG, JPEG or WebP).",
     SOURCE_TOO_LARGE: "The image is too large to be upscaled.",

@@ -1,5 +1,6 @@
 """Money goes back: owed refunds are called, Stripe's words about refunds and disputes are taken in (rule 3)."""
 
+from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import AmbiguousError, NotFound, PermanentError, TransientError
 from smi_pipeline.core.models import Queue, Refund, RefundFacts, StripeEvent
 from smi_pipeline.services.world import StepReport, World, run_step
@@ -45,7 +46,7 @@ def _call(world: World, row: Refund, lease_id: str) -> StepReport:
         return _settled(world, row, ours, "found at Stripe")
     rest = facts.amount_received_cents - sum(r.amount_cents for r in refunds if r.status in ALIVE)
     if rest <= 0:
-        world.state.refunds.not_needed(row.refund_row, lease_id, why="already refunded in full", actor=world.actor)
+        world.state.refunds.not_needed(row.refund_row, lease_id, why=reasons.REFUNDED_IN_FULL, actor=world.actor)
         return StepReport(state="settled", message="already refunded in full outside the pipeline")
     if not facts.refundable:
         payment = world.state.views.payment(row.payment_intent_id)

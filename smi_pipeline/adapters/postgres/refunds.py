@@ -284,8 +284,23 @@ def _refund_failed(tx: Transaction, row, why: str, actor: str) -> None:
 def _record_outside(tx: Transaction, facts: RefundFacts, actor: str, mail_domain: str) -> str:
     """A refund made by hand in the Stripe dashboard. A full one before delivery is the outcome of the job."""
     payment = tx.row("SELECT * FROM smi.payments WHERE payment_intent_id = :pi FOR UPDATE", pi=facts.payment_intent_id)
-    if payment is None or facts.status not in ALIVE:
+    if payment is None:
         return "ignored"
+    if facts.status not in ALIVE:
+        # Perhaps ours was not made because this one was on its way: ours looks again what is left to return.
+        owed = tx.run(
+            """UPDATE smi.refunds r SET state = 'owed', settled_at = NULL, failure = NULL, attempts = 0,
+                      next_attempt_at = smi.now()
+               WHERE payment_intent_id = :pi AND state = 'not_needed' AND failure = :why AND NOT EXISTS (
+                   SELECT FROM smi.refunds o WHERE o.payment_intent_id = r.payment_intent_id AND (
+                       o.refund_row > r.refund_row AND o.kind <> 'outside'
+                       OR o.kind <> 'outside' AND o.state IN ('owed', 'pending', 'succeeded')))""",
+            pi=facts.payment_intent_id,
+            why=reasons.REFUNDED_IN_FULL,
+        )
+        if owed:
+            tx.event(payment["job_id"], "refund_owed_again", actor=actor, outside_refund=facts.refund_id)
+        return "owed again" if owed else "ignored"
     tx.run(
         """INSERT INTO smi.refunds (job_id, payment_intent_id, kind, n, state, amount_cents, currency,
                                     stripe_refund_id, reason_code, actor, settled_at)

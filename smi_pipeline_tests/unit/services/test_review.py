@@ -91,3 +91,15 @@ def test_a_closed_job_is_not_on_hold_any_more(shop: Steps) -> None:
     assert shop.job(job_id).hold_reason is None
     shop.later(minutes=70)
     assert [row["job_id"] for row in shop.state.views.alarms(shop.policy)] == [job_id]
+
+
+def test_ours_is_made_when_a_refund_made_outside_that_had_settled_it_fails(shop: Steps) -> None:
+    job_id = shop.failed()
+    payment_intent = shop.job(job_id).payment_intent_id or ""
+    by_hand = shop.payments.refund_by_hand(payment_intent, shop.job(job_id).price_cents, status="pending")
+    shop.refund_due()  # nothing is left to return; no event has told of it yet
+    assert shop.job(job_id).status == "refunded"
+    shop.payments.set_refund(by_hand.refund_id, "failed")
+    shop.tell("refund.failed", {"object": "refund", "id": by_hand.refund_id, "payment_intent": payment_intent})
+    shop.refund_due()
+    assert shop.payments.returned_cents(payment_intent) == shop.job(job_id).price_cents
