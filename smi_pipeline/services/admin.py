@@ -68,7 +68,10 @@ def refund_job(world: World, job_id: str) -> str:
     if job.payment_intent_id is None:
         raise Conflict(f"job {job.job_id} was not paid: there is nothing to refund")
     if job.status in (Status.PENDING, Status.PROCESSING):
-        return cancel(world, job_id)
+        done = cancel(world, job_id)
+        if job.round == 1:
+            return done
+        job = require_known(world, job_id)  # a later round ended without money: the payment is still to be returned
     alive = [r for r in world.state.refunds.of_job(job.job_id) if r.state in ("pending", "succeeded")]
     if any(r.payment_intent_id == job.payment_intent_id and r.kind != "outside" for r in alive):
         raise Conflict(f"job {job.job_id} is refunded already ({alive[0].stripe_refund_id}, {alive[0].state})")
@@ -96,6 +99,8 @@ def cancel(world: World, job_id: str) -> str:
     words = reasons.FOR_CUSTOMER[reasons.CANCELLED]
     if not world.state.deliveries.cancel(job.job_id, reason=reasons.CANCELLED, words=words, actor=world.actor):
         raise Conflict(f"job {job.job_id} is {job.status}: it cannot be cancelled any more")
+    if job.round > 1:
+        return "cancelled; this round ends without money"
     return "cancelled; " + _refund_now(world, job.job_id)
 
 

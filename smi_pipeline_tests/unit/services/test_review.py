@@ -103,3 +103,18 @@ def test_ours_is_made_when_a_refund_made_outside_that_had_settled_it_fails(shop:
     shop.tell("refund.failed", {"object": "refund", "id": by_hand.refund_id, "payment_intent": payment_intent})
     shop.refund_due()
     assert shop.payments.returned_cents(payment_intent) == shop.job(job_id).price_cents
+
+
+def test_a_refund_asked_for_during_a_second_round_is_made(shop: Steps) -> None:
+    job_id = shop.delivered()
+    admin.retry(shop.world, job_id, admin_override=True)
+    admin.refund_job(shop.world, job_id)
+    shop.refund_due()
+    assert shop.payments.returned_cents(shop.job(job_id).payment_intent_id or "") == shop.job(job_id).price_cents
+
+
+def test_ending_a_second_round_does_not_promise_money(shop: Steps) -> None:
+    job_id = shop.delivered()
+    admin.retry(shop.world, job_id, admin_override=True)
+    assert "without money" in admin.cancel(shop.world, job_id)
+    assert shop.state.refunds.of_job(job_id) == []
