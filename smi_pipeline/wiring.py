@@ -4,6 +4,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from sqlalchemy import make_url
+
 from smi_pipeline.adapters.alert_webhook import alert_webhook
 from smi_pipeline.adapters.dagster_runs import GraphQLRuns
 from smi_pipeline.adapters.fetcher import HttpFetcher
@@ -11,8 +13,9 @@ from smi_pipeline.adapters.images import VipsImages
 from smi_pipeline.adapters.mailer import SmtpMailer
 from smi_pipeline.adapters.postgres import PostgresState
 from smi_pipeline.adapters.postgres.database import Database
-from smi_pipeline.adapters.postgres.embedded import STATE_DATABASE, EmbeddedPostgres
+from smi_pipeline.adapters.postgres.embedded import DAGSTER_DATABASE, STATE_DATABASE, EmbeddedPostgres
 from smi_pipeline.adapters.postgres.limiter import PostgresLimiter
+from smi_pipeline.adapters.postgres.schema import ensure_database, migrate
 from smi_pipeline.adapters.storage import FileStorage
 from smi_pipeline.adapters.stripe_payments import StripePayments
 from smi_pipeline.adapters.upsampler import UpsamplerClient
@@ -28,12 +31,27 @@ def embedded_postgres(settings: Settings) -> EmbeddedPostgres:
 
 
 def state_url(settings: Settings) -> str:
-    """URL of the state's database; starts or joins the embedded server when none is configured."""
+    """URL of the state's database. An embedded one is started or joined, and brought to the newest schema."""
     if settings.smi_database_url:
         return settings.smi_database_url
     server = embedded_postgres(settings)
     server.start()
-    return server.url(STATE_DATABASE)
+    url = server.url(STATE_DATABASE)
+    ensure_database(url)
+    migrate(url)
+    return url
+
+
+def dagster_url(settings: Settings, state: str | None = None) -> str:
+    """URL of Dagster's database, with the pool plugin: the configured one, else `dagster` on the state's server.
+
+    `state` is the state's URL if the caller knows it; else it is found as by `state_url`.
+    """
+    configured = settings.dagster_postgres_url
+    url = make_url(configured) if configured else make_url(state or state_url(settings)).set(database=DAGSTER_DATABASE)
+    if not configured:
+        ensure_database(url.render_as_string(hide_password=False))
+    return url.update_query_dict({"plugin": "smi_pool"}).render_as_string(hide_password=False)
 
 
 def build_world(settings: Settings, *, actor: str, pool_size: int = 5) -> World:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,15 +10,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import requests
+import yaml  # dagster's own format and dependency
 
-from smi_pipeline.adapters.postgres.embedded import DAGSTER_DATABASE, STATE_DATABASE, EmbeddedPostgres
+from smi_pipeline.adapters.postgres.embedded import STATE_DATABASE, EmbeddedPostgres
 from smi_pipeline.adapters.postgres.schema import ensure_database, migrate
 from smi_pipeline.core.errors import SmiError
 from smi_pipeline.settings import Settings
 from smi_pipeline.stack.children import Child
 from smi_pipeline.stack.topology import dagster_environment, plan
+from smi_pipeline.wiring import dagster_url
 
 STOP_SECONDS = 6.0
 """How long children may take to finish what they are at; then they are killed. Leases make that harmless."""
@@ -73,19 +75,17 @@ class Stack:
         self.home.mkdir(parents=True, exist_ok=True)
         dagster_home = self.home / "dagster"
         dagster_home.mkdir(exist_ok=True)
-        shutil.copyfile(_instance_file(), dagster_home / "dagster.yaml")
-        state_url, dagster_url = settings.smi_database_url, settings.dagster_postgres_url
+        (dagster_home / "dagster.yaml").write_text(_instance())
+        state_url = settings.smi_database_url
         if state_url is None:
             self._postgres = EmbeddedPostgres(self.home / "postgres")
             self._postgres.start()
             state_url = self._postgres.url(STATE_DATABASE)
-        if dagster_url is None:
-            dagster_url = _other_database(state_url, DAGSTER_DATABASE)
-        for url in (state_url, dagster_url):
-            ensure_database(url)
+        ensure_database(state_url)
         migrate(state_url)
         self.state_url = state_url
-        own = dagster_environment(state_url, dagster_url, dagster_home, settings.smi_broker_url)
+        dagster_database = dagster_url(settings, state_url)
+        own = dagster_environment(state_url, dagster_database, dagster_home, settings.smi_broker_url)
         planned = plan(
             {**os.environ, **self._environment, "SMI_HOME": str(self.home), **own},
             self.home,
@@ -196,17 +196,15 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _instance_file() -> Path:
-    path = Path(__file__).parents[2] / "dagster.yaml"
-    if not path.exists():
-        raise StackError(f"{path} is missing: run smi from a checkout (make install)")
-    return path
-
-
-def _other_database(url: str, name: str) -> str:
-    from sqlalchemy import make_url
-
-    return make_url(url).set(database=name).render_as_string(hide_password=False)
+def _instance() -> str:
+    """dagster.yaml of the checkout, with the warm workers put over it."""
+    checkout = Path(__file__).parents[2]
+    instance: dict[str, Any] = {}
+    for path in (checkout / "dagster.yaml", checkout / "deploy" / "dagster-workers.yaml"):
+        if not path.exists():
+            raise StackError(f"{path} is missing: run smi from a checkout (make install)")
+        instance |= yaml.safe_load(path.read_text())
+    return yaml.safe_dump(instance, sort_keys=False)
 
 
 def _env_file() -> dict[str, str]:

@@ -32,13 +32,12 @@ def free_port() -> int:
 
 
 def dagster_environment(state_url: str, dagster_url: str, dagster_home: Path, broker_url: str | None) -> dict[str, str]:
-    """The variables that dagster.yaml and the workers read. `broker_url` None: PostgreSQL is the broker, too."""
+    """The variables that Dagster's processes and the workers read. `broker_url` None: PostgreSQL is the broker, too."""
     plain = make_url(dagster_url).difference_update_query(["plugin"])
-    pooled = plain.update_query_dict({"plugin": "smi_pool"})
     database = plain.render_as_string(hide_password=False)
     return {
         "SMI_DATABASE_URL": state_url,
-        "DAGSTER_POSTGRES_URL": pooled.render_as_string(hide_password=False),
+        "DAGSTER_POSTGRES_URL": dagster_url,
         "DAGSTER_HOME": str(dagster_home),
         "SMI_BROKER_URL": broker_url or f"sqla+{database}",
         "SMI_CELERY_BACKEND_URL": f"db+{database}",

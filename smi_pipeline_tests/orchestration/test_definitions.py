@@ -1,13 +1,15 @@
 """The code locations as Dagster and the workers load them."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from dagster import DefaultSensorStatus
+from dagster import DagsterInstance, DefaultSensorStatus
 
+from smi_pipeline.adapters.postgres.database import Database
 from smi_pipeline.core.models import Queue
 from smi_pipeline.core.runs import DAGSTER_JOB, FIRST_OP
 from smi_pipeline.fulfilment.definitions import build_defs
@@ -103,3 +105,17 @@ def test_the_failure_hook_refunds_nothing_while_the_row_is_not_failed(shop: Shop
     assert shop.job(job_id).status == "pending"
     assert "a bug, not a verdict" in (shop.job(job_id).last_error or "")
     assert shop.sandbox.ledger("stripe")["refunds"] == []
+
+
+def test_plain_dagster_dev_has_its_history_in_the_installations_database(
+    state_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    shutil.copy(CHECKOUT / "dagster.yaml", tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("SMI_DATABASE_URL", state_url)
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", state_url)
+    with DagsterInstance.get() as instance:
+        assert instance.get_runs() == []
+        assert type(instance.run_launcher).__name__ == "DefaultRunLauncher"
+    with Database(state_url).transaction() as tx:
+        assert tx.value("SELECT count(*) FROM runs") == 0
