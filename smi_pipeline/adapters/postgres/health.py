@@ -26,11 +26,11 @@ def check_database(database: Database) -> DatabaseHealth:
     """Connects and reads. Raises TransientError when the database does not answer."""
     with database.transaction() as tx:
         tables = tx.sure_row(
-            """SELECT to_regclass('alembic_version') IS NOT NULL AS migrated,
+            """SELECT to_regclass('smi_schema_version') IS NOT NULL AS migrated,
                       to_regclass('smi.clock') IS NOT NULL AS clock"""
         )
         server = tx.value("SELECT current_setting('server_version')")
-        revision = tx.value("SELECT version_num FROM alembic_version") if tables["migrated"] else None
+        revision = tx.value("SELECT version_num FROM smi_schema_version") if tables["migrated"] else None
         shift = tx.value("SELECT shift FROM smi.clock") if tables["clock"] else timedelta()
         before = datetime.now(UTC)
         there = tx.value("SELECT clock_timestamp()")

@@ -106,7 +106,7 @@ def test_a_shifted_clock_and_an_old_schema_are_wrong(
         connection.execute(text("UPDATE smi.clock SET shift = '1 hour'"))
     assert "shifted" in found(smi)["database"][1]
     with engine.begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+        connection.execute(text("UPDATE smi_schema_version SET version_num = '0001'"))
     assert "run `smi migrate`" in found(smi)["database"][1]
     engine.dispose()
 

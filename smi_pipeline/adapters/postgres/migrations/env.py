@@ -2,6 +2,11 @@
 
 from alembic import context
 
-context.configure(connection=context.config.attributes["connection"], version_table_schema="public")
+# A version table of its own name: Dagster keeps one too, and both may live in one database.
+context.configure(
+    connection=context.config.attributes["connection"],
+    version_table="smi_schema_version",
+    version_table_schema="public",
+)
 with context.begin_transaction():
     context.run_migrations()
