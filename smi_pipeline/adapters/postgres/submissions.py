@@ -260,8 +260,10 @@ class PostgresSubmissions:
     def recent_seconds(self, megapixels: float) -> list[float]:
         with self._database.transaction() as tx:
             rows = tx.rows(
-                """SELECT extract(epoch FROM completed_at - processing_at)::float AS seconds FROM smi.upscale_jobs
-                   WHERE status = 'completed' AND processing_at IS NOT NULL
+                """SELECT extract(epoch FROM completed_at - processing_at)::float AS seconds
+                   FROM (SELECT * FROM smi.upscale_jobs WHERE status = 'completed' -- by its index, not all there are
+                         ORDER BY created_at DESC LIMIT 1000) AS recent
+                   WHERE processing_at IS NOT NULL
                      AND source_width::float * source_height * scale * scale / 1e6 BETWEEN :low AND :high
                    ORDER BY completed_at DESC LIMIT 50""",
                 low=megapixels / 2,

@@ -81,7 +81,8 @@ class PostgresViews:
                           (SELECT count(*) FROM smi.api_calls
                            WHERE at > smi.now() - interval '1 minute') AS calls_minute,
                           (SELECT count(*) FROM smi.api_calls WHERE at > smi.now() - interval '1 hour') AS calls_hour
-                   FROM smi.upscale_jobs WHERE queue IS NOT NULL OR hold_reason IS NOT NULL"""
+                   FROM smi.upscale_jobs WHERE queue IS NOT NULL -- both sides by their index: orders wait for this
+                      OR (hold_reason IS NOT NULL AND status IN ('awaiting_payment', 'pending', 'processing'))"""
             )
         return dict(row) if row else {}
 

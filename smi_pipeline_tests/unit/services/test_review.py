@@ -118,3 +118,29 @@ def test_ending_a_second_round_does_not_promise_money(shop: Steps) -> None:
     admin.retry(shop.world, job_id, admin_override=True)
     assert "without money" in admin.cancel(shop.world, job_id)
     assert shop.state.refunds.of_job(job_id) == []
+
+
+def test_what_every_order_and_every_run_asks_does_not_read_the_whole_history(shop: Steps) -> None:
+    shop.delivered()
+    shop.change(
+        """INSERT INTO smi.upscale_jobs (job_id, status, source_url, file_name, resolution, scale, customer_email,
+               source_format, source_width, source_height, source_bytes, source_sha256, price_cents, currency,
+               expected_credits, created_at, processing_at, completed_at)
+           SELECT md5(i::text), 'completed', 'https://images.example/old.png', 'old', '4x', 4, 'c@example.org', 'PNG',
+               100, 80, 9, '', 50, 'usd', 2, t, t, t + interval '30 s'
+           FROM (SELECT i, now() - interval '1 day' - i * interval '1 minute' AS t
+                 FROM generate_series(1, 30000) i) AS old"""
+    )
+    shop.change("ANALYZE smi.upscale_jobs")
+    before = _rows_read(shop)
+    shop.state.submissions.recent_seconds(0.128)
+    shop.state.views.forecast_wait_seconds(60)
+    assert _rows_read(shop) - before < 3000
+
+
+def _rows_read(shop: Steps) -> int:
+    shop.change("SELECT pg_stat_force_next_flush(), pg_stat_clear_snapshot()")
+    return shop.sql(
+        """SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) AS n FROM pg_stat_user_tables
+           WHERE schemaname = 'smi' AND relname = 'upscale_jobs'"""
+    )[0]["n"]
