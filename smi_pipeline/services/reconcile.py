@@ -1,5 +1,6 @@
 """What Stripe knows and we do not: events whose webhook was lost (W2), payments that belong to no job (rule 8)."""
 
+import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
@@ -16,8 +17,9 @@ FIRST_LOOK = timedelta(days=3)
 CURSOR = "stripe_events"
 
 
-def reconcile_events(world: World, *, limit: int = 200) -> Counter[str]:
-    """Applies stored Stripe events that we have not seen, oldest first. Returns how many had which effect.
+def reconcile_events(world: World, *, limit: int = 200, seconds: float = 20.0) -> Counter[str]:
+    """Applies stored Stripe events that we have not seen, oldest first, for so many seconds: what is left is for the
+    next look. Returns how many had which effect.
 
     The cursor moves only after all of them were applied. An event that cannot be read becomes a person's task and
     keeps no other one waiting. Raises TransientError, after the others, when Stripe gave no answer about one.
@@ -30,7 +32,12 @@ def reconcile_events(world: World, *, limit: int = 200) -> Counter[str]:
     seen = world.state.intake.seen_events([event.event_id for event in events])
     fresh = sorted((e for e in events if e.event_id not in seen), key=lambda event: event.created_at)
     unanswered: TransientError | None = None
+    ends = time.monotonic() + seconds
+    looked = 0
     for event in fresh[:limit]:
+        if looked and time.monotonic() > ends:
+            break
+        looked += 1
         try:
             effect = handle_stripe_event(world, event, source="stripe reconciliation")
         except TransientError as error:
@@ -52,7 +59,7 @@ def reconcile_events(world: World, *, limit: int = 200) -> Counter[str]:
     if unanswered is not None:
         raise unanswered
     newest = max((event.created_at for event in events), default=None)
-    if newest and len(fresh) <= limit:
+    if newest and looked == len(fresh):
         world.state.intake.set_cursor(CURSOR, min(newest, now).astimezone(UTC).isoformat())
     return tally
 

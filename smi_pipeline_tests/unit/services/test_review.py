@@ -1,7 +1,11 @@
 """What a second look at the way of the money found: each of these once ended wrong."""
 
-from smi_pipeline.core.models import Queue, Stage, UpscaleReply
-from smi_pipeline.services import admin, submit
+import time
+
+import pytest
+
+from smi_pipeline.core.models import PaymentFacts, Queue, Stage, StripeEvent, UpscaleReply
+from smi_pipeline.services import admin, reconcile, submit
 from smi_pipeline.services.completions import check_completions
 from smi_pipeline_tests.unit.services.steps import Steps
 
@@ -144,3 +148,34 @@ def _rows_read(shop: Steps) -> int:
         """SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) AS n FROM pg_stat_user_tables
            WHERE schemaname = 'smi' AND relname = 'upscale_jobs'"""
     )[0]["n"]
+
+
+def test_a_slow_stripe_does_not_make_a_tick_longer_than_dagster_lets_it_live(
+    shop: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    for number in range(100):
+        job_id = shop.register().job_id
+        body = {"object": "payment_intent", "id": shop.payments.pay(job_id, shop.job(job_id).price_cents)}
+        shop.payments.events.append(
+            StripeEvent(
+                event_id=f"evt_{number}",
+                type="payment_intent.succeeded",
+                created_at=shop.state.submissions.now(),
+                object=body | {"metadata": {"source": "sell-my-images", "job_id": job_id}},
+            )
+        )
+    read = shop.payments.payment
+
+    def slow(payment_intent_id: str) -> PaymentFacts:
+        clock[0] += 1
+        return read(payment_intent_id)
+
+    monkeypatch.setattr(shop.payments, "payment", slow)
+    started = 0
+    for _ in range(6):
+        began = clock[0]
+        started += reconcile.reconcile_events(shop.world)["order"]
+        assert clock[0] - began < 45
+    assert started == 100
