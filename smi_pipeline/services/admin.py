@@ -65,7 +65,8 @@ def extend(world: World, job_id: str, minutes: float) -> str:
 def refund_job(world: World, job_id: str) -> str:
     """Returns the payment: ends an open job, is goodwill after delivery, and repeats a refund that failed."""
     job = require_known(world, job_id)
-    if job.payment_intent_id is None:
+    payment_intent_id = job.payment_intent_id
+    if payment_intent_id is None:
         raise Conflict(f"job {job.job_id} was not paid: there is nothing to refund")
     if job.status in (Status.PENDING, Status.PROCESSING):
         done = cancel(world, job_id)
@@ -73,12 +74,12 @@ def refund_job(world: World, job_id: str) -> str:
             return done
         job = require_known(world, job_id)  # a later round ended without money: the payment is still to be returned
     alive = [r for r in world.state.refunds.of_job(job.job_id) if r.state in ("pending", "succeeded")]
-    if any(r.payment_intent_id == job.payment_intent_id and r.kind != "outside" for r in alive):
+    if any(r.payment_intent_id == payment_intent_id and r.kind != "outside" for r in alive):
         raise Conflict(f"job {job.job_id} is refunded already ({alive[0].stripe_refund_id}, {alive[0].state})")
     goodwill = job.status is Status.COMPLETED
     world.state.refunds.owe(
         job_id=job.job_id,
-        payment_intent_id=job.payment_intent_id,
+        payment_intent_id=payment_intent_id,
         kind="goodwill" if goodwill else "failure",
         currency=job.currency,
         reason=reasons.GOODWILL if goodwill else job.reason_code or reasons.CANCELLED,
