@@ -31,3 +31,4 @@ class Policy:
     orphan_patience: timedelta = timedelta(minutes=10)  # rule 8
     refund_key_life: timedelta = timedelta(hours=23)  # rule 3: Stripe forgets idempotency keys after 24 h
     alarm_patience: timedelta = timedelta(minutes=5)  # rule 11
+    refund_patience: timedelta = timedelta(hours=1)  # an owed refund that was not made by then is told to a person

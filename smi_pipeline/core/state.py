@@ -315,6 +315,10 @@ class Views(Protocol):
     def alarms(self, policy: Policy) -> list[dict[str, Any]]:
         """The alarm query (section 6 rule 11); always empty."""
 
+    def late_refunds(self, policy: Policy) -> list[dict[str, Any]]:
+        """Refunds of every kind that are owed for longer than `refund_patience`, and that no open dispute blocks:
+        payment_intent_id, job_id, last_error."""
+
     def forecast_wait_seconds(self, requests_per_minute: int) -> float:
         """How long a job paid now would wait for its submission."""
 

@@ -21,7 +21,26 @@ def raise_alarms(world: World) -> int:
             "after its last deadline.",
             next_step=f"`smi jobs show {row['job_id']}`, then retry or refund it.",
         )
+    _name_late_refunds(world, late)
     return len(overdue)
+
+
+def _name_late_refunds(world: World, overdue: set[str]) -> None:
+    """A task for each refund that is owed too long, as long as it is. That of an overdue job is named there."""
+    owed = {
+        r["payment_intent_id"]: r for r in world.state.views.late_refunds(world.policy) if r["job_id"] not in overdue
+    }
+    for task in world.state.tasks.opened():
+        if task.kind == "refund_late" and task.subject not in owed:
+            world.state.tasks.close("refund_late", task.subject, actor="settled")
+    for payment_intent, row in owed.items():
+        world.state.tasks.open(
+            kind="refund_late",
+            subject=payment_intent,
+            job_id=row["job_id"],
+            message=f"The refund of {payment_intent} is still owed; last error: {row['last_error'] or 'none'}.",
+            next_step="It is tried again by itself. Check Stripe's key and the payment in the Stripe dashboard.",
+        )
 
 
 BUDGET_MARKS = (80, 100)

@@ -91,6 +91,17 @@ class PostgresViews:
             rows = tx.rows(ALARM, patience=policy.alarm_patience, max_hold=policy.max_hold)
         return [dict(row) for row in rows]
 
+    def late_refunds(self, policy: Policy) -> list[dict[str, Any]]:
+        with self._database.transaction() as tx:
+            return tx.rows(
+                """SELECT r.payment_intent_id, r.job_id, r.last_error
+                   FROM smi.refunds r LEFT JOIN smi.payments p USING (payment_intent_id)
+                   WHERE r.state = 'owed' AND r.created_at + CAST(:patience AS interval) < smi.now()
+                     AND p.dispute IS DISTINCT FROM 'open' -- that is a task of its own
+                   ORDER BY r.refund_row""",
+                patience=policy.refund_patience,
+            )
+
     def forecast_wait_seconds(self, requests_per_minute: int) -> float:
         """How long a job paid now would wait for its submission: two calls per job ahead of it."""
         if not requests_per_minute:

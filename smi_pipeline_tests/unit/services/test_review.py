@@ -4,8 +4,9 @@ import time
 
 import pytest
 
+from smi_pipeline.core.errors import AccountError
 from smi_pipeline.core.models import PaymentFacts, Queue, Stage, StripeEvent, UpscaleReply
-from smi_pipeline.services import admin, reconcile, submit
+from smi_pipeline.services import admin, alerts, reconcile, submit
 from smi_pipeline.services.completions import check_completions
 from smi_pipeline_tests.unit.services.steps import Steps
 
@@ -179,3 +180,18 @@ def test_a_slow_stripe_does_not_make_a_tick_longer_than_dagster_lets_it_live(
         started += reconcile.reconcile_events(shop.world)["order"]
         assert clock[0] - began < 45
     assert started == 100
+
+
+def test_a_refund_that_cannot_be_made_for_an_hour_is_told_whatever_it_is_for(shop: Steps) -> None:
+    job_id = shop.delivered()
+    second = shop.pay(job_id, shop.job(job_id).price_cents)
+    for _ in range(8):
+        shop.payments.faults.append(AccountError("the key was revoked"))
+        shop.refund_due()
+        shop.later(minutes=10)
+    assert alerts.raise_alarms(shop.world) == 0, "the job itself is delivered"
+    assert "refund_late" in shop.tasks()
+    shop.refund_due()
+    assert shop.payments.returned_cents(second) == shop.job(job_id).price_cents
+    alerts.raise_alarms(shop.world)
+    assert "refund_late" not in shop.tasks()
