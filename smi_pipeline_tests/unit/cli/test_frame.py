@@ -54,6 +54,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         *(f"jobs {name}" for name in (
             "add", "list", "show", "retry", "check", "extend", "refund", "resend", "token", "cancel", "hold", "release",
             "adopt", "refund-payment")),
+        *(f"tasks {name}" for name in ("list", "acknowledge", "close")),
     }  # fmt: skip
 
 
