@@ -67,12 +67,16 @@ def build_world(settings: Settings, *, actor: str, pool_size: int = 5) -> World:
     return World(
         state=PostgresState(database, secret_key=secret_key, mail_domain=policy.mail_domain),
         upscaler=UpsamplerClient(
-            settings.upsampler_base_url, settings.upsampler_api_key.get_secret_value(), settings.upsampler_wire
+            settings.upsampler_base_url,
+            settings.upsampler_api_key.get_secret_value(),
+            settings.upsampler_wire,
+            read_timeout=20,  # with the time budget of a tick it stays below the 60 s after which a sensor is stopped
         ),
         payments=StripePayments(
             settings.stripe_api_key.get_secret_value(),
             settings.stripe_webhook_secret.get_secret_value(),
             settings.stripe_api_base,
+            timeout=10,  # three tries, within the time of a sensor tick
         ),
         mailer=SmtpMailer(
             settings.smtp_host,

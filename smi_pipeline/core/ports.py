@@ -102,6 +102,9 @@ class FetcherPort(Protocol):
         chooses the list of allowed hosts. Raises PermanentError for a refused or missing URL and for a body that is
         empty or over `max_bytes`; TransientError otherwise."""
 
+    def sweep(self) -> int:
+        """Removes temporary files that a killed process left an hour ago; returns how many."""
+
 
 class ImagesPort(Protocol):
     """Header inspection and the checks of design section 7."""
@@ -137,6 +140,9 @@ class StoragePort(Protocol):
         """Removes a file; a missing one is fine."""
 
     def keys(self, prefix: str) -> Iterator[str]: ...
+
+    def sweep(self) -> int:
+        """Removes temporary files that a killed process left an hour ago; returns how many."""
 
 
 class LimiterPort(Protocol):

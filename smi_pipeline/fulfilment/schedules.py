@@ -38,8 +38,9 @@ def compare_payments(context: OpExecutionContext, smi: SmiResource) -> None:
 
 @op(description="Removes sources and results whose links expired a day ago.")
 def remove_expired_files(context: OpExecutionContext, smi: SmiResource) -> None:
-    removed = reconcile.remove_expired_files(smi.world(actor(context)))
-    context.add_output_metadata({"jobs": removed})
+    world = smi.world(actor(context))
+    removed, swept = reconcile.remove_expired_files(world), reconcile.sweep_temporary_files(world)
+    context.add_output_metadata({"jobs": removed, "left-over temporary files": swept})
 
 
 @op(description="Deletes finished runs of Dagster, with their events, after 30 days: Dagster itself never does.")

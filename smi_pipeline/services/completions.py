@@ -23,7 +23,7 @@ def take_hint(world: World, token: str, body: bytes) -> UpscaleReply:
     return reply
 
 
-def check_completions(world: World, *, limit: int = 60, seconds: float = 20.0, threads: int = 4) -> Counter[str]:
+def check_completions(world: World, *, limit: int = 60, seconds: float = 12.0, threads: int = 4) -> Counter[str]:
     """Asks for the status of what is due, hinted first, within a time budget; ends waiting that took too long.
 
     Returns how many submissions ended each way: ready, waiting, settled, later, known, limited.

@@ -14,7 +14,7 @@ from smi_pipeline.core.lifecycle import view_token
 from smi_pipeline.core.models import CheckoutSession, NewJob, PaymentFacts, StripeEvent, UpscaleJob
 from smi_pipeline.core.words import one_line
 from smi_pipeline.services import refund
-from smi_pipeline.services.world import World
+from smi_pipeline.services.world import World, log
 
 SCALES = {"4x": 4, "8x": 8}
 SOURCE = "sell-my-images"
@@ -162,7 +162,11 @@ def close_abandoned(world: World, limit: int = 100) -> int:
     closed = 0
     for job_id, session_id in world.state.intake.abandoned_candidates(limit):
         if session_id:
-            session = _closed_session(world, session_id)
+            try:
+                session = _closed_session(world, session_id)
+            except (TransientError, PermanentError) as error:  # this order is looked at again, the others now
+                log.warning("the Checkout session of job %s was not closed: %s", job_id, error)
+                continue
             if session and session.payment_intent_id and session.payment_status == "paid":
                 learn_of_payment(world, session.payment_intent_id, job_id, event=None, source=world.actor)
                 continue

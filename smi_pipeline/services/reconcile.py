@@ -101,6 +101,11 @@ def reconcile_payments(world: World, *, back: timedelta = timedelta(hours=24)) -
     return tally
 
 
+def sweep_temporary_files(world: World) -> int:
+    """Removes what killed processes have left half written. Returns the number of files."""
+    return world.storage.sweep() + world.fetcher.sweep()
+
+
 def remove_expired_files(world: World, limit: int = 200) -> int:
     """Removes sources and results whose links have expired for a day (W24). Returns the number of jobs."""
     removed = 0

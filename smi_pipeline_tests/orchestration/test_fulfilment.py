@@ -185,3 +185,34 @@ def test_a_stripe_event_that_cannot_be_applied_keeps_no_other_waiting(shop: Shop
     shop.pay(job_id)
     shop.sandbox.clear_faults("stripe")
     assert any(task.kind == "stripe_event" for task in shop.world.state.tasks.opened())
+
+
+def test_the_clean_up_closes_compares_removes_and_prunes(shop: Shop):
+    unpaid, delivered = shop.order(pay=False), shop.order()
+    shop.run(Queue.SUBMIT)
+    shop.until_ready(delivered)
+    shop.run(Queue.FULFIL)
+    assert len(list(shop.world.storage.keys(""))) == 2
+    shop.sandbox.configure("stripe", clock_offset=3 * 86_400)
+    shop.shift_clock(days=3)
+    result = shop.defs.resolve_job_def("clean_up").execute_in_process(instance=shop.instance)
+    assert result.success
+    assert shop.job(unpaid).status is Status.ABANDONED
+    assert list(shop.world.storage.keys("")) == []
+    assert shop.job(delivered).status is Status.COMPLETED
+
+
+def test_an_admin_refunds_a_delivered_job_from_the_launchpad_as_goodwill(shop: Shop):
+    job_id = shop.order()
+    shop.run(Queue.SUBMIT)
+    shop.until_ready(job_id)
+    shop.run(Queue.FULFIL)
+    job = shop.defs.resolve_job_def("admin_refund")
+    config = {"ops": {"admin_refund_action": {"config": {"job_id": job_id}}}}
+    assert job.execute_in_process(run_config=config, instance=shop.instance).success
+    assert [r["amount"] for r in shop.sandbox.ledger("stripe")["refunds"]] == [shop.job(job_id).price_cents]
+    again = job.execute_in_process(run_config=config, instance=shop.instance, raise_on_error=False)
+    assert not again.success
+    assert len(shop.sandbox.ledger("stripe")["refunds"]) == 1
+    assert shop.job(job_id).status is Status.COMPLETED
+    assert len(mails(shop)) == 2

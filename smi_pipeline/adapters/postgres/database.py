@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from smi_pipeline.core.errors import TransientError
 
@@ -98,6 +99,8 @@ class Database:
                     _open.depth -= 1
         except (OperationalError, InterfaceError) as error:
             raise TransientError(f"the database did not answer: {_first_line(error)}", counts=False) from error
+        except PoolTimeout as error:
+            raise TransientError("all connections to the database are in use", counts=False) from error
 
     def now(self) -> datetime:
         """The state's clock."""

@@ -56,6 +56,7 @@ class PostgresLimiter:
                     raise RateLimited(f"our allowance of {limit} calls in {seconds} s is used", retry_after=wait)
             if self._per_minute or self._per_hour:
                 tx.run("INSERT INTO smi.api_calls (at, purpose) VALUES (smi.now(), :purpose)", purpose=purpose)
+                tx.run("DELETE FROM smi.api_calls WHERE at < smi.now() - interval '2 hours'")
 
     def blocked_until(self, at: datetime, reason: str) -> None:
         with self._database.transaction() as tx:

@@ -107,6 +107,9 @@ class FakeFetcher(Outside):
         super().__init__()
         self.bodies: dict[str, bytes] = {}
 
+    def sweep(self) -> int:
+        return 0
+
     @contextmanager
     def fetch(self, url: str, *, kind: str, max_bytes: int) -> Iterator[Fetched]:
         self.called(f"fetcher.fetch {kind}")
@@ -164,6 +167,9 @@ class FakeStorage(Outside):
     def __init__(self) -> None:
         super().__init__()
         self.files: dict[str, bytes] = {}
+
+    def sweep(self) -> int:
+        return 0
 
     def put(self, key: str, path: Path) -> None:
         self.called("storage.put")
