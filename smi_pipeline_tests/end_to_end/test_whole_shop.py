@@ -1,6 +1,5 @@
 """The product as its users meet it: customers at Checkout and on their page, operators in the Dagster UI."""
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from smi_pipeline_tests.end_to_end.conftest import RunningShop, wait_until
 
 CHROMIUM = shutil.which("chromium") or ""
-SCREENSHOTS = Path(os.environ.get("SMI_SCREENSHOTS", "screenshots"))
+SCREENSHOTS = Path("screenshots")
 
 pytestmark = [pytest.mark.timeout(240)]
 needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
