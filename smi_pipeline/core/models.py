@@ -152,6 +152,11 @@ class RefundFacts:
     metadata: Mapping[str, str] = field(default_factory=dict)
     failure_reason: str | None = None
 
+    @property
+    def alive(self) -> bool:
+        """Whether it counts as money given back (design section 6 rule 3)."""
+        return self.status in ("pending", "requires_action", "succeeded")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckoutSession:
@@ -314,7 +319,6 @@ class Refund:
     currency: str
     stripe_refund_id: str | None
     first_called_at: datetime | None
-    must_look_up: bool
     attempts: int
     next_attempt_at: datetime | None
     reason_code: str

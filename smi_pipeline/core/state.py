@@ -294,9 +294,6 @@ class Views(Protocol):
     def job(self, job_id: str) -> UpscaleJob | None:
         """One job."""
 
-    def job_of_session(self, session_id: str) -> str | None:
-        """The job of a Checkout session."""
-
     def jobs(self, *, status: str | None = None, limit: int = 50) -> list[UpscaleJob]:
         """The newest jobs."""
 

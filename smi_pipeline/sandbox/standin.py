@@ -17,6 +17,7 @@ Faults of requests, the same for all stand-ins with HTTP:
 import asyncio
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,7 +45,7 @@ REQUEST_KINDS: Mapping[str, Kind] = {
 _GARBAGE = b'{"status": "ok", "id": "8c1'
 
 
-class StandIn:
+class StandIn(ABC):
     """One stand-in: an ASGI app with a ledger, faults, timers and settings.
 
     ``settings`` are what ``POST /_config`` changes at run time; they are not persisted, a restart takes them from its
@@ -74,9 +75,9 @@ class StandIn:
         """What timers may call, by name."""
         return {}
 
+    @abstractmethod
     def read_ledger(self) -> dict[str, Any]:
         """What ``GET /_ledger`` answers."""
-        raise NotImplementedError
 
     def describe(self, request: Request, body: bytes) -> dict[str, Any]:
         """What faults can match of a request beside endpoint, method and path."""
@@ -166,7 +167,7 @@ class StandIn:
             return CutInHalf(reply)
         return reply
 
-    def failed_after_work(self, request: Request, reply: Response) -> None:
+    def failed_after_work(self, request: Request, reply: Response) -> None:  # noqa: B027 - most need none
         """The work was done and the answer says it failed; for services that remember their answers."""
 
     def _failing(self, request: Request, fault: Mapping[str, Any]) -> Response:

@@ -5,9 +5,6 @@ from smi_pipeline.core.errors import AmbiguousError, NotFound, PermanentError, T
 from smi_pipeline.core.models import Queue, Refund, RefundFacts, StripeEvent
 from smi_pipeline.services.world import StepReport, World, run_step
 
-ALIVE = ("pending", "requires_action", "succeeded")
-"""States of a Stripe refund that count as money given back."""
-
 
 def process(world: World, work_key: str, lease_id: str) -> StepReport:
     """Carries out one leased refund, or asks how a pending one stands. Raises PermanentError when a person must act."""
@@ -44,7 +41,7 @@ def _call(world: World, row: Refund, lease_id: str) -> StepReport:
     ours = _ours(row, refunds)
     if ours is not None:  # an earlier call was carried out, its answer was lost
         return _settled(world, row, ours, "found at Stripe")
-    rest = facts.amount_received_cents - sum(r.amount_cents for r in refunds if r.status in ALIVE)
+    rest = facts.amount_received_cents - sum(r.amount_cents for r in refunds if r.alive)
     if rest <= 0:
         world.state.refunds.not_needed(row.refund_row, lease_id, why=reasons.REFUNDED_IN_FULL, actor=world.actor)
         return StepReport(state="settled", message="already refunded in full outside the pipeline")
@@ -80,7 +77,7 @@ def _call(world: World, row: Refund, lease_id: str) -> StepReport:
 
 def _ours(row: Refund, refunds: list[RefundFacts]) -> RefundFacts | None:
     for facts in refunds:
-        if facts.status not in ALIVE:
+        if not facts.alive:
             continue
         if facts.refund_id == row.stripe_refund_id or facts.metadata.get("idempotency_key") == row.idempotency_key:
             return facts

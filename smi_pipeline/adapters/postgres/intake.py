@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from smi_pipeline.adapters.postgres.database import Database, Transaction
+from smi_pipeline.adapters.postgres.inbox import into_inbox
 from smi_pipeline.adapters.postgres.refunds import owe_refund
 from smi_pipeline.adapters.postgres.tasks import open_task
 from smi_pipeline.core import reasons
@@ -66,7 +67,7 @@ class PostgresIntake:
 
     def note_event(self, event_id: str, type_: str, effect: str) -> bool:
         with self._database.transaction() as tx:
-            return _into_inbox(tx, event_id, type_, effect)
+            return into_inbox(tx, event_id, type_, effect)
 
     def record_payment(
         self,
@@ -79,7 +80,7 @@ class PostgresIntake:
         adopt: bool = False,
     ) -> str:
         with self._database.transaction() as tx:
-            if event and not _into_inbox(tx, event[0], event[1], "payment"):
+            if event and not into_inbox(tx, event[0], event[1], "payment"):
                 return "repeated"
             job = tx.row("SELECT * FROM smi.upscale_jobs WHERE job_id = :job_id FOR UPDATE", job_id=job_id)
             role = _role(job, facts)
@@ -145,7 +146,7 @@ class PostgresIntake:
 
     def abandon(self, job_id: str, *, actor: str, event: tuple[str, str] | None = None) -> bool:
         with self._database.transaction() as tx:
-            if event and not _into_inbox(tx, event[0], event[1], "abandon"):
+            if event and not into_inbox(tx, event[0], event[1], "abandon"):
                 return False
             changed = tx.run(
                 "UPDATE smi.upscale_jobs SET status = 'abandoned' WHERE job_id = :id AND status = 'awaiting_payment'",
@@ -173,19 +174,6 @@ class PostgresIntake:
                 name=name,
                 value=value,
             )
-
-
-def _into_inbox(tx: Transaction, event_id: str, type_: str, effect: str) -> bool:
-    """Whether this event is new; commits with the change it causes, so that a crash between loses neither."""
-    return bool(
-        tx.run(
-            """INSERT INTO smi.webhook_inbox (event_id, type, effect) VALUES (:id, :type, :effect)
-               ON CONFLICT (event_id) DO NOTHING""",
-            id=event_id,
-            type=type_,
-            effect=effect,
-        )
-    )
 
 
 def _forget_orphan(tx: Transaction, payment_intent_id: str, actor: str) -> None:

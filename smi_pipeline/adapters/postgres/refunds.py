@@ -2,12 +2,10 @@
 
 from smi_pipeline.adapters.postgres.database import Database, Transaction, as_record
 from smi_pipeline.adapters.postgres.emails import owe_email
+from smi_pipeline.adapters.postgres.inbox import into_inbox
 from smi_pipeline.adapters.postgres.tasks import close_task, open_task
 from smi_pipeline.core import reasons
 from smi_pipeline.core.models import Refund, RefundFacts, Status
-
-ALIVE = ("pending", "requires_action", "succeeded")
-"""States of a Stripe refund that count as money given back (design section 6 rule 3)."""
 
 _MAIL_KIND = {
     "failure": "refund",
@@ -92,7 +90,7 @@ class PostgresRefunds:
     def intend(self, refund_row: int, lease_id: str, amount_cents: int, *, renew_key: bool) -> Refund | None:
         with self._database.transaction() as tx:
             row = tx.row(
-                """UPDATE smi.refunds r SET amount_cents = :amount, must_look_up = true,
+                """UPDATE smi.refunds r SET amount_cents = :amount,
                        first_called_at = CASE WHEN :renew OR first_called_at IS NULL THEN smi.now()
                                               ELSE first_called_at END,
                        n = CASE WHEN :renew THEN next.n ELSE r.n END,
@@ -118,12 +116,7 @@ class PostgresRefunds:
 
     def settle_by_facts(self, facts: RefundFacts, *, event: tuple[str, str] | None, actor: str) -> str:
         with self._database.transaction() as tx:
-            if event and not tx.run(
-                """INSERT INTO smi.webhook_inbox (event_id, type, effect) VALUES (:id, :type, 'refund')
-                   ON CONFLICT (event_id) DO NOTHING""",
-                id=event[0],
-                type=event[1],
-            ):
+            if event and not into_inbox(tx, *event, "refund"):
                 return "repeated"
             # Stripe's webhook may come before the answer to our own call: known by id, or by the key in its metadata.
             row = tx.row(
@@ -170,13 +163,7 @@ class PostgresRefunds:
 
     def note_dispute(self, payment_intent_id: str, state: str, *, event: tuple[str, str], actor: str) -> bool:
         with self._database.transaction() as tx:
-            fresh = tx.run(
-                """INSERT INTO smi.webhook_inbox (event_id, type, effect) VALUES (:id, :type, 'dispute')
-                   ON CONFLICT (event_id) DO NOTHING""",
-                id=event[0],
-                type=event[1],
-            )
-            if not fresh:
+            if not into_inbox(tx, *event, "dispute"):
                 return False
             row = tx.row(
                 """UPDATE smi.payments SET dispute = CASE WHEN dispute IN ('won', 'lost') AND :state = 'open'
@@ -286,7 +273,7 @@ def _record_outside(tx: Transaction, facts: RefundFacts, actor: str, mail_domain
     payment = tx.row("SELECT * FROM smi.payments WHERE payment_intent_id = :pi FOR UPDATE", pi=facts.payment_intent_id)
     if payment is None:
         return "ignored"
-    if facts.status not in ALIVE:
+    if not facts.alive:
         # Perhaps ours was not made because this one was on its way: ours looks again what is left to return.
         owed = tx.run(
             """UPDATE smi.refunds r SET state = 'owed', settled_at = NULL, failure = NULL, attempts = 0,

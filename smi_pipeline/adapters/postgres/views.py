@@ -33,10 +33,6 @@ class PostgresViews:
             row = tx.row("SELECT * FROM smi.upscale_jobs WHERE job_id = :id", id=job_id)
         return UpscaleJob.from_row(row) if row else None
 
-    def job_of_session(self, session_id: str) -> str | None:
-        with self._database.transaction() as tx:
-            return tx.value("SELECT job_id FROM smi.upscale_jobs WHERE checkout_session_id = :id", id=session_id)
-
     def jobs(self, *, status: str | None = None, limit: int = 50) -> list[UpscaleJob]:
         with self._database.transaction() as tx:
             rows = tx.rows(

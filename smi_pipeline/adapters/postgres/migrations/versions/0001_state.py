@@ -196,7 +196,6 @@ CREATE TABLE smi.refunds (
     currency          text NOT NULL,
     stripe_refund_id  text UNIQUE,
     first_called_at   timestamptz,
-    must_look_up      boolean NOT NULL DEFAULT false,
     {LEASE_COLUMNS}
     reason_code       text NOT NULL,
     actor             text NOT NULL,
