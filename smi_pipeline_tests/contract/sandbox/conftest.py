@@ -18,7 +18,10 @@ KEY = "upsampler-sandbox-key"
 
 
 class Receiver:
-    """A web server that keeps what is posted to it. A path answers the statuses put for it, one by one, then 200."""
+    """A web server that keeps what is posted to it. A path answers the statuses put for it, one by one, then 200.
+
+    A body that its sender, killed in between, did not send whole is no delivery: it is neither kept nor answered.
+    """
 
     def __init__(self) -> None:
         self.received: list[tuple[str, dict[str, str], bytes]] = []
@@ -29,7 +32,11 @@ class Receiver:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                length = int(self.headers["Content-Length"])
+                body = self.rfile.read(length)
+                if len(body) < length:
+                    self.close_connection = True
+                    return
                 receiver.received.append((self.path, dict(self.headers), body))
                 waiting = receiver.statuses.get(self.path, [])
                 self.send_response(waiting.pop(0) if waiting else 200)
