@@ -103,6 +103,9 @@ class Settings(BaseSettings):
     # Alerts
     smi_alert_webhook_url: str | None = None
 
+    # Tests
+    smi_failpoints: Path | None = None
+
     @field_validator("smi_allowed_source_hosts", "smi_allowed_result_hosts", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:

@@ -1,8 +1,11 @@
 """The one place that builds adapters from settings: the resources of Dagster, the gateway and the CLI call it."""
 
+import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import make_url
 
@@ -20,6 +23,7 @@ from smi_pipeline.adapters.storage import FileStorage
 from smi_pipeline.adapters.stripe_payments import StripePayments
 from smi_pipeline.adapters.upsampler import UpsamplerClient
 from smi_pipeline.core.errors import RefusedError
+from smi_pipeline.failpoints import PROCESS_VARIABLE, Failpoints, Watched, WatchedState
 from smi_pipeline.services.kick import Kicker
 from smi_pipeline.services.world import World
 from smi_pipeline.settings import Settings
@@ -64,7 +68,7 @@ def build_world(settings: Settings, *, actor: str, pool_size: int = 5) -> World:
         raise RefusedError("SMI_SECRET_KEY must be set to at least 32 random characters")
     policy = settings.policy
     database = Database(state_url(settings), pool_size=pool_size)
-    return World(
+    world = World(
         state=PostgresState(database, secret_key=secret_key, mail_domain=policy.mail_domain),
         upscaler=UpsamplerClient(
             settings.upsampler_base_url,
@@ -109,6 +113,18 @@ def build_world(settings: Settings, *, actor: str, pool_size: int = 5) -> World:
         secret_key=secret_key,
         actor=actor,
     )
+    return _watched(world, database, settings.smi_failpoints) if settings.smi_failpoints else world
+
+
+def _watched(world: World, database: Database, folder: Path) -> World:
+    """The same world, dying where the tests want it to."""
+    failpoints = Failpoints(folder, os.environ.get(PROCESS_VARIABLE, ""))
+    database.before_commit(failpoints.committing)
+    ports: dict[str, Any] = {
+        name: Watched(getattr(world, name), name, failpoints)
+        for name in ("payments", "upscaler", "fetcher", "storage", "mailer", "limiter")
+    }
+    return replace(world, state=WatchedState(world.state, failpoints), **ports)
 
 
 def alert_post(settings: Settings) -> Callable[[str, list[str]], None] | None:
@@ -118,4 +134,7 @@ def alert_post(settings: Settings) -> Callable[[str, list[str]], None] | None:
 
 def build_kicker(settings: Settings, world: World) -> Kicker:
     """What starts runs at once, through the Dagster webserver on this host."""
-    return Kicker(world, GraphQLRuns(f"http://127.0.0.1:{settings.smi_dagster_port}"))
+    runs: Any = GraphQLRuns(f"http://127.0.0.1:{settings.smi_dagster_port}")
+    if settings.smi_failpoints:
+        runs = Watched(runs, "runs", Failpoints(settings.smi_failpoints, os.environ.get(PROCESS_VARIABLE, "")))
+    return Kicker(world, runs)

@@ -18,6 +18,7 @@ import yaml  # dagster's own format and dependency
 from smi_pipeline.adapters.postgres.embedded import STATE_DATABASE, EmbeddedPostgres
 from smi_pipeline.adapters.postgres.schema import ensure_database, migrate
 from smi_pipeline.core.errors import SmiError
+from smi_pipeline.failpoints import PROCESS_VARIABLE
 from smi_pipeline.settings import Settings
 from smi_pipeline.stack.children import Child
 from smi_pipeline.stack.topology import dagster_environment, plan
@@ -101,7 +102,9 @@ class Stack:
         for name, argv in planned.commands.items():
             if name == "daemon":
                 _wait_for_ports(planned.code_server_ports)
-            child = Child(name, argv, planned.environment, self.home / "logs" / f"{name}.log")
+            child = Child(
+                name, argv, {**planned.environment, PROCESS_VARIABLE: name}, self.home / "logs" / f"{name}.log"
+            )
             child.start()
             self.children.append(child)
 

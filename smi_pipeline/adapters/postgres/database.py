@@ -2,12 +2,12 @@
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -101,6 +101,10 @@ class Database:
             raise TransientError(f"the database did not answer: {_first_line(error)}", counts=False) from error
         except PoolTimeout as error:
             raise TransientError("all connections to the database are in use", counts=False) from error
+
+    def before_commit(self, call: Callable[[], None]) -> None:
+        """Has `call` called just before each COMMIT is sent."""
+        event.listen(self._engine, "commit", lambda connection: call())
 
     def now(self) -> datetime:
         """The state's clock."""

@@ -311,7 +311,8 @@ def test_webhooks_of_the_stand_in_are_verified_and_a_changed_one_is_refused(
     server.says(200)
     sandbox.configure("stripe", webhook_url=f"{server.url}/smi-webhook/stripe")
     payment = paid(payments, sandbox)
-    until(lambda: any(b'"payment_intent.succeeded"' in request.body for request in server.requests))
+    wanted = (b'"payment_intent.succeeded"', b'"checkout.session.completed"')  # they come in either order
+    until(lambda: all(any(type_ in request.body for request in server.requests) for type_ in wanted))
     seen = {}
     for request in server.requests:
         event = payments.parse_webhook(request.body, request.headers["Stripe-Signature"])
