@@ -172,11 +172,12 @@ def _submit(world: World, job: UpscaleJob, lease_id: str) -> StepReport:
 def _close_unanswered(world: World, earlier: list[Submission]) -> TransientError | None:
     """What to wait for before another call may be made; closes a call that was not answered for the grace time.
 
-    Raises PermanentError when two calls were lost: it is never repeated a second time.
+    Raises PermanentError after two calls that may have been carried out: it is never repeated a second time.
     """
     now = world.state.submissions.now()
     for submission in earlier:
-        if submission.state in ("accepted", "completed"):
+        identified = submission.state == "lost" and submission.external_id is not None
+        if submission.state in ("accepted", "completed") or identified:
             return TransientError(
                 "submitted already", retry_after=world.policy.poll_every.total_seconds(), counts=False
             )
@@ -189,7 +190,6 @@ def _close_unanswered(world: World, earlier: list[Submission]) -> TransientError
                     counts=False,
                 )
             world.state.submissions.lost(submission.submission_id, actor=world.actor)
-    lost = [s for s in earlier if s.state in ("sending", "lost")]
-    if len(lost) >= 2:
-        raise PermanentError(reasons.SUBMISSION_LOST, "two submissions to Upsampler were never answered")
+    if sum(s.state != "rejected" for s in earlier) >= 2:
+        raise PermanentError(reasons.SUBMISSION_LOST, "submitted to Upsampler twice, without a clear answer")
     return None

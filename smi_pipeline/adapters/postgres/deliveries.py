@@ -235,7 +235,7 @@ class PostgresDeliveries:
             if changed:
                 tx.run(
                     """UPDATE smi.submissions SET deadline_at = deadline_at + CAST(:by AS interval)
-                       WHERE job_id = :id AND state = 'accepted'""",
+                       WHERE job_id = :id AND state IN ('accepted', 'lost')""",
                     id=job_id,
                     by=by,
                 )

@@ -13,6 +13,9 @@ from smi_pipeline.core.policy import Policy
 _JOB_OPEN = """status IN ('pending', 'processing') AND NOT EXISTS (
     SELECT FROM smi.outcomes o WHERE o.job_id = j.job_id AND o.round = j.round)"""
 
+_CALL_OPEN = "(state IN ('sending', 'accepted') OR state = 'lost' AND external_id IS NOT NULL)"
+"""A call that may still succeed: also one that was closed as lost and then identified by its webhook."""
+
 LONGEST_CALL = timedelta(minutes=1)
 """No call to Upsampler lasts longer: its client gives up before."""
 
@@ -130,7 +133,7 @@ class PostgresSubmissions:
                 elif not taken:
                     tx.run(
                         """UPDATE smi.submissions SET external_id = :external_id, accepted_at = smi.now(),
-                                  deadline_at = coalesce(deadline_at, smi.now() + CAST(:life AS interval))
+                                  deadline_at = coalesce(deadline_at, created_at + CAST(:life AS interval))
                            WHERE submission_id = :id""",
                         external_id=reply.external_id,
                         id=row["submission_id"],
@@ -238,13 +241,13 @@ class PostgresSubmissions:
             for row in rows:
                 tx.event(row["job_id"], "submission_lost", actor="clock", submission=row["submission_id"])
             return tx.run(
-                """UPDATE smi.upscale_jobs j SET queue = 'fulfil', next_attempt_at = smi.now(), attempts = 0,
+                f"""UPDATE smi.upscale_jobs j SET queue = 'fulfil', next_attempt_at = smi.now(), attempts = 0,
                           hold_reason = NULL, held_at = NULL, lease_id = NULL, lease_until = NULL
                    WHERE queue = 'submit' AND (lease_id IS NULL OR lease_until <= smi.now())
                      AND start_by + CASE WHEN hold_reason IS NULL THEN interval '0'
                                          ELSE least(smi.now() - held_at, CAST(:max_hold AS interval)) END <= smi.now()
-                     AND NOT EXISTS (SELECT FROM smi.submissions s WHERE s.job_id = j.job_id
-                                     AND s.state IN ('sending', 'accepted'))""",
+                     AND NOT EXISTS (SELECT FROM smi.submissions s
+                                     WHERE s.job_id = j.job_id AND s.round = j.round AND {_CALL_OPEN})""",
                 max_hold=policy.max_hold,
             )
 
@@ -316,13 +319,7 @@ def _finish(tx: Transaction, row, reply: UpscaleReply, actor: str) -> str:
         url=reply.result_url,
         error=(reply.error or "")[:500] or None,
     )
-    other_open = not completed and tx.value(
-        """SELECT 1 FROM smi.submissions WHERE job_id = :job_id AND round = :round
-           AND state IN ('sending', 'accepted') LIMIT 1""",
-        job_id=row["job_id"],
-        round=row["round"],
-    )
-    moved = 0 if other_open else _hand_to_fulfilment(tx, row, completed)
+    moved = _hand_to_fulfilment(tx, row, completed) if completed or not _another_open(tx, row) else 0
     event = "upscaled" if completed else "upscale_failed"
     if completed and not moved:
         event = "late_success"
@@ -335,18 +332,30 @@ def _finish(tx: Transaction, row, reply: UpscaleReply, actor: str) -> str:
 def _time_out(tx: Transaction, row, actor: str) -> str:
     # Looked at for three hours more (as long as result URLs live), so that late credits are booked.
     tx.run(
-        """UPDATE smi.submissions SET state = CASE WHEN state = 'lost' THEN state ELSE 'timed_out' END,
+        """UPDATE smi.submissions SET state = 'timed_out',
                   finished_at = coalesce(finished_at, smi.now()),
                   next_poll_at = CASE WHEN created_at > smi.now() - interval '3 hours'
                                       THEN smi.now() + interval '15 minutes' END
            WHERE submission_id = :id""",
         id=row["submission_id"],
     )
-    if row["state"] == "accepted":
-        tx.event(row["job_id"], "upscale_timed_out", actor=actor, submission=row["submission_id"])
-        _hand_to_fulfilment(tx, row, False)
-        return "ready"
-    return "settled"
+    if row["state"] == "timed_out":
+        return "settled"
+    tx.event(row["job_id"], "upscale_timed_out", actor=actor, submission=row["submission_id"])
+    moved = 0 if _another_open(tx, row) else _hand_to_fulfilment(tx, row, False)
+    return "ready" if moved else "settled"
+
+
+def _another_open(tx: Transaction, row) -> bool:
+    """Whether another call of the round may still succeed: then nothing is decided yet. One at a time looks."""
+    tx.run("SELECT FROM smi.upscale_jobs WHERE job_id = :job_id FOR UPDATE", job_id=row["job_id"])
+    return bool(
+        tx.value(
+            f"SELECT 1 FROM smi.submissions WHERE job_id = :job_id AND round = :round AND {_CALL_OPEN} LIMIT 1",
+            job_id=row["job_id"],
+            round=row["round"],
+        )
+    )
 
 
 def _hand_to_fulfilment(tx: Transaction, row, completed: bool) -> int:
