@@ -5,12 +5,13 @@ BIN := .venv/bin
 ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo up dev test lint clean
+.PHONY: install demo up dev test lint removals clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    the whole shop against stand-ins; ARGS=\"--once --json out.json\" to end by itself"
 	@echo "make test    linters, then all tests"
+	@echo "make removals  takes each safeguard of the state away and shows which test notices"
 	@echo "make up      the product against the services that .env names"
 	@echo "make dev     the two code locations in 'dagster dev', history in a temporary folder"
 	@echo "make install what the others need, in .venv"
@@ -45,6 +46,9 @@ lint: install
 
 test: lint
 	$(BIN)/pytest $(ARGS)
+
+removals: install
+	$(BIN)/python -m smi_pipeline_tests.removals $(ARGS)
 
 clean:
 	rm -rf .venv .smi
