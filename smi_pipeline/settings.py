@@ -51,6 +51,12 @@ class Settings(BaseSettings):
     smi_ui_password: SecretStr = SecretStr("")
     smi_gateway_port: int = Field(8080, ge=1, le=65535)
     smi_dagster_port: int = Field(3000, ge=1, le=65535)
+    smi_team_url: str | None = None
+    smi_analysts_url: str | None = None
+    smi_analysts_user: str = ""
+    smi_analysts_password: SecretStr = SecretStr("")
+    smi_analysts_port: int = Field(3001, ge=1, le=65535)
+    smi_trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ("127.0.0.1",)
 
     # Upsampler
     upsampler_base_url: str = "https://upsampler.com/api/v1"
@@ -81,6 +87,7 @@ class Settings(BaseSettings):
     smi_ambiguous_grace_seconds: int = Field(120, ge=0, le=WEEK)
     smi_download_ttl_hours: float = Field(24, gt=0, le=24 * 365)
     smi_max_hold_hours: float = Field(24, ge=0, le=24 * 365)
+    smi_max_outage_hours: float = Field(12, ge=0, le=24 * 365)
     smi_max_in_flight: int = Field(200, ge=1)
 
     # Images
@@ -106,7 +113,7 @@ class Settings(BaseSettings):
     # Tests
     smi_failpoints: Path | None = None
 
-    @field_validator("smi_allowed_source_hosts", "smi_allowed_result_hosts", mode="before")
+    @field_validator("smi_allowed_source_hosts", "smi_allowed_result_hosts", "smi_trusted_proxies", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -116,7 +123,11 @@ class Settings(BaseSettings):
     def _psycopg2(cls, value: str | None) -> str | None:
         return postgres_url(value) if value else None
 
-    @field_validator("smi_public_url", "upsampler_base_url", "stripe_api_base", "smi_alert_webhook_url", mode="after")
+    @field_validator(
+        *("smi_public_url", "smi_team_url", "smi_analysts_url"),
+        *("upsampler_base_url", "stripe_api_base", "smi_alert_webhook_url"),
+        mode="after",
+    )
     @classmethod
     def _http_url(cls, value: str | None) -> str | None:
         if value is None:
@@ -158,6 +169,7 @@ class Settings(BaseSettings):
             ambiguous_grace=timedelta(seconds=self.smi_ambiguous_grace_seconds),
             download_ttl=timedelta(hours=self.smi_download_ttl_hours),
             max_hold=timedelta(hours=self.smi_max_hold_hours),
+            max_outage=timedelta(hours=self.smi_max_outage_hours),
             max_in_flight=self.smi_max_in_flight,
             max_source_bytes=self.smi_max_source_bytes,
             max_output_megapixels=self.smi_max_output_megapixels,

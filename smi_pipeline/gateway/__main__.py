@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     logs.configure()
-    server = uvicorn.Server(server_config(app, host=host, port=settings.smi_gateway_port))
+    proxies = settings.smi_trusted_proxies
+    server = uvicorn.Server(server_config(app, host=host, port=settings.smi_gateway_port, proxies=proxies))
     with suppress(KeyboardInterrupt):  # uvicorn has ended in order by then
         server.run()
     return 0 if server.started else 1

@@ -37,7 +37,7 @@ async def act(request: Request) -> Response:
     `token` answers with the new download link.
     """
     gateway = gateway_of(request)
-    require_key(request, gateway.settings.smi_admin_api_key, "SMI_ADMIN_API_KEY")
+    require_key(request, gateway.settings.smi_admin_api_key, "SMI_ADMIN_API_KEY", patient=True)
     name = request.path_params["action"]
     if name not in _ACTIONS:
         raise HTTPException(404, f"There is no action {name[:40]!r}; known are {', '.join(_ACTIONS)}.")

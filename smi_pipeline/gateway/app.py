@@ -14,6 +14,7 @@ from smi_pipeline.gateway import administration, customers, downloads, operation
 from smi_pipeline.gateway.context import Gateway
 from smi_pipeline.gateway.envelope import Envelope
 from smi_pipeline.gateway.errors import EXCEPTION_HANDLERS
+from smi_pipeline.gateway.guesses import Guesses
 from smi_pipeline.gateway.metrics import Metrics
 from smi_pipeline.gateway.rendering import STATIC, Pages
 from smi_pipeline.gateway.threads import Kick, Threads
@@ -62,6 +63,7 @@ def create_app(world: World, settings: Settings, *, on_work: Callable[[Queue], N
         metrics=Metrics(world, settings),
         threads=Threads(),
         kick=kick,
+        guesses=Guesses(),
     )
     app.state.overview = operations.Overview()
     return app

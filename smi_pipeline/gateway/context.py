@@ -6,6 +6,7 @@ import structlog
 from starlette.requests import HTTPConnection
 
 from smi_pipeline.core.errors import SmiError
+from smi_pipeline.gateway.guesses import Guesses
 from smi_pipeline.gateway.metrics import Metrics
 from smi_pipeline.gateway.rendering import Pages
 from smi_pipeline.gateway.threads import Kick, Threads
@@ -25,6 +26,7 @@ class Gateway:
     metrics: Metrics
     threads: Threads
     kick: Kick
+    guesses: Guesses
 
     def note_unavailable(self, error: SmiError) -> None:
         """Logs what does not answer; the callers are told no details."""

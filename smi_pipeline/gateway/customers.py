@@ -33,16 +33,17 @@ async def job_status(request: Request) -> Response:
     gateway = gateway_of(request)
     try:
         data = await gateway.threads.quick(_status, gateway, request)
-    except SmiError as error:  # a refusal, too, must be readable from the shop's pages
-        answer = await errors.on_smi_error(request, error)
+    except (SmiError, HTTPException) as error:  # a refusal, too, must be readable from the shop's pages
+        told = errors.on_smi_error if isinstance(error, SmiError) else errors.on_http_exception
+        answer = await told(request, error)
         answer.headers.update(headers)
         return answer
     return JSONResponse({"success": True, "data": data}, headers=headers)
 
 
 def _status(gateway: Gateway, request: Request) -> dict[str, Any]:
-    job = find_job(gateway, request.path_params["job_id"])
-    return snapshot(gateway.world, job, full=may_view(gateway, job.job_id, request.query_params.get("view")))
+    job = find_job(request)
+    return snapshot(gateway.world, job, full=may_view(request, job.job_id))
 
 
 async def job_page(request: Request) -> Response:
@@ -53,11 +54,10 @@ async def job_page(request: Request) -> Response:
 
 
 def _page(gateway: Gateway, request: Request) -> dict[str, Any]:
-    job = find_job(gateway, request.path_params["job_id"])
-    given = request.query_params.get("view")
-    full = may_view(gateway, job.job_id, given)
+    job = find_job(request)
+    full = may_view(request, job.job_id)
     data = snapshot(gateway.world, job, full=full)
-    query = f"?view={given}" if full else ""
+    query = f"?view={request.query_params['view']}" if full else ""
     return {
         "job": data,
         "full": full,
@@ -92,7 +92,7 @@ async def rating(request: Request) -> Response:
 async def _rating_form(request: Request) -> Response:
     """A form. It stores nothing: mail scanners open every link."""
     gateway = gateway_of(request)
-    job = await gateway.threads.quick(_rated_job, gateway, request)
+    job = await gateway.threads.quick(_rated_job, request)
     given = request.query_params.get("stars", "")
     stars = int(given) if given in {str(n) for n in RATINGS} else None
     return gateway.pages.response("rate.html", {"job_id": job.job_id, "ratings": RATINGS, "stars": stars})
@@ -103,7 +103,7 @@ async def _rate(request: Request) -> Response:
     gateway = gateway_of(request)
     require_content_type(request, "application/x-www-form-urlencoded")
     body = await read_body(request, FORM_BYTES)
-    job = await gateway.threads.quick(_rated_job, gateway, request)
+    job = await gateway.threads.quick(_rated_job, request)
     try:
         form = parse_qs(body.decode("utf-8"), strict_parsing=True, max_num_fields=10)
     except ValueError:
@@ -120,8 +120,8 @@ async def _rate(request: Request) -> Response:
     return gateway.pages.response("thanks.html", {"stars": int(given), "word": RATINGS[int(given)]})
 
 
-def _rated_job(gateway: Gateway, request: Request) -> UpscaleJob:
-    job = find_job(gateway, request.path_params["job_id"])
-    if not may_rate(gateway, job.job_id, request.query_params.get("key")):
+def _rated_job(request: Request) -> UpscaleJob:
+    job = find_job(request)
+    if not may_rate(request, job.job_id):
         raise NotFound("This rating link is not valid.")
     return job

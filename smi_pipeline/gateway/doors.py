@@ -13,7 +13,7 @@ from starlette.requests import Request
 from smi_pipeline.core.errors import NotFound
 from smi_pipeline.core.lifecycle import TOKEN_LENGTH, rating_token, view_token
 from smi_pipeline.core.models import UpscaleJob
-from smi_pipeline.gateway.context import Gateway, gateway_of
+from smi_pipeline.gateway.context import gateway_of
 from smi_pipeline.services.intake import require_known
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
@@ -29,24 +29,34 @@ def same(given: str | bytes, wanted: str | bytes) -> bool:
     return hmac.compare_digest(*digests)
 
 
-def require_key(request: Request, key: SecretStr, setting: str) -> None:
-    """Raises HTTPException: 503 while `setting` is empty (an empty key must not open), 401 for a wrong one."""
+def require_key(request: Request, key: SecretStr, setting: str, *, patient: bool = False) -> None:
+    """Raises HTTPException: 503 while `setting` is empty (an empty key must not open), 401 for a wrong one, 429 for too
+    many wrong ones; a `patient` door is then shut for the right one, too."""
     wanted = key.get_secret_value()
     if not wanted:
         raise HTTPException(503, f"This door is closed: {setting} is not set.", {"Retry-After": "3600"})
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    guesses = gateway_of(request).guesses
+    if patient:
+        guesses.require_patience(request)
+    shown = request.headers.get("authorization", "")
+    scheme, _, given = shown.partition(" ")
     if scheme.lower() != "bearer" or not same(given.strip().encode("latin-1"), wanted):
+        if shown:
+            guesses.note_wrong(request)
         raise HTTPException(401, "The API key is missing or wrong.", {"WWW-Authenticate": 'Bearer realm="smi"'})
 
 
 def require_operator(request: Request) -> None:
-    """Raises HTTPException: 503 while no password is configured, 401 for a wrong one."""
-    settings = gateway_of(request).settings
+    """Raises HTTPException: 503 while no password is configured, 401 for a wrong one, 429 after too many wrong ones."""
+    gateway = gateway_of(request)
+    settings = gateway.settings
     user, password = settings.smi_ui_user, settings.smi_ui_password.get_secret_value()
     if not user or not password:
         words = "This page is closed: set SMI_UI_USER and SMI_UI_PASSWORD."
         raise HTTPException(503, words, {"Retry-After": "3600"})
-    scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
+    gateway.guesses.require_patience(request)
+    shown = request.headers.get("authorization", "")
+    scheme, _, encoded = shown.partition(" ")
     try:
         given = base64.b64decode(encoded.strip(), validate=True) if scheme.lower() == "basic" else b""
     except (binascii.Error, ValueError):
@@ -54,29 +64,46 @@ def require_operator(request: Request) -> None:
     given_user, _, given_password = given.partition(b":")
     right = same(given_user, user) & same(given_password, password)  # both, always
     if not right:
+        if shown:
+            gateway.guesses.note_wrong(request)
         ask = {"WWW-Authenticate": 'Basic realm="operations", charset="UTF-8"'}
         raise HTTPException(401, "User or password is missing or wrong.", ask)
 
 
-def find_job(gateway: Gateway, job_id: str) -> UpscaleJob:
-    """The job, by its id with or without hyphens. Raises NotFound."""
-    plain = job_id.replace("-", "").lower()
-    if not _JOB_ID.fullmatch(plain):
-        raise NotFound("There is no such order.")
+def find_job(request: Request) -> UpscaleJob:
+    """The job that the path names by its id, with or without hyphens. Raises NotFound, or HTTPException (429) after too
+    many that do not exist."""
+    gateway = gateway_of(request)
+    plain = request.path_params["job_id"].replace("-", "").lower()
     try:
-        return require_known(gateway.world, plain)
+        if _JOB_ID.fullmatch(plain):
+            return require_known(gateway.world, plain)
     except NotFound:
-        raise NotFound("There is no such order.") from None
+        pass
+    gateway.guesses.note_wrong(request)
+    raise NotFound("There is no such order.")
 
 
-def may_view(gateway: Gateway, job_id: str, given: str | None) -> bool:
-    """Whether `given` is the signed word that shows link and refund of this job."""
-    return bool(given) and same(given or "", view_token(gateway.world.secret_key, job_id))
+def may_view(request: Request, job_id: str) -> bool:
+    """Whether `view` is the signed word that shows link and refund of this job. Raises HTTPException (429) after too
+    many wrong ones."""
+    return _signed(request, "view", view_token(gateway_of(request).world.secret_key, job_id))
 
 
-def may_rate(gateway: Gateway, job_id: str, given: str | None) -> bool:
-    """Whether `given` is the signed word that lets a customer rate this job."""
-    return bool(given) and same(given or "", rating_token(gateway.world.secret_key, job_id))
+def may_rate(request: Request, job_id: str) -> bool:
+    """Whether `key` is the signed word that lets a customer rate this job. Raises HTTPException (429) after too many
+    wrong ones."""
+    return _signed(request, "key", rating_token(gateway_of(request).world.secret_key, job_id))
+
+
+def _signed(request: Request, parameter: str, wanted: str) -> bool:
+    given = request.query_params.get(parameter)
+    if not given:
+        return False
+    right = same(given, wanted)
+    if not right:
+        gateway_of(request).guesses.note_wrong(request)
+    return right
 
 
 def is_token(given: str) -> bool:

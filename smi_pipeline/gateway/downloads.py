@@ -27,7 +27,7 @@ async def download(request: Request) -> Response:
     """GET or HEAD /smi/v1/download/{token}. 404 unknown, 410 expired, revoked or removed, 425 not ready."""
     gateway = gateway_of(request)
     token = request.path_params["token"]
-    file = await gateway.threads.quick(_find, gateway, token)
+    file = await gateway.threads.quick(_find, gateway, request)
     size, etag = int(file["result_bytes"]), f'"{file["result_sha256"]}"'
     headers = {
         "Accept-Ranges": "bytes",
@@ -56,9 +56,11 @@ async def download(request: Request) -> Response:
     return StreamingResponse(body, status_code=status, headers=headers, media_type=media_type)
 
 
-def _find(gateway: Gateway, token: str) -> dict[str, Any]:
+def _find(gateway: Gateway, request: Request) -> dict[str, Any]:
+    token = request.path_params["token"]
     file = gateway.world.state.deliveries.find_download(token) if is_token(token) else None
     if file is None:
+        gateway.guesses.note_wrong(request)
         raise HTTPException(404, "There is no such download; please check the address.")
     if file["revoked"]:
         raise HTTPException(410, "This link was replaced by a newer one; please use the link of the latest e-mail.")

@@ -30,6 +30,7 @@ CODES = {
     416: "range_not_satisfiable",
     422: "invalid",
     425: "too_early",
+    429: "too_many_requests",
     500: "internal",
     503: "unavailable",
 }
@@ -38,6 +39,7 @@ _PAGES = {
     404: ("This page does not exist", "Please check the address: it must be exactly as it stands in the e-mail."),
     410: ("This link is no longer valid", ""),
     425: ("Your image is not ready yet", "Please come back in a moment."),
+    429: ("Please wait a minute", ""),
     500: ("Something went wrong", "That is our fault. Please try again in a moment."),
     503: ("Please try again in a moment", "The shop cannot answer right now. Nothing is lost."),
 }

@@ -50,7 +50,7 @@ async def ops_job(request: Request) -> Response:
     """GET /ops/jobs/{job_id}: everything about one order, its address masked."""
     require_operator(request)
     gateway = gateway_of(request)
-    values = await gateway.threads.quick(_job, gateway, request.path_params["job_id"])
+    values = await gateway.threads.quick(_job, gateway, request)
     return gateway.pages.response("ops_job.html", values)
 
 
@@ -120,8 +120,8 @@ def _counts(counts: dict[str, int]) -> list[tuple[Status, int]]:
     return [(status, counts.get(status, 0)) for status in Status]
 
 
-def _job(gateway: Gateway, job_id: str) -> dict[str, Any]:
-    job = find_job(gateway, job_id)
+def _job(gateway: Gateway, request: Request) -> dict[str, Any]:
+    job = find_job(request)
     state = gateway.world.state
     return {
         "job": job,
@@ -143,8 +143,8 @@ def _job(gateway: Gateway, job_id: str) -> dict[str, Any]:
 
 
 def dagster_url(gateway: Gateway) -> str:
-    """Where Dagster's own UI listens: on this machine only (design section 5)."""
-    return f"http://127.0.0.1:{gateway.settings.smi_dagster_port}"
+    """Where the team opens Dagster's UI: through the front, or on this machine only (design section 5)."""
+    return gateway.settings.smi_team_url or f"http://127.0.0.1:{gateway.settings.smi_dagster_port}"
 
 
 def _run_of(actor: str) -> str | None:

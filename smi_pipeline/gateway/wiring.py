@@ -1,6 +1,7 @@
 """Builds the gateway from the settings and serves it. The only module here that reaches for adapters."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import uvicorn
@@ -22,9 +23,9 @@ def build_app(settings: Settings) -> Starlette:
     return create_app(world, settings, on_work=build_kicker(settings, world))
 
 
-def server_config(app: Starlette, *, host: str, port: int) -> uvicorn.Config:
+def server_config(app: Starlette, *, host: str, port: int, proxies: Sequence[str] = ()) -> uvicorn.Config:
     """How uvicorn serves it: no access log (paths hold tokens; the envelope logs their patterns), no server header,
-    bounded heads, connections and farewells."""
+    bounded heads, connections and farewells. Only `proxies` are believed what they say about the client's address."""
     return uvicorn.Config(
         app,
         host=host,
@@ -35,7 +36,8 @@ def server_config(app: Starlette, *, host: str, port: int) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
         limit_concurrency=500,
         backlog=512,
         timeout_keep_alive=10,

@@ -81,7 +81,8 @@ class Shop:
         self.kicks: list[Queue] = []
         self.app = create_app(self.world, self.settings, on_work=self.kicks.append)
         self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=30)
-        self._server = uvicorn.Server(server_config(self.app, host="127.0.0.1", port=0))
+        proxies = self.settings.smi_trusted_proxies
+        self._server = uvicorn.Server(server_config(self.app, host="127.0.0.1", port=0, proxies=proxies))
         threading.Thread(target=self._server.run, kwargs={"sockets": [listening]}, daemon=True).start()
         ends = time.monotonic() + 10
         while not self._server.started and time.monotonic() < ends:

@@ -34,9 +34,16 @@ SMI_MARGIN_FLOOR_PERCENT SMI_COMPLETION_FLOOR_PERCENT SMI_FIDELITY SMI_BUDGET_HO
 BESIDES = [
     "SMI_HOME",
     "SMI_BROKER_URL",
+    "SMI_MAX_OUTAGE_HOURS",
     "UPSAMPLER_REQUESTS_PER_MINUTE",
     "UPSAMPLER_REQUESTS_PER_HOUR",
     "SMI_FAILPOINTS",
+    "SMI_TEAM_URL",
+    "SMI_ANALYSTS_URL",
+    "SMI_ANALYSTS_USER",
+    "SMI_ANALYSTS_PASSWORD",
+    "SMI_ANALYSTS_PORT",
+    "SMI_TRUSTED_PROXIES",
 ]
 
 
@@ -89,8 +96,8 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = [name for name, field in Settings.model_fields.items() if field.annotation is SecretStr]
     for name in secrets:
         monkeypatch.setenv(name.upper(), "geheim")
-    assert {"smi_secret_key", "smi_api_key", "smi_admin_api_key", "smi_ui_password", "upsampler_api_key",
-            "stripe_api_key", "stripe_webhook_secret", "smtp_password"} == set(secrets)  # fmt: skip
+    assert {"smi_secret_key", "smi_api_key", "smi_admin_api_key", "smi_ui_password", "smi_analysts_password",
+            "upsampler_api_key", "stripe_api_key", "stripe_webhook_secret", "smtp_password"} == set(secrets)  # fmt: skip
     assert "geheim" not in repr(Settings()) + str(Settings())
 
 
@@ -115,6 +122,7 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SMI_POLL_SECONDS", "nan"),
         ("SMI_DOWNLOAD_TTL_HOURS", "1e300"),
         ("SMI_MAX_HOLD_HOURS", "-1"),
+        ("SMI_MAX_OUTAGE_HOURS", "-1"),
         ("SMI_AMBIGUOUS_GRACE_SECONDS", "-1"),
         ("SMI_MAX_IN_FLIGHT", "0"),
         ("SMI_MAX_SOURCE_BYTES", "50 MB"),
@@ -156,6 +164,7 @@ def test_every_spelling_of_a_postgres_url_means_psycopg2(url: str) -> None:
         ("SMI_AMBIGUOUS_GRACE_SECONDS", "7", "ambiguous_grace", timedelta(seconds=7)),
         ("SMI_DOWNLOAD_TTL_HOURS", "0.5", "download_ttl", timedelta(minutes=30)),
         ("SMI_MAX_HOLD_HOURS", "2", "max_hold", timedelta(hours=2)),
+        ("SMI_MAX_OUTAGE_HOURS", "2", "max_outage", timedelta(hours=2)),
         ("SMI_MAX_IN_FLIGHT", "3", "max_in_flight", 3),
         ("SMI_MAX_SOURCE_BYTES", "1000", "max_source_bytes", 1000),
         ("SMI_MAX_OUTPUT_MEGAPIXELS", "1.5", "max_output_megapixels", 1.5),
