@@ -20,6 +20,7 @@ _HELP = {
     "processing_seconds": "from submission to result",
     "workers": "threads that resize",
     "min_session_seconds": "shortest life of a Checkout session that is accepted",
+    "webhooks_per_second": "old Stripe events are sent again until there are so many webhooks, 0 does not",
     "smtp_user": "user name that the mail server demands (default: none)",
 }
 

@@ -19,15 +19,20 @@ All other fields are parameters of the kind, each with a default.
 
 ``{"kind": "random", "seed": 1, "rates": {"latency": 0.05, "drop": 0.01}, "params": {"latency": {"seconds": 2}},
 "match": {...}}`` applies each named kind with its probability, without end. The draw depends on the seed, the kind,
-the subject (job id, else image URL, else path) and on how often that subject was drawn before, but not on the order in
-which different subjects come, so that a seed replays also under concurrency.
+the subject (the customer's address, else path and query of the image, else job id, else path: what is the same in
+every run comes first) and on how often that subject was drawn before, but not on the order in which different subjects
+come, so that a seed replays also under concurrency.
+
+``GET /_injections`` lists every fault that was applied, with its subject and parameters.
 """
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from smi_pipeline.sandbox.ledger import Ledger
 
@@ -133,10 +138,13 @@ class FaultBook:
         if taken:
             self._injected.update(taken.keys())
             self._ledger.put("injected", "counts", dict(self._injected))
+            about = {"at": time.time(), "endpoint": context.get("endpoint", ""), "subject": _subject(context)}
+            for kind, params in taken.items():
+                self._ledger.append("injections", {**about, "kind": kind, "params": params})
         return taken
 
     def _draw(self, params: Params, kinds: Collection[str], context: Context) -> list[str]:
-        subject = str(context.get("job_id") or context.get("image_url") or context.get("path") or "")
+        subject = _subject(context)
         drawn = []
         for kind, rate in params["rates"].items():
             if kind not in kinds:
@@ -169,6 +177,15 @@ class FaultBook:
             raise FaultError(f"random knows no {sorted(unknown)}")
         for name in rates:
             self._check_params(name, (params.get("params") or {}).get(name, {}))
+
+
+def _subject(context: Context) -> str:
+    if person := context.get("email") or context.get("to"):
+        return str(person)
+    if image_url := context.get("image_url"):  # without the port, which differs from run to run
+        parts = urlsplit(str(image_url))
+        return f"{parts.path}?{parts.query}"
+    return str(context.get("job_id") or context.get("path") or "")
 
 
 def _matches(match: Mapping[str, Any], context: Context) -> bool:

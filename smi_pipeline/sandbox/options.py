@@ -32,6 +32,7 @@ class Options:
     stripe_webhook_secret: str = "whsec_sandbox"  # noqa: S105 - a default for a server that knows no money
     stripe_webhook_retry_seconds: float = 1.0
     stripe_webhook_attempts: int = 15
+    webhooks_per_second: int = 0
     min_session_seconds: int = 1800
     fee_percent: float = 2.9
     fee_fixed_cents: int = 30

@@ -202,6 +202,7 @@ class Sandbox:
                             "fee_percent": options.fee_percent,
                             "fee_fixed_cents": options.fee_fixed_cents,
                             "dispute_fee_cents": options.dispute_fee_cents,
+                            "webhooks_per_second": options.webhooks_per_second,
                         },
                     )
                 )

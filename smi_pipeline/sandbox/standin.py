@@ -1,7 +1,7 @@
 """What the four stand-ins share: control endpoints, settings, clock, and requests under faults.
 
-Belongs here: `/_ledger`, `/_faults`, `/_config`, `/_health`, and the guard that every request of a customer of the
-stand-in passes. Does not belong here: anything a single service does.
+Belongs here: `/_ledger`, `/_faults`, `/_injections` (every fault applied), `/_timers` (what is still to come),
+`/_config`, `/_health`, and the guard that every request of a customer of the stand-in passes. Does not belong here: anything a single service does.
 
 Faults of requests, the same for all stand-ins with HTTP:
 
@@ -182,6 +182,8 @@ class StandIn(ABC):
             Route("/_ledger", self._ledger),
             Route("/_faults", self._faults, methods=["GET", "POST", "DELETE"]),
             Route("/_config", self._config, methods=["GET", "POST"]),
+            self.log_route("injections"),
+            self.log_route("timers"),
         ]
 
     async def _health(self, request: Request) -> Response:

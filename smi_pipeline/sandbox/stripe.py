@@ -15,7 +15,8 @@ Control, all POST with JSON, all answer the object:
   ``{"amount", "currency", "metadata"}`` for a payment without session;
 - ``/_dispute`` ``{"payment_intent"|"charge", "amount"?, "reason"?, "inquiry"?}``, or ``{"dispute", "outcome"}``;
 - ``/_refund`` ``{"payment_intent"|"charge", "amount"?, "metadata"?}``: by hand, from outside;
-- ``/_event`` ``{"id", "times"?}``: sends a stored event again. ``GET /_webhooks`` lists all deliveries.
+- ``/_event`` ``{"id", "times"?}``: sends a stored event again. ``GET /_webhooks`` lists all deliveries, ``GET /_disputes``
+  all disputes.
 """
 
 import asyncio
@@ -45,7 +46,8 @@ _EXPIRY_CHECK_SECONDS = 0.5
 
 class Stripe(StandIn):
     """Settings: api_key, webhook_url, webhook_secret, webhook_retry_seconds, webhook_attempts, fee_percent,
-    fee_fixed_cents, dispute_fee_cents, min_session_seconds."""
+    fee_fixed_cents, dispute_fee_cents, min_session_seconds, webhooks_per_second (0; else old events are sent again
+    until there are so many)."""
 
     name = "stripe"
     kinds: ClassVar[Mapping[str, Kind]] = {**REQUEST_KINDS, **WEBHOOK_KINDS, **MONEY_KINDS}
@@ -65,6 +67,7 @@ class Stripe(StandIn):
             Route("/_refund", self._control(self._refund), methods=["POST"]),
             Route("/_event", self._control(self._event), methods=["POST"]),
             self.log_route("webhooks"),
+            self.log_route("disputes"),
             Route("/c/pay/{id}", self._page, methods=["GET", "POST"]),
             Route("/v1/{rest:path}", self.guard("unknown", self._call), methods=["GET", "POST", "DELETE"]),
         ]
@@ -99,6 +102,11 @@ class Stripe(StandIn):
         given = params.get("metadata")
         described["job_id"] = given.get("job_id") if isinstance(given, dict) else None
         described["payment_intent"] = params.get("payment_intent")
+        named = request.url.path.rpartition("/")[2]
+        intent = self.ledger.get(
+            "intents", str(params.get("payment_intent") or request.query_params.get("payment_intent") or named)
+        )
+        described["email"] = params.get("customer_email") or (intent or {}).get("receipt_email")
         return described
 
     def error(self, request: Request, status: int, message: str) -> Response:
@@ -109,10 +117,11 @@ class Stripe(StandIn):
             if session["status"] == "open":  # a restarted stand-in may listen on another port
                 self.ledger.update("sessions", session["id"], url=f"{self.base_url}/c/pay/{session['id']}")
         await super().start()
-        self._sweeper = _every(_EXPIRY_CHECK_SECONDS, self._expire_due)
+        self._regular = [_every(_EXPIRY_CHECK_SECONDS, self._expire_due), _every(1.0, self.events.keep_pace)]
 
     async def stop(self) -> None:
-        self._sweeper.cancel()
+        for task in self._regular:
+            task.cancel()
         await super().stop()
         self.events.close()
 

@@ -153,7 +153,12 @@ class Book:
         self._ledger.put("intents", intent["id"], intent)
         self._events.emit("charge.succeeded", charge)
         self._events.emit("payment_intent.succeeded", intent)
-        context = {"job_id": intent["metadata"].get("job_id"), "payment_intent": intent["id"], "endpoint": "payment"}
+        context = {
+            "job_id": intent["metadata"].get("job_id"),
+            "payment_intent": intent["id"],
+            "email": intent["receipt_email"],
+            "endpoint": "payment",
+        }
         if fault := self._standin.faults.take({"dispute"}, context).get("dispute"):
             self.disputes.open_after_payment(charge, fault)
 
@@ -197,7 +202,12 @@ class Book:
             now=self._now(), charge=charge, amount=amount, reason=reason, metadata=metadata or {}
         )
         job_id = refund["metadata"].get("job_id") or charge["metadata"].get("job_id")
-        context = {"job_id": job_id, "payment_intent": charge["payment_intent"], "endpoint": "refund"}
+        context = {
+            "job_id": job_id,
+            "payment_intent": charge["payment_intent"],
+            "email": charge["receipt_email"],
+            "endpoint": "refund",
+        }
         taken = self._standin.faults.take({"refund_pending", "refund_fails"}, context)
         with self._ledger.transaction():
             refund["balance_transaction"] = self.move("refund", -amount, 0, refund)

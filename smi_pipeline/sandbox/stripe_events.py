@@ -11,7 +11,9 @@ import copy
 import hashlib
 import hmac
 import json
+import random
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,7 @@ WEBHOOK_KINDS: Mapping[str, Kind] = {
     "shuffle": Kind(defaults={"size": 3, "seconds": 1.5}, times=None),
 }
 _LONGEST_PAUSE_SECONDS = 60.0
+_RECENT = 500  # events of which some are sent again to keep the pace
 
 
 def signature(payload: bytes, secret: str, now: int) -> str:
@@ -44,6 +47,8 @@ class Events:
         self._standin = standin
         self._sender = WebhookSender("stripe")
         self._shuffled = 0
+        self._sent: deque[float] = deque()
+        self._chance = random.Random(0)
 
     def emit(self, type: str, subject: dict[str, Any], *, idempotency_key: str | None = None) -> dict[str, Any]:
         """Store an event with a snapshot of ``subject``, and plan its webhook."""
@@ -72,6 +77,7 @@ class Events:
             "job_id": (subject.get("metadata") or {}).get("job_id"),
             "id": subject.get("id"),
             "payment_intent": subject.get("payment_intent") or subject.get("id"),
+            "email": self._email(subject),
         }
         taken = self._standin.faults.take(set(WEBHOOK_KINDS), context)
         if "lose_webhook" in taken:
@@ -97,15 +103,33 @@ class Events:
             "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
             "Stripe-Signature": signature(payload, settings["webhook_secret"], int(self._standin.clock())),
         }
-        status = await self._sender.post(settings["webhook_url"], payload, headers)
-        self._log(stored, attempt=attempt, status=status)
+        self._sent.append(time.monotonic())
+        status, seconds = await self._sender.post(settings["webhook_url"], payload, headers)
+        self._log(stored, attempt=attempt, status=status, seconds=seconds)
         if not 200 <= status < 300 and attempt < settings["webhook_attempts"]:
             pause = min(settings["webhook_retry_seconds"] * 2 ** (attempt - 1), _LONGEST_PAUSE_SECONDS)
             self._standin.timers.at(time.time() + pause, "deliver", event=event, attempt=attempt + 1)
 
-    def _log(self, event: dict[str, Any], *, attempt: int, status: int | str) -> None:
+    def keep_pace(self) -> None:
+        """Sends old events again until so many webhooks went out in the last second as the setting
+        ``webhooks_per_second`` demands, spread over the next second."""
+        now = time.monotonic()
+        while self._sent and self._sent[0] < now - 1:
+            self._sent.popleft()
+        missing = int(self._standin.settings["webhooks_per_second"]) - len(self._sent)
+        events = self._standin.ledger.all("events") if missing > 0 else []
+        for number in range(missing if events else 0):
+            event = self._chance.choice(events[-_RECENT:])
+            self._standin.timers.at(time.time() + number / missing, "deliver", event=event["id"], attempt=1)
+
+    def _email(self, subject: dict[str, Any]) -> str | None:
+        """The customer whom an object is about."""
+        charge = self._standin.ledger.get("charges", str(subject.get("charge"))) or subject
+        return charge.get("receipt_email") or charge.get("customer_email")
+
+    def _log(self, event: dict[str, Any], *, attempt: int, status: int | str, seconds: float = 0.0) -> None:
         entry = {"at": time.time(), "id": event["id"], "type": event["type"], "attempt": attempt, "status": status}
-        self._standin.ledger.append("webhooks", entry)
+        self._standin.ledger.append("webhooks", {**entry, "seconds": seconds})
 
     def close(self) -> None:
         """Send nothing more."""

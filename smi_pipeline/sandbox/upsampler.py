@@ -17,7 +17,8 @@ A submission is matched by ``image_url``, ``webhook``, ``scale``, ``id`` and, in
 - ``lose_webhook``, ``repeat_webhook`` ``{"n": 3}`` (so often in all), ``delay_webhook`` ``{"seconds": 5}``.
 
 Stages run on the machine's clock; the setting ``clock_offset`` moves estimates and the expiry of results only.
-``GET /_downloads`` lists downloads from the CDN, ``GET /_webhooks`` every attempt to deliver a webhook.
+``GET /_downloads`` lists downloads from the CDN, ``GET /_webhooks`` every attempt to deliver a webhook,
+``GET /_submissions`` all that is known of each submission, such as the ``sha256`` of its result.
 """
 
 import asyncio
@@ -98,6 +99,7 @@ class Upsampler(StandIn):
         routes: list[BaseRoute] = [
             self.log_route("downloads"),
             self.log_route("webhooks"),
+            self.log_route("submissions"),
             Route("/cdn/{id}/{file}", cdn, methods=["GET"]),
         ]
         for prefix in ("", "/api/v1"):
@@ -189,6 +191,7 @@ class Upsampler(StandIn):
             "estimated_completion": self.clock() + duration,
             "duration": duration,
             "file": None,
+            "sha256": None,
         }
         with self.ledger.transaction():
             self.ledger.put("submissions", record["id"], record)
@@ -283,8 +286,8 @@ class Upsampler(StandIn):
         body = json.dumps(upsampler_wire.webhook(record, self._result_url(record))).encode()
         headers = {"Content-Type": "application/json", "User-Agent": "Upsampler-Webhook/1.0"}
         at = time.time()
-        status = await self._sender.post(record["webhook"], body, headers)
-        self.ledger.append("webhooks", {"at": at, "id": id, "attempt": attempt, "status": status})
+        status, seconds = await self._sender.post(record["webhook"], body, headers)
+        self.ledger.append("webhooks", {"at": at, "id": id, "attempt": attempt, "status": status, "seconds": seconds})
         if not 200 <= status < 300 and attempt < WEBHOOK_ATTEMPTS:
             pause = float(self.settings["webhook_retry_seconds"]) * 2 ** (attempt - 1)
             self.timers.at(time.time() + pause, "webhook", id=id, attempt=attempt + 1)

@@ -4,6 +4,7 @@ Belongs here: one POST, off the event loop. Does not belong here: what is sent, 
 """
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import local
 
@@ -20,20 +21,22 @@ class WebhookSender:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"{name}-webhook")
         self._local = local()
 
-    async def post(self, url: str, body: bytes, headers: dict[str, str]) -> int:
-        """POST and return the status; 0 when there was no answer. Redirects are not followed."""
+    async def post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, float]:
+        """POST; returns the status, 0 when there was no answer, and how many seconds it took from sending to the
+        answer. Redirects are not followed."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._post, url, body, headers)
 
-    def _post(self, url: str, body: bytes, headers: dict[str, str]) -> int:
+    def _post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, float]:
         session = getattr(self._local, "session", None)
         if session is None:
             session = self._local.session = requests.Session()
             session.trust_env = False  # a proxy of the machine must not see the sandbox
+        began = time.monotonic()
         try:
             reply = session.post(url, data=body, headers=headers, timeout=TIMEOUT_SECONDS, allow_redirects=False)
         except requests.RequestException:
-            return 0
-        return reply.status_code
+            return 0, time.monotonic() - began
+        return reply.status_code, time.monotonic() - began
 
     def close(self) -> None:
         """Send nothing more; a request under way ends by itself."""

@@ -4,6 +4,7 @@ Belongs here: everything that runs in a worker thread. Does not belong here: whe
 """
 
 import hashlib
+import json
 import uuid
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,26 @@ class Workshop:
         result, stored = self._upscaled(source, record["scale"])
         for kind, params in record["behaviour"].items():
             if kind in corrupt.SPOILERS:
-                stored = f"{record['id']}.{EXTENSIONS[result.format]}"
-                (self.folder / stored).write_bytes(corrupt.SPOILERS[kind](result, params))
-        return {"stored": stored, "format": result.format, "credits": credits_for(result.width, result.height)}
+                stored = self._spoiled(result, stored, kind, params)
+        return {
+            "stored": stored,
+            "format": result.format,
+            "credits": credits_for(result.width, result.height),
+            "sha256": hashlib.sha256((self.folder / stored).read_bytes()).hexdigest(),
+        }
+
+    def _spoiled(self, result: Upscaled, stored: str, kind: str, params: dict[str, Any]) -> str:
+        """The name of the result spoiled so; made once like the result itself."""
+        how = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:8]
+        name = f"{Path(stored).stem}-{kind}-{how}{Path(stored).suffix}"
+        if not (self.folder / name).exists():
+            self._write(name, corrupt.SPOILERS[kind](result, params))
+        return name
+
+    def _write(self, name: str, body: bytes) -> None:
+        part = self.folder / f"{name}.{uuid.uuid4().hex}"
+        part.write_bytes(body)
+        part.rename(self.folder / name)
 
     def _upscaled(self, source: bytes, scale: int) -> tuple[Upscaled, str]:
         """The result and the name it is kept under. The same source is enlarged once and kept once: load tests send
@@ -48,9 +66,7 @@ class Workshop:
                 return Upscaled(body=path.read_bytes(), format=image_format, width=width, height=height), path.name
         result = upscale(source, scale)
         path = self.folder / f"{name}.{EXTENSIONS[result.format]}"
-        part = path.with_suffix(f".{uuid.uuid4().hex}")
-        part.write_bytes(result.body)
-        part.rename(path)
+        self._write(path.name, result.body)
         self._ledger.put("cache", name, {"format": result.format, "width": result.width, "height": result.height})
         return result, path.name
 

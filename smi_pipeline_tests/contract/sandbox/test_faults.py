@@ -42,6 +42,14 @@ def test_faults_are_counted_and_cleared(shop: Shop) -> None:
     assert shop.sandbox.faults("upsampler")["faults"] == []
 
 
+def test_every_injected_fault_is_listed_with_whom_it_struck(sandbox: Sandbox, shop: Shop) -> None:
+    sandbox.fault("upsampler", "status", match={"endpoint": "submit"}, code=503)
+    shop.submit(photo="coins-200.jpg?order=00007")
+    listed = requests.get(f"{sandbox.urls.upsampler}/_injections", timeout=10).json()["injections"][-1]
+    assert (listed["kind"], listed["endpoint"], listed["params"]["code"]) == ("status", "submit", 503)
+    assert listed["subject"] == "/photos/coins-200.jpg?order=00007"
+
+
 def test_random_faults_replay_by_seed_in_whatever_order_requests_come(tmp_path) -> None:
     def outcome(name: str, seed: int, jobs: list[int]) -> set[int]:
         book = FaultBook(Ledger(tmp_path / name), {"drop": Kind(), "latency": Kind(defaults={"seconds": 1})})

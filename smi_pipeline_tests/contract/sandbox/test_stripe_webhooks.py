@@ -124,3 +124,12 @@ def test_every_money_event_is_sent(hooked: Sandbox, client: Any, receiver: Recei
                 "refund.updated", "refund.failed", "charge.dispute.created", "charge.dispute.closed"}  # fmt: skip
     until(lambda: expected <= set(types(receiver)))
     assert all(json.loads(body)["object"] == "event" for _, _, body in receiver.received)
+
+
+def test_old_events_are_sent_again_when_so_many_webhooks_per_second_are_asked_for(
+    hooked: Sandbox, client: Any, receiver: Receiver
+) -> None:
+    paid(hooked, client)
+    hooked.configure("stripe", webhooks_per_second=40)
+    until(lambda: len(receiver.received) >= 60)
+    assert len({body["id"] for body in receiver.bodies("/hook")}) >= 3
