@@ -17,6 +17,7 @@ class Policy:
     ambiguous_grace: timedelta = timedelta(seconds=120)
     download_ttl: timedelta = timedelta(hours=24)
     max_hold: timedelta = timedelta(hours=24)
+    max_outage: timedelta = timedelta(hours=12)
     max_in_flight: int = 200
     max_source_bytes: int = 50_000_000
     max_output_megapixels: float = 256

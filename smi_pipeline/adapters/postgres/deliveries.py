@@ -195,7 +195,8 @@ class PostgresDeliveries:
                        lease_until = NULL, last_error = NULL, hold_reason = NULL, held_at = NULL,
                        reason_code = NULL, reason_text = NULL, deadline_at = NULL, processing_at = NULL,
                        submitted_at = NULL, admin_override = :override, files_removed_at = NULL,
-                       learned_at = coalesce(learned_at, smi.now()), start_by = smi.now() + CAST(:max_wait AS interval)
+                       learned_at = coalesce(learned_at, smi.now()), start_by = smi.now() + CAST(:max_wait AS interval),
+                       waits_since = smi.now(), outage = '0'
                    WHERE job_id = :id RETURNING round""",
                 id=job_id,
                 step=int(new_round),
@@ -214,7 +215,8 @@ class PostgresDeliveries:
                        held_at = CASE WHEN CAST(:reason AS text) IS NOT NULL THEN coalesce(held_at, smi.now()) END,
                        -- the wait on hold does not count against the promise
                        start_by = CASE WHEN CAST(:reason AS text) IS NULL AND held_at IS NOT NULL
-                                       THEN start_by + (smi.now() - held_at) ELSE start_by END
+                                       THEN start_by + (smi.now() - held_at) ELSE start_by END,
+                       waits_since = CASE WHEN CAST(:reason AS text) IS NULL THEN smi.now() ELSE waits_since END
                    WHERE job_id = :id AND status IN ('pending', 'processing', 'awaiting_payment')""",
                 id=job_id,
                 reason=reason,

@@ -200,7 +200,7 @@ def _role(job, facts: PaymentFacts) -> str:
 def _start(tx: Transaction, job, facts: PaymentFacts, source: str, policy: Policy) -> None:
     tx.run(
         """UPDATE smi.upscale_jobs SET status = 'pending', queue = 'submit', attempts = 0, next_attempt_at = smi.now(),
-               payment_intent_id = :pi, learned_at = smi.now(), stage = 'queued',
+               payment_intent_id = :pi, learned_at = smi.now(), waits_since = smi.now(), stage = 'queued',
                paid_at = least(coalesce(CAST(:paid_at AS timestamptz), smi.now()), smi.now()),
                start_by = smi.now() + CAST(:max_wait AS interval)
            WHERE job_id = :job_id""",

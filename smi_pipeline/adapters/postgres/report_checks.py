@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any
 
 from smi_pipeline.adapters.postgres.database import Database
-from smi_pipeline.adapters.postgres.views import ALARM
+from smi_pipeline.adapters.postgres.views import overdue
 from smi_pipeline.core.policy import Policy
 
 NEWEST_DAYS = 31
@@ -89,7 +89,7 @@ class PostgresReportChecks:
     def overdue(self, policy: Policy) -> list[dict[str, Any]]:
         """The alarm query (design section 6 rule 11)."""
         with self._database.transaction() as tx:
-            return tx.rows(ALARM, patience=policy.alarm_patience, max_hold=policy.max_hold)
+            return overdue(tx, policy)
 
     def below_floors(
         self, first: date, last: date, *, completion_percent: float, margin_percent: float

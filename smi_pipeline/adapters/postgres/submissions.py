@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.exc import IntegrityError
 
 from smi_pipeline.adapters.postgres.database import Database, Transaction, as_record
+from smi_pipeline.adapters.postgres.outages import UP_SINCE, beat
 from smi_pipeline.core.errors import LeaseLost
 from smi_pipeline.core.lifecycle import callback_token, token_hash
 from smi_pipeline.core.models import ImageFacts, Stage, Status, Submission, UpscaleReply
@@ -210,12 +211,13 @@ class PostgresSubmissions:
     def poll_failed(self, submission_id: int, *, seconds: float, policy: Policy, actor: str, counts: bool) -> str:
         with self._database.transaction() as tx:
             row = tx.row(
-                "SELECT *, smi.now() AS now FROM smi.submissions WHERE submission_id = :id FOR UPDATE",
+                f"""SELECT *, smi.now() AS now, greatest(deadline_at, {UP_SINCE}) AS last_asked_from
+                    FROM smi.submissions WHERE submission_id = :id FOR UPDATE""",
                 id=submission_id,
             )
             if row is None or row["state"] not in ("accepted", "lost", "timed_out"):
                 return "known"
-            if row["deadline_at"] and row["deadline_at"] + policy.last_poll_patience <= row["now"]:
+            if row["deadline_at"] and row["last_asked_from"] + policy.last_poll_patience <= row["now"]:
                 return _time_out(tx, row, actor)
             tx.run(
                 """UPDATE smi.submissions SET poll_errors = poll_errors + :counts,
@@ -231,6 +233,7 @@ class PostgresSubmissions:
 
     def expire_unstarted(self, *, policy: Policy) -> int:
         with self._database.transaction() as tx:
+            beat(tx, limit=policy.max_outage)
             # Whoever made such a call is gone, and its job may be closed or on hold: nobody else would come to it.
             rows = tx.rows(
                 """UPDATE smi.submissions SET state = 'lost', finished_at = smi.now()

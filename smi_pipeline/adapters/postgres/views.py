@@ -2,14 +2,17 @@
 
 from typing import Any
 
-from smi_pipeline.adapters.postgres.database import Database
+from smi_pipeline.adapters.postgres.database import Database, Transaction
+from smi_pipeline.adapters.postgres.outages import UP_SINCE
 from smi_pipeline.core.models import UpscaleJob
 from smi_pipeline.core.policy import Policy
 
-ALARM = """
+ALARM = f"""
     SELECT j.job_id, j.status, j.reason_code, j.start_by, j.deadline_at FROM smi.upscale_jobs j
     WHERE j.payment_intent_id IS NOT NULL AND j.imported_from IS NULL
-      AND greatest(j.start_by, j.deadline_at, j.failed_at, j.learned_at) + CAST(:patience AS interval) < smi.now()
+      AND least(greatest(j.start_by, j.deadline_at, j.failed_at, j.learned_at, {UP_SINCE}),
+                greatest(j.start_by, j.deadline_at, j.failed_at, j.learned_at) + CAST(:max_outage AS interval))
+          + CAST(:patience AS interval) < smi.now()
       AND (j.status IN ('pending', 'processing')
            OR (j.status = 'failed' AND j.round = 1 AND NOT EXISTS (
                SELECT FROM smi.refunds r WHERE r.job_id = j.job_id AND r.state IN ('pending', 'succeeded'))))
@@ -19,7 +22,13 @@ ALARM = """
                       AND t.acknowledged_at IS NOT NULL)
     ORDER BY j.learned_at
 """
-"""Rule 11: paid, past its last clock, neither delivered nor refunded, and no person has taken it on. Always empty."""
+"""Rule 11: paid, past its last clock, neither delivered nor refunded, and no person has taken it on. Always empty.
+After an outage of the service the patience begins when it is back, as long as `max_outage` covers it."""
+
+
+def overdue(tx: Transaction, policy: Policy) -> list[dict[str, Any]]:
+    """The jobs of the alarm query."""
+    return tx.rows(ALARM, patience=policy.alarm_patience, max_hold=policy.max_hold, max_outage=policy.max_outage)
 
 
 class PostgresViews:
@@ -84,8 +93,7 @@ class PostgresViews:
 
     def alarms(self, policy: Policy) -> list[dict[str, Any]]:
         with self._database.transaction() as tx:
-            rows = tx.rows(ALARM, patience=policy.alarm_patience, max_hold=policy.max_hold)
-        return [dict(row) for row in rows]
+            return overdue(tx, policy)
 
     def late_refunds(self, policy: Policy) -> list[dict[str, Any]]:
         with self._database.transaction() as tx:

@@ -232,9 +232,13 @@ class Shop:
         self.database.dispose()
 
     def later(self, **span: float) -> None:
-        """Moves the state's clock forward: `later(minutes=5)`."""
-        with self.database.transaction() as tx:
-            tx.run("UPDATE smi.clock SET shift = shift + CAST(:by AS interval)", by=timedelta(**span))
+        """Moves the state's clock forward, with the service alive all the time: `later(minutes=5)`."""
+        self.down(**span)
+        self.change("UPDATE smi.heartbeat SET at = at + CAST(:by AS interval)", by=timedelta(**span))
+
+    def down(self, **span: float) -> None:
+        """Moves the state's clock forward without a sign of life of the service."""
+        self.change("UPDATE smi.clock SET shift = shift + CAST(:by AS interval)", by=timedelta(**span))
 
     def sql(self, statement: str, **parameters: Any) -> list[dict[str, Any]]:
         """Reads what no view shows."""
