@@ -29,7 +29,7 @@ def lost_then_submitted_again(shop: Steps, *, answered: bool = True) -> str:
     job_id = shop.paid()
     shop.upscaler.after_effect.extend([NO_ANSWER, None if answered else NO_ANSWER])
     shop.submit_due()
-    shop.later(seconds=130)
+    shop.later(seconds=150)
     shop.submit_due()
     assert states(shop, job_id) == ["lost", "accepted" if answered else "sending"]
     return job_id
@@ -121,7 +121,7 @@ def test_a_first_call_that_failed_and_a_second_that_was_lost_are_two_there_is_no
     check_completions(shop.world)
     for _ in range(3):
         shop.submit_due()
-        shop.later(seconds=130)
+        shop.later(seconds=150)
     shop.fulfil_due()
     assert len(shop.upscaler.submissions) == 2
     assert shop.job(job_id).reason_code == "submission_lost"
