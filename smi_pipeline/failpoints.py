@@ -8,9 +8,11 @@ claims the file of that name in the folder, if there is one. Each file is claime
     FOLDER/armed/payments.create_refund.after@worker-errands     that process of the stack only (SMI_PROCESS)
 
 The file holds what happens: `kill` (SIGKILL to itself), `raise` (FailpointError), `hang` (until the file is removed
-from FOLDER/hit, where the claim has moved it, with the process id at the end of its name).
+from FOLDER/hit, where the claim has moved it, with the process id at the end of its name). If there is a folder
+FOLDER/passed, each process notes there which points it passes.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -89,13 +91,15 @@ class Failpoints:
     """The points of one process, steered by a folder."""
 
     def __init__(self, folder: Path, process: str) -> None:
-        self._armed, self._hit = folder / "armed", folder / "hit"
+        self._armed, self._hit, self._passed = folder / "armed", folder / "hit", folder / "passed"
         self._process = process
         self._call = threading.local()
         log.warning("failpoints are on: %s decides where %s dies", folder, process or "this process")
 
     def reach(self, point: str) -> None:
         """Does what the folder asks for at this point, if anything. Raises FailpointError if asked to."""
+        with contextlib.suppress(FileNotFoundError):
+            (self._passed / f"{point}@{self._process}").touch()
         for name in (f"{point}@{self._process}", point):
             claimed = self._hit / f"{point}@{self._process}.{os.getpid()}"
             try:

@@ -114,6 +114,19 @@ def test_a_point_armed_for_one_process_leaves_the_others_alone(
         world(state_url, folder).state.intake.set_cursor("a", "x")
 
 
+def test_which_process_passes_which_point_is_noted_if_there_is_a_folder_for_it(
+    state_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMI_PROCESS", "gateway")
+    world(state_url, folder).state.intake.set_cursor("a", "x")
+    (folder / "passed").mkdir()
+    world(state_url, folder).state.intake.note_event("evt_1", "charge.refunded", "refund")
+    assert sorted(path.name for path in (folder / "passed").iterdir()) == [
+        "intake.note_event.after@gateway",
+        "intake.note_event.before@gateway",
+    ]
+
+
 def test_points_outside_lie_before_and_after_the_call(state_url: str, folder: Path, tmp_path: Path) -> None:
     photo = tmp_path / "photo"
     photo.write_bytes(b"x")
