@@ -4,9 +4,11 @@ import contextlib
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 
+from smi_pipeline.core.errors import SmiError
 from smi_pipeline.demo.judge import CREDIT_CENTS, FEE_FIXED_CENTS, FEE_PER_MILLE
 from smi_pipeline.demo.orders import Memory
 from smi_pipeline.stack.children import Child
@@ -19,7 +21,12 @@ MAX_PROCESSING_SECONDS = 30
 POLL_SECONDS = 8
 AMBIGUOUS_GRACE_SECONDS = 10
 
+_SANDBOX_SECONDS = 20
 _OURS = re.compile(r"^(SMI|UPSAMPLER|STRIPE|SMTP|DAGSTER)_")
+
+
+class SandboxError(SmiError):
+    """The stand-ins did not start; the message says why."""
 
 
 @contextlib.contextmanager
@@ -93,3 +100,22 @@ def sandbox_child(memory: Memory) -> Child:
         os.environ,
         memory.home / "sandbox.log",
     )
+
+
+@contextlib.contextmanager
+def running_sandbox(memory: Memory) -> Iterator[None]:
+    """The stand-ins, running; to be stopped after the stack, which works with them to its end. Raises SandboxError."""
+    (memory.sandbox_folder / "ports.json").unlink(missing_ok=True)
+    child = sandbox_child(memory)
+    child.start()
+    try:
+        ends = time.monotonic() + _SANDBOX_SECONDS
+        while not (memory.sandbox_folder / "ports.json").exists():
+            if child.keep_running() or time.monotonic() > ends:
+                lines = child.log_file.read_text().strip().splitlines() or ["no message"]
+                raise SandboxError(f"the sandbox did not start: {lines[-1]} (see {child.log_file})")
+            time.sleep(0.05)
+        yield
+    finally:
+        child.ask_to_stop()
+        child.ensure_stopped(time.monotonic() + 1.5)

@@ -114,12 +114,19 @@ def remember(home: Path, jobs: int) -> Memory:
         memory.save()
         return memory
     _clear(home)
-    memory = Memory(home)
-    memory.ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
-    memory.secrets = {name: secrets.token_urlsafe(32 if name == "secret_key" else 16) for name in _SECRETS}
+    memory = fresh(home)
     memory.orders = [_order(number, case, memory) for number, case in enumerate(cases(jobs), start=1)]
     memory.save()
     return memory
+
+
+def fresh(home: Path) -> Memory:
+    """A memory without orders: free ports and new secrets."""
+    return Memory(
+        home,
+        dict(zip(PORTS, _free_ports(len(PORTS)), strict=True)),
+        {name: secrets.token_urlsafe(32 if name == "secret_key" else 16) for name in _SECRETS},
+    )
 
 
 def _order(number: int, case: Case, memory: Memory) -> Order:

@@ -15,9 +15,9 @@ from typing import Any
 import requests
 from rich.console import Console
 
-from smi_pipeline.core.errors import RefusedError, SmiError
+from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.demo import report
-from smi_pipeline.demo.environment import UI_USER, nothing_real, sandbox_child, stack_environment
+from smi_pipeline.demo.environment import UI_USER, nothing_real, running_sandbox, stack_environment
 from smi_pipeline.demo.evidence import collect, paid_job
 from smi_pipeline.demo.judge import examine
 from smi_pipeline.demo.orders import Memory, Order, in_use, remember
@@ -33,12 +33,7 @@ PATIENCE_SECONDS, PATIENCE_PER_JOB = 180.0, 2.5
 """How long after the last payment jobs may stay open before the demo gives up; the API takes 60 requests a minute."""
 SETTLE_SECONDS = 6.0
 """Waited after the last outcome, so that a second mail or refund would be seen: every sensor ticks once more."""
-_SANDBOX_SECONDS = 20
 _ASKED_AT_ONCE = 100  # status calls per look
-
-
-class DemoError(SmiError):
-    """The demo could not be carried through; the message says what to do."""
 
 
 def run_demo(jobs: int, once: bool, json_path: Path | None, home: Path | None) -> int:
@@ -95,7 +90,7 @@ def _run(console: Console, memory: Memory, wire: str, once: bool, json_path: Pat
         )
     console.print("Starting PostgreSQL, the stand-ins, the gateway, Dagster and its workers …")
     say = console.print
-    with _sandbox(memory), Stack(stack_environment(memory, wire), memory.stack_folder, say=say) as stack:
+    with running_sandbox(memory), Stack(stack_environment(memory, wire), memory.stack_folder, say=say) as stack:
         stack.wait_ready()
         console.print(f"Ready after {time.time() - started:.1f} seconds: Dagster at {stack.addresses['dagster']}")
         shop = Shop(memory)
@@ -119,25 +114,6 @@ def _run(console: Console, memory: Memory, wire: str, once: bool, json_path: Pat
                     time.sleep(0.5)
         console.print("Stopping …")
     return 1 if violations else 0
-
-
-@contextlib.contextmanager
-def _sandbox(memory: Memory) -> Iterator[None]:
-    """The stand-ins, running. They are stopped after the stack, which works with them to its end."""
-    (memory.sandbox_folder / "ports.json").unlink(missing_ok=True)
-    child = sandbox_child(memory)
-    child.start()
-    try:
-        ends = time.monotonic() + _SANDBOX_SECONDS
-        while not (memory.sandbox_folder / "ports.json").exists():
-            if child.keep_running() or time.monotonic() > ends:
-                lines = child.log_file.read_text().strip().splitlines() or ["no message"]
-                raise DemoError(f"the sandbox did not start: {lines[-1]} (see {child.log_file})")
-            time.sleep(0.05)
-        yield
-    finally:
-        child.ask_to_stop()
-        child.ensure_stopped(time.monotonic() + 1.5)
 
 
 @dataclass
