@@ -80,8 +80,8 @@ def stack_environment(memory: Memory, wire: str) -> dict[str, str]:
     }
 
 
-def sandbox_child(memory: Memory) -> Child:
-    """The stand-ins as one process, not started. Its output goes to `sandbox.log`."""
+def sandbox_child(memory: Memory, **more: object) -> Child:
+    """The stand-ins as one process, not started. Its output goes to `sandbox.log`. `more` are further options."""
     options = {
         "state": memory.sandbox_folder,
         "ports-file": memory.sandbox_folder / "ports.json",
@@ -92,6 +92,7 @@ def sandbox_child(memory: Memory) -> Child:
         "fee-percent": Decimal(FEE_PER_MILLE) / 10,
         "fee-fixed-cents": FEE_FIXED_CENTS,
         **{f"{name}-port": memory.ports[name] for name in ("upsampler", "stripe", "smtp", "mail", "origin")},
+        **{name.replace("_", "-"): value for name, value in more.items()},
     }
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     return Child(
@@ -103,10 +104,11 @@ def sandbox_child(memory: Memory) -> Child:
 
 
 @contextlib.contextmanager
-def running_sandbox(memory: Memory) -> Iterator[None]:
-    """The stand-ins, running; to be stopped after the stack, which works with them to its end. Raises SandboxError."""
+def running_sandbox(memory: Memory, **more: object) -> Iterator[None]:
+    """The stand-ins, running, with further options if given; to be stopped after the stack, which works with them to its
+    end. Raises SandboxError."""
     (memory.sandbox_folder / "ports.json").unlink(missing_ok=True)
-    child = sandbox_child(memory)
+    child = sandbox_child(memory, **more)
     child.start()
     try:
         ends = time.monotonic() + _SANDBOX_SECONDS

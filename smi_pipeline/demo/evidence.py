@@ -27,7 +27,7 @@ def collect(shop: Shop, memory: Memory) -> Evidence:
 
     records = shop.ledger("mail")["messages"]
     letters = [
-        _letter(fetch(f"{memory.url('mail')}/messages/{number}.eml")[1], record)
+        letter_of(fetch(f"{memory.url('mail')}/messages/{number}.eml")[1], record)
         for number, record in enumerate(records, start=1)
     ]
     return Evidence(
@@ -57,7 +57,8 @@ def paid_job(order: Order) -> PaidJob:
     )
 
 
-def _letter(content: bytes, record: dict) -> Letter:
+def letter_of(content: bytes, record: dict) -> Letter:
+    """A mail from its bytes and its line in the ledger."""
     message = cast(EmailMessage, email.message_from_bytes(content, policy=email.policy.default))
     body = message.get_body(("plain", "html"))
     return Letter(

@@ -16,7 +16,7 @@ CREDIT_CENTS = 4
 FEE_PER_MILLE, FEE_FIXED_CENTS = 29, 30
 """What the stand-ins charge: design section 3, and what the demo starts them with."""
 
-_LINK = re.compile(r"https?://[^\s\"<>]+/smi/v1/download/[0-9A-Za-z]{64}")
+LINK = re.compile(r"https?://[^\s\"<>]+/smi/v1/download/[0-9A-Za-z]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,14 +130,14 @@ def _examine_one(job: PaidJob, evidence: Evidence) -> Finding:
 
 def _payment(finding: Finding, evidence: Evidence) -> None:
     job, say = finding.job, finding.violations.append
-    intents = [i for i in _paid_intents(evidence) if i["metadata"].get("job_id") == job.job_id]
+    intents = [i for i in paid_intents(evidence) if i["metadata"].get("job_id") == job.job_id]
     finding.received_cents = sum(intent["amount_received"] for intent in intents)
     if len(intents) != 1:
         say(f"has {len(intents)} payments at Stripe instead of one")
     elif finding.received_cents != job.price_cents:
         say(f"was paid with {finding.received_cents} cents instead of {job.price_cents}")
     ids = {intent["id"] for intent in intents}
-    refunds = [refund for refund in _alive_refunds(evidence) if refund["payment_intent"] in ids]
+    refunds = [refund for refund in alive_refunds(evidence) if refund["payment_intent"] in ids]
     finding.refunds = len(refunds)
     finding.refunded_cents = sum(refund["amount"] for refund in refunds)
     if len(refunds) > 1:
@@ -168,7 +168,7 @@ def _submissions(finding: Finding, evidence: Evidence) -> None:
 def _downloads(finding: Finding, letters: Sequence[Letter], evidence: Evidence) -> bool:
     """Whether a link that was mailed leads to a file; says what is wrong with any link or file."""
     job, delivered = finding.job, False
-    for link in dict.fromkeys(link for letter in letters for link in _LINK.findall(letter.text)):
+    for link in dict.fromkeys(link for letter in letters for link in LINK.findall(letter.text)):
         status, body = evidence.download(link)
         if status != 200:
             finding.violations.append(f"was mailed a link that answers {status}")
@@ -188,7 +188,7 @@ def _mails(finding: Finding, letters: Sequence[Letter]) -> None:
     if len(letters) != 1:
         say(f"got {len(letters)} closing mails instead of one")
     for letter in letters:
-        linked = bool(_LINK.search(letter.text))
+        linked = bool(LINK.search(letter.text))
         if job.job_id not in letter.text:
             say(f"got a mail that does not name the order ({letter.subject})")
         if linked != (finding.outcome in ("delivered", "both")):
@@ -206,11 +206,11 @@ def _strangers(jobs: Sequence[PaidJob], evidence: Evidence) -> list[str]:
     known_jobs = {job.job_id for job in jobs}
     known_people = {job.email for job in jobs} | evidence.staff
     said = []
-    for intent in _paid_intents(evidence):
+    for intent in paid_intents(evidence):
         if intent["metadata"].get("job_id") not in known_jobs:
             said.append(f"the payment {intent['id']} belongs to none of the paid jobs")
-    known_intents = {intent["id"] for intent in _paid_intents(evidence)}
-    for refund in _alive_refunds(evidence):
+    known_intents = {intent["id"] for intent in paid_intents(evidence)}
+    for refund in alive_refunds(evidence):
         if refund["payment_intent"] not in known_intents:
             said.append(f"the refund {refund['id']} belongs to no payment")
     for person in sorted({to for letter in evidence.letters for to in letter.to} - known_people):
@@ -219,8 +219,8 @@ def _strangers(jobs: Sequence[PaidJob], evidence: Evidence) -> list[str]:
 
 
 def _money(evidence: Evidence) -> list[str]:
-    received = [intent["amount_received"] for intent in _paid_intents(evidence)]
-    refunded = sum(refund["amount"] for refund in _alive_refunds(evidence))
+    received = [intent["amount_received"] for intent in paid_intents(evidence)]
+    refunded = sum(refund["amount"] for refund in alive_refunds(evidence))
     fees = sum(fee_cents(amount) for amount in received)
     left, balance = sum(received) - refunded - fees, evidence.stripe["balance_cents"]
     if left == balance:
@@ -230,11 +230,13 @@ def _money(evidence: Evidence) -> list[str]:
     ]
 
 
-def _paid_intents(evidence: Evidence) -> list[Mapping[str, Any]]:
+def paid_intents(evidence: Evidence) -> list[Mapping[str, Any]]:
+    """The payments that brought money."""
     return [intent for intent in evidence.stripe["intents"] if intent["amount_received"] > 0]
 
 
-def _alive_refunds(evidence: Evidence) -> list[Mapping[str, Any]]:
+def alive_refunds(evidence: Evidence) -> list[Mapping[str, Any]]:
+    """The refunds that took money, or are about to."""
     return [refund for refund in evidence.stripe["refunds"] if refund["status"] not in ("failed", "canceled")]
 
 

@@ -2,7 +2,8 @@
 
 Belongs here: serving `/photos` (catalogue) and `/photos/{name}`. Does not belong here: making them (photos.py).
 
-Endpoint for ``match``: ``photo``, ``catalogue``; mostly one matches by ``path``. Kinds beside those of requests
+Endpoint for ``match``: ``photo``, ``catalogue``; mostly one matches by ``path``, with the query by ``image_url``.
+Kinds beside those of requests
 (standin.py):
 
 - ``swap`` ``{"content": "gif"}``: the path answers other content from now on: ``gif``, ``bmp``, ``tiff``, ``text``,
@@ -58,6 +59,9 @@ class Origin(StandIn):
             Route("/{rest:path}", self.guard("unknown", self._unknown), methods=["GET", "POST"]),
         ]
 
+    def describe(self, request: Request, body: bytes) -> dict[str, Any]:
+        return {"image_url": str(request.url)}
+
     def read_ledger(self) -> dict[str, Any]:
         return {"requests": self.ledger.all("requests")}
 
@@ -70,6 +74,7 @@ class Origin(StandIn):
 
     async def _photo(self, request: Request, body: bytes) -> Response:
         context = {"endpoint": "photo", "method": request.method, "path": request.url.path}
+        context |= self.describe(request, body)
         taken = self.faults.take(set(_KINDS), context)
         if "redirect" in taken:
             return RedirectResponse(taken["redirect"]["to"], status_code=taken["redirect"]["code"])

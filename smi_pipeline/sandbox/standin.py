@@ -1,7 +1,8 @@
 """What the four stand-ins share: control endpoints, settings, clock, and requests under faults.
 
 Belongs here: `/_ledger`, `/_faults`, `/_injections` (every fault applied), `/_timers` (what is still to come),
-`/_config`, `/_health`, and the guard that every request of a customer of the stand-in passes. Does not belong here: anything a single service does.
+`/_config`, `/_health`, and the guard that every request of a customer of the stand-in passes.
+Does not belong here: anything a single service does.
 
 Faults of requests, the same for all stand-ins with HTTP:
 

@@ -15,8 +15,8 @@ Control, all POST with JSON, all answer the object:
   ``{"amount", "currency", "metadata"}`` for a payment without session;
 - ``/_dispute`` ``{"payment_intent"|"charge", "amount"?, "reason"?, "inquiry"?}``, or ``{"dispute", "outcome"}``;
 - ``/_refund`` ``{"payment_intent"|"charge", "amount"?, "metadata"?}``: by hand, from outside;
-- ``/_event`` ``{"id", "times"?}``: sends a stored event again. ``GET /_webhooks`` lists all deliveries, ``GET /_disputes``
-  all disputes.
+- ``/_event`` ``{"id", "times"?}``: sends a stored event again. ``GET /_webhooks`` lists all deliveries, and
+  ``GET /_disputes`` all disputes.
 """
 
 import asyncio
