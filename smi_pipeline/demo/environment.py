@@ -105,8 +105,8 @@ def sandbox_child(memory: Memory, **more: object) -> Child:
 
 @contextlib.contextmanager
 def running_sandbox(memory: Memory, **more: object) -> Iterator[None]:
-    """The stand-ins, running, with further options if given; to be stopped after the stack, which works with them to its
-    end. Raises SandboxError."""
+    """The stand-ins, running, with further options if given; to be stopped after the stack, which works with them to
+    its end. Raises SandboxError."""
     (memory.sandbox_folder / "ports.json").unlink(missing_ok=True)
     child = sandbox_child(memory, **more)
     child.start()

@@ -1,0 +1,76 @@
+"""What a soak has to say: figures by kind, for a person and as JSON."""
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smi_pipeline_tests.soak.verdict import Verdict
+
+if TYPE_CHECKING:
+    from smi_pipeline_tests.soak.runner import Soak
+
+
+@dataclass(kw_only=True)
+class Report:
+    """Times of webhooks in milliseconds, from sending to the answer, at the sender."""
+
+    jobs: int
+    seed: int
+    violations: list[str]
+    outcomes: dict[str, int]
+    person_tasks: dict[str, int]
+    faults: dict[str, dict[str, int]]
+    webhooks: dict[str, float]
+    seconds: float
+    jobs_per_minute: float
+    notes: list[str]
+
+    def write(self, path: Path) -> None:
+        """The report as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    def __str__(self) -> str:
+        lines = [f"\n{self.jobs} jobs, seed {self.seed}: {len(self.violations)} violations in {self.seconds:.0f} s"]
+        lines += [f"  {self.jobs_per_minute:.0f} jobs per minute"]
+        lines += [f"webhooks: {', '.join(f'{name} {value:g}' for name, value in self.webhooks.items())}"]
+        for title, counts in (("outcomes", self.outcomes), ("person's tasks", self.person_tasks)):
+            lines += [f"{title}:", *(f"  {count:6} {name}" for name, count in counts.items())]
+        for stand_in, counts in self.faults.items():
+            lines += [f"faults of {stand_in}:", *(f"  {count:6} {name}" for name, count in counts.items())]
+        lines += [f"VIOLATION {line}" for line in self.violations]
+        return "\n".join(lines)
+
+
+def make_report(soak: "Soak", verdict: Verdict, *, paid_seconds: float, seconds: float) -> Report:
+    """Collects the figures."""
+    collector = soak.collector
+    tasks = Counter(task["kind"] for task in collector.collect([]).tasks)
+    return Report(
+        jobs=soak.customers.paid,
+        seed=soak.plan.seed,
+        violations=verdict.violations,
+        outcomes=dict(verdict.outcomes.most_common()),
+        person_tasks=dict(tasks.most_common()),
+        faults={name: dict(counts.most_common()) for name, counts in collector.injected().items()},
+        webhooks=_webhooks(collector.listed("stripe", "webhooks") + collector.listed("upsampler", "webhooks")),
+        seconds=round(seconds, 1),
+        jobs_per_minute=round(soak.customers.paid / paid_seconds * 60, 1),
+        notes=soak.notes,
+    )
+
+
+def _webhooks(sent: list[dict]) -> dict[str, float]:
+    """Percentiles of all webhooks that were sent, and how many a second."""
+    sent = [each for each in sent if each["status"] != "lost"]
+    if not sent:
+        return {"sent": 0}
+    times = sorted(each["seconds"] * 1000 for each in sent)
+    lasted = max(each["at"] for each in sent) - min(each["at"] for each in sent) or 1.0
+    figures = {f"p{share}_ms": times[min(len(times) - 1, len(times) * share // 100)] for share in (50, 95, 99)}
+    figures |= {"max_ms": times[-1], "sent": len(sent), "per_second": len(sent) / lasted}
+    answers = Counter(str(each["status"]) for each in sent)
+    return {name: round(value, 1) for name, value in figures.items()} | {
+        f"answered_{status}": count for status, count in answers.items()
+    }

@@ -1,0 +1,191 @@
+"""One soak from start to end: stand-ins, stack, customers, faults, skewed clocks, and the verdict."""
+
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import requests
+
+from smi_pipeline.demo.environment import nothing_real, running_sandbox, stack_environment
+from smi_pipeline.demo.orders import Memory
+from smi_pipeline.stack import Stack
+from smi_pipeline_tests.soak.customers import Customers
+from smi_pipeline_tests.soak.evidence import Collector, open_tasks
+from smi_pipeline_tests.soak.faults import FAULTS
+from smi_pipeline_tests.soak.orders import soak_memory
+from smi_pipeline_tests.soak.report import Report, make_report
+from smi_pipeline_tests.soak.verdict import Verdict, judge
+
+WEBHOOKS_PER_SECOND = 20
+SKEW_SECONDS = 600
+OPEN_LIMIT = 200
+LAST_LOOK_SECONDS = 7.0
+"""A good verdict is looked at once more so much later, in case anything comes twice: every sensor has ticked again."""
+_LOOK_SECONDS = 2.0
+
+ENVIRONMENT = {
+    "UPSAMPLER_REQUESTS_PER_MINUTE": "0",
+    "UPSAMPLER_REQUESTS_PER_HOUR": "0",
+    "SMI_MAX_PROCESSING_SECONDS": "20",
+    "SMI_POLL_SECONDS": "4",
+    "SMI_AMBIGUOUS_GRACE_SECONDS": "4",
+}
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """What to do. `home` is a folder that is not there yet; `patience` in seconds after the last payment; `events` run
+    in a thread each, once that share of the orders is paid; `interrupted` says that they stop processes."""
+
+    home: Path
+    jobs: int
+    seed: int
+    patience: float = 240.0
+    skew: bool = True
+    interrupted: bool = False
+    environment: dict[str, str] = field(default_factory=dict)
+    sandbox: dict[str, object] = field(default_factory=dict)
+    events: Sequence[tuple[float, Callable[["Soak"], None]]] = ()
+
+
+class Soak:
+    """The running soak, as events see it."""
+
+    def __init__(self, plan: Plan, memory: Memory, stacks: Sequence[Stack]) -> None:
+        self.plan = plan
+        self.memory = memory
+        self.stacks = stacks
+        self.notes: list[str] = []
+        self.paused: set[int] = set()  # numbers of stacks that nobody may keep running now
+        environment = {**stack_environment(memory, "live"), **plan.environment}
+        environment["SMI_DATABASE_URL"] = stacks[0].state_url
+        self.collector = Collector(memory, lambda: open_tasks(environment))
+        self.customers = Customers(memory, OPEN_LIMIT)
+        self._began = time.monotonic()
+
+    def note(self, line: str) -> None:
+        """Says a line, and keeps it for the report."""
+        self.notes.append(f"{time.monotonic() - self._began:6.1f} s  {line}")
+        sys.stdout.write(f"\n{self.notes[-1]}\n")
+        sys.stdout.flush()
+
+    def configure(self, stand_in: str, **settings: object) -> None:
+        """Changes settings of a stand-in."""
+        requests.post(f"{self.memory.url(stand_in)}/_config", json=settings, timeout=30).raise_for_status()
+
+    def run(self) -> Report:
+        """Returns when every order ended rightly, or patience did."""
+        self.configure("stripe", webhooks_per_second=WEBHOOKS_PER_SECOND)
+        self.customers.send()
+        events = sorted([*self.plan.events, *(self._skews() if self.plan.skew else [])], key=lambda event: event[0])
+        threads = []
+        try:
+            while not self.customers.done:
+                self._look()
+                while events and self.customers.paid >= events[0][0] * len(self.memory.orders):
+                    thread = threading.Thread(target=events.pop(0)[1], args=(self,), daemon=True)
+                    thread.start()
+                    threads.append(thread)
+            for thread in threads:
+                while thread.is_alive():
+                    self._look()
+            paid_by = time.monotonic()
+            verdict = self._settle(paid_by + self.plan.patience)
+        finally:
+            self.customers.stop()
+        verdict.violations[:0] = self.customers.given_up
+        return make_report(self, verdict, paid_seconds=paid_by - self._began, seconds=time.monotonic() - self._began)
+
+    def _settle(self, ends: float) -> Verdict:
+        """Waits until everybody has a mail and nothing is under way, then judges until the verdict is good."""
+        while self.customers.closed < self.customers.paid and time.monotonic() < ends:
+            self._look()
+            if self._quiet():
+                break  # who has no mail by now is a person's task, or a violation
+        self.configure("stripe", webhooks_per_second=0)
+        clean_since: float | None = None
+        while True:
+            self._look()
+            verdict = judge(
+                self.memory.orders, self.collector.collect(self.memory.orders), interrupted=self.plan.interrupted
+            )
+            now = time.monotonic()
+            if verdict.violations:
+                clean_since = None
+                if now > ends:
+                    return verdict
+            elif clean_since is not None and now >= clean_since + LAST_LOOK_SECONDS:
+                return verdict
+            else:
+                clean_since = clean_since or now
+            time.sleep(_LOOK_SECONDS)
+
+    def _quiet(self) -> bool:
+        """Whether so few lack a mail that they may be those whose mail or refund failed."""
+        missing = self.customers.paid - self.customers.closed
+        return missing <= max(5, self.customers.paid // 25)
+
+    def _look(self) -> None:
+        """Keeps everything running, and shows a line."""
+        for number, stack in enumerate(self.stacks):
+            if number not in self.paused:
+                stack.keep_running()
+        try:
+            mailed = self.collector.mailed()
+            self.customers.closed = sum(1 for order in self.memory.orders if order.email in mailed)
+        except requests.RequestException as error:
+            self.note(f"the mail stand-in does not answer: {type(error).__name__}")
+        seconds = time.monotonic() - self._began
+        pace = self.customers.closed / seconds * 60
+        sys.stdout.write(
+            f"\r{seconds:6.0f} s  paid {self.customers.paid} of {len(self.memory.orders)}, mailed "
+            f"{self.customers.closed}, {pace:.0f} a minute "
+        )
+        sys.stdout.flush()
+        time.sleep(_LOOK_SECONDS)
+
+    def _skews(self) -> list[tuple[float, Callable[["Soak"], None]]]:
+        """Clocks go wrong by ten minutes for a part of the orders each, and right again."""
+
+        def skew(stand_in: str, seconds: int) -> Callable[["Soak"], None]:
+            def turn(soak: "Soak") -> None:
+                soak.configure(stand_in, clock_offset=seconds)
+                soak.note(f"the clock of {stand_in} is off by {seconds} s")
+
+            return turn
+
+        chance = random.Random(self.plan.seed)
+        first = chance.choice((SKEW_SECONDS, -SKEW_SECONDS))
+        return [
+            (0.2, skew("stripe", first)),
+            (0.35, skew("stripe", 0)),
+            (0.45, skew("upsampler", -first)),
+            (0.6, skew("upsampler", 0)),
+            (0.65, skew("stripe", -first)),
+            (0.8, skew("stripe", 0)),
+        ]
+
+
+def soak(plan: Plan) -> Report:
+    """Carries out a soak. Raises StackError or DemoError when something could not be started."""
+    home = plan.home.absolute()
+    home.mkdir(parents=True)
+    memory = soak_memory(home, plan.jobs, plan.seed)
+    wire = "live" if plan.seed % 2 else "documented"
+    plan.environment = {**ENVIRONMENT, **plan.environment}
+    sandbox = {"rate_minute": 0, "rate_hour": 0, "processing_seconds": 0.3, **plan.sandbox}
+    with (
+        nothing_real(memory),
+        running_sandbox(memory, **sandbox),
+        Stack({**stack_environment(memory, wire), **plan.environment}, memory.stack_folder, say=print) as stack,
+    ):
+        stack.wait_ready(120)
+        for stand_in, faults in FAULTS.items():
+            for number, fault in enumerate(faults):
+                body = {**fault, "seed": plan.seed * 1000 + number}
+                requests.post(f"{memory.url(stand_in)}/_faults", json=body, timeout=30).raise_for_status()
+        return Soak(plan, memory, [stack]).run()
