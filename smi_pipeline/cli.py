@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import click  # comes with dagster: no dependency of our own, and it completes, groups and checks better than argparse
 
 from smi_pipeline.commands.doctor import doctor
+from smi_pipeline.commands.front import front
 from smi_pipeline.commands.history import import_wordpress
 from smi_pipeline.commands.jobs import jobs
 from smi_pipeline.commands.report import report
@@ -26,7 +27,7 @@ def smi() -> None:
     """
 
 
-for command in (demo, up, migrate, doctor, jobs, tasks, import_wordpress, report):
+for command in (demo, up, front, migrate, doctor, jobs, tasks, import_wordpress, report):
     smi.add_command(command)
 
 

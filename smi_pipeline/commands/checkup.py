@@ -89,8 +89,12 @@ def configuration(settings: Settings) -> Iterator[Finding]:
         ("SMI_ALLOWED_RESULT_HOSTS", settings.smi_allowed_result_hosts, "Upsampler's results come"),
     ):
         yield _hosts(name, hosts, what)
-    if bool(settings.smi_ui_user) != bool(settings.smi_ui_password.get_secret_value()):
-        yield wrong("SMI_UI_USER", "only one of SMI_UI_USER and SMI_UI_PASSWORD is set", "set both or none")
+    for name, user, password in (
+        ("SMI_UI", settings.smi_ui_user, settings.smi_ui_password),
+        ("SMI_ANALYSTS", settings.smi_analysts_user, settings.smi_analysts_password),
+    ):
+        if bool(user) != bool(password.get_secret_value()):
+            yield wrong(f"{name}_USER", f"only one of {name}_USER and {name}_PASSWORD is set", "set both or none")
     known = {name.upper() for name in type(settings).model_fields} | _NOT_SETTINGS
     for name in sorted(name for name in os.environ if name.startswith("SMI_") and name not in known):
         yield Finding(name, "note", "is not a setting", "misspelt? .env.example lists all of them")

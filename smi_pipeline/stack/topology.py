@@ -53,8 +53,17 @@ def _no_proxy(environment: Mapping[str, str]) -> dict[str, str]:
     return {"no_proxy": hosts, "NO_PROXY": hosts}
 
 
-def plan(environment: Mapping[str, str], run_folder: Path, *, dagster_port: int, gateway_port: int) -> Plan:
-    """Command lines of all children. Writes the workspace that names the code servers into `run_folder`."""
+def plan(
+    environment: Mapping[str, str],
+    run_folder: Path,
+    *,
+    dagster_port: int,
+    gateway_port: int,
+    analysts_port: int | None = None,
+) -> Plan:
+    """Command lines of all children. Writes the workspace that names the code servers into `run_folder`.
+
+    `analysts_port`: where a second, read-only UI listens; None: there is none."""
     bin_folder = Path(sys.executable).parent
     ports = {name: free_port() for name in LOCATIONS}
     workspace = run_folder / "workspace.yaml"
@@ -87,10 +96,18 @@ def plan(environment: Mapping[str, str], run_folder: Path, *, dagster_port: int,
     # One process each, without a pool of children: small, and restarted by the supervisor if it dies.
     for queue in ("errands", "reports"):
         commands[f"worker-{queue}"] = [*celery, "-Q", queue, "-P", "solo", "-n", f"{queue}@%h", *quiet]
-    commands["webserver"] = [
-        *(str(bin_folder / "dagster-webserver"), "-h", "127.0.0.1", "-p", str(dagster_port)),
-        *("-w", str(workspace), "--log-level", "warning"),
+    webserver = [
+        str(bin_folder / "dagster-webserver"),
+        "-h",
+        "127.0.0.1",
+        "-w",
+        str(workspace),
+        "--log-level",
+        "warning",
     ]
+    commands["webserver"] = [*webserver, "-p", str(dagster_port)]
+    if analysts_port is not None:
+        commands["webserver-analysts"] = [*webserver, "-p", str(analysts_port), "--read-only"]
     commands["daemon"] = [str(bin_folder / "dagster-daemon"), "run", "-w", str(workspace), "--log-level", "warning"]
     return Plan(
         commands=commands,

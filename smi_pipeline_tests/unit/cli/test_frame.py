@@ -50,7 +50,7 @@ print("dagster" in sys.modules)
 
 def test_the_commands_are_those_of_the_design() -> None:
     assert {" ".join(path) for path in commands(cli.smi)} == {
-        "demo", "up", "migrate", "doctor", "import-wordpress", "report",
+        "demo", "up", "migrate", "doctor", "front", "import-wordpress", "report",
         *(f"jobs {name}" for name in (
             "add", "list", "show", "retry", "check", "extend", "refund", "resend", "token", "cancel", "hold", "release",
             "adopt", "refund-payment")),

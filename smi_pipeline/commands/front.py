@@ -1,0 +1,23 @@
+"""`smi front`: the configuration of the nginx before the gateway and Dagster's UI."""
+
+from pathlib import Path
+
+import click
+
+from smi_pipeline.commands.frame import done, json_option, load_settings
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--certificate", type=_FILE, help="Certificate chain (PEM) for the https doors.")
+@click.option("--key", type=_FILE, help="Its private key (PEM).")
+@json_option
+def front(folder: Path, certificate: Path | None, key: Path | None, as_json: bool) -> None:
+    """Write nginx.conf and the password files of the doors into FOLDER."""
+    from smi_pipeline.stack.front import write_front
+
+    files = write_front(load_settings(), folder, certificate=certificate, key=key)
+    words = f"wrote {', '.join(map(str, files))}; start it by: nginx -c {files[0]}"
+    done(as_json, words, files=[str(path) for path in files])

@@ -1,0 +1,69 @@
+"""Debian's nginx with the configuration that `smi front` writes."""
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from smi_pipeline.settings import Settings
+from smi_pipeline.stack.front import write_front
+
+NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin") or ""
+needs_nginx = pytest.mark.skipif(not NGINX, reason="nginx is not installed")
+
+TEAM = ("team", "tall-trees-in-spring")
+ANALYSTS = ("analyst", "quiet-rivers-in-june")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def doors() -> dict[str, str]:
+    """The variables of the three doors, on ports of loopback."""
+    return {
+        "SMI_PUBLIC_URL": f"http://127.0.0.1:{free_port()}",
+        "SMI_TEAM_URL": f"http://127.0.0.1:{free_port()}",
+        "SMI_ANALYSTS_URL": f"http://127.0.0.1:{free_port()}",
+        "SMI_UI_USER": TEAM[0],
+        "SMI_UI_PASSWORD": TEAM[1],
+        "SMI_ANALYSTS_USER": ANALYSTS[0],
+        "SMI_ANALYSTS_PASSWORD": ANALYSTS[1],
+        "SMI_ANALYSTS_PORT": str(free_port()),
+    }
+
+
+@contextmanager
+def front(
+    settings: Settings,
+    *,
+    change: Callable[[str], str] = lambda text: text,
+    certificate: Path | None = None,
+    key: Path | None = None,
+) -> Iterator[Path]:
+    """Runs nginx in a folder that its workers may enter, which pytest's are not always; gives that folder."""
+    with tempfile.TemporaryDirectory(prefix="smi-front-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        configuration = write_front(settings, folder, certificate=certificate, key=key)[0]
+        configuration.write_text(change(configuration.read_text()))
+        command = [NGINX, "-c", str(configuration), "-g", "daemon off;"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        try:
+            ends = time.monotonic() + 20
+            while not (folder / "nginx.pid").exists() or not (folder / "nginx.pid").read_text().strip():
+                assert process.poll() is None, process.communicate()[1]
+                assert time.monotonic() < ends, "nginx does not start"
+                time.sleep(0.01)
+            yield folder
+        finally:
+            process.terminate()
+            process.communicate(timeout=20)
