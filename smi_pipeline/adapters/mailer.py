@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from time import monotonic
 from typing import Any
 
 from smi_pipeline.adapters.mail_render import MailRenderer
@@ -28,7 +29,8 @@ class SmtpMailer:
 
     `user` and `password` may be empty for a server without AUTH. `starttls` demands STARTTLS with a certificate valid
     for `host`; port 465 speaks TLS from the start. `owner_copy` gets a blind copy of each customer's mail.
-    `timeout_seconds` bounds each answer of the server. `tls_context` replaces the system's trusted authorities.
+    `timeout_seconds` bounds each answer of the server; a server that is slow at all of them, so that the content could
+    not begin within `session_seconds`, gets none: by then somebody else may have the mail. `tls_context` replaces the system's trusted authorities.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class SmtpMailer:
         owner_copy: str | None,
         shop_name: str = "Sell My Images",
         timeout_seconds: float = 20,
+        session_seconds: float = 40,
         tls_context: ssl.SSLContext | None = None,
     ) -> None:
         self._renderer = MailRenderer(
@@ -51,6 +54,7 @@ class SmtpMailer:
         self._host, self._port, self._starttls = host, port, starttls
         self._user, self._password = user or "", password or ""
         self._timeout = timeout_seconds
+        self._session_seconds = session_seconds
         self._tls_context = tls_context
         # Named after our own domain: the default asks DNS for this machine's name, which can take seconds.
         self._helo = self._renderer.sender.rpartition("@")[2]
@@ -64,10 +68,14 @@ class SmtpMailer:
     def send(self, mail: RenderedMail) -> None:
         """Hands `mail.content` over as it is. Raises TransientError (certainly not accepted, worth another try),
         AmbiguousError (perhaps accepted), PermanentError(reason 'mail_refused')."""
+        ends = monotonic() + self._session_seconds
         with self._session() as smtp:
             with self._before_content():
                 self._envelope(smtp, mail)
                 self._expect(smtp.docmd("DATA"), "the message", 354)
+            if monotonic() > ends:
+                smtp.close()  # without an end of the content the server keeps nothing
+                raise TransientError("The mail server is too slow.", counts=False)
             self._expect(self._content(smtp, mail.content), "the message", 250)
 
     def check(self) -> str:

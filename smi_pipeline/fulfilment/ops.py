@@ -167,7 +167,7 @@ def deliver(context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id:
 def refund_payment(context: OpExecutionContext, smi: SmiResource, batch: Batch, work_key: str) -> Iterator[Output]:
     world = smi.world(actor(context))
     try:
-        report = refund.process(world, work_key, batch.step(90))
+        report = refund.process(world, work_key, batch.step(refund.REFUND_SECONDS))
     except PermanentError as error:
         raise Failure(
             description=f"Refund {work_key} failed and is a person's task now: {error}",
@@ -184,7 +184,7 @@ def refund_payment(context: OpExecutionContext, smi: SmiResource, batch: Batch, 
 @op(out=_OUTPUTS, description="Sends one owed mail.")
 def send_mail(context: OpExecutionContext, smi: SmiResource, batch: Batch, work_key: str) -> Iterator[Output]:
     try:
-        report = notify.send(smi.world(actor(context)), work_key, batch.step(60))
+        report = notify.send(smi.world(actor(context)), work_key, batch.step(notify.SEND_SECONDS))
     except PermanentError as error:
         raise Failure(
             description=f"The mail {work_key} could not be sent: {error}",

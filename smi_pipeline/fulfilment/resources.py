@@ -10,7 +10,7 @@ from time import monotonic
 from dagster import AssetMaterialization, ConfigurableResource, InitResourceContext, OpExecutionContext
 from pydantic import PrivateAttr
 
-from smi_pipeline.core.errors import TransientError
+from smi_pipeline.services.keeping import keep_alive
 from smi_pipeline.services.world import World
 
 _worlds: dict[int, World] = {}
@@ -30,9 +30,6 @@ class SmiResource(ConfigurableResource):
 
                 world = _worlds[os.getpid()] = build_world(Settings(), actor=actor)
         return world.acting_as(actor)
-
-
-RENEW_SECONDS = 10.0
 
 
 class Batch(ConfigurableResource):
@@ -62,16 +59,7 @@ class Batch(ConfigurableResource):
         self._lease_id = lease_id
         self._open.update(work_keys)
         self._step_ends = monotonic() + step_seconds
-        threading.Thread(target=self._renew, args=(lease_id, self._stopped), name="lease", daemon=True).start()
-
-    def _renew(self, lease_id: str, stopped: threading.Event) -> None:
-        while not stopped.wait(RENEW_SECONDS):
-            if monotonic() > self._step_ends:
-                continue  # the step hangs: let the lease run out, so that somebody else takes the rows
-            try:
-                self.smi.world("lease").state.leases.renew(lease_id)
-            except TransientError:
-                continue  # the next try comes before the lease ends
+        keep_alive(self.smi.world("lease"), lease_id, self._stopped, lambda: self._step_ends)
 
     def step(self, seconds: float) -> str:
         """A step begins that may take so long. Returns the lease it works under."""

@@ -8,7 +8,11 @@ from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import AmbiguousError, PermanentError, RefusedError, TransientError
 from smi_pipeline.core.lifecycle import download_token, rating_token, view_token
 from smi_pipeline.core.models import Email, Queue, RenderedMail, UpscaleJob
+from smi_pipeline.services.keeping import kept
 from smi_pipeline.services.world import StepReport, World, run_step
+
+SEND_SECONDS = 60
+"""So long one mail may take; the mailer begins to send the content of none later than that."""
 
 MAX_HAND_OVERS = 2
 """An unanswered hand-over is repeated once; after that only a person can know whether the mail arrived."""
@@ -42,7 +46,8 @@ def send_owed(world: World, job_id: str) -> list[StepReport]:
         lease_id = world.state.leases.lease_one(Queue.MAIL, work_key)
         if lease_id:
             try:
-                reports.append(send(world, work_key, lease_id))
+                with kept(world, lease_id, seconds=SEND_SECONDS):
+                    reports.append(send(world, work_key, lease_id))
             except PermanentError as error:
                 reports.append(StepReport(state="settled", message=f"the mail could not be sent: {error}"))
     return reports

@@ -3,7 +3,11 @@
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import AmbiguousError, NotFound, PermanentError, TransientError
 from smi_pipeline.core.models import Queue, Refund, RefundFacts, StripeEvent
+from smi_pipeline.services.keeping import kept
 from smi_pipeline.services.world import StepReport, World, run_step
+
+REFUND_SECONDS = 90
+"""So long the calls of one refund may take."""
 
 
 def process(world: World, work_key: str, lease_id: str) -> StepReport:
@@ -30,7 +34,8 @@ def refund_now(world: World, job_id: str) -> list[StepReport]:
             continue
         lease_id = world.state.leases.lease_one(Queue.REFUND, str(row.refund_row))
         if lease_id:
-            reports.append(process(world, str(row.refund_row), lease_id))
+            with kept(world, lease_id, seconds=REFUND_SECONDS):
+                reports.append(process(world, str(row.refund_row), lease_id))
     return reports
 
 

@@ -358,3 +358,14 @@ def test_a_server_that_hangs_up_on_quit_has_still_accepted(make_mailer: Make, ma
     with scripted(*lines, after=last) as port:
         make_mailer(port=port).send(mail)
     assert time.monotonic() - started < 2
+
+
+def test_a_server_that_is_slow_at_every_word_gets_no_content(
+    make_mailer: Callable[..., SmtpMailer], mail: RenderedMail, postbox: Postbox, port: int
+) -> None:
+    mailer = make_mailer(port=port, session_seconds=0.0)
+    with pytest.raises(TransientError, match="too slow") as slow:
+        mailer.send(mail)
+    assert not isinstance(slow.value, AmbiguousError)
+    make_mailer(port=port).send(mail)
+    assert len(postbox.accepted) == 1

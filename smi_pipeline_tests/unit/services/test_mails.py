@@ -1,10 +1,12 @@
 """Rule 7: one mail, one Message-ID, the same bytes on every try; and a mail undoes nothing."""
 
+import time
+
 import pytest
 
 from smi_pipeline.core.errors import AmbiguousError, Conflict, PermanentError, TransientError
-from smi_pipeline.core.models import Queue
-from smi_pipeline.services import admin, notify
+from smi_pipeline.core.models import Queue, RenderedMail
+from smi_pipeline.services import admin, keeping, notify, refund
 from smi_pipeline_tests.unit.services.steps import Steps
 
 
@@ -143,3 +145,61 @@ def test_a_link_that_has_expired_is_not_mailed_again(shop: Steps) -> None:
         admin.resend(shop.world, job_id)
     admin.new_link_by_mail(shop.world, job_id)
     assert shop.mailer.subjects() == ["completion", "completion"]
+
+
+@pytest.mark.parametrize("what", ["mail", "refund"])
+def test_one_row_that_is_worked_on_slowly_is_not_taken_by_another_worker(
+    shop: Steps, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(keeping, "RENEW_SECONDS", 0.01)
+    failed = shop.failed()
+    queue, port, call = (
+        (Queue.MAIL, shop.mailer, "send") if what == "mail" else (Queue.REFUND, shop.payments, "create_refund")
+    )
+    if what == "mail":
+        shop.refund_due()
+    quick, others = getattr(port, call), []
+
+    def slow(*args: object, **kwargs: object) -> object:
+        for _ in range(4):
+            shop.later(seconds=30)
+            ends = time.monotonic() + 30
+            while not _lease_left(shop) > 40 and time.monotonic() < ends:
+                time.sleep(0.005)
+            others.append(shop.take(queue)[1])
+        return quick(*args, **kwargs)
+
+    monkeypatch.setattr(port, call, slow)
+    (notify.send_owed if what == "mail" else refund.refund_now)(shop.world, failed)
+    assert others == [[]] * 4
+    shop.mail_due()
+    assert shop.mailer.subjects() == ["refund"]
+    assert len(shop.payments.refunds) == 1
+
+
+def _lease_left(shop: Steps) -> float:
+    rows = shop.sql(
+        """SELECT extract(epoch FROM lease_until - smi.now())::float AS left FROM smi.emails WHERE lease_id IS NOT NULL
+           UNION ALL SELECT extract(epoch FROM lease_until - smi.now())::float FROM smi.refunds
+           WHERE lease_id IS NOT NULL"""
+    )
+    return max((row["left"] for row in rows), default=0.0)
+
+
+def test_a_step_that_takes_longer_than_it_may_loses_its_row(shop: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "RENEW_SECONDS", 0.01)
+    monkeypatch.setattr(notify, "SEND_SECONDS", 0)
+    failed = shop.failed()
+    shop.refund_due()
+    taken = []
+    send = shop.mailer.send
+
+    def hanging(mail: RenderedMail) -> None:
+        time.sleep(0.05)
+        shop.later(seconds=46)
+        taken.append(shop.take(Queue.MAIL)[1])
+        send(mail)
+
+    monkeypatch.setattr(shop.mailer, "send", hanging)
+    notify.send_owed(shop.world, failed)
+    assert taken == [[f"{failed}/refund/1"]]
