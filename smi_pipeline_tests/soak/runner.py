@@ -64,7 +64,9 @@ class Soak:
         environment = {**stack_environment(memory, "live"), **plan.environment}
         environment["SMI_DATABASE_URL"] = stacks[0].state_url
         self.collector = Collector(memory, lambda: open_tasks(environment))
-        self.customers = Customers(memory, OPEN_LIMIT)
+        self.customers = Customers(memory, max(25, min(OPEN_LIMIT, plan.jobs // 5)))
+        self.most_closed_after = 0.0
+        """Seconds until 95 of 100 orders were closed: the last ones wait for retries, not for room."""
         self._began = time.monotonic()
 
     def note(self, line: str) -> None:
@@ -81,12 +83,16 @@ class Soak:
         """Returns when every order ended rightly, or patience did."""
         self.configure("stripe", webhooks_per_second=WEBHOOKS_PER_SECOND)
         self.customers.send()
-        events = sorted([*self.plan.events, *(self._skews() if self.plan.skew else [])], key=lambda event: event[0])
+        events = sorted(self.plan.events, key=lambda event: event[0])
+        skews = self._skews() if self.plan.skew else []
         threads = []
         try:
-            while not self.customers.done:
+            while not self.customers.done or skews:
                 self._look()
-                while events and self.customers.paid >= events[0][0] * len(self.memory.orders):
+                share = self.customers.paid / len(self.memory.orders)
+                if skews and share >= skews[0][0]:  # one at a look, so that each lasts for a while
+                    self._skew(*skews.pop(0)[1:])
+                while events and share >= events[0][0]:
                     thread = threading.Thread(target=events.pop(0)[1], args=(self,), daemon=True)
                     thread.start()
                     threads.append(thread)
@@ -98,7 +104,7 @@ class Soak:
         finally:
             self.customers.stop()
         verdict.violations[:0] = self.customers.given_up
-        return make_report(self, verdict, paid_seconds=paid_by - self._began, seconds=time.monotonic() - self._began)
+        return make_report(self, verdict, seconds=time.monotonic() - self._began)
 
     def _settle(self, ends: float) -> Verdict:
         """Waits until everybody has a mail and nothing is under way, then judges until the verdict is good."""
@@ -141,6 +147,8 @@ class Soak:
             self.note(f"the mail stand-in does not answer: {type(error).__name__}")
         seconds = time.monotonic() - self._began
         pace = self.customers.closed / seconds * 60
+        if not self.most_closed_after and self.customers.closed >= 0.95 * len(self.memory.orders):
+            self.most_closed_after = seconds
         sys.stdout.write(
             f"\r{seconds:6.0f} s  paid {self.customers.paid} of {len(self.memory.orders)}, mailed "
             f"{self.customers.closed}, {pace:.0f} a minute "
@@ -148,26 +156,21 @@ class Soak:
         sys.stdout.flush()
         time.sleep(_LOOK_SECONDS)
 
-    def _skews(self) -> list[tuple[float, Callable[["Soak"], None]]]:
-        """Clocks go wrong by ten minutes for a part of the orders each, and right again."""
-
-        def skew(stand_in: str, seconds: int) -> Callable[["Soak"], None]:
-            def turn(soak: "Soak") -> None:
-                soak.configure(stand_in, clock_offset=seconds)
-                soak.note(f"the clock of {stand_in} is off by {seconds} s")
-
-            return turn
-
-        chance = random.Random(self.plan.seed)
-        first = chance.choice((SKEW_SECONDS, -SKEW_SECONDS))
+    def _skews(self) -> list[tuple[float, str, int]]:
+        """From which share of the orders on which clock is off by how many seconds."""
+        first = random.Random(self.plan.seed).choice((SKEW_SECONDS, -SKEW_SECONDS))
         return [
-            (0.2, skew("stripe", first)),
-            (0.35, skew("stripe", 0)),
-            (0.45, skew("upsampler", -first)),
-            (0.6, skew("upsampler", 0)),
-            (0.65, skew("stripe", -first)),
-            (0.8, skew("stripe", 0)),
+            (0.2, "stripe", first),
+            (0.35, "stripe", 0),
+            (0.45, "upsampler", -first),
+            (0.6, "upsampler", 0),
+            (0.65, "stripe", -first),
+            (0.8, "stripe", 0),
         ]
+
+    def _skew(self, stand_in: str, seconds: int) -> None:
+        self.configure(stand_in, clock_offset=seconds)
+        self.note(f"the clock of {stand_in} is off by {seconds} s")
 
 
 def soak(plan: Plan) -> Report:
