@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from smi_pipeline_tests.removals.removals import Removal, all_removals
@@ -41,7 +42,7 @@ def run(removal: Removal | None) -> tuple[str | None, float]:
             capture_output=True,
             text=True,
         )
-    noticed = re.search(r"^(?:FAILED|ERROR) \S+?::(\S+)", ended.stdout, re.M)
+    noticed = re.search(r"^(?:FAILED|ERROR) \S+?::(.+?)(?: - |$)", ended.stdout, re.M)
     if ended.returncode not in (0, 1) or (ended.returncode == 1) != bool(noticed):
         raise RuntimeError(f"the tests did not run: {ended.stdout[-2000:]}{ended.stderr[-2000:]}")
     return (noticed.group(1) if noticed else None), time.monotonic() - begun
@@ -51,7 +52,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make removals", description=__doc__)
     parser.add_argument("--only", default="", help="part of the kind, the name or the file of the removals to run")
     only = parser.parse_args().only
-    console = Console()
+    console = Console(width=160)
     removals = [r for r in all_removals(ROOT) if only in f"{r.kind} {r.what} {r.file}"]
     broken, seconds = run(None)
     if broken:
@@ -63,8 +64,14 @@ def main() -> int:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for removal, (test, seconds) in zip(removals, pool.map(run, removals), strict=True):
             unnoticed += test is None
-            console.print(f"{removal.kind}: {removal.what}: {test or 'NOTICED BY NO TEST'} ({seconds:.0f} s)")
-            table.add_row(removal.kind, removal.what, removal.file.name, test or "[red]nobody[/red]", f"{seconds:.0f}")
+            console.print(f"{removal.what}: {test or 'NOTICED BY NO TEST'} ({seconds:.0f} s)", markup=False)
+            table.add_row(
+                removal.kind,
+                removal.what,
+                removal.file.name,
+                escape(test) if test else "[red]nobody[/red]",
+                f"{seconds:.0f}",
+            )
     console.print(table)
     console.print(f"{len(removals) - unnoticed} of {len(removals)} removals are noticed")
     return 1 if unnoticed else 0

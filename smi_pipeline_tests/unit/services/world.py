@@ -245,6 +245,16 @@ class Shop:
         with self.database.transaction() as tx:
             return tx.rows(statement, **parameters)
 
+    def everything_written(self) -> dict[str, list[str]]:
+        """Every row of the state, by table."""
+        tables = self.sql("SELECT tablename AS name FROM pg_tables WHERE schemaname = 'smi' ORDER BY 1")
+        return {
+            table["name"]: [
+                row["row"] for row in self.sql(f"SELECT t::text AS row FROM smi.{table['name']} t ORDER BY 1")
+            ]
+            for table in tables
+        }
+
     def change(self, statement: str, **parameters: Any) -> int:
         """Writes what no service would: damage, age."""
         with self.database.transaction() as tx:
