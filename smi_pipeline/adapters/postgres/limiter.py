@@ -24,10 +24,19 @@ brings a call that closes the breaker or is refused again; when none are left, o
 class PostgresLimiter:
     """Implements `core.ports.LimiterPort` with exact rolling windows."""
 
-    def __init__(self, database: Database, *, per_minute: int, per_hour: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        per_minute: int,
+        per_hour: int,
+        windows: tuple[float, float] = (60, 3600),
+    ) -> None:
+        """`windows`: seconds of what is called a minute and an hour here; tests take shorter ones."""
         self._database = database
         self._per_minute = per_minute
         self._per_hour = per_hour
+        self._minute, self._hour = windows
 
     def acquire(self, purpose: str) -> None:
         with self._database.transaction() as tx:
@@ -41,7 +50,7 @@ class PostgresLimiter:
                     raise AccountError(f"calls to Upsampler are stopped: {gate['reason']}")
                 raise RateLimited(f"Upsampler asked to wait: {gate['reason']}", retry_after=gate["wait"])
             reserve = 0 if purpose == "urgent_poll" else min(RESERVE, max(0, self._per_minute - 1))
-            for limit, seconds in ((self._per_minute - reserve, 60), (self._per_hour, 3600)):
+            for limit, seconds in ((self._per_minute - reserve, self._minute), (self._per_hour, self._hour)):
                 if limit <= 0:
                     continue
                 # The call that must leave the window before there is room again.
@@ -53,7 +62,9 @@ class PostgresLimiter:
                     before=limit - 1,
                 )
                 if wait is not None:
-                    raise RateLimited(f"our allowance of {limit} calls in {seconds} s is used", retry_after=wait)
+                    raise RateLimited(
+                        f"our allowance of {limit} calls in {seconds:g} s is used", retry_after=max(0.0, wait)
+                    )
             if self._per_minute or self._per_hour:
                 tx.run("INSERT INTO smi.api_calls (at, purpose) VALUES (smi.now(), :purpose)", purpose=purpose)
                 tx.run("DELETE FROM smi.api_calls WHERE at < smi.now() - interval '2 hours'")
