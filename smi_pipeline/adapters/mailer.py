@@ -30,7 +30,8 @@ class SmtpMailer:
     `user` and `password` may be empty for a server without AUTH. `starttls` demands STARTTLS with a certificate valid
     for `host`; port 465 speaks TLS from the start. `owner_copy` gets a blind copy of each customer's mail.
     `timeout_seconds` bounds each answer of the server; a server that is slow at all of them, so that the content could
-    not begin within `session_seconds`, gets none: by then somebody else may have the mail. `tls_context` replaces the system's trusted authorities.
+    not begin within `session_seconds`, gets none: by then somebody else may have the mail. `tls_context` replaces the
+    system's trusted authorities.
     """
 
     def __init__(

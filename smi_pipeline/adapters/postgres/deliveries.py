@@ -298,11 +298,41 @@ def _release(tx: Transaction, job_id: str, lease_id: str | None) -> None:
     )
 
 
+def _delivered_before(tx: Transaction, job) -> bool:
+    """Whether an earlier round was delivered and its file is still there."""
+    return job["result_key"] is not None and bool(
+        tx.value("SELECT 1 FROM smi.outcomes WHERE job_id = :id AND outcome = 'deliver' LIMIT 1", id=job["job_id"])
+    )
+
+
+def _keep_delivered(tx: Transaction, job, reason: str, words: str, actor: str) -> None:
+    """A gift that came to nothing takes nothing away: the customer's link leads to the file it led to before."""
+    for status in (Status.PROCESSING, Status.COMPLETED):  # the trigger knows no step from pending to completed
+        tx.run(
+            """UPDATE smi.upscale_jobs SET status = :status, queue = NULL, lease_id = NULL, lease_until = NULL,
+                   hold_reason = NULL, held_at = NULL, stage = 'completed' WHERE job_id = :id""",
+            id=job["job_id"],
+            status=status,
+        )
+    tx.event(
+        job["job_id"],
+        "gift_failed",
+        actor=actor,
+        from_status=job["status"],
+        to_status=Status.COMPLETED,
+        reason=reason,
+        words=words[:500],
+    )
+
+
 def _fail(tx: Transaction, job, reason: str, words: str, actor: str) -> bool:
     money = job["round"] == 1 and job["payment_intent_id"] is not None
     if not _decide(tx, job, "refund" if money else "none", reason, actor):
         _release(tx, job["job_id"], job["lease_id"])
         return False
+    if job["round"] > 1 and _delivered_before(tx, job):
+        _keep_delivered(tx, job, reason, words, actor)
+        return True
     tx.run(
         """UPDATE smi.upscale_jobs SET status = 'failed', queue = NULL, lease_id = NULL, lease_until = NULL,
                hold_reason = NULL, held_at = NULL,
