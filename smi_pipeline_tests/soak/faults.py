@@ -69,7 +69,10 @@ AMBIGUOUS = frozenset({"drop", "accept_then_drop", "garbage", "cut_transfer", "s
 """Kinds after which a submission's fate is unknown to the caller, so that it may be made once more."""
 
 MAY_REFUND = frozenset({"fail", "never_finishes", "no_image_url", "result_404", "reject", *SPOILERS})
-"""Kinds of the upscaling service after which a refund is right. Any fault of the origin makes one right, too."""
+"""Kinds of the upscaling service after which a refund is right; so it is whenever its ledger says failed."""
+
+SPOILS_SOURCE = frozenset({"zero_bytes", "truncated", "redirect", "swap"})
+"""Kinds of the image's host after which a refund is right."""
 
 MAIL_FAILS = frozenset({"code", "drop_after_data"})
 """Kinds of the mail server after which a person may have to send the mail."""

@@ -116,8 +116,10 @@ def _reason(case: _Case) -> str:
     own = [i for i in case.struck if i["stand_in"] == "upsampler" and i["kind"] in faults.MAY_REFUND]
     if own:
         return str(own[0]["kind"])
-    if any(i["stand_in"] == "origin" for i in case.struck):
-        return "the source's host"
+    if any(s["status"] == "failed" for s in case.submissions):
+        return "upsampler could not fetch the source"
+    if any(i["stand_in"] == "origin" and i["kind"] in faults.SPOILS_SOURCE for i in case.struck):
+        return "spoiled source"
     if _unanswered(case) >= 2:
         return "two submissions without an answer"
     if case.interrupted:
