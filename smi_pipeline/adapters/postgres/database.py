@@ -70,9 +70,13 @@ class Transaction:
 
 
 class Database:
-    """A pooled engine on the state's database. Created after a fork, never before."""
+    """A pooled engine on the state's database. Created after a fork, never before.
 
-    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+    A process that is stopped in the middle of a transaction loses it after `idle_seconds`: it may hold the lock that
+    every process needs, and leases do not help against that.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 5, idle_seconds: float = 20) -> None:
         self.url = url
         self._engine = create_engine(
             url,
@@ -83,7 +87,8 @@ class Database:
             connect_args={
                 "connect_timeout": 5,
                 "application_name": "smi_pipeline",
-                "options": "-c synchronous_commit=on -c statement_timeout=20000 -c timezone=UTC",
+                "options": "-c synchronous_commit=on -c statement_timeout=20000 -c timezone=UTC "
+                f"-c idle_in_transaction_session_timeout={int(idle_seconds * 1000)}",
             },
         )
 
