@@ -10,14 +10,16 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
 from upath import UPath
 
 from smi_pipeline.core.errors import NotFound, RefusedError, SmiError, TransientError
+from smi_pipeline.core.models import StoredFile
 
 TEMPORARY_PREFIX = ".smi-tmp-"
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -48,7 +50,7 @@ class _Store(Protocol):
     def local_path(self, key: str) -> AbstractContextManager[Path]: ...
     def size(self, key: str) -> int: ...
     def delete(self, key: str) -> None: ...
-    def keys(self, prefix: str) -> Iterator[str]: ...
+    def listing(self, prefix: str) -> Iterator[StoredFile]: ...
     def sweep(self, older_than_seconds: float) -> int: ...
 
 
@@ -90,7 +92,11 @@ class FileStorage:
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """The keys that begin with `prefix` (as text, like an object store), in order; no temporary files."""
-        return self._store.keys(safe_key(prefix, prefix=True))
+        return (file.key for file in self.listing(prefix))
+
+    def listing(self, prefix: str = "") -> Iterator[StoredFile]:
+        """As `keys`, with size and age as the storage lists them."""
+        return self._store.listing(safe_key(prefix, prefix=True))
 
     def sweep(self, older_than_seconds: float = 3600) -> int:
         """Removes temporary files that a killed process left behind, and says how many."""
@@ -176,12 +182,14 @@ class _Folder:
                 except OSError:
                     break
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def listing(self, prefix: str) -> Iterator[StoredFile]:
         folder = self._root / prefix.rpartition("/")[0]
         for path in self._walk(folder):
             key = path.relative_to(self._root).as_posix()
             if key.startswith(prefix) and not path.name.startswith(TEMPORARY_PREFIX):
-                yield key
+                with suppress(FileNotFoundError):  # deleted since it was listed
+                    stat = path.stat()
+                    yield StoredFile(key=key, bytes=stat.st_size, modified=stat.st_mtime)
 
     def _walk(self, folder: Path) -> Iterator[Path]:
         # os.walk would hide a folder that cannot be read, and a failed read must never look like "no files".
@@ -255,18 +263,34 @@ class _Remote:
             fs, path = self._at(key)
             fs.rm_file(path)
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def listing(self, prefix: str) -> Iterator[StoredFile]:
         with _failures(prefix, "listed"):
             fs, root = self._at("")
             folder = prefix.rpartition("/")[0]
-            found = fs.find(f"{root}/{folder}" if folder else root)
+            found = fs.find(f"{root}/{folder}" if folder else root, detail=True)
             # Some filesystems answer with a leading slash, some without.
             start = len(root.strip("/")) + 1 if root.strip("/") else 0
-            names = sorted(path.strip("/")[start:] for path in found)
-        yield from (key for key in names if key.startswith(prefix))
+            listed = {path.strip("/")[start:]: info for path, info in found.items()}
+        for key in sorted(listed):
+            if key.startswith(prefix):
+                yield StoredFile(key=key, bytes=int(listed[key].get("size") or 0), modified=_modified(listed[key]))
 
     def sweep(self, older_than_seconds: float) -> int:
         return 0
+
+
+def _modified(info: Mapping[str, Any]) -> float | None:
+    """Each filesystem of fsspec names it in its own way."""
+    for name in ("LastModified", "last_modified", "mtime", "updated", "created"):
+        value = info.get(name)
+        with suppress(ValueError, OSError):
+            if isinstance(value, str):
+                value = datetime.fromisoformat(value)
+            if isinstance(value, datetime):
+                return value.timestamp()
+            if isinstance(value, int | float):
+                return float(value)
+    return None
 
 
 @contextmanager

@@ -135,12 +135,13 @@ class StripePayments:
             )
             return self._payment(intent.to_dict())
 
-    def payments_since(self, since: datetime) -> Iterator[PaymentFacts]:
-        """PaymentIntents of this shop created at `since` or later, newest first; fetched page by page."""
+    def payments_since(self, since: datetime, until: datetime | None = None) -> Iterator[PaymentFacts]:
+        """PaymentIntents of this shop created at `since` or later, and before `until`, to the second; newest first,
+        fetched page by page."""
         with translated():
             intents = self._client.v1.payment_intents.list(
                 {
-                    "created": {"gte": int(since.timestamp())},
+                    "created": _created(since, until),
                     "limit": _PAGE,
                     "expand": ["data.latest_charge.balance_transaction"],
                 }
@@ -206,17 +207,20 @@ class StripePayments:
 
     # -- events --------------------------------------------------------------------------------------------------
 
-    def events_since(self, since: datetime, types: tuple[str, ...]) -> Iterator[StripeEvent]:
-        """Events of the `types` (1 to 20) created at `since` or later, newest first; Stripe keeps them 30 days.
-        Raises ValueError for more types than one call can ask for."""
+    def events_since(
+        self, since: datetime, types: tuple[str, ...], until: datetime | None = None
+    ) -> Iterator[StripeEvent]:
+        """Events of the `types` (1 to 20) created at `since` or later, and before `until`, to the second; newest
+        first, fetched page by page. Stripe keeps them 30 days. Raises ValueError for more types than one call can
+        ask for."""
         if not 1 <= len(types) <= MAX_EVENT_TYPES:
             raise ValueError(f"Stripe lists 1 to {MAX_EVENT_TYPES} types of events at once, not {len(types)}")
-        return self._events(since, types)
+        return self._events(since, types, until)
 
-    def _events(self, since: datetime, types: tuple[str, ...]) -> Iterator[StripeEvent]:
+    def _events(self, since: datetime, types: tuple[str, ...], until: datetime | None) -> Iterator[StripeEvent]:
         with translated():
             events = self._client.v1.events.list(
-                {"created": {"gte": int(since.timestamp())}, "types": list(types), "limit": _PAGE}
+                {"created": _created(since, until), "types": list(types), "limit": _PAGE}
             )
             for event in _all_pages(events):
                 yield _event(event.to_dict())
@@ -245,6 +249,11 @@ class _Session(requests.Session):
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         return None
+
+
+def _created(since: datetime, until: datetime | None) -> Any:
+    bounds = {"gte": int(since.timestamp())}
+    return bounds if until is None else bounds | {"lt": int(until.timestamp())}
 
 
 def _all_pages(listing: stripe.ListObject[Any]) -> Iterator[Any]:

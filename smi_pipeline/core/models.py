@@ -100,6 +100,15 @@ class Fetched:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """A file as the storage lists it. `modified`: seconds since 1970 by the storage's clock, None where it has none."""
+
+    key: str
+    bytes: int
+    modified: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class SubmitRequest:
     """One call to Upsampler's precise-upscale."""
 

@@ -14,6 +14,7 @@ from smi_pipeline.core.models import (
     Queue,
     RefundFacts,
     RenderedMail,
+    StoredFile,
     StripeEvent,
     SubmitRequest,
     UpscaleReply,
@@ -65,11 +66,14 @@ class PaymentsPort(Protocol):
 
     def payment(self, payment_intent_id: str) -> PaymentFacts: ...
 
-    def payments_since(self, since: datetime) -> Iterator[PaymentFacts]:
-        """PaymentIntents of this shop (metadata source=sell-my-images) created since, newest first."""
+    def payments_since(self, since: datetime, until: datetime | None = None) -> Iterator[PaymentFacts]:
+        """PaymentIntents of this shop (metadata source=sell-my-images) created since, and before `until`, both to the
+        second; newest first, page by page."""
 
-    def events_since(self, since: datetime, types: tuple[str, ...]) -> Iterator[StripeEvent]:
-        """Stored events created since, newest first."""
+    def events_since(
+        self, since: datetime, types: tuple[str, ...], until: datetime | None = None
+    ) -> Iterator[StripeEvent]:
+        """Stored events created since, and before `until`, both to the second; newest first, page by page."""
 
     def create_refund(
         self, *, payment_intent_id: str, amount_cents: int, idempotency_key: str, metadata: Mapping[str, str]
@@ -140,6 +144,9 @@ class StoragePort(Protocol):
         """Removes a file; a missing one is fine."""
 
     def keys(self, prefix: str) -> Iterator[str]: ...
+
+    def listing(self, prefix: str) -> Iterator[StoredFile]:
+        """As `keys`, with size and age. Raises TransientError when the listing fails: it is never a shorter one."""
 
     def sweep(self) -> int:
         """Removes temporary files that a killed process left an hour ago; returns how many."""

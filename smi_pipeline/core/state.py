@@ -349,6 +349,32 @@ class Operations(Protocol):
         """The customer's stars: score, comment, at."""
 
 
+class Reconciliation(Protocol):
+    """What is compared with the outside; reading only."""
+
+    def payments(self, payment_intent_ids: list[str]) -> dict[str, dict[str, Any]]:
+        """Recorded payments by id, each with its `refunds` (state, amount_cents, stripe_refund_id) and its job's
+        `status` and `imported_from`."""
+
+    def paid_between(self, since: datetime, until: datetime) -> list[str]:
+        """Ids of the recorded payments of jobs paid then, and of orphans; without imported ones."""
+
+    def unsettled_orphans(self, patience: timedelta, limit: int) -> list[str]:
+        """Payments without a job, known for longer than `patience`, that nobody has settled."""
+
+    def jobs_with_files(self, shard: str, changed_within: timedelta) -> list[dict[str, Any]]:
+        """Jobs whose id begins with `shard` (hexadecimal), changed lately, whose row names a file. `link`: a download
+        link is valid."""
+
+    def claims(self, job_ids: list[str]) -> dict[str, dict[str, Any]]:
+        """What jobs name of the storage: status, round, source_key, result_key; `at_rest`: nobody works on it, and it
+        has not changed for a day."""
+
+    def standing(self) -> dict[str, dict[str, Any]]:
+        """Per comparison (events, payments, files): `age_seconds` since the last whole one (None: never) and the
+        open person's tasks of its `differences` by kind."""
+
+
 class State(Protocol):
     """The one truth."""
 
@@ -370,3 +396,5 @@ class State(Protocol):
     def views(self) -> Views: ...
     @property
     def operations(self) -> Operations: ...
+    @property
+    def reconciliation(self) -> Reconciliation: ...

@@ -11,6 +11,7 @@ from dagster import Definitions, mem_io_manager
 from smi_pipeline.fulfilment.admin import ADMIN_JOBS
 from smi_pipeline.fulfilment.alerts import ALERTS
 from smi_pipeline.fulfilment.assets import ASSETS
+from smi_pipeline.fulfilment.checks import CHECKS, check_operations
 from smi_pipeline.fulfilment.jobs import JOBS
 from smi_pipeline.fulfilment.resources import Batch, SmiResource
 from smi_pipeline.fulfilment.schedules import MAINTENANCE_JOBS, SCHEDULES
@@ -24,7 +25,8 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> Definitio
     resources: dict[str, Any] = {"smi": smi, "batch": Batch(smi=smi), "io_manager": mem_io_manager}
     return Definitions(
         assets=ASSETS,
-        jobs=[*JOBS, *ADMIN_JOBS, *MAINTENANCE_JOBS],
+        asset_checks=CHECKS,
+        jobs=[*JOBS, *ADMIN_JOBS, *MAINTENANCE_JOBS, check_operations],
         sensors=[*SENSORS, *ALERTS],
         schedules=SCHEDULES,
         resources=resources | dict(resource_overrides or {}),

@@ -1,5 +1,7 @@
 """What has to be done from time to time: closing, comparing, removing, pruning (W24, section 6 rule 8)."""
 
+import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from dagster import (
@@ -13,34 +15,54 @@ from dagster import (
     op,
 )
 
+from smi_pipeline.fulfilment.checks import check_operations
 from smi_pipeline.fulfilment.jobs import ERRANDS_QUEUE
 from smi_pipeline.fulfilment.ops import actor
 from smi_pipeline.fulfilment.resources import SmiResource
-from smi_pipeline.services import intake, reconcile
+from smi_pipeline.services import compare, files, intake
 
 KEEP_RUNS = timedelta(days=30)
 """How long Dagster's history of finished runs is kept. The audit trail of upscale jobs is kept for ever."""
 
+STEP_SECONDS = 30.0
+"""How long one step goes on; what is left is for the next time. All of them stay far below a run's longest time."""
+
 _TAGS = {"dagster-celery/queue": ERRANDS_QUEUE, "dagster-celery/run_priority": "1"}
+
+
+def _for_a_while(step: Callable[[], int]) -> int:
+    """Repeats a bounded step while it finds something to do and there is time. Returns how much it did."""
+    ends = time.monotonic() + STEP_SECONDS
+    done = 0
+    while (n := step()) and time.monotonic() < ends:
+        done += n
+    return done + n
 
 
 @op(description="Closes orders that nobody paid within a day, their Checkout sessions first.")
 def close_abandoned_checkouts(context: OpExecutionContext, smi: SmiResource) -> None:
-    closed = intake.close_abandoned(smi.world(actor(context)))
+    world = smi.world(actor(context))
+    closed = _for_a_while(lambda: intake.close_abandoned(world, 50))
     context.add_output_metadata({"closed": closed})
 
 
-@op(description="Compares Stripe's payments of the last day with ours.")
+@op(description="Compares Stripe's payments and refunds with ours, both ways. Differences become a person's tasks.")
 def compare_payments(context: OpExecutionContext, smi: SmiResource) -> None:
-    tally = reconcile.reconcile_payments(smi.world(actor(context)))
+    tally = compare.compare_payments(smi.world(actor(context)), seconds=STEP_SECONDS)
+    context.add_output_metadata({name: count for name, count in tally.items()})
+
+
+@op(description="Compares the storage with the rows that name its files, once an hour. Removes what is left over.")
+def compare_files(context: OpExecutionContext, smi: SmiResource) -> None:
+    tally = files.compare_files(smi.world(actor(context)), seconds=STEP_SECONDS)
     context.add_output_metadata({name: count for name, count in tally.items()})
 
 
 @op(description="Removes sources and results whose links expired a day ago.")
 def remove_expired_files(context: OpExecutionContext, smi: SmiResource) -> None:
     world = smi.world(actor(context))
-    removed, swept = reconcile.remove_expired_files(world), reconcile.sweep_temporary_files(world)
-    context.add_output_metadata({"jobs": removed, "left-over temporary files": swept})
+    removed = _for_a_while(lambda: files.remove_expired_files(world))
+    context.add_output_metadata({"jobs": removed, "left-over temporary files": files.sweep_temporary_files(world)})
 
 
 @op(description="Deletes finished runs of Dagster, with their events, after 30 days: Dagster itself never does.")
@@ -58,6 +80,7 @@ def clean_up() -> None:
     close_abandoned_checkouts()
     compare_payments()
     remove_expired_files()
+    compare_files()
     prune_run_history()
 
 
@@ -69,6 +92,13 @@ SCHEDULES = [
         job=clean_up,
         cron_schedule="*/10 * * * *",
         default_status=DefaultScheduleStatus.RUNNING,
-        description="W24, and the comparison of payments of section 6 rule 8.",
-    )
+        description="W24, and the comparisons with Stripe and with the storage.",
+    ),
+    ScheduleDefinition(
+        name="check_operations_every_ten_minutes",
+        job=check_operations,
+        cron_schedule="5-59/10 * * * *",
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="The alarm query and what the comparisons have found, as asset checks.",
+    ),
 ]

@@ -98,6 +98,7 @@ class _StateCollector(Collector):
             yield GaugeMetricFamily(name, help_, value=queue[key])
         alarms = len(views.alarms(self._world.policy))
         yield GaugeMetricFamily("smi_alarms", "Paid jobs neither delivered nor refunded in time.", value=alarms)
+        yield from self._comparisons()
         calls = GaugeMetricFamily("smi_api_calls", "Calls to Upsampler in the last window.", labels=["window"])
         allowed = GaugeMetricFamily("smi_api_allowance", "Calls allowed per window; 0: no limit.", labels=["window"])
         for window, key in (("minute", "calls_minute"), ("hour", "calls_hour")):
@@ -108,3 +109,17 @@ class _StateCollector(Collector):
         yield GaugeMetricFamily(
             "smi_credits_this_month", "Credits booked since the first of the month.", value=views.credits_this_month()
         )
+
+    def _comparisons(self) -> Iterator[Metric]:
+        differences = GaugeMetricFamily(
+            "smi_differences", "Open differences from Stripe and the storage.", labels=["compared", "kind"]
+        )
+        age = GaugeMetricFamily(
+            "smi_compared_seconds_ago", "Since the last whole comparison; -1: there was none yet.", labels=["compared"]
+        )
+        for what, found in self._world.state.reconciliation.standing().items():
+            for kind, count in found["differences"].items():
+                differences.add_metric([what, kind], count)
+            age.add_metric([what], -1 if found["age_seconds"] is None else found["age_seconds"])
+        yield differences
+        yield age

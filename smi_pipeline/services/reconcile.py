@@ -1,11 +1,19 @@
-"""What Stripe knows and we do not: events whose webhook was lost (W2), payments that belong to no job (rule 8)."""
+"""What Stripe knows and we do not: events whose webhook was lost (W2).
 
+The other net is `services.compare`, which needs no event.
+"""
+
+import json
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from smi_pipeline.core.errors import NotFound, PermanentError, TransientError
-from smi_pipeline.services.intake import HANDLED_EVENTS, handle_stripe_event, learn_of_payment
+from smi_pipeline.core.models import StripeEvent
+from smi_pipeline.services.intake import DISPUTE_EVENTS, HANDLED_EVENTS, REFUND_EVENTS, handle_stripe_event
+from smi_pipeline.services.slices import Walk
 from smi_pipeline.services.world import World
 
 OVERLAP = timedelta(minutes=15)
@@ -14,104 +22,180 @@ OVERLAP = timedelta(minutes=15)
 FIRST_LOOK = timedelta(days=3)
 """How far back the first look goes; Stripe keeps events for 30 days."""
 
-CURSOR = "stripe_events"
+CURSOR = "stripe_events_read"
+
+MAX_WAITING = 50
+"""Events without an answer that the others do not wait for. More than that is an outage: nothing goes on."""
+
+TELL_AFTER, GIVE_UP_AFTER = timedelta(hours=1), timedelta(hours=24)
+"""How long Stripe may leave an event without an answer until a person is told, and until it is asked no more."""
 
 
-def reconcile_events(world: World, *, limit: int = 200, seconds: float = 20.0) -> Counter[str]:
+@dataclass(kw_only=True)
+class _Place:
+    """How far Stripe's events were read; kept between looks. `waiting`: events that Stripe did not answer about."""
+
+    at: datetime
+    width: timedelta | None = None
+    newest: datetime | None = None
+    ended: datetime | None = None
+    waiting: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, stored: str | None, first: datetime) -> "_Place":
+        if stored is None:
+            return cls(at=first)
+        values = json.loads(stored)
+        return cls(
+            at=datetime.fromisoformat(values["at"]),
+            width=timedelta(seconds=values["width"]) if values["width"] else None,
+            newest=datetime.fromisoformat(values["newest"]) if values["newest"] else None,
+            ended=datetime.fromisoformat(values["ended"]) if values["ended"] else None,
+            waiting=values["waiting"],
+        )
+
+    def written(self) -> str:
+        return json.dumps(
+            {
+                "at": self.at.astimezone(UTC).isoformat(),
+                "width": self.width.total_seconds() if self.width else None,
+                "newest": self.newest.astimezone(UTC).isoformat() if self.newest else None,
+                "ended": self.ended.astimezone(UTC).isoformat() if self.ended else None,
+                "waiting": self.waiting,
+            }
+        )
+
+
+def reconcile_events(world: World, *, limit: int = 2000, seconds: float = 20.0) -> Counter[str]:
     """Applies stored Stripe events that we have not seen, oldest first, for so many seconds: what is left is for the
     next look. Returns how many had which effect.
 
-    The cursor moves only after all of them were applied. An event that cannot be read becomes a person's task and
-    keeps no other one waiting. Raises TransientError, after the others, when Stripe gave no answer about one.
+    An event that cannot be read becomes a person's task. One that Stripe gives no answer about is asked for again at
+    each look and becomes a person's task after an hour; neither keeps the others waiting. Raises TransientError, after
+    the others, when Stripe gave no answer about one.
     """
-    now = world.state.submissions.now()
-    cursor = world.state.intake.cursor(CURSOR)
-    since = (datetime.fromisoformat(cursor) if cursor else now - FIRST_LOOK) - OVERLAP
-    tally: Counter[str] = Counter()
-    events = list(world.payments.events_since(since, HANDLED_EVENTS))
-    seen = world.state.intake.seen_events([event.event_id for event in events])
-    fresh = sorted((e for e in events if e.event_id not in seen), key=lambda event: event.created_at)
-    unanswered: TransientError | None = None
-    ends = time.monotonic() + seconds
-    looked = 0
-    for event in fresh[:limit]:
-        if looked and time.monotonic() > ends:
-            break
-        looked += 1
+    look = _Look(world, limit=limit, seconds=seconds)
+    try:
+        look.read_on()
+        look.ask_again()
+    finally:
+        look.save()
+    if look.unanswered is not None:
+        raise look.unanswered
+    return look.tally
+
+
+class _Look:
+    """One look at Stripe's events."""
+
+    def __init__(self, world: World, *, limit: int, seconds: float) -> None:
+        self._world, self._left = world, limit
+        self._now = world.state.submissions.now()
+        began = time.monotonic()
+        self._reading_ends, self._ends = began + seconds / 2, began + seconds
+        first = (self._now - FIRST_LOOK).replace(microsecond=0)
+        self._place = _Place.read(world.state.intake.cursor(CURSOR), first)
+        self._stored = self._place.written()
+        self._asked: set[str] = set()
+        self.tally: Counter[str] = Counter()
+        self.unanswered: TransientError | None = None
+
+    def read_on(self) -> None:
+        place, start = self._place, self._place.at
+        walk = Walk(
+            lambda since, until: self._world.payments.events_since(since, HANDLED_EVENTS, until),
+            start,
+            self._now + timedelta(days=1),  # Stripe's clock may be ahead of ours
+            ends=self._reading_ends,
+            width=place.width,
+        )
+        width = walk.width
         try:
-            effect = handle_stripe_event(world, event, source="stripe reconciliation")
+            for _, _, events in walk:
+                if not self._apply(events):
+                    break
+                newest = max((event.created_at for event in events), default=place.newest)
+                place.newest = max(newest, place.newest or newest) if newest else None
+        finally:
+            place.at = walk.at
+            if walk.width != width:
+                place.width = walk.width
+        if walk.finished:
+            place.ended, place.width = self._now, None
+            # By Stripe's clock: nothing is skipped while it is behind ours.
+            place.at = min(place.newest, self._now).replace(microsecond=0) - OVERLAP if place.newest else start
+
+    def _apply(self, events: list[StripeEvent]) -> bool:
+        """False when the look is over before all of them were worked on."""
+        seen = self._world.state.intake.seen_events([event.event_id for event in events])
+        fresh = [e for e in events if e.event_id not in seen and e.event_id not in self._place.waiting]
+        for event in sorted(fresh, key=lambda event: event.created_at):
+            if self._asked and (self._left <= 0 or time.monotonic() > self._ends):
+                return False
+            if not self._handle(event):
+                if len(self._place.waiting) >= MAX_WAITING:
+                    return False
+                self._place.waiting[event.event_id] = {
+                    "created": event.created_at.astimezone(UTC).isoformat(),
+                    "since": self._now.isoformat(),
+                    "told": False,
+                }
+        return True
+
+    def _handle(self, event: StripeEvent) -> bool:
+        """Applies one event. False when it must be looked at again."""
+        self._left -= 1
+        self._asked.add(event.event_id)
+        try:
+            effect = handle_stripe_event(self._world, event, source="stripe reconciliation")
         except TransientError as error:
-            unanswered = error
-            continue
+            self.unanswered = error
+            return False
         except (NotFound, PermanentError) as error:
             effect = "unreadable"
-            world.state.tasks.open(
-                kind="stripe_event",
-                subject=event.event_id,
-                job_id=None,
-                message=f"The Stripe event {event.event_id} ({event.type}) could not be applied: {error}.",
-                next_step="Look at the event in the Stripe dashboard and settle what it means by hand.",
-            )
-        if unanswered is not None and effect == "not ours":
-            continue  # perhaps it is about the very payment that was not answered
-        world.state.intake.note_event(event.event_id, event.type, effect)  # do not look again
-        tally[effect] += 1
-    if unanswered is not None:
-        raise unanswered
-    newest = max((event.created_at for event in events), default=None)
-    if newest and looked == len(fresh):
-        world.state.intake.set_cursor(CURSOR, min(newest, now).astimezone(UTC).isoformat())
-    return tally
+            self._tell(event.event_id, f"({event.type}) could not be applied: {error}.")
+        about_a_payment = event.type in (*REFUND_EVENTS, *DISPUTE_EVENTS)
+        if effect == "not ours" and about_a_payment and (self._place.waiting or self.unanswered):
+            return False  # perhaps it is about the very payment that was not answered
+        self._world.state.intake.note_event(event.event_id, event.type, effect)  # do not look again
+        self.tally[effect] += 1
+        return True
 
-
-def reconcile_payments(world: World, *, back: timedelta = timedelta(hours=24)) -> Counter[str]:
-    """Compares Stripe's succeeded PaymentIntents of this shop with our payments, for the case that even the event
-    was missed; names payments without a job to a person after ten minutes (rule 8)."""
-    now = world.state.submissions.now()
-    tally: Counter[str] = Counter()
-    for facts in world.payments.payments_since(now - back):
-        if facts.status != "succeeded":
-            continue
-        known = world.state.views.payment(facts.payment_intent_id)
-        if known is None:
-            tally["missed"] += 1
+    def ask_again(self) -> None:
+        """Looks once more at the events that Stripe did not answer about, those first that waited longest for it."""
+        waiting = self._place.waiting
+        for event_id in [event_id for event_id in waiting if event_id not in self._asked]:
+            if time.monotonic() > self._ends:
+                return
+            entry = waiting.pop(event_id)
+            others = dict(waiting)
+            created = datetime.fromisoformat(entry["created"])
             try:
-                learn_of_payment(
-                    world,
-                    facts.payment_intent_id,
-                    str(facts.metadata.get("job_id", "")),
-                    event=None,
-                    source="stripe reconciliation",
-                )
-            except (NotFound, PermanentError):
-                tally["unreadable"] += 1
-        elif known["role"] == "orphan" and known["settled_by"] is None:
-            if now - known["learned_at"] >= world.policy.orphan_patience:
-                tally["orphan"] += 1
-                world.state.tasks.open(
-                    kind="orphan_payment",
-                    subject=facts.payment_intent_id,
-                    job_id=None,
-                    message=f"The payment {facts.payment_intent_id} belongs to no upscale job we know.",
-                    next_step=f"`smi jobs adopt {facts.payment_intent_id} JOB_ID` or "
-                    f"`smi jobs refund-payment {facts.payment_intent_id}`.",
-                )
-        else:
-            tally["known"] += 1
-    return tally
+                listed = self._world.payments.events_since(created, HANDLED_EVENTS, created + timedelta(seconds=1))
+                event = next((event for event in listed if event.event_id == event_id), None)
+                if event is None or self._handle(event):
+                    self._world.state.tasks.close("stripe_event", event_id, actor=self._world.actor)
+                    continue
+            except TransientError as error:
+                self.unanswered = error
+            age = self._now - datetime.fromisoformat(entry["since"])
+            if age > TELL_AFTER and not entry["told"]:
+                entry["told"] = True
+                self._tell(event_id, "is not answered for by Stripe, although it is listed.")
+            if age <= GIVE_UP_AFTER:
+                waiting.clear()
+                waiting.update(others | {event_id: entry})  # at the end: it was asked for last
 
+    def _tell(self, event_id: str, what: str) -> None:
+        self._world.state.tasks.open(
+            kind="stripe_event",
+            subject=event_id,
+            job_id=None,
+            message=f"The Stripe event {event_id} {what}",
+            next_step="Look at the event in the Stripe dashboard and settle what it means by hand.",
+        )
 
-def sweep_temporary_files(world: World) -> int:
-    """Removes what killed processes have left half written. Returns the number of files."""
-    return world.storage.sweep() + world.fetcher.sweep()
-
-
-def remove_expired_files(world: World, limit: int = 200) -> int:
-    """Removes sources and results whose links have expired for a day (W24). Returns the number of jobs."""
-    removed = 0
-    for job_id, keys in world.state.deliveries.expired_files(limit):
-        for key in keys:
-            world.storage.delete(key)
-        world.state.deliveries.files_removed(job_id)
-        removed += 1
-    return removed
+    def save(self) -> None:
+        written = self._place.written()
+        if written != self._stored:
+            self._world.state.intake.set_cursor(CURSOR, written)

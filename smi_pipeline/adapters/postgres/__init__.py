@@ -6,6 +6,7 @@ from smi_pipeline.adapters.postgres.emails import PostgresEmails
 from smi_pipeline.adapters.postgres.intake import PostgresIntake
 from smi_pipeline.adapters.postgres.leases import PostgresLeases
 from smi_pipeline.adapters.postgres.operations import PostgresOperations
+from smi_pipeline.adapters.postgres.reconciliation import PostgresReconciliation
 from smi_pipeline.adapters.postgres.refunds import PostgresRefunds
 from smi_pipeline.adapters.postgres.submissions import PostgresSubmissions
 from smi_pipeline.adapters.postgres.tasks import PostgresTasks
@@ -26,3 +27,4 @@ class PostgresState:
         self.tasks = PostgresTasks(database)
         self.views = PostgresViews(database)
         self.operations = PostgresOperations(database)
+        self.reconciliation = PostgresReconciliation(database)

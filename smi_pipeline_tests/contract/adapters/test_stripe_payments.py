@@ -325,6 +325,16 @@ def test_events_are_listed_by_type_and_time(server: ScriptedServer) -> None:
     }
 
 
+def test_a_slice_of_time_is_asked_for_by_both_its_ends(server: ScriptedServer) -> None:
+    server.says(200, listed(url="/v1/events")).says(200, listed(url="/v1/payment_intents"))
+    since, until = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    assert list(client_of(server).events_since(since, ("refund.failed",), until)) == []
+    assert list(client_of(server).payments_since(since, until)) == []
+    for request in server.requests:
+        asked = dict(parse_qsl(request.path.partition("?")[2]))
+        assert (asked["created[gte]"], asked["created[lt]"]) == ("1767225600", "1767312000")
+
+
 @pytest.mark.parametrize("types", [(), tuple(f"type.{n}" for n in range(21))])
 def test_more_types_of_events_than_stripe_lists_are_refused_at_once(types: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="1 to 20"):

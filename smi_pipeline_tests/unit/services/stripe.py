@@ -101,13 +101,20 @@ class FakePayments(Outside):
             raise NotFound(payment_intent_id)
         return self.intents[payment_intent_id]
 
-    def payments_since(self, since: datetime) -> Iterator[PaymentFacts]:
+    def payments_since(self, since: datetime, until: datetime | None = None) -> Iterator[PaymentFacts]:
         self.called("payments.payments_since")
-        yield from list(self.intents.values())
+        for intent in list(self.intents.values()):
+            made = intent.created_at
+            if made is None or (made.timestamp() >= int(since.timestamp()) and (until is None or made < until)):
+                yield intent
 
-    def events_since(self, since: datetime, types: tuple[str, ...]) -> Iterator[StripeEvent]:
+    def events_since(
+        self, since: datetime, types: tuple[str, ...], until: datetime | None = None
+    ) -> Iterator[StripeEvent]:
         self.called("payments.events_since")
-        yield from [event for event in self.events if event.created_at >= since]
+        for event in reversed(self.events):
+            if event.created_at >= since and (until is None or event.created_at < until):
+                yield event
 
     def create_refund(
         self, *, payment_intent_id: str, amount_cents: int, idempotency_key: str, metadata: Mapping[str, str]

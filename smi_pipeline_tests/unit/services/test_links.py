@@ -4,14 +4,14 @@ import pytest
 
 from smi_pipeline.core.errors import Conflict
 from smi_pipeline.core.lifecycle import token_hash
-from smi_pipeline.services import admin, reconcile
+from smi_pipeline.services import admin, files
 from smi_pipeline_tests.unit.services.steps import Steps
 
 
 def test_a_retry_after_the_files_were_removed_fetches_the_source_again_and_delivers(shop: Steps) -> None:
     job_id = shop.delivered()
     shop.later(hours=50)
-    assert reconcile.remove_expired_files(shop.world) == 1
+    assert files.remove_expired_files(shop.world) == 1
     assert shop.storage.files == {}
     with pytest.raises(Conflict, match="no file"):
         admin.new_token(shop.world, job_id)
@@ -26,7 +26,7 @@ def test_a_retry_after_the_files_were_removed_fetches_the_source_again_and_deliv
     found = shop.state.deliveries.find_download(token["token"])
     assert found is not None and found["files_removed_at"] is None
     shop.later(hours=50)
-    assert reconcile.remove_expired_files(shop.world) == 1
+    assert files.remove_expired_files(shop.world) == 1
     assert shop.storage.files == {}
 
 
@@ -37,9 +37,9 @@ def test_files_of_every_round_are_removed_and_files_of_live_links_are_kept(shop:
     shop.upscaler.fail(shop.external_id(job_id))
     shop.poll()
     shop.fulfil_due()
-    assert reconcile.remove_expired_files(shop.world) == 0
+    assert files.remove_expired_files(shop.world) == 0
     shop.later(hours=50)
-    assert reconcile.remove_expired_files(shop.world) == 1
+    assert files.remove_expired_files(shop.world) == 1
     assert shop.storage.files == {}
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from smi_pipeline.core.errors import AmbiguousError, Conflict, NotFound, Unavailable
-from smi_pipeline.services import admin, intake, reconcile
+from smi_pipeline.services import admin, compare, intake, reconcile
 from smi_pipeline_tests.unit.services.steps import Steps
 
 
@@ -130,10 +130,10 @@ def test_an_order_whose_checkout_cannot_be_opened_is_closed_and_refused(shop: St
 def test_a_payment_without_a_job_is_never_refunded_by_itself_and_named_after_ten_minutes(shop: Steps) -> None:
     payment_intent = shop.payments.pay("f" * 32, 70)
     shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": payment_intent}, "f" * 32)
-    reconcile.reconcile_payments(shop.world)
+    compare.compare_payments(shop.world)
     assert shop.tasks() == []
     shop.later(minutes=11)
-    reconcile.reconcile_payments(shop.world)
+    compare.compare_payments(shop.world)
     shop.refund_due()
     assert shop.tasks() == ["orphan_payment"]
     assert shop.payments.refunds == {}
@@ -143,11 +143,11 @@ def test_an_orphan_is_returned_on_a_persons_word_and_then_settled(shop: Steps) -
     payment_intent = shop.payments.pay("f" * 32, 70)
     shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": payment_intent}, "f" * 32)
     shop.later(minutes=11)
-    reconcile.reconcile_payments(shop.world)
+    compare.compare_payments(shop.world)
     admin.refund_payment(shop.world, payment_intent)
     shop.refund_due()
     assert shop.payments.returned_cents(payment_intent) == 70
-    reconcile.reconcile_payments(shop.world)
+    compare.compare_payments(shop.world)
     assert shop.tasks() == [], "settled: no second alert"
     with pytest.raises(Conflict):
         admin.refund_payment(shop.world, payment_intent)
@@ -160,7 +160,7 @@ def test_an_orphan_is_adopted_by_a_job_and_pays_for_it(shop: Steps) -> None:
     payment_intent = shop.payments.pay("f" * 32, shop.job(job_id).price_cents)
     shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": payment_intent}, "f" * 32)
     shop.later(minutes=11)
-    reconcile.reconcile_payments(shop.world)
+    compare.compare_payments(shop.world)
     assert "order" in admin.adopt(shop.world, payment_intent, job_id)
     shop.submit_due()
     assert shop.job(job_id).status == "processing"
@@ -207,9 +207,9 @@ def test_a_lost_webhook_is_found_among_stripes_events(shop: Steps) -> None:
 def test_a_payment_whose_event_was_missed_too_is_found_among_the_payments(shop: Steps) -> None:
     job_id = shop.register().job_id
     shop.payments.pay(job_id, shop.job(job_id).price_cents)
-    assert reconcile.reconcile_payments(shop.world)["missed"] == 1
+    assert compare.compare_payments(shop.world)["missed"] == 1
     assert shop.job(job_id).status == "pending"
-    assert reconcile.reconcile_payments(shop.world)["known"] == 1
+    assert compare.compare_payments(shop.world)["known"] == 1
 
 
 def test_an_outage_of_stripe_moves_no_cursor(shop: Steps) -> None:

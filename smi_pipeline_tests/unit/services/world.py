@@ -18,6 +18,7 @@ from smi_pipeline.core.models import (
     ImageFacts,
     RenderedMail,
     Stage,
+    StoredFile,
     SubmitRequest,
     UpscaleReply,
     Verdict,
@@ -201,6 +202,10 @@ class FakeStorage(Outside):
 
     def keys(self, prefix: str) -> Iterator[str]:
         yield from sorted(key for key in self.files if key.startswith(prefix))
+
+    def listing(self, prefix: str) -> Iterator[StoredFile]:
+        for key in self.keys(prefix):
+            yield StoredFile(key=key, bytes=len(self.files[key]), modified=None)
 
 
 class Shop:

@@ -291,3 +291,14 @@ def test_a_remote_service_that_fails_is_worth_another_try(monkeypatch: pytest.Mo
     assert "secret" not in str(caught.value)
     with pytest.raises(TransientError):
         list(remote.keys(""))
+
+
+def test_a_listing_says_how_large_and_how_old_each_file_is(storage: FileStorage) -> None:
+    storage.put_bytes("a/b.bin", b"12345")
+    storage.put_bytes("a.bin", b"1")
+    listed = {file.key: file for file in storage.listing("")}
+    assert {key: file.bytes for key, file in listed.items()} == {"a.bin": 1, "a/b.bin": 5}
+    for file in listed.values():
+        assert file.modified is not None
+        assert abs(time.time() - file.modified) < 600
+    assert [file.key for file in storage.listing("a/")] == ["a/b.bin"]

@@ -1,0 +1,84 @@
+"""The alarm and the comparisons where they are looked at: as asset checks, as metrics, as a person's tasks."""
+
+from pathlib import Path
+from typing import Any
+
+from dagster import AssetCheckEvaluation
+
+from smi_pipeline.adapters.postgres.database import Database
+from smi_pipeline.core.models import Queue
+from smi_pipeline.gateway.metrics import Metrics
+from smi_pipeline.services.alerts import raise_alarms
+from smi_pipeline.settings import Settings
+from smi_pipeline_tests.orchestration.conftest import Shop
+
+
+def run(shop: Shop, job: str) -> Any:
+    result = shop.defs.resolve_job_def(job).execute_in_process(instance=shop.instance)
+    assert result.success
+    return result
+
+
+def checks(shop: Shop) -> dict[str, AssetCheckEvaluation]:
+    """What the scheduled checks say."""
+    found = run(shop, "check_operations").get_asset_check_evaluations()
+    return {f"{each.asset_key.to_user_string()}.{each.check_name}": each for each in found}
+
+
+def metric(shop: Shop, line: str) -> float:
+    page = Metrics(shop.world, Settings()).page().decode()  # type: ignore[call-arg]
+    (value,) = [each.rsplit(" ", 1)[1] for each in page.splitlines() if each.startswith(line + " ")]
+    return float(value)
+
+
+def said(check: AssetCheckEvaluation) -> str:
+    return " ".join(str(value.value) for value in check.metadata.values())
+
+
+def test_the_alarm_is_the_same_as_a_task_as_a_check_and_as_a_metric(shop: Shop):
+    quiet = checks(shop)["upscale_jobs.no_overdue_paid_job"]
+    assert quiet.passed
+    assert metric(shop, "smi_alarms") == raise_alarms(shop.world) == 0
+    job_ids = {shop.order(), shop.order("rocket-200.jpg")}
+    shop.shift_clock(hours=2)
+    overdue = checks(shop)["upscale_jobs.no_overdue_paid_job"]
+    assert not overdue.passed
+    assert overdue.metadata["overdue jobs"].value == 2
+    assert all(job_id in said(overdue) for job_id in job_ids)
+    assert "smi jobs refund" in said(overdue)
+    assert metric(shop, "smi_alarms") == raise_alarms(shop.world) == 2
+    assert {task.subject for task in shop.world.state.tasks.opened()} == job_ids
+
+
+def test_differences_from_stripe_and_the_storage_are_shown_with_what_to_do(shop: Shop, tmp_path: Path):
+    before = checks(shop)
+    for name in ("stripe_payments.stripe_agrees", "deliveries.files_agree"):
+        assert not before[name].passed, "what was never compared does not agree"
+        assert "never" in said(before[name])
+    assert metric(shop, 'smi_compared_seconds_ago{compared="payments"}') == -1
+    job_id = shop.order()
+    shop.run(Queue.SUBMIT)
+    shop.until_ready(job_id)
+    shop.run(Queue.FULFIL)
+    run(shop, "clean_up")
+    agreed = checks(shop)
+    assert agreed["stripe_payments.stripe_agrees"].passed
+    assert agreed["deliveries.files_agree"].passed
+    assert 0 <= metric(shop, 'smi_compared_seconds_ago{compared="files"}') < 600
+
+    lost = tmp_path / "storage" / (shop.job(job_id).result_key or "")
+    lost.unlink()
+    # Received otherwise at Stripe than recorded here.
+    with Database(shop.world.state.database.url).transaction() as tx:  # type: ignore[attr-defined]
+        tx.run("UPDATE smi.payments SET received_cents = received_cents + 1")
+    shop.shift_clock(hours=2)
+    run(shop, "clean_up")
+    after = checks(shop)
+    stripe, files = after["stripe_payments.stripe_agrees"], after["deliveries.files_agree"]
+    assert not stripe.passed and not files.passed
+    assert stripe.metadata["differences"].value == files.metadata["differences"].value == 1
+    assert "we recorded" in said(stripe) and "smi jobs show" in said(stripe)
+    assert "is missing from the storage" in said(files) and "--admin-override" in said(files)
+    assert metric(shop, 'smi_differences{compared="payments",kind="payment_differs"}') == 1
+    assert metric(shop, 'smi_differences{compared="files",kind="file_missing"}') == 1
+    assert len(shop.sandbox.ledger("stripe")["refunds"]) == 0
