@@ -5,13 +5,14 @@ BIN := .venv/bin
 ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo up dev test lint removals clean
+.PHONY: install demo up dev test chaos lint removals clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    the whole shop against stand-ins; ARGS=\"--once --json out.json\" to end by itself"
 	@echo "make test    linters, then all tests"
 	@echo "make removals  takes each safeguard of the state away and shows which test notices"
+	@echo "make chaos   kills every process of the product at every failpoint (an hour); FULL=1 more often; ARGS=\"--seed N --only POINT@PROCESS\""
 	@echo "make up      the product against the services that .env names"
 	@echo "make dev     the two code locations in 'dagster dev', history in a temporary folder"
 	@echo "make install what the others need, in .venv"
@@ -49,6 +50,9 @@ test: lint
 
 removals: install
 	$(BIN)/python -m smi_pipeline_tests.removals $(ARGS)
+
+chaos: install
+	$(BIN)/python -W ignore -m smi_pipeline_tests.chaos $(if $(FULL),--full) $(ARGS)
 
 clean:
 	rm -rf .venv .smi

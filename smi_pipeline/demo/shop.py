@@ -33,8 +33,7 @@ class Shop:
     def order_and_pay(self, order: Order) -> None:
         """Takes an order from where it is to paid, noting each step. Raises CustomerError."""
         if order.job_id is None:
-            self._order(order)
-            self._memory.save()
+            self.order(order)
         if not order.faults_planted:
             for fault in order.case.faults:
                 self._plant(fault, order)
@@ -43,6 +42,25 @@ class Shop:
         if order.paid_at is None:
             self._pay(order)
             self._memory.save()
+
+    def order(self, order: Order) -> None:
+        """Orders only; the job exists, and waits to be paid. Raises CustomerError."""
+        body = {
+            "image_url": order.source_url,
+            "resolution": order.case.resolution,
+            "email": order.email,
+            "customer_name": f"Customer {order.number}",
+        }
+        headers = {"Authorization": f"Bearer {self._memory.secrets['api_key']}"}
+        reply = self._patiently(f"{self._memory.url('gateway')}/smi/v1/jobs", json=body, headers=headers)
+        if reply.status_code != 201:
+            raise CustomerError(f"the order of {order.source_url} was refused: {reply.status_code} {reply.text[:300]}")
+        given = reply.json()["data"]
+        order.price_cents = given["price_cents"]
+        order.checkout_url = given["checkout_url"]
+        order.status_url = given["status_url"]
+        order.job_id = given["job_id"]
+        self._memory.save()
 
     def status(self, order: Order) -> dict[str, Any]:
         """What the customer's page would show now; empty while the gateway does not answer."""
@@ -67,23 +85,6 @@ class Shop:
             session = self._local.session = requests.Session()
             session.trust_env = False  # a proxy of the machine must not see the sandbox
         return session
-
-    def _order(self, order: Order) -> None:
-        body = {
-            "image_url": order.source_url,
-            "resolution": order.case.resolution,
-            "email": order.email,
-            "customer_name": f"Customer {order.number}",
-        }
-        headers = {"Authorization": f"Bearer {self._memory.secrets['api_key']}"}
-        reply = self._patiently(f"{self._memory.url('gateway')}/smi/v1/jobs", json=body, headers=headers)
-        if reply.status_code != 201:
-            raise CustomerError(f"the order of {order.source_url} was refused: {reply.status_code} {reply.text[:300]}")
-        given = reply.json()["data"]
-        order.price_cents = given["price_cents"]
-        order.checkout_url = given["checkout_url"]
-        order.status_url = given["status_url"]
-        order.job_id = given["job_id"]
 
     def _plant(self, fault: Fault, order: Order) -> None:
         """At most once in earnest: an unused fault planted twice would strike twice."""
