@@ -1,11 +1,20 @@
 """`python -m smi_pipeline_tests.soak --jobs N --seed S --json FILE`: exit code 1 on any violation."""
 
 import argparse
+import contextlib
 import sys
 import tempfile
 from pathlib import Path
 
+from smi_pipeline.adapters.postgres.embedded import DAGSTER_DATABASE, STATE_DATABASE, EmbeddedPostgres
+from smi_pipeline.adapters.postgres.schema import ensure_database
+from smi_pipeline_tests.soak import outages
 from smi_pipeline_tests.soak.runner import Plan, soak
+
+OUTAGE_SECONDS = 60.0
+PAUSE_SECONDS = 75.0  # a lease lasts 45 s
+OUTAGES = ("postgres-paused", "postgres-down", "disk-storage", "disk-postgres")
+_SMALL_MEGABYTES = {"disk-storage": 150, "disk-postgres": 500}
 
 
 def main() -> int:
@@ -15,14 +24,59 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="file for the report")
     parser.add_argument("--home", type=Path, help="folder for everything, kept afterwards (default: a temporary one)")
+    more = parser.add_mutually_exclusive_group()
+    more.add_argument("--outage", choices=OUTAGES, help="something stops for a minute when a third is paid")
+    more.add_argument("--two-stacks", action="store_true", help="on one database; each is stopped for a while")
     given = parser.parse_args()
     report_path = given.json.absolute() if given.json else None
-    with tempfile.TemporaryDirectory(prefix="smi-soak-", ignore_cleanup_errors=True) as folder:
-        report = soak(Plan(home=given.home or Path(folder) / "soak", jobs=given.jobs, seed=given.seed))
+    with (
+        tempfile.TemporaryDirectory(prefix="smi-soak-", ignore_cleanup_errors=True) as folder,
+        contextlib.ExitStack() as around,
+    ):
+        plan = Plan(home=(given.home or Path(folder) / "soak").absolute(), jobs=given.jobs, seed=given.seed)
+        if given.outage:
+            _outage(plan, given.outage, around)
+        if given.two_stacks:
+            _two_stacks(plan, around)
+        report = soak(plan)
     sys.stdout.write(f"{report}\n")
     if report_path:
         report.write(report_path)
     return 1 if report.violations else 0
+
+
+def _outage(plan: Plan, name: str, around: contextlib.ExitStack) -> None:
+    """Something stops once a third of the orders is paid."""
+    plan.interrupted = True
+    if name == "postgres-paused":
+        event = outages.postgres_paused(OUTAGE_SECONDS)
+    elif name == "postgres-down":
+        event = outages.postgres_down(_server(plan, around), OUTAGE_SECONDS)
+    else:
+        disk = plan.home / "stack" / ("postgres" if name == "disk-postgres" else "storage")
+        around.enter_context(outages.small_disk(disk, _SMALL_MEGABYTES[name]))
+        event = outages.disk_full(disk, OUTAGE_SECONDS)
+    plan.events = [(0.33, event)]
+
+
+def _two_stacks(plan: Plan, around: contextlib.ExitStack) -> None:
+    """As deploy/README.md has it for several hosts: one state, one storage; each daemon has its own Dagster database."""
+    plan.interrupted = True
+    server = _server(plan, around)
+    plan.environment["SMI_STORAGE_URL"] = str(plan.home / "storage")
+    dagster = server.url(f"{DAGSTER_DATABASE}_2")
+    ensure_database(dagster)
+    plan.second = {"DAGSTER_POSTGRES_URL": dagster}
+    plan.events = [(0.2, outages.stack_paused(1, PAUSE_SECONDS)), (0.6, outages.stack_paused(0, PAUSE_SECONDS))]
+
+
+def _server(plan: Plan, around: contextlib.ExitStack) -> EmbeddedPostgres:
+    """A database server that no stack owns."""
+    server = EmbeddedPostgres(plan.home / "server")
+    server.start()
+    around.callback(server.stop)
+    plan.environment["SMI_DATABASE_URL"] = server.url(STATE_DATABASE)
+    return server
 
 
 if __name__ == "__main__":

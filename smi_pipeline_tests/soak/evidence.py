@@ -1,17 +1,15 @@
 """Fetches what the verdict looks at, fast enough for thousands of jobs: by a pool of threads, and nothing twice."""
 
 import hashlib
-import json
-import os
-import subprocess
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from smi_pipeline.adapters.postgres.database import Database
+from smi_pipeline.adapters.postgres.tasks import PostgresTasks
 from smi_pipeline.demo.environment import OWNER
 from smi_pipeline.demo.evidence import letter_of
 from smi_pipeline.demo.judge import LINK, Letter
@@ -42,10 +40,10 @@ class Seen:
 class Collector:
     """Looks at everything, again and again; mails and files that were seen are not fetched a second time."""
 
-    def __init__(self, memory: Memory, tasks: Callable[[], list[dict[str, Any]]]) -> None:
+    def __init__(self, memory: Memory, state_url: str) -> None:
         self._memory = memory
         self._shop = Shop(memory)
-        self._tasks = tasks
+        self._tasks = PostgresTasks(Database(state_url))  # what `smi tasks list` shows
         self._letters: dict[int, Letter] = {}
         self._files: dict[str, tuple[int, str]] = {}
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="evidence")
@@ -56,9 +54,13 @@ class Collector:
         reply.raise_for_status()
         return reply.json()[kind]
 
+    def mails(self) -> list[dict[str, Any]]:
+        """Every mail that was taken. Raises requests.RequestException."""
+        return self._shop.ledger("mail")["messages"]
+
     def mailed(self) -> set[str]:
         """Everybody who got a mail."""
-        return {to for mail in self._shop.ledger("mail")["messages"] for to in mail["to"]}
+        return {to for mail in self.mails() for to in mail["to"]}
 
     def injected(self) -> dict[str, Counter[str]]:
         """How often each fault struck, by stand-in."""
@@ -83,7 +85,7 @@ class Collector:
             submissions=_by(self.listed("upsampler", "submissions"), lambda record: record["image_url"]),
             letters=letters,
             struck=struck,
-            tasks=self._tasks(),
+            tasks=[asdict(task) for task in self._tasks.opened()],
             balance_cents=stripe["balance_cents"],
         )
         unmailed = {task["job_id"] for task in seen.tasks if task["kind"] == "mail_failed"}
@@ -91,7 +93,7 @@ class Collector:
         return seen
 
     def _read_letters(self) -> dict[str, list[Letter]]:
-        records = self._shop.ledger("mail")["messages"]
+        records = self.mails()
 
         def read(number: int) -> None:
             url = f"{self._memory.url('mail')}/messages/{number}.eml"
@@ -122,17 +124,6 @@ class Collector:
 
         list(self._pool.map(read, [item for item in links.items() if self._files.get(item[0], (0,))[0] != 200]))
         return dict(self._files)
-
-
-def open_tasks(environment: Mapping[str, str]) -> list[dict[str, Any]]:
-    """`smi tasks list`. Raises subprocess.CalledProcessError."""
-    found = subprocess.run(
-        [sys.executable, "-m", "smi_pipeline.cli", "tasks", "list", "--json"],
-        env={**os.environ, **environment},
-        check=True,
-        capture_output=True,
-    )
-    return json.loads(found.stdout)["tasks"]
 
 
 def subject_of(order: Order) -> str:

@@ -1,5 +1,6 @@
 """One soak from start to end: stand-ins, stack, customers, faults, skewed clocks, and the verdict."""
 
+import contextlib
 import random
 import sys
 import threading
@@ -13,8 +14,9 @@ import requests
 from smi_pipeline.demo.environment import nothing_real, running_sandbox, stack_environment
 from smi_pipeline.demo.orders import Memory
 from smi_pipeline.stack import Stack
+from smi_pipeline.stack.topology import free_port
 from smi_pipeline_tests.soak.customers import Customers
-from smi_pipeline_tests.soak.evidence import Collector, open_tasks
+from smi_pipeline_tests.soak.evidence import STAFF, Collector
 from smi_pipeline_tests.soak.faults import FAULTS
 from smi_pipeline_tests.soak.orders import soak_memory
 from smi_pipeline_tests.soak.report import Report, make_report
@@ -25,7 +27,9 @@ SKEW_SECONDS = 600
 OPEN_LIMIT = 200
 LAST_LOOK_SECONDS = 7.0
 """A good verdict is looked at once more so much later, in case anything comes twice: every sensor has ticked again."""
-_LOOK_SECONDS = 2.0
+_LOOK_SECONDS = 1.0
+
+_OWN_PORTS = ("SMI_GATEWAY_PORT", "SMI_DAGSTER_PORT")
 
 ENVIRONMENT = {
     "UPSAMPLER_REQUESTS_PER_MINUTE": "0",
@@ -39,7 +43,8 @@ ENVIRONMENT = {
 @dataclass(kw_only=True)
 class Plan:
     """What to do. `home` is a folder that is not there yet; `patience` in seconds after the last payment; `events` run
-    in a thread each, once that share of the orders is paid; `interrupted` says that they stop processes."""
+    in a thread each, once that share of the orders is paid; `interrupted` says that they stop processes. `second` is
+    what the environment of a second stack has of its own; empty: there is none."""
 
     home: Path
     jobs: int
@@ -48,7 +53,7 @@ class Plan:
     skew: bool = True
     interrupted: bool = False
     environment: dict[str, str] = field(default_factory=dict)
-    sandbox: dict[str, object] = field(default_factory=dict)
+    second: dict[str, str] = field(default_factory=dict)
     events: Sequence[tuple[float, Callable[["Soak"], None]]] = ()
 
 
@@ -61,9 +66,8 @@ class Soak:
         self.stacks = stacks
         self.notes: list[str] = []
         self.paused: set[int] = set()  # numbers of stacks that nobody may keep running now
-        environment = {**stack_environment(memory, "live"), **plan.environment}
-        environment["SMI_DATABASE_URL"] = stacks[0].state_url
-        self.collector = Collector(memory, lambda: open_tasks(environment))
+        self.watch: Callable[[], object] | None = None  # what an outage wants to be called at each look
+        self.collector = Collector(memory, stacks[0].state_url)
         self.customers = Customers(memory, max(25, min(OPEN_LIMIT, plan.jobs // 5)))
         self.most_closed_after = 0.0
         """Seconds until 95 of 100 orders were closed: the last ones wait for retries, not for room."""
@@ -74,6 +78,14 @@ class Soak:
         self.notes.append(f"{time.monotonic() - self._began:6.1f} s  {line}")
         sys.stdout.write(f"\n{self.notes[-1]}\n")
         sys.stdout.flush()
+
+    def postgres_pid(self) -> int:
+        """The main process of the first stack's own PostgreSQL."""
+        return int((self.stacks[0].home / "postgres" / "postmaster.pid").read_text().split("\n", 1)[0])
+
+    def owner_subjects(self) -> list[str]:
+        """Subjects of all mails to the owner alone."""
+        return [mail["subject"] for mail in self.collector.mails() if set(mail["to"]) <= STAFF]
 
     def configure(self, stand_in: str, **settings: object) -> None:
         """Changes settings of a stand-in."""
@@ -140,6 +152,8 @@ class Soak:
         for number, stack in enumerate(self.stacks):
             if number not in self.paused:
                 stack.keep_running()
+        if self.watch:
+            self.watch()
         try:
             mailed = self.collector.mailed()
             self.customers.closed = sum(1 for order in self.memory.orders if order.email in mailed)
@@ -174,21 +188,22 @@ class Soak:
 
 
 def soak(plan: Plan) -> Report:
-    """Carries out a soak. Raises StackError or DemoError when something could not be started."""
+    """Carries out a soak. Raises StackError or SandboxError when something could not be started."""
     home = plan.home.absolute()
-    home.mkdir(parents=True)
+    home.mkdir(parents=True, exist_ok=True)
     memory = soak_memory(home, plan.jobs, plan.seed)
     wire = "live" if plan.seed % 2 else "documented"
-    plan.environment = {**ENVIRONMENT, **plan.environment}
-    sandbox = {"rate_minute": 0, "rate_hour": 0, "processing_seconds": 0.3, **plan.sandbox}
-    with (
-        nothing_real(memory),
-        running_sandbox(memory, **sandbox),
-        Stack({**stack_environment(memory, wire), **plan.environment}, memory.stack_folder, say=print) as stack,
-    ):
-        stack.wait_ready(120)
+    environment = {**stack_environment(memory, wire), **ENVIRONMENT, **plan.environment}
+    sandbox = {"rate_minute": 0, "rate_hour": 0, "processing_seconds": 0.3}
+    with nothing_real(memory), running_sandbox(memory, **sandbox), contextlib.ExitStack() as running:
+        stacks = [running.enter_context(Stack(environment, memory.stack_folder, say=print))]
+        if plan.second:
+            other = {**environment, **plan.second, **{name: str(free_port()) for name in _OWN_PORTS}}
+            stacks.append(running.enter_context(Stack(other, home / "stack-2", say=print)))
+        for stack in stacks:
+            stack.wait_ready(120)
         for stand_in, faults in FAULTS.items():
             for number, fault in enumerate(faults):
                 body = {**fault, "seed": plan.seed * 1000 + number}
                 requests.post(f"{memory.url(stand_in)}/_faults", json=body, timeout=30).raise_for_status()
-        return Soak(plan, memory, [stack]).run()
+        return Soak(plan, memory, stacks).run()

@@ -1,0 +1,22 @@
+"""A small soak: the real stack, and everything that can go wrong outside it at random. `make soak` is the large one."""
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from smi_pipeline_tests.soak.runner import Plan, soak
+
+JOBS = 60
+
+
+@pytest.mark.timeout(420)
+def test_under_random_faults_of_every_stand_in_each_paid_job_ends_rightly_and_once():
+    with tempfile.TemporaryDirectory(prefix="smi-soak-", ignore_cleanup_errors=True) as folder:
+        report = soak(Plan(home=Path(folder) / "soak", jobs=JOBS, seed=1))
+    assert report.violations == []
+    assert report.jobs == sum(report.outcomes.values()) == JOBS
+    assert report.outcomes["delivered"] > JOBS / 2
+    struck = Counter({name: sum(counts.values()) for name, counts in report.faults.items()})
+    assert all(struck[name] >= 5 for name in ("upsampler", "stripe", "mail", "origin")), struck
