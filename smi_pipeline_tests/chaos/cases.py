@@ -42,7 +42,7 @@ class Kill:
 
 @dataclass(frozen=True, kw_only=True)
 class Wave:
-    """Kills that share one set of orders, all of one victim."""
+    """Kills that share one set of orders. `victim`: who is killed while others wait; `itself` if nobody does."""
 
     number: int
     victim: str

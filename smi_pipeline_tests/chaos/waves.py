@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import requests
 
@@ -122,7 +123,8 @@ def run(arena: Arena, wave: Wave, seed: int) -> Result:
 
 def _ordinary(arena: Arena, wave: Wave, result: Result, chance: random.Random) -> None:
     for kill in wave.kills:
-        arena.arm(kill.armed, "kill" if wave.victim == ITSELF else "hang")
+        arena.arm(kill.armed, "kill" if kill.victim == ITSELF else "hang")
+    waits = {kill.armed for kill in wave.kills if kill.victim != ITSELF}
     result.guests += [arena.place(kill.recipe) for kill in wave.kills]
     tries: Counter[str] = Counter()
     watch = Watch(arena, result.guests)
@@ -130,8 +132,9 @@ def _ordinary(arena: Arena, wave: Wave, result: Result, chance: random.Random) -
     while time.monotonic() < ends:
         watch.look()
         _note_hits(arena, wave, result)
-        if wave.victim != ITSELF and arena.claims() and (watch.quiet > GATHERED_SECONDS or not arena.armed()):
-            _kill_while_they_wait(arena, wave, chance)
+        waiting = [claim for name, claim in arena.claims().items() if name in waits]
+        if waiting and (watch.quiet > GATHERED_SECONDS or not waits & arena.armed()):
+            _kill_while_they_wait(arena, wave.victim, waiting, chance)
             watch.news()
         missed = [kill for kill in result.missed if tries[kill.armed] < TRIES]
         if not missed and not watch.open_ones():
@@ -150,11 +153,10 @@ def _note_hits(arena: Arena, wave: Wave, result: Result) -> None:
     result.hit += [kill for kill in result.missed if kill.armed in claims]
 
 
-def _kill_while_they_wait(arena: Arena, wave: Wave, chance: random.Random) -> None:
+def _kill_while_they_wait(arena: Arena, victim: str, waiting: Sequence[Path], chance: random.Random) -> None:
     """The victim dies; those who wait go on while it is down, or after it is back."""
-    waiting = list(arena.claims().values())
-    back = waiting_for_return(arena, wave.victim)
-    arena.kill(wave.victim)
+    back = waiting_for_return(arena, victim)
+    arena.kill(victim)
     if chance.random() < 0.5:
         back()
     for claim in waiting:

@@ -1,0 +1,183 @@
+"""The chaos harness proves itself: every wrong that is planted is reported, and nothing is left out silently."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from smi_pipeline.demo.judge import Evidence
+from smi_pipeline.failpoints import POINTS
+from smi_pipeline_tests.chaos import cases
+from smi_pipeline_tests.chaos.arena import Guest
+from smi_pipeline_tests.chaos.matrix import Options, chosen
+from smi_pipeline_tests.chaos.report import Report, rows
+from smi_pipeline_tests.chaos.verdict import PATIENCE_SECONDS, Verdict, judge
+from smi_pipeline_tests.chaos.waves import Result
+from smi_pipeline_tests.unit.demo.test_judge import GOOD, World, letter, photo
+
+__all__ = ["photo"]
+
+PAID_AT = 1000.0
+
+
+def guests(world: World) -> list[Guest]:
+    """The world's two orders, ended a minute after they were paid."""
+    return [
+        Guest(
+            number=number,
+            case_name=recipe,
+            email=job.email,
+            source_url=job.source_url,
+            job_id=job.job_id,
+            price_cents=job.price_cents,
+            paid_at=PAID_AT,
+            paid_by_clock=PAID_AT,
+            ended_at=PAID_AT + 60,
+            interrupted=True,
+        )
+        for number, (recipe, job) in enumerate(zip(("good", "fails"), world.jobs, strict=True), start=1)
+    ]
+
+
+def evidence(world: World) -> Evidence:
+    return Evidence(
+        stripe=world.stripe,
+        upsampler=world.upsampler,
+        letters=world.letters,
+        staff=frozenset({"owner@shop.example"}),
+        download=lambda link: world.files.get(link, (404, b"")),
+        source=lambda url: world.photo,
+    )
+
+
+def judged(
+    world: World, orders: list[Guest] | None = None, *, now: float = PAID_AT + 60, ambiguous: int = 0
+) -> Verdict:
+    orders = guests(world) if orders is None else orders
+    return judge(orders, evidence(world), now, ambiguous=ambiguous, everybody=orders)
+
+
+@pytest.fixture
+def world(photo: bytes) -> World:
+    return World(photo)
+
+
+def test_what_ended_well_is_no_violation(world: World) -> None:
+    assert judged(world) == Verdict(violations=[], resubmitted=0)
+
+
+def _double_refund(world: World) -> None:
+    world.stripe["refunds"].append({"id": "re_2", "payment_intent": "pi_2", "amount": 50, "status": "succeeded"})
+
+
+def _double_mail(world: World) -> None:
+    world.letters.append(letter("3", "ada@example.com", world.letters[0].text))
+
+
+def _lost_job(world: World) -> None:
+    del world.letters[0]
+
+
+def _double_submission(world: World) -> None:
+    world.upsampler["submissions"].append(dict(world.upsampler["submissions"][0], credits=0))
+
+
+def _triple_submission(world: World) -> None:
+    _double_submission(world)
+    _double_submission(world)
+
+
+def _wrong_file(world: World) -> None:
+    link = next(iter(world.files))
+    world.files[link] = (200, world.photo)
+
+
+def _refunded_good(world: World) -> None:
+    world.letters[0] = dataclasses.replace(
+        world.letters[0], text=f"Your refund has been made. Amount: $1.20. Order: {GOOD}"
+    )
+    world.stripe["refunds"].append({"id": "re_9", "payment_intent": "pi_1", "amount": 120, "status": "succeeded"})
+    world.stripe["balance_cents"] -= 120
+
+
+@pytest.mark.parametrize(
+    ("plant", "said"),
+    [
+        (_double_refund, "was refunded 2 times"),
+        (_double_mail, "got 2 closing mails instead of one"),
+        (_lost_job, "was paid, but neither delivered nor refunded"),
+        (_double_submission, "1 orders were submitted twice, but only 0 submissions lost their answer"),
+        (_triple_submission, "was submitted 3 times instead of 2"),
+        (_wrong_file, "got a wrong file"),
+        (_refunded_good, "was refunded, but could have been delivered"),
+    ],
+)
+def test_a_planted_wrong_is_reported(world: World, plant: Callable[[World], Any], said: str) -> None:
+    plant(world)
+    assert any(said in what for what in judged(world).violations)
+
+
+def test_a_submission_that_lost_its_answer_may_be_made_once_more(world: World) -> None:
+    _double_submission(world)
+    assert judged(world, ambiguous=1) == Verdict(violations=[], resubmitted=1)
+
+
+def test_an_order_that_never_ends_is_stuck_and_one_that_ends_late_as_well(world: World) -> None:
+    open_one, late = guests(world)
+    open_one.ended_at = None
+    late.ended_at = PAID_AT + PATIENCE_SECONDS + 1
+    said = judged(world, [open_one, late], now=PAID_AT + PATIENCE_SECONDS + 1).violations
+    assert f"good (job {GOOD}) is stuck: it has not ended after 1201 s" in said
+    assert any("ended only after 1201 s" in what for what in said)
+
+
+def test_everything_that_is_wrong_makes_the_result_bad() -> None:
+    kill = cases.matrix(1)[0]
+    wave = cases.Wave(number=1, victim=cases.ITSELF, kills=(kill,))
+    fine, missed, wrong, slow = (Report(seed=1) for _ in range(4))
+    fine.add(Result(wave=wave, hit=[kill]), "wave")
+    fine.recovered = [59.0]
+    assert not fine.bad
+    missed.add(Result(wave=wave), "wave")
+    assert missed.bad and dict(rows(missed))[kill.point].count("0 -1") == 1
+    wrong.add(Result(wave=wave, hit=[kill], violations=["a double refund"]), "wave")
+    assert wrong.bad and wrong.violations == ["wave: a double refund"]
+    slow.recovered = [20.0] * 50 + [61.0]
+    assert slow.bad
+
+
+def test_every_failpoint_is_in_the_matrix_with_every_victim_it_can_have() -> None:
+    kills = cases.matrix(3)
+    assert cases.unlisted() == []
+    assert {kill.point for kill in kills} == set(POINTS)
+    for point in POINTS:
+        of_point = [kill for kill in kills if kill.point == point]
+        assert {kill.victim for kill in of_point} >= {cases.ITSELF}
+        others = {kill.victim for kill in of_point} | {kill.process for kill in of_point}
+        assert others >= set(cases.VICTIMS) or all(kill.recipe in cases.FINAL for kill in of_point), point
+
+
+def test_a_seed_gives_the_same_waves_again_and_none_is_left_out() -> None:
+    kills = cases.matrix(2)
+    planned = cases.waves(kills, 7)
+    assert planned == cases.waves(kills, 7)
+    assert planned != cases.waves(kills, 8)
+    assert sorted(k.name for wave in planned for k in wave.kills) == sorted(k.name for k in kills)
+    for wave in planned:
+        assert len({kill.armed for kill in wave.kills}) == len(wave.kills), "a point is armed once in a wave"
+
+
+@pytest.mark.parametrize(
+    ("only", "names"),
+    [
+        ("submissions.hint.after@gateway", {"submissions.hint.after@gateway"}),
+        ("submissions.hint.after@gateway/postgres", {"submissions.hint.after@gateway/postgres"}),
+        (
+            "submissions.hint.after",
+            {f"submissions.hint.after@gateway{v}" for v in ("", "/daemon", "/code-fulfilment", "/postgres")},
+        ),
+    ],
+)
+def test_one_cell_or_one_point_can_be_replayed_alone(only: str, names: set[str]) -> None:
+    assert {kill.name for kill in chosen(Options(only=(only,)))} == names
