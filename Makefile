@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo up dev test chaos lint removals clean
+.PHONY: install demo up dev test chaos soak two-stacks lint removals clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,8 @@ help:
 	@echo "make test    linters, then all tests"
 	@echo "make removals  takes each safeguard of the state away and shows which test notices"
 	@echo "make chaos   kills every process of the product at every failpoint (an hour); FULL=1 more often; ARGS=\"--seed N --only POINT@PROCESS\""
+	@echo "make soak    JOBS=10000 orders while every stand-in misbehaves at random; SEED=1; ARGS=\"--json out.json --outage disk-storage\""
+	@echo "make two-stacks  a soak of JOBS=300 on two stacks with one database, each stopped (SIGSTOP) past its leases"
 	@echo "make up      the product against the services that .env names"
 	@echo "make dev     the two code locations in 'dagster dev', history in a temporary folder"
 	@echo "make install what the others need, in .venv"
@@ -53,6 +55,12 @@ removals: install
 
 chaos: install
 	$(BIN)/python -W ignore -m smi_pipeline_tests.chaos $(if $(FULL),--full) $(ARGS)
+
+soak: install
+	$(BIN)/python -W ignore -m smi_pipeline_tests.soak --jobs $(or $(JOBS),1000) --seed $(or $(SEED),1) $(ARGS)
+
+two-stacks: install
+	$(BIN)/python -W ignore -m smi_pipeline_tests.soak --two-stacks --jobs $(or $(JOBS),300) --seed $(or $(SEED),1) $(ARGS)
 
 clean:
 	rm -rf .venv .smi

@@ -60,7 +60,7 @@ def _outage(plan: Plan, name: str, around: contextlib.ExitStack) -> None:
 
 
 def _two_stacks(plan: Plan, around: contextlib.ExitStack) -> None:
-    """As deploy/README.md has it for several hosts: one state, one storage; each daemon has its own Dagster database."""
+    """As on several hosts (deploy/README.md): one state, one storage; each daemon has a Dagster database of its own."""
     plan.interrupted = True
     server = _server(plan, around)
     plan.environment["SMI_STORAGE_URL"] = str(plan.home / "storage")

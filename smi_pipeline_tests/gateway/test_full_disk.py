@@ -1,0 +1,72 @@
+"""A disk without a byte left, for real: a file system of a few megabytes, which only root may make."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from smi_pipeline.core.errors import TransientError
+from smi_pipeline.core.models import Status
+from smi_pipeline_tests.gateway.conftest import MakeShop
+from smi_pipeline_tests.gateway.shop import Shop, signed, stripe_event
+from smi_pipeline_tests.soak.outages import small_disk
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+
+
+class SmallDisk:
+    """A folder on a file system of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._filler = folder / "filler"
+
+    def fill(self) -> None:
+        with self._filler.open("wb", buffering=0) as file, pytest.raises(OSError):
+            while True:
+                file.write(b"\0" * 512)
+
+    def free(self) -> None:
+        self._filler.unlink()
+
+
+@pytest.fixture
+def disk() -> Iterator[SmallDisk]:
+    with tempfile.TemporaryDirectory(prefix="smi-disk-") as folder, small_disk(Path(folder) / "disk", 32):
+        yield SmallDisk(Path(folder) / "disk")
+
+
+@pytest.fixture
+def shop(make_shop: MakeShop, disk: SmallDisk) -> Shop:
+    return make_shop(smi_storage_url=str(disk.folder / "storage"))
+
+
+def test_nothing_is_stored_by_half_and_what_was_stored_stays(shop: Shop, disk: SmallDisk, tmp_path: Path) -> None:
+    new = tmp_path / "new.png"
+    new.write_bytes(os.urandom(100_000))
+    shop.world.storage.put_bytes("results/aa/kept.png", b"kept")
+    disk.fill()
+    with pytest.raises(TransientError, match="Not enough disk space"):
+        shop.world.storage.put("results/aa/kept.png", new)
+    with pytest.raises(TransientError, match="Not enough disk space"):
+        shop.world.storage.put("results/bb/new.png", new)
+    assert list(shop.world.storage.keys("")) == ["results/aa/kept.png"]
+    with shop.world.storage.open("results/aa/kept.png") as file:
+        assert file.read() == b"kept"
+    disk.free()
+    shop.world.storage.put("results/bb/new.png", new)
+    assert shop.world.storage.size("results/bb/new.png") == 100_000
+
+
+def test_the_doors_stay_open_while_the_disk_of_the_files_is_full(shop: Shop, disk: SmallDisk) -> None:
+    job_id, waiting = shop.delivered(b"what was paid for"), shop.ordered()
+    disk.fill()
+    answer = shop.client.get(f"/smi/v1/download/{shop.token(job_id)}")
+    assert (answer.status_code, answer.content) == (200, b"what was paid for")
+    assert shop.client.get("/health").status_code == 200
+    assert shop.status(waiting)["status"] == "queued"
+    event = stripe_event("charge.succeeded", {"id": "ch_1", "object": "charge"})
+    assert shop.client.post("/smi-webhook/stripe", content=event, headers=signed(event)).status_code == 200
+    assert shop.job(job_id).status is Status.COMPLETED
