@@ -8,8 +8,13 @@ from smi_pipeline.core.models import Queue
 LEASE_SECONDS = 45
 """How long a lease lasts without renewal. Renewed every 10 s: four misses in a row make a worker dead."""
 
-LONGEST_WAIT_SECONDS = 60
-"""A row whose lease ran out so long ago goes before new work: under load there is always some."""
+LONGEST_WAIT_SECONDS = 5
+"""A row whose lease ran out so long ago goes before new work: under load there is always some, and the jobs of a dead
+worker are to be running again within a minute."""
+
+AFTER_A_DEATH = 8
+"""Rows that died together once are leased again in groups of so many: a whole batch by single rows would take minutes.
+Who dies a second time goes alone."""
 
 BATCH_SECONDS = 5
 """A lease never holds more than about this much estimated work, so that the first mail of a batch comes early."""
@@ -41,6 +46,11 @@ def _where_key(keys: dict[str, str], work_key: str) -> tuple[str, dict[str, str]
     return condition, {f"key_{name}": part for name, part in zip(keys, work_key.split("/"), strict=True)}
 
 
+def _after_a_death(limit: int) -> tuple[tuple[str, int], ...]:
+    """Which rows whose lease ran out may be leased together, and how many of them."""
+    return ("attempts = 0", limit), ("attempts = 1", min(limit, AFTER_A_DEATH)), ("attempts > 1", 1)
+
+
 class PostgresLeases:
     """Implements `core.state.Leases`."""
 
@@ -59,10 +69,15 @@ class PostgresLeases:
                 if live >= max_leases:
                     return None
             lease_id = uuid.uuid4().hex
-            # A row whose last lease ran out without a recorded error may have killed its worker: it goes alone,
-            # so that one poisonous row never convicts its batch mates. New work goes first, but not for ever.
+            # A row whose last lease ran out without a recorded error may have killed its worker: the second time it
+            # goes alone, so that one poisonous row never convicts its batch mates. If no run took it up, it has
+            # killed nobody. New work goes first, but not for long.
+            over = "lease_until <= smi.now()"
             waited = f"lease_until <= smi.now() - interval '{LONGEST_WAIT_SECONDS} seconds'"
-            for which, count in ((waited, 1), ("lease_id IS NULL", limit), ("lease_until <= smi.now()", 1)):
+            choices = [(f"{waited} AND {taken_up}", count) for taken_up, count in _after_a_death(limit)]
+            choices.append(("lease_id IS NULL", limit))
+            choices += [(f"{over} AND {taken_up}", count) for taken_up, count in _after_a_death(limit)]
+            for which, count in choices:
                 rows = tx.rows(
                     f"""WITH due AS (
                             SELECT {key}, next_attempt_at, {_SECONDS[queue]} AS estimate

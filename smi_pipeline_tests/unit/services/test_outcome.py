@@ -67,14 +67,29 @@ def test_a_zombie_that_finds_a_permanent_error_does_not_fail_the_job(shop: Steps
     assert shop.outcomes(job_id) == []
 
 
-def test_a_row_whose_worker_died_is_leased_alone(shop: Steps) -> None:
+def test_a_row_whose_worker_died_twice_is_leased_alone(shop: Steps) -> None:
     jobs = [shop.paid() for _ in range(3)]
-    _, keys = shop.take(Queue.SUBMIT)
-    assert keys == jobs
-    shop.later(seconds=46)
+    for _ in range(2):
+        assert shop.begin(Queue.SUBMIT) is not None
+        shop.later(seconds=46)
     newer = shop.paid()
     assert shop.take(Queue.SUBMIT)[1] == [newer]
     assert [shop.take(Queue.SUBMIT)[1] for _ in range(3)] == [[job_id] for job_id in jobs]
+
+
+def test_a_batch_whose_worker_died_is_leased_again_in_small_groups_and_soon_before_new_work(shop: Steps) -> None:
+    jobs = [shop.paid() for _ in range(10)]
+    assert shop.begin(Queue.SUBMIT) is not None
+    shop.later(seconds=51)
+    newer = shop.paid()
+    assert [shop.take(Queue.SUBMIT)[1] for _ in range(3)] == [jobs[:8], jobs[8:], [newer]]
+
+
+def test_a_batch_that_no_run_took_up_is_leased_again_as_a_whole(shop: Steps) -> None:
+    jobs = [shop.paid() for _ in range(10)]
+    shop.take(Queue.SUBMIT)
+    shop.later(seconds=46)
+    assert shop.take(Queue.SUBMIT)[1] == jobs
 
 
 def test_a_poison_row_is_set_aside_after_five_and_refunded_and_its_batch_mates_go_on(shop: Steps) -> None:
