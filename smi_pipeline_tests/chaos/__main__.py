@@ -30,13 +30,16 @@ def main() -> int:
         choices=(cases.ITSELF, *cases.VICTIMS, "random", "recovery"),
         help="only these parts",
     )
-    parser.add_argument("--full", action="store_true", help=f"{cases.FULL_REPEATS} repeats near money")
+    parser.add_argument("--repeats", type=int, default=cases.REPEATS, help="near money (default %(default)s)")
+    parser.add_argument(
+        "--full", action="store_const", dest="repeats", const=cases.FULL_REPEATS, help=f"{cases.FULL_REPEATS} repeats"
+    )
     parser.add_argument("--json", type=Path, help="writes everything to this file")
     parser.add_argument("--markdown", type=Path, help="writes the matrix to this file")
     parser.add_argument("--home", type=Path, help="keeps all files in this folder, instead of a temporary one")
     arguments = parser.parse_args()
     options = Options(
-        seed=arguments.seed, only=tuple(arguments.only), victims=tuple(arguments.victim), full=arguments.full
+        seed=arguments.seed, only=tuple(arguments.only), victims=tuple(arguments.victim), repeats=arguments.repeats
     )
     json_file, markdown_file, home = (p and p.absolute() for p in (arguments.json, arguments.markdown, arguments.home))
 

@@ -101,6 +101,7 @@ class Arena:
                 case_name=recipe,
                 email=f"guest-{self._number:05d}@example.com",
                 source_url=f"{self.memory.url('origin')}/photos/{RECIPES[recipe].photo}?order={self._number:05d}",
+                interrupted=True,  # a death may cost a second submission; how many may be is judged over all
             )
             self.memory.orders.append(guest)
         self._customers.submit(self._order, guest, pay)

@@ -15,7 +15,7 @@ ITSELF = "itself"
 VICTIMS = ("daemon", SENSORS, GATEWAY, "postgres")
 REPEATS, FULL_REPEATS = 3, 20
 
-_PER_WAVE = {WORKER: 9, ERRANDS: 3, GATEWAY: 5, SENSORS: 5}
+_PER_WAVE = {WORKER: 12, ERRANDS: 5, GATEWAY: 7, SENSORS: 6}
 """Deaths of each process in one wave: an order may die four times before it is set aside."""
 
 

@@ -20,12 +20,12 @@ class Options:
     seed: int = 1
     only: tuple[str, ...] = ()
     victims: tuple[str, ...] = ()
-    full: bool = False
+    repeats: int = cases.REPEATS
 
 
 def chosen(options: Options) -> list[cases.Kill]:
     """The kills that the options name."""
-    kills = cases.matrix(cases.FULL_REPEATS if options.full else cases.REPEATS)
+    kills = cases.matrix(options.repeats)
     if options.only:
         wanted = options.only
         kills = [kill for kill in kills if {kill.point, kill.armed, kill.name} & set(wanted)]

@@ -139,8 +139,10 @@ def _ordinary(arena: Arena, wave: Wave, result: Result, chance: random.Random) -
         missed = [kill for kill in result.missed if tries[kill.armed] < TRIES]
         if not missed and not watch.open_ones():
             return
-        if missed and watch.quiet > REPLACED_SECONDS:
-            for kill in missed:
+        on_their_way = {guest.case_name for guest in watch.open_ones()}
+        again = [kill for kill in missed if kill.recipe not in on_their_way]
+        if again and watch.quiet > REPLACED_SECONDS:
+            for kill in again:
                 tries[kill.armed] += 1
                 result.guests.append(arena.place(kill.recipe))
             watch.news()
