@@ -8,6 +8,7 @@ from pathlib import Path
 
 from smi_pipeline.adapters.postgres.embedded import DAGSTER_DATABASE, STATE_DATABASE, EmbeddedPostgres
 from smi_pipeline.adapters.postgres.schema import ensure_database
+from smi_pipeline.demo.runner import ctrl_c
 from smi_pipeline_tests.soak import outages
 from smi_pipeline_tests.soak.runner import Plan, soak
 
@@ -38,6 +39,7 @@ def main() -> int:
             _outage(plan, given.outage, around)
         if given.two_stacks:
             _two_stacks(plan, around)
+        around.enter_context(ctrl_c())
         report = soak(plan)
     sys.stdout.write(f"{report}\n")
     if report_path:

@@ -71,6 +71,7 @@ class Soak:
         self.customers = Customers(memory, max(25, min(OPEN_LIMIT, plan.jobs // 5)))
         self.most_closed_after = 0.0
         """Seconds until 95 of 100 orders were closed: the last ones wait for retries, not for room."""
+        self._said: list[str] = []
         self._began = time.monotonic()
 
     def note(self, line: str) -> None:
@@ -133,6 +134,7 @@ class Soak:
             )
             now = time.monotonic()
             if verdict.violations:
+                self._say_once(verdict.violations)
                 clean_since = None
                 if now > ends:
                     return verdict
@@ -141,6 +143,12 @@ class Soak:
             else:
                 clean_since = clean_since or now
             time.sleep(_LOOK_SECONDS)
+
+    def _say_once(self, violations: list[str]) -> None:
+        """What is not right yet, if it is something else than the last time."""
+        if violations != self._said:
+            self._said = violations
+            sys.stdout.write("\n" + "".join(f"not right yet: {line}\n" for line in violations[:5]))
 
     def _quiet(self) -> bool:
         """Whether so few lack a mail that they may be those whose mail or refund failed."""
