@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo up dev test chaos soak two-stacks lint removals clean
+.PHONY: install demo up dev test chaos soak two-stacks lint removals storm clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make chaos   kills every process of the product at every failpoint (an hour); FULL=1 more often; ARGS=\"--seed N --only POINT@PROCESS\""
 	@echo "make soak    JOBS=10000 orders while every stand-in misbehaves at random; SEED=1; ARGS=\"--json out.json --outage disk-storage\""
 	@echo "make two-stacks  a soak of JOBS=300 on two stacks with one database, each stopped (SIGSTOP) past its leases"
+	@echo "make storm   each webhook a hundred times, 10,000 forged ones; says how long the answers took"
 	@echo "make up      the product against the services that .env names"
 	@echo "make dev     the two code locations in 'dagster dev', history in a temporary folder"
 	@echo "make install what the others need, in .venv"
@@ -52,6 +53,9 @@ test: lint
 
 removals: install
 	$(BIN)/python -m smi_pipeline_tests.removals $(ARGS)
+
+storm: install
+	SMI_FULL=1 $(BIN)/pytest smi_pipeline_tests/gateway/test_storm.py -n0 -q -s --no-header --show-capture=no $(ARGS)
 
 chaos: install
 	$(BIN)/python -W ignore -m smi_pipeline_tests.chaos $(if $(FULL),--full) $(ARGS)

@@ -231,11 +231,15 @@ class Shop:
             result = tx._connection.exec_driver_sql(statement, parameters or None)
             return [dict(row) for row in result.mappings()] if result.returns_rows else []
 
-    def everything(self) -> str:
-        """A fingerprint of every row of the state."""
+    def everything(self) -> dict[str, list[str]]:
+        """Every row of the state, by table."""
         tables = self.sql("SELECT tablename AS name FROM pg_tables WHERE schemaname = 'smi' ORDER BY 1")
-        rows = [self.sql(f"SELECT t::text AS row FROM smi.{table['name']} t ORDER BY 1") for table in tables]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        return {
+            table["name"]: [
+                row["row"] for row in self.sql(f"SELECT t::text AS row FROM smi.{table['name']} t ORDER BY 1")
+            ]
+            for table in tables
+        }
 
     # --- speaking as others
 

@@ -11,7 +11,7 @@ JOBS = "/smi/v1/jobs"
 KEY = {"Authorization": f"Bearer {API_KEY}"}
 
 
-def refused(shop: Shop, reply: Any, status: int, *words: str, before: str) -> None:
+def refused(shop: Shop, reply: Any, status: int, *words: str, before: dict[str, list[str]]) -> None:
     """The reply refuses in one line with these words, and no row has changed."""
     assert reply.status_code == status, reply.text
     body = reply.json()
