@@ -11,7 +11,7 @@ A fault is added with ``POST /_faults``::
 
 - ``endpoint``: the stand-in's name of the operation, ``method``: GET, POST;
 - ``path``, ``image_url``, ``webhook``, ``to``, ``subject``: a part of the text;
-- ``job_id``, ``id``, ``scale``, ``event_type``, ``payment_intent``: equal;
+- ``job_id``, ``id``, ``scale``, ``event_type``, ``payment_intent``, ``email`` (of Stripe's customer): equal;
 - ``nth``: only the Nth moment at which all else holds (1 is the first), a number or a list of numbers.
 
 ``times``: how often it applies before it is used up; null without end. Left out: what the kind says (mostly 1).
@@ -40,7 +40,7 @@ Context = Mapping[str, Any]
 Params = dict[str, Any]
 
 _PARTS_OF_TEXT = frozenset({"path", "image_url", "webhook", "to", "subject"})
-_EQUAL = frozenset({"endpoint", "method", "job_id", "id", "scale", "event_type", "payment_intent"})
+_EQUAL = frozenset({"endpoint", "method", "job_id", "id", "scale", "event_type", "payment_intent", "email"})
 _RESERVED = frozenset({"kind", "match", "times"})
 
 

@@ -110,7 +110,7 @@ class Arena:
     def _order(self, guest: Guest, pay: bool) -> None:
         if ahead := AHEAD.get(guest.case_name):
             stand_in, kind, match, parameters = ahead
-            self.control(stand_in, "/_faults", {"kind": kind, "match": match, **parameters})
+            self.control(stand_in, "/_faults", {"kind": kind, "match": {**match, "email": guest.email}, **parameters})
         ends = time.monotonic() + 120
         while guest.paid_at is None and time.monotonic() < ends:
             try:
@@ -249,7 +249,7 @@ def arena(home: Path | None, say: Callable[[str], None]) -> Iterator[Arena]:
         stack.enter_context(_many_deaths())
         stack.enter_context(running_sandbox(memory))
         product = stack.enter_context(Stack(_environment(memory), memory.stack_folder, say=say))
-        product.wait_ready(120)
+        product.wait_ready(300)
         stack.enter_context(_supervised(product))
         place = Arena(memory, product, Shop(memory), say)
         stack.callback(place.close)

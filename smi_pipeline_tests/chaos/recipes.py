@@ -69,7 +69,7 @@ RECIPES = {
             "refund-pending",
             "Upsampler fails, the refund is pending for a while",
             _FAILS,
-            _stripe("refund_pending", 1, seconds=4.0, then="succeeded"),
+            _stripe("refund_pending", 1, seconds=25.0, then="succeeded"),
             expected="refunded",
         ),
         _case("stripe-silent", "no webhook of Stripe's arrives", _SILENT),
@@ -111,7 +111,7 @@ AHEAD: dict[str, tuple[str, str, dict[str, object], dict[str, object]]] = {
     ),
     "dispute-stripe-silent": ("stripe", "lose_webhook", {"event_type": "charge.dispute.created"}, {"times": 1}),
 }
-"""Faults planted before the order is placed: stand-in, kind, match, parameters."""
+"""Faults planted for a customer before the order is placed: stand-in, kind, match, parameters."""
 
 PASSED_BY: dict[str, dict[str, str]] = {
     "intake.register": {GATEWAY: "good"},
