@@ -324,7 +324,10 @@ class Views(Protocol):
 
 
 class Operations(Protocol):
-    """Figures for the operations page; reading only."""
+    """Figures for the operations page, and whether anything can be written at all."""
+
+    def can_write(self) -> None:
+        """Raises TransientError, with the cause in words, when the database has no room on its disk or is read-only."""
 
     def outcomes(self) -> dict[str, int]:
         """How the jobs decided in the last 24 hours ended: `delivered`, or a reason code of `core.reasons`."""

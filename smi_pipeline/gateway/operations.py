@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from smi_pipeline.core.errors import TransientError
 from smi_pipeline.core.models import Status
 from smi_pipeline.gateway.context import Gateway, gateway_of
 from smi_pipeline.gateway.doors import find_job, require_operator
@@ -62,13 +63,20 @@ async def metrics(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """GET /health: 200 when the database answers, else 503."""
+    """GET /health: 200 when the database answers and has room to write, else 503."""
     gateway = gateway_of(request)
     try:
         await gateway.threads.quick(gateway.world.state.views.counts)
     except Exception as error:  # not reachable, or there and not migrated: either way not healthy
         log.warning("not healthy", action="health", error=type(error).__name__)
         words = "The database does not answer, or `smi migrate` has not been run on it."
+        body = {"success": False, "error": {"code": "unavailable", "message": words}}
+        return JSONResponse(body, status_code=503, headers={"Retry-After": "5"})
+    try:
+        await gateway.threads.quick(gateway.world.state.operations.can_write)
+    except TransientError as error:
+        log.error("the database cannot write", action="health", error=str(error))
+        words = "The database cannot write: its disk is full, or it is read-only."
         body = {"success": False, "error": {"code": "unavailable", "message": words}}
         return JSONResponse(body, status_code=503, headers={"Retry-After": "5"})
     return JSONResponse({"success": True, "data": {"status": "ok", "database": "ok"}})

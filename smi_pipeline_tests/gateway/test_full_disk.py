@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from smi_pipeline.adapters.postgres.embedded import EmbeddedPostgres
+from smi_pipeline.adapters.postgres.schema import ensure_database, migrate
 from smi_pipeline.core.errors import TransientError
 from smi_pipeline.core.models import Status
 from smi_pipeline_tests.gateway.conftest import MakeShop
@@ -26,7 +28,7 @@ class SmallDisk:
     def fill(self) -> None:
         with self._filler.open("wb", buffering=0) as file, pytest.raises(OSError):
             while True:
-                file.write(b"\0" * 512)
+                file.write(b"\0" * 1_000_000)
 
     def free(self) -> None:
         self._filler.unlink()
@@ -34,7 +36,7 @@ class SmallDisk:
 
 @pytest.fixture
 def disk() -> Iterator[SmallDisk]:
-    with tempfile.TemporaryDirectory(prefix="smi-disk-") as folder, small_disk(Path(folder) / "disk", 32):
+    with tempfile.TemporaryDirectory(prefix="smi-disk-") as folder, small_disk(Path(folder) / "disk", 200):
         yield SmallDisk(Path(folder) / "disk")
 
 
@@ -70,3 +72,21 @@ def test_the_doors_stay_open_while_the_disk_of_the_files_is_full(shop: Shop, dis
     event = stripe_event("charge.succeeded", {"id": "ch_1", "object": "charge"})
     assert shop.client.post("/smi-webhook/stripe", content=event, headers=signed(event)).status_code == 200
     assert shop.job(job_id).status is Status.COMPLETED
+
+
+def test_health_says_when_the_database_has_no_room_and_when_it_has_again(make_shop: MakeShop, disk: SmallDisk) -> None:
+    server = EmbeddedPostgres(disk.folder / "postgres")
+    server.start()
+    try:
+        ensure_database(server.url())
+        migrate(server.url())
+        shop = make_shop(smi_database_url=server.url())
+        assert shop.client.get("/health").status_code == 200
+        disk.fill()
+        answer = shop.client.get("/health")
+        assert (answer.status_code, "disk is full" in answer.text) == (503, True)
+        disk.free()
+        assert shop.client.get("/health").status_code == 200
+        shop.state.database.dispose()  # type: ignore[attr-defined]
+    finally:
+        server.stop()

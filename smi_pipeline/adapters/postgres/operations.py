@@ -1,6 +1,6 @@
 """Figures of the operations page (W23): what came in and went out in the last 24 hours, and today's money.
 
-Reading only. What is done with a single job is in `views`.
+Reading only, but for a test write. What is done with a single job is in `views`.
 """
 
 from typing import Any
@@ -13,6 +13,11 @@ class PostgresOperations:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def can_write(self) -> None:
+        # New pages, which small changes of rows need only now and then: without room they would go well for a while.
+        with self._database.transaction() as tx:
+            tx.run("CREATE TEMP TABLE room ON COMMIT DROP AS SELECT repeat('x', 1000) FROM generate_series(1, 100)")
 
     def outcomes(self) -> dict[str, int]:
         with self._database.transaction() as tx:
