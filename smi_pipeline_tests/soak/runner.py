@@ -50,6 +50,7 @@ class Plan:
     jobs: int
     seed: int
     patience: float = 240.0
+    webhooks_per_second: int = WEBHOOKS_PER_SECOND
     skew: bool = True
     interrupted: bool = False
     environment: dict[str, str] = field(default_factory=dict)
@@ -94,7 +95,7 @@ class Soak:
 
     def run(self) -> Report:
         """Returns when every order ended rightly, or patience did."""
-        self.configure("stripe", webhooks_per_second=WEBHOOKS_PER_SECOND)
+        self.configure("stripe", webhooks_per_second=self.plan.webhooks_per_second)
         self.customers.send()
         events = sorted(self.plan.events, key=lambda event: event[0])
         skews = self._skews() if self.plan.skew else []

@@ -8,15 +8,23 @@ import pytest
 
 from smi_pipeline_tests.soak.runner import Plan, soak
 
-JOBS = 60
+JOBS = 50
 
 
 @pytest.mark.timeout(420)
 def test_under_random_faults_of_every_stand_in_each_paid_job_ends_rightly_and_once():
     with tempfile.TemporaryDirectory(prefix="smi-soak-", ignore_cleanup_errors=True) as folder:
-        report = soak(Plan(home=Path(folder) / "soak", jobs=JOBS, seed=1))
+        report = soak(
+            Plan(
+                home=Path(folder) / "soak",
+                jobs=JOBS,
+                seed=1,
+                webhooks_per_second=5,
+                environment={"SMI_MAX_PROCESSING_SECONDS": "8", "SMI_AMBIGUOUS_GRACE_SECONDS": "2"},
+            )
+        )
     assert report.violations == []
     assert report.jobs == sum(report.outcomes.values()) == JOBS
     assert report.outcomes["delivered"] > JOBS / 2
     struck = Counter({name: sum(counts.values()) for name, counts in report.faults.items()})
-    assert all(struck[name] >= 5 for name in ("upsampler", "stripe", "mail", "origin")), struck
+    assert all(struck[name] >= 3 for name in ("upsampler", "stripe", "mail", "origin")), struck
