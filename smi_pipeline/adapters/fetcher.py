@@ -132,8 +132,11 @@ class HttpFetcher:
             raise PermanentError(_UNREACHABLE[kind], said)
         if status not in (200, 203, 204, 205):
             raise TransientError(said)
-        encoding = response.headers.get("Content-Encoding", "").strip().lower()
-        if encoding not in ("", "identity"):
+        encodings = (
+            response.headers.get(name, "").strip().lower() for name in ("Content-Encoding", "Transfer-Encoding")
+        )
+        encoding = next((value for value in encodings if value not in ("", "identity", "chunked")), "")
+        if encoding:
             # We asked for identity: an encoded body is either a mistake or a bomb.
             raise PermanentError(_UNREACHABLE[kind], f"{host} sent the {_NOUN[kind]} encoded as {encoding[:20]!r}.")
 

@@ -27,7 +27,7 @@ class Thresholds:
     # --- files ---
     max_decode_bytes: int = 256 * 2**20
     """Codings that cannot be decoded row by row (progressive JPEG, interlaced PNG, lossless WebP) hold the whole image:
-    with 256 MiB a worker stays below 400 MB, and an 85 megapixel progressive 4:2:0 JPEG still passes."""
+    with 256 MiB a worker stays below 400 MB, and a 68 megapixel progressive 4:2:0 JPEG still passes."""
     max_padding_bytes: int = 1024 * 1024
     """Zero bytes after the end marker: cameras and card recovery pad to whole blocks."""
     max_bytes_per_pixel: float = 8.0

@@ -29,6 +29,7 @@ _OTHERS = (
     (b"<svg", "SVG"), (b"<?xml", "XML"), (b"<!DOCTYPE", "HTML"), (b"<html", "HTML"), (b"PK\x03\x04", "ZIP"),
 )  # fmt: skip
 _MAX_CHUNKS = 1_000_000
+_MAX_PNG_METADATA = 10_000  # chunks that hold no pixels: each costs time, and real files have a dozen
 
 
 def read_layout(path: Path) -> Layout:
@@ -84,6 +85,7 @@ def _read_png(data: FileBytes) -> Layout:
     layout = Layout(format="PNG")
     at = len(_PNG)
     ended = False
+    others, room = 0, MAX_METADATA
     for number in range(_MAX_CHUNKS):
         if at >= len(data):
             break
@@ -93,12 +95,17 @@ def _read_png(data: FileBytes) -> Layout:
             raise damaged("the PNG's header is not where it belongs")
         if at + 12 + length > len(data):
             raise damaged("the PNG is truncated")
+        others += kind != b"IDAT"
+        if others > _MAX_PNG_METADATA:
+            raise damaged(f"the PNG has more than {_MAX_PNG_METADATA:,} chunks beside its pixels")
         # Pixel chunks are checked by the decoder; the others it may skip without looking.
         if kind != b"IDAT" and length <= MAX_METADATA:
             body = data[at + 8 : at + 8 + length]
             if zlib.crc32(body, zlib.crc32(kind)) != u32(data, at + 8 + length):
                 raise damaged(f"the PNG's {kind.decode('latin-1')!r} chunk is damaged")
-            _png_chunk(layout, kind, body)
+            inflated = _inflated(kind, body, room)
+            room -= len(inflated)
+            _png_chunk(layout, kind, inflated if kind == b"iCCP" else body)
         elif kind == b"IDAT":
             layout.payload += length
         at += 12 + length
@@ -111,6 +118,30 @@ def _read_png(data: FileBytes) -> Layout:
     if not layout.payload:
         raise damaged("the PNG holds no pixels")
     return layout
+
+
+def _inflated(kind: bytes, body: bytes, room: int) -> bytes:
+    """The compressed part of a profile or text; empty for others, and for one that cannot be inflated, which viewers
+    ignore. Raises PermanentError for more than `room` bytes: all of a file's together are a few KiB, a bomb is not."""
+    if kind not in (b"iCCP", b"zTXt", b"iTXt"):
+        return b""
+    name, _, rest = body.partition(b"\x00")
+    if kind == b"iTXt":
+        method, rest = rest[:2], rest[2:].split(b"\x00", 2)[-1]
+        if method != b"\x01\x00":
+            return b""
+    else:
+        method, rest = rest[:1], rest[1:]
+        if method != b"\x00" or not name:
+            return b""
+    stream = zlib.decompressobj()
+    try:
+        inflated = stream.decompress(rest, room + 1)
+    except zlib.error:
+        return b""
+    if len(inflated) > room:
+        raise damaged(f"the PNG's {kind.decode()!r} chunk inflates to more than {MAX_METADATA:,} bytes")
+    return inflated
 
 
 def _png_chunk(layout: Layout, kind: bytes, body: bytes) -> None:
@@ -130,9 +161,7 @@ def _png_chunk(layout: Layout, kind: bytes, body: bytes) -> None:
     elif kind == b"eXIf":
         layout.exif = body
     elif kind == b"iCCP":
-        name, _, rest = body.partition(b"\x00")
-        # Limited inflation: a profile is a few KiB, a bomb is not.
-        layout.icc = zlib.decompressobj().decompress(rest[1:], MAX_METADATA) if rest[:1] == b"\x00" and name else b""
+        layout.icc = body
 
 
 def _read_webp(data: FileBytes) -> Layout:

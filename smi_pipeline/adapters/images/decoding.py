@@ -9,9 +9,9 @@ import functools
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,10 @@ from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import PermanentError
 
 Bytes = NDArray[np.uint8]
+T = TypeVar("T")
 
 _JPEG_MAX_SIDE = 65_500
+_ENDS_EARLY = "premature end of"  # libjpeg's words, in JWRN_HIT_MARKER and JWRN_JPEG_EOF
 _LOADERS = {"PNG": "pngload", "JPEG": "jpegload", "WEBP": "webpload"}
 
 
@@ -42,8 +44,15 @@ def vips() -> Any:
 
 def decode_whole(path: Path, layout: Layout) -> None:
     """Decodes every pixel and keeps none. Raises PermanentError(invalid_image)."""
-    with _said_in_one_line(layout, PermanentError):
-        _load(str(path), layout, 1).avg()
+
+    def read(fail_on: str) -> None:
+        with _said_in_one_line(layout, PermanentError):
+            _load(str(path), layout, 1, fail_on=fail_on).avg()
+
+    if layout.format == "JPEG":
+        _unless_cut_off(read, PermanentError)
+    else:
+        read("error")
 
 
 def decode(
@@ -62,6 +71,41 @@ def decode(
     `strict` also refuses a JPEG whose data does not end with its pixels (`_leftover`): for files an encoder has just
     written. `to_srgb` applies the embedded profile; one that cannot be used is ignored, as browsers do. `orientation`
     (EXIF, 1 to 8) is applied. Raises `broken`(invalid_image)."""
+    read = functools.partial(
+        _decode,
+        path,
+        layout,
+        shrink=shrink,
+        strict=strict,
+        to_srgb=to_srgb,
+        orientation=orientation,
+        broken=broken,
+    )
+    return _unless_cut_off(read, broken) if strict and layout.format == "JPEG" else read("error")
+
+
+def _unless_cut_off(read: Callable[[str], T], broken: type[PermanentError]) -> T:
+    """Reads a JPEG. libjpeg only warns of data that ends too early, and paints the rest grey: that is refused. Its
+    other warnings are harmless, and cameras do cause them."""
+    try:
+        return read("warning")
+    except PermanentError as error:
+        if _ENDS_EARLY in str(error):
+            raise broken(reasons.INVALID_IMAGE, "the JPEG's pixels end too early: it is cut off") from error
+    return read("error")
+
+
+def _decode(
+    path: Path,
+    layout: Layout,
+    fail_on: str,
+    *,
+    shrink: int,
+    strict: bool,
+    to_srgb: bool,
+    orientation: int,
+    broken: type[PermanentError],
+) -> Bytes:
     on_load = _on_load(layout, shrink)
     # Exact only without several scans, and at full size chroma bleeds between MCUs.
     spare = strict and layout.format == "JPEG" and on_load > 1 and not layout.held
@@ -71,7 +115,7 @@ def decode(
         if spare:
             image = _load(stack.enter_context(_with_spare_row(path, layout)), layout, on_load)
         else:
-            image = _load(str(path), layout, on_load)
+            image = _load(str(path), layout, on_load, fail_on=fail_on)
         if image.hasalpha():
             # Colours that nobody sees must not count: weighted by alpha before they are averaged.
             image = image.premultiply(max_alpha=65535 if image.format == "ushort" else 255)
@@ -119,9 +163,9 @@ def _on_load(layout: Layout, shrink: int) -> int:
     return shrink if layout.format == "WEBP" else 1
 
 
-def _load(file: Any, layout: Layout, on_load: int) -> Any:
+def _load(file: Any, layout: Layout, on_load: int, *, fail_on: str = "error") -> Any:
     # The loader is named, never guessed: no other of libvips's many readers ever sees the file.
-    options: dict[str, Any] = {"access": "sequential", "fail_on": "error"}
+    options: dict[str, Any] = {"access": "sequential", "fail_on": fail_on}
     if on_load > 1:
         options |= {"shrink": on_load} if layout.format == "JPEG" else {"scale": 1 / on_load}
     name = _LOADERS[layout.format] + ("" if isinstance(file, str) else "_source")

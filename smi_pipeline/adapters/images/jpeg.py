@@ -7,6 +7,7 @@ from smi_pipeline.adapters.images.structure import FileBytes, Layout, damaged, u
 # A marker that is neither a stuffed byte (FF00), a restart (FFD0-FFD7) nor fill (FFFF).
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _END_OR_SCAN = re.compile(rb"\xff[\xd9\xda]")
+_PROGRESSIVE_ROOM = 1.3  # what a decoder takes in all over its coefficients, as measured
 _FRAMES = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
 
 
@@ -75,7 +76,7 @@ def _jpeg_frame(layout: Layout, data: FileBytes, body: int, progressive: bool) -
     layout.unit = (8, 8) if components == 1 else (8 * across, 8 * down)
     if progressive:
         share = sum((s >> 4) * (s & 15) for s in samplings) / (across * down)
-        layout.held = int(layout.width * layout.height * share * 2)  # 16-bit coefficients
+        layout.held = int(layout.width * layout.height * share * 2 * _PROGRESSIVE_ROOM)  # 16-bit coefficients
     return components
 
 

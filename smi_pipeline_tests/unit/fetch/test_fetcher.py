@@ -284,6 +284,42 @@ def test_an_encoded_body_is_refused(make: Make, origin: Origin, encoding: str) -
         get(make(), f"{origin.url}/a")
 
 
+@pytest.mark.parametrize("kind", ["source", "result"])
+def test_a_gzip_bomb_is_never_unpacked(make: Make, origin: Origin, temp_dir: Path, kind: str) -> None:
+    bomb = gzip.compress(bytes(50_000_000))
+    origin.on("/announced", bomb, Content_Encoding="gzip")
+    with pytest.raises(PermanentError, match="encoded as 'gzip'"):
+        get(make(), f"{origin.url}/announced", kind=kind)
+    origin.on("/bare", bomb, Content_Type="image/png")
+    assert get(make(), f"{origin.url}/bare", kind=kind).bytes == len(bomb), "what it is, is asked of the image checks"
+    origin.raw("/transfer", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n" + bomb)
+    with pytest.raises(PermanentError, match="encoded as 'gzip, chunked'"):
+        get(make(), f"{origin.url}/transfer", kind=kind)
+    assert list(temp_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["chunks", "one chunk without end", "no length", "headers"])
+def test_a_body_without_end_is_cut_off_and_leaves_nothing(make: Make, origin: Origin, temp_dir: Path, how: str) -> None:
+    sent = 0
+
+    def endless(request: Any) -> None:
+        nonlocal sent
+        block = b"x" * 65_536
+        head = {"chunks": b"Transfer-Encoding: chunked\r\n\r\n", "headers": b"", "no length": b"\r\n"}
+        chunk = b"Transfer-Encoding: chunked\r\n\r\nffffffffff\r\n"
+        request.wfile.write(b"HTTP/1.1 200 OK\r\n" + head.get(how, chunk))
+        while True:
+            piece = {"chunks": b"10000\r\n" + block + b"\r\n", "headers": b"X-More: " + block[:1000] + b"\r\n"}
+            request.wfile.write(piece.get(how, block))
+            sent += len(block)
+
+    origin.paths["/endless"] = endless
+    with pytest.raises((PermanentError, TransientError)):
+        get(make(total_timeout=20), f"{origin.url}/endless", max_bytes=3_000_000)
+    assert sent < 60_000_000
+    assert list(temp_dir.iterdir()) == []
+
+
 def test_a_body_encoded_as_identity_passes(make: Make, origin: Origin) -> None:
     origin.on("/a", IMAGE, Content_Encoding="Identity")
     assert get(make(), f"{origin.url}/a").bytes == len(IMAGE)
@@ -474,6 +510,75 @@ def test_a_redirect_from_https_to_plain_http_is_refused(
     client = Loopback(https.port, tls_context=trusting, resolver=lambda host, port: [PUBLIC])
     with pytest.raises(PermanentError, match="must begin with https"):
         get(over_tls(temp_dir, client, ["images.example.com"]), "https://images.example.com/a")
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "127.0.0.1", "127.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "127.0.0.1.", "169.254.169.254",
+        "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[64:ff9b::7f00:1]", "[fe80::1%25lo]", "[::127.0.0.1]",
+        "localhost", "localhost.", "127.0.0.1.nip.io", "１２７.0.0.1", "0.0.0.0", "0", "user@127.0.0.1",
+        "images.example.com@127.0.0.1", "images.example.com:80@127.0.0.1", "127.0.0.1#@images.example.com",
+        "127.0.0.1\\@images.example.com", "images.example.com%00.evil.example", "images.example.com%2eevil.example",
+        "images.example.com:8443", "xn--images.example.com", "images.example.com..",
+    ],
+)  # fmt: skip
+def test_no_hop_of_a_redirect_leads_inside_however_it_is_spelt(
+    https: Origin, trusting: ssl.SSLContext, temp_dir: Path, spelling: str
+) -> None:
+    """The second hop is asked for as strictly as the first: nothing of it is resolved or connected to."""
+    asked: list[str] = []
+
+    def resolve(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return [PUBLIC]
+
+    https.on("/a", status=302, Location="/b")
+    https.raw("/b", f"HTTP/1.1 302 Found\r\nLocation: https://{spelling}/c\r\nContent-Length: 0\r\n\r\n".encode())
+    client = Loopback(https.port, tls_context=trusting, resolver=resolve)
+    for kind in ("source", "result"):
+        with pytest.raises(PermanentError) as caught:
+            get(over_tls(temp_dir, client, ["images.example.com"]), "https://images.example.com/a", kind=kind)
+        assert caught.value.reason == f"{kind}_unreachable"
+    assert set(asked) == {"images.example.com"}
+    assert [path for path, _ in https.requests] == ["/a", "/b"] * 2
+
+
+def test_the_systems_own_resolver_may_change_its_answer_as_it_likes(
+    https: Origin, trusting: ssl.SSLContext, temp_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rebinding against the real resolving: the answer that is checked is the one that is connected to."""
+    answers = iter([PUBLIC, "127.0.0.1", "169.254.169.254", "::ffff:10.0.0.7"])
+    asked: list[str] = []
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, port: Any, *rest: Any, **options: Any) -> Any:
+        if host != "images.example.com":
+            return real(host, port, *rest, **options)
+        asked.append(host)
+        address = next(answers)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return [(family, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    https.on("/a.png", IMAGE)
+    client = Loopback(https.port, tls_context=trusting)
+    fetcher = over_tls(temp_dir, client, ["images.example.com"])
+    assert get(fetcher, "https://images.example.com/a.png").bytes == len(IMAGE)
+    for _ in range(3):
+        with pytest.raises(PermanentError, match="not on the public internet"):
+            get(fetcher, "https://images.example.com/a.png")
+    assert len(asked) == 4, "once for each request"
+    assert client.dialled == [(PUBLIC, 443)]
+    assert len(https.requests) == 1
+
+
+def test_an_allowed_address_is_refused_when_it_is_not_public(temp_dir: Path) -> None:
+    """Somebody lists an address of the metadata service: it is looked at like any answer of a resolver."""
+    client = Loopback(1, resolver=lambda host, port: [host])
+    with pytest.raises(PermanentError, match="not on the public internet"):
+        get(over_tls(temp_dir, client, ["169.254.169.254"]), "https://169.254.169.254/latest/meta-data/")
+    assert client.dialled == []
 
 
 def test_a_name_that_does_not_resolve_is_worth_another_try(temp_dir: Path) -> None:

@@ -1,11 +1,10 @@
-"""Files made to exhaust a worker: refused from the header, in little memory."""
+"""The corpus of hostile files: every one is refused, in little memory; what is too large from its header alone."""
 
 import json
 import subprocess
 import sys
 import textwrap
 import warnings
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,36 +14,15 @@ import pytest
 from smi_pipeline.adapters.images import VipsImages
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import PermanentError
-from smi_pipeline_tests.unit.images.pictures import encoded, photo, png, png_header
+from smi_pipeline_tests.unit.images import hostile
+from smi_pipeline_tests.unit.images.pictures import encoded, photo
 
 Write = Callable[..., Path]
 
 
-def webp_of(width: int, height: int) -> bytes:
-    """A lossless WebP header of any size, with next to nothing behind it."""
-    body = b"\x2f" + ((width - 1) | (height - 1) << 14).to_bytes(4, "little") + bytes(20)
-    chunk = b"VP8L" + len(body).to_bytes(4, "little") + body + b"\x00" * (len(body) & 1)
-    return b"RIFF" + (4 + len(chunk)).to_bytes(4, "little") + b"WEBP" + chunk
-
-
-def jpeg_of(width: int, height: int, **options: Any) -> bytes:
-    data = bytearray(encoded(photo(), "JPEG", **options))
-    at = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2")) + 5
-    data[at : at + 4] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
-    return bytes(data)
-
-
-def png_of(width: int, height: int) -> bytes:
-    return png(png_header(width, height), (b"IDAT", zlib.compress(bytes(1_000_000), 9)), (b"IEND", b""))
-
-
-BOMBS = {
-    "png": png_of(100_000, 100_000),
-    "png of the largest sides": png_of(2**31 - 1, 2**31 - 1),
-    "webp": webp_of(16_384, 16_384),
-    "jpeg": jpeg_of(65_535, 65_535),
-    "progressive jpeg": jpeg_of(15_000, 15_000, progressive=True, subsampling=0),
-}
+TOO_LARGE = ("png of ten gigapixels", "png of the largest sides", "interlaced png", "webp", "jpeg", "progressive jpeg")
+REFUSALS = {reasons.INVALID_IMAGE, reasons.UNSUPPORTED_FORMAT, reasons.SOURCE_TOO_LARGE}
+BOMBS = {name: hostile.bombs()[f"bomb: {name}"] for name in TOO_LARGE}
 
 
 @pytest.mark.parametrize("kind", BOMBS)
@@ -64,34 +42,105 @@ def test_a_result_of_the_right_size_that_cannot_be_decoded_in_rows_is_refused_be
 ) -> None:
     checks = VipsImages(300, 10**7)
     source = write(photo().resize((2000, 2000)), "JPEG")
-    for bomb in (webp_of(16_000, 16_000), jpeg_of(16_000, 16_000, progressive=True)):
+    for bomb in (hostile.webp_of(16_000, 16_000), hostile.jpeg_of(16_000, 16_000, progressive=True)):
         verdict = checks.check_result(source, write(bomb), 8)
         assert verdict.reason == reasons.RESULT_REJECTED
         assert "too many to be checked" in verdict.message
 
 
-def test_a_profile_that_inflates_without_end_is_cut(images: VipsImages, write: Write) -> None:
-    whole = encoded(photo(), "PNG")
-    bomb = b"p\x00\x00" + zlib.compress(bytes(200_000_000), 9)
-    images.inspect(write(whole[:33] + png((b"iCCP", bomb))[8:] + whole[33:]))
-
-
-def measured(code: str, *arguments: Path) -> dict[str, float]:
+def measured(code: str, *arguments: Path) -> dict[str, Any]:
     """Runs code in a fresh process; it prints JSON with the growth of its peak memory in MB."""
     head = """
-        import json, resource, sys
+        import json, re, sys
         from pathlib import Path
         from smi_pipeline.adapters.images import VipsImages
         def peak():
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            # Not ru_maxrss: a child inherits that of its parent, through exec as well, and would hide behind it.
+            return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
         before = peak()
         started = [name for name in ("pyvips", "skimage", "pandas", "matplotlib") if name in sys.modules]
     """
     script = textwrap.dedent(head) + textwrap.dedent(code)
     done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, timeout=110, check=True
     )
     return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a worker says of the whole corpus, as a source and as a result, and its memory in MB at the highest."""
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "source").write_bytes(encoded(hostile.source(), "PNG"))
+    pairs: dict[str, tuple[str, int]] = {}
+    for number, (name, content) in enumerate((hostile.good() | hostile.rejected() | hostile.odd()).items()):
+        (folder / f"{number}").write_bytes(content)
+        pairs[name] = (f"{number}", hostile.SCALE)
+    for number, (name, (source, result)) in enumerate(hostile.heavy().items()):
+        (folder / f"source-{number}").write_bytes(source)
+        (folder / f"heavy-{number}").write_bytes(result)
+        pairs[name] = (f"heavy-{number}", 8)
+    (folder / "names.json").write_text(json.dumps(pairs))
+    return measured(
+        """
+        import smi_pipeline.fulfilment.definitions  # what a worker has loaded
+        from smi_pipeline.core.errors import PermanentError
+        folder, checks, said = Path(sys.argv[1]), VipsImages(256, 50_000_000), {}
+
+        def as_a_source(path):
+            try:
+                checks.check_source(path)
+            except PermanentError as error:
+                return error.reason
+            except Exception as error:
+                return repr(error)
+            return "taken"
+
+        def as_a_result(source, path, scale):
+            try:
+                verdict = checks.check_result(source, path, scale)
+            except Exception as error:
+                return repr(error)
+            return "delivered" if verdict.ok else verdict.reason
+
+        for name, (file, scale) in json.loads((folder / "names.json").read_text()).items():
+            source = folder / file.replace("heavy", "source") if file.startswith("heavy") else folder / "source"
+            said[name] = as_a_source(folder / file), as_a_result(source, folder / file, scale)
+        assert peak() > before + 50, "the largest of them take room"
+        print(json.dumps({"said": said, "peak": peak()}))
+        """,
+        folder,
+    )
+
+
+def test_every_hostile_image_is_refused_with_a_reason(judged: dict[str, Any]) -> None:
+    said = {name: judged["said"][name] for name in hostile.rejected()}
+    assert len(said) > 300
+    wrong = {
+        name: (source, result)
+        for name, (source, result) in said.items()
+        if source not in REFUSALS or result != reasons.RESULT_REJECTED
+    }
+    assert wrong == {}
+
+
+def test_a_result_that_promises_as_much_as_may_be_held_and_holds_nothing_is_refused(judged: dict[str, Any]) -> None:
+    assert {judged["said"][name][1] for name in hostile.heavy()} == {reasons.RESULT_REJECTED}
+
+
+def test_strange_metadata_never_raises_anything_of_its_own(judged: dict[str, Any]) -> None:
+    for name in hostile.odd():
+        source, result = judged["said"][name]
+        assert source in REFUSALS | {"taken"}, name
+        assert result in (reasons.RESULT_REJECTED, "delivered"), name
+
+
+def test_what_the_corpus_is_made_of_is_taken_and_delivered_while_it_is_whole(judged: dict[str, Any]) -> None:
+    assert {tuple(judged["said"][name]) for name in hostile.good()} == {("taken", "delivered")}
+
+
+def test_a_worker_that_goes_through_the_whole_corpus_stays_below_400_mb(judged: dict[str, Any]) -> None:
+    assert judged["peak"] <= 400
 
 
 def test_bombs_cost_no_memory(write: Write) -> None:

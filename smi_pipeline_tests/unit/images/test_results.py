@@ -198,27 +198,6 @@ def test_wrong_dimensions_are_refused_with_the_right_ones_named(check: Check, sc
         assert_refused(check(source, source.resize(size), scale), f"not {60 * scale} x {40 * scale}")
 
 
-@pytest.mark.parametrize(
-    ("format", "options"),
-    [("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {}), ("WEBP", {"lossless": True})],
-)
-def test_a_result_cut_off_at_every_twentieth_is_refused(check: Check, format: str, options: dict[str, Any]) -> None:
-    source = photo("rocket.jpg", 80)
-    whole = encoded(upscale(source), format, **options)
-    assert_delivered(check(source, whole))
-    for twentieth in range(20):
-        assert_refused(check(source, whole[: len(whole) * twentieth // 20]))
-    for missing in (1, 2, 5):
-        assert_refused(check(source, whole[:-missing]))
-
-
-def test_a_jpeg_cut_off_and_closed_again_is_refused(check: Check) -> None:
-    source = photo("rocket.jpg", 80)
-    whole = encoded(upscale(source))
-    for twentieth in range(2, 20):
-        assert_refused(check(source, whole[: len(whole) * twentieth // 20].rstrip(b"\xff") + b"\xff\xd9"))
-
-
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
 def test_anything_attached_to_a_result_is_refused(check: Check, format: str) -> None:
     source = photo("rocket.jpg", 80)

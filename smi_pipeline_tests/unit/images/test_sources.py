@@ -166,21 +166,6 @@ def test_every_usual_coding_of_jpeg_is_taken(images: VipsImages, write: Write, o
         images.check_source(write(photo().convert(mode), "JPEG", **options))
 
 
-@pytest.mark.parametrize(
-    ("format", "options"),
-    [("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {}), ("WEBP", {"lossless": True})],
-)
-def test_a_source_cut_off_at_every_twentieth_is_refused(
-    images: VipsImages, write: Write, format: str, options: dict[str, Any]
-) -> None:
-    whole = encoded(photo(), format, **options)
-    for twentieth in range(20):
-        error = refusal(images.check_source, write(whole[: len(whole) * twentieth // 20]))
-        assert error.reason in (reasons.INVALID_IMAGE, reasons.UNSUPPORTED_FORMAT)
-    for missing in (1, 2, 3):
-        assert refusal(images.check_source, write(whole[:-missing])).reason == reasons.INVALID_IMAGE
-
-
 def test_damaged_png_data_is_found_by_its_checksums(images: VipsImages, write: Write) -> None:
     whole = encoded(photo(), "PNG")
     for at in range(20, len(whole), len(whole) // 23):
