@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from smi_pipeline.failpoints import CALLS
-from smi_pipeline_tests.chaos.recipes import ERRANDS, FINAL, GATEWAY, NEAR_MONEY, PASSED_BY, SENSORS, WORKER
+from smi_pipeline_tests.chaos.recipes import ERRANDS, FINAL, GATEWAY, NEAR_MONEY, NOT_KILLED, PASSED_BY, SENSORS, WORKER
 
 ITSELF = "itself"
 VICTIMS = ("daemon", SENSORS, GATEWAY, "postgres")
@@ -107,3 +107,10 @@ def _some(left: Iterable[Kill], factor: int) -> list[Kill]:
 def unlisted() -> list[str]:
     """Failpoints that no process of the matrix passes."""
     return [call for call in CALLS if call not in PASSED_BY]
+
+
+def surprises(passed: Iterable[str]) -> list[str]:
+    """`CALL@PROCESS` that were seen to be passed (`POINT@PROCESS`) and are neither in the matrix nor known."""
+    known = {(call, process) for call, processes in PASSED_BY.items() for process in processes} | NOT_KILLED.keys()
+    seen = {(point.rpartition(".")[0], process) for point, _, process in (name.partition("@") for name in passed)}
+    return sorted(f"{call}@{process}" for call, process in seen - known)

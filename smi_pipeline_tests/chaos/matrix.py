@@ -69,6 +69,7 @@ def carry_through(arena: Arena, options: Options, report: Report, say: Callable[
     report.violations += [f"at the end: {what}" for what in verdict.violations]
     if not options.only and not options.victims:
         report.violations += [f"no process of the matrix passes {call}" for call in cases.unlisted()]
+    report.violations += [f"{name} is passed, but not in the matrix" for name in cases.surprises(report.passed)]
 
 
 def _asked_for(options: Options, part: str) -> bool:

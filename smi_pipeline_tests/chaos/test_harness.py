@@ -158,6 +158,11 @@ def test_every_failpoint_is_in_the_matrix_with_every_victim_it_can_have() -> Non
         assert others >= set(cases.VICTIMS) or all(kill.recipe in cases.FINAL for kill in of_point), point
 
 
+def test_who_passes_a_point_that_the_matrix_does_not_know_is_named() -> None:
+    assert cases.surprises(["mailer.send.after@worker-errands", "mailer.send.before@code-fulfilment"]) == []
+    assert cases.surprises(["mailer.send.after@webserver"]) == ["mailer.send@webserver"]
+
+
 def test_a_seed_gives_the_same_waves_again_and_none_is_left_out() -> None:
     kills = cases.matrix(2)
     planned = cases.waves(kills, 7)
