@@ -52,6 +52,7 @@ class _Store(Protocol):
     def delete(self, key: str) -> None: ...
     def listing(self, prefix: str) -> Iterator[StoredFile]: ...
     def sweep(self, older_than_seconds: float) -> int: ...
+    def shortage(self) -> str | None: ...
 
 
 class FileStorage:
@@ -102,10 +103,25 @@ class FileStorage:
         """Removes temporary files that a killed process left behind, and says how many."""
         return self._store.sweep(older_than_seconds)
 
+    def shortage(self) -> str | None:
+        """In words how little room there is, when nothing more is stored for that; None while there is enough. A
+        service beyond the network is taken to have enough."""
+        return self._store.shortage()
+
 
 class _Folder:
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
+
+    def shortage(self) -> str | None:
+        folder = self._root
+        while not folder.exists() and folder != folder.parent:  # it comes with the first file
+            folder = folder.parent
+        try:
+            free = shutil.disk_usage(folder).free
+        except OSError as error:
+            return f"the disk does not answer ({error.strerror})"
+        return None if free >= _SPARE_BYTES else f"{free:,} bytes are free, below the reserve of {_SPARE_BYTES:,}"
 
     def put(self, key: str, content: Path | bytes) -> None:
         target = self._root / key
@@ -219,6 +235,9 @@ class _Remote:
 
     def __init__(self, root_url: str) -> None:
         self._url = root_url
+
+    def shortage(self) -> str | None:
+        return None
 
     def _at(self, key: str) -> tuple[Any, str]:
         # Built anew each time: fsspec keeps one filesystem per process and settings, and makes a new one after a

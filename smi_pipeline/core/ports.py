@@ -151,6 +151,9 @@ class StoragePort(Protocol):
     def sweep(self) -> int:
         """Removes temporary files that a killed process left an hour ago; returns how many."""
 
+    def shortage(self) -> str | None:
+        """In words how little room there is, when nothing more is stored for that; None while there is enough."""
+
 
 class LimiterPort(Protocol):
     """The Upsampler allowance, shared by all processes."""

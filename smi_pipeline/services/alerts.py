@@ -22,7 +22,24 @@ def raise_alarms(world: World) -> int:
             next_step=f"`smi jobs show {row['job_id']}`, then retry or refund it.",
         )
     _name_late_refunds(world, late)
+    _watch_storage(world)
     return len(overdue)
+
+
+def _watch_storage(world: World) -> None:
+    """A task as long as the storage has no room: jobs wait then, without an error that anybody would look at."""
+    shortage = world.storage.shortage()
+    if shortage is None:
+        world.state.tasks.close("disk_full", "storage", actor="settled")
+        return
+    log.error("the storage has no room: %s", shortage)
+    world.state.tasks.open(
+        kind="disk_full",
+        subject="storage",
+        job_id=None,
+        message=f"The disk of the storage is full: {shortage}. Sources and results cannot be kept.",
+        next_step="Make room on the disk of SMI_STORAGE_URL. Jobs wait, and go on by themselves.",
+    )
 
 
 def _name_late_refunds(world: World, overdue: set[str]) -> None:

@@ -50,6 +50,7 @@ def test_nothing_is_stored_by_half_and_what_was_stored_stays(shop: Shop, disk: S
     new.write_bytes(os.urandom(100_000))
     shop.world.storage.put_bytes("results/aa/kept.png", b"kept")
     disk.fill()
+    assert "below the reserve" in str(shop.world.storage.shortage())
     with pytest.raises(TransientError, match="Not enough disk space"):
         shop.world.storage.put("results/aa/kept.png", new)
     with pytest.raises(TransientError, match="Not enough disk space"):
@@ -58,6 +59,7 @@ def test_nothing_is_stored_by_half_and_what_was_stored_stays(shop: Shop, disk: S
     with shop.world.storage.open("results/aa/kept.png") as file:
         assert file.read() == b"kept"
     disk.free()
+    assert shop.world.storage.shortage() is None
     shop.world.storage.put("results/bb/new.png", new)
     assert shop.world.storage.size("results/bb/new.png") == 100_000
 

@@ -66,3 +66,13 @@ def test_with_nobody_to_tell_nothing_is_called_told(shop: Steps) -> None:
     shop.state.tasks.open(kind="test", subject="1", job_id=None, message="thing.", next_step="look.")
     assert send_alerts(shop.world, None, None) == 0
     assert len(shop.state.tasks.unalerted(10)) == 1
+
+
+def test_a_storage_without_room_is_a_persons_task_as_long_as_it_is(shop: Steps) -> None:
+    shop.storage.short = "3 bytes are free"
+    raise_alarms(shop.world)
+    raise_alarms(shop.world)
+    assert shop.tasks() == ["disk_full"]
+    shop.storage.short = None
+    raise_alarms(shop.world)
+    assert shop.tasks() == []

@@ -168,6 +168,10 @@ class FakeStorage(Outside):
     def __init__(self) -> None:
         super().__init__()
         self.files: dict[str, bytes] = {}
+        self.short: str | None = None
+
+    def shortage(self) -> str | None:
+        return self.short
 
     def sweep(self) -> int:
         return 0
