@@ -41,7 +41,7 @@ def _verify(world: World, job: UpscaleJob, lease_id: str) -> StepReport:
             reasons.SET_ASIDE, f"set aside after {job.attempts - 1} attempts; last error: {job.last_error or 'none'}"
         )
     submission = _result_of(job, world.state.submissions.of_job(job.job_id))
-    if job.source_key is None or submission.result_url is None:
+    if job.source_key is None or not submission.result_url:
         raise PermanentError(reasons.NO_RESULT, "Upsampler reported success without an image")
     with world.storage.local_path(job.source_key) as source, _fetched(world, job, submission.result_url) as result:
         verdict = world.images.check_result(source, result.path, job.scale)

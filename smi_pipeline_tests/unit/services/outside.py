@@ -6,6 +6,7 @@ happened: the answer was lost.
 """
 
 from collections import deque
+from collections.abc import Callable
 
 from smi_pipeline.adapters.postgres.database import transaction_is_open
 
@@ -17,6 +18,7 @@ class Outside:
         self.calls: list[str] = []
         self.faults: deque[Exception | None] = deque()
         self.after_effect: deque[Exception | None] = deque()
+        self.watch: Callable[[str], None] = lambda moment: None  # may raise, or keep the caller waiting
 
     def untouched(self, what: str) -> None:
         """No adapter is called while a transaction is open (design, section 4)."""
@@ -25,6 +27,7 @@ class Outside:
     def called(self, what: str) -> None:
         """Notes a call; raises the fault that is due."""
         self.untouched(what)
+        self.watch(what)
         self.calls.append(what)
         fault = self.faults.popleft() if self.faults else None
         if fault:
@@ -32,6 +35,7 @@ class Outside:
 
     def done(self) -> None:
         """The effect has happened; the answer may get lost."""
+        self.watch(f"{self.calls[-1]} answered")
         fault = self.after_effect.popleft() if self.after_effect else None
         if fault:
             raise fault

@@ -1,0 +1,347 @@
+"""A shop whose workers, customers, admins and partners do what a test says, with the books a judge needs."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from smi_pipeline.core.errors import PermanentError, SmiError
+from smi_pipeline.core.models import (
+    PersonTask,
+    Queue,
+    RefundFacts,
+    Stage,
+    Status,
+    StripeEvent,
+    SubmitRequest,
+    UpscaleReply,
+    Verdict,
+)
+from smi_pipeline.services import admin, compare, fulfil, intake, notify, reconcile, refund, submit
+from smi_pipeline.services.completions import check_completions, take_hint
+from smi_pipeline_tests.unit.services.machine.crew import Crew, Fate
+from smi_pipeline_tests.unit.services.steps import Steps
+
+END = Fate()
+
+
+@dataclass
+class Order:
+    """One order and what was done to it by hand: a judge must know of it."""
+
+    job_id: str
+    price_cents: int
+    payments: list[str] = field(default_factory=list)
+    gifts: int = 0
+    goodwill: bool = False
+    by_hand: bool = False
+    disputed: bool = False
+    resends: int = 0
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call to Upsampler that was begun: when, and how long its worker had waited by then."""
+
+    job_id: str
+    at: float
+    waited: float
+
+
+class Stress:
+    """Steps of the whole world, each small enough to be mixed with any other."""
+
+    def __init__(self, shop: Steps) -> None:
+        self.shop, self.world, self.crew = shop, shop.world, Crew()
+        self.orders: list[Order] = []
+        self.calls: list[Call] = []
+        self.clock = 0.0  # seconds that were let pass
+        self._told: dict[str, str] = {}  # refunds whose state was made an event
+        self.crew.watch(shop.database)
+        for port in (shop.upscaler, shop.payments, shop.mailer, shop.fetcher, shop.images, shop.storage):
+            port.watch = self.crew.moment
+        plain_submit, plain_check = shop.upscaler.submit, shop.images.check_result
+
+        def submit_upscale(request: SubmitRequest) -> UpscaleReply:
+            worker = self.crew.worker
+            self.calls.append(Call(request.job_id, self.clock, worker.waited if worker else 0.0))
+            return plain_submit(request)
+
+        def check_result(source: Path, result: Path, scale: int) -> Verdict:
+            if b"black" in result.read_bytes():
+                return Verdict(ok=False, facts=None, reason="result_rejected", message="a black tile")
+            return plain_check(source, result, scale)
+
+        shop.upscaler.submit = submit_upscale  # type: ignore[method-assign]
+        shop.images.check_result = check_result  # type: ignore[method-assign]
+
+    # --- customers and Stripe
+
+    def order(self) -> Order:
+        """A customer orders."""
+        registered = self.shop.register()
+        self.orders.append(Order(registered.job_id, registered.price_cents))
+        return self.orders[-1]
+
+    def pay(self, order: Order, *, more_cents: int = 0) -> None:
+        """The customer pays; Stripe has an event of it, which nobody has told us yet."""
+        intent = self.shop.payments.pay(order.job_id, order.price_cents + more_cents, at=self._now())
+        order.payments.append(intent)
+        ours = {"metadata": {"source": "sell-my-images", "job_id": order.job_id}}
+        self._event("payment_intent.succeeded", {"object": "payment_intent", "id": intent, **ours})
+
+    def tell(self, event: StripeEvent, fate: Fate = END) -> None:
+        """The webhook of a Stripe event arrives: for the first time, or again."""
+        self._start("webhook", lambda: intake.handle_stripe_event(self.world, event, source="stripe webhook"), fate)
+
+    def tell_newest(self) -> None:
+        """The webhook of the newest event arrives, and nothing is wrong with it."""
+        self.tell(self.shop.payments.events[-1])
+
+    def refund_by_hand(self, order: Order, cents: int) -> None:
+        """Somebody refunds in Stripe's dashboard, as far as Stripe lets them."""
+        stripe, intent = self.shop.payments, order.payments[0]
+        rest = stripe.intents[intent].amount_received_cents - stripe.returned_cents(intent)
+        if 0 < cents <= rest:
+            order.by_hand = True
+            stripe.refund_by_hand(intent, cents)
+            self._news()
+
+    def refund_moves(self, made: RefundFacts, status: str) -> None:
+        """A pending refund succeeds or fails at Stripe."""
+        if made.status == "pending":
+            self.shop.payments.set_refund(made.refund_id, status, "expired_card" if status == "failed" else None)
+            self._news()
+
+    def dispute(self, order: Order, ends: str | None) -> None:
+        """The customer disputes the payment (`ends` None), or the bank decides: won, lost."""
+        order.disputed = True
+        self.shop.payments.dispute(order.payments[0], refundable=ends == "won")
+        body = {"object": "dispute", "id": f"dp_{order.job_id}", "payment_intent": order.payments[0]}
+        type_ = "charge.dispute.closed" if ends else "charge.dispute.created"
+        self._event(type_, {**body, "status": ends or "needs_response"})
+
+    def _event(self, type_: str, body: dict) -> None:
+        events = self.shop.payments.events
+        events.append(StripeEvent(event_id=f"evt_{len(events)}", type=type_, created_at=self._now(), object=body))
+
+    def _news(self) -> None:
+        """Stripe makes an event of each refund that is new or has moved."""
+        for made in list(self.shop.payments.refunds.values()):
+            before = self._told.get(made.refund_id)
+            if before == made.status:
+                continue
+            self._told[made.refund_id] = made.status
+            body = {"object": "refund", "id": made.refund_id, "payment_intent": made.payment_intent_id}
+            type_ = "refund.created" if before is None else "refund.updated"
+            self._event("refund.failed" if made.status == "failed" else type_, {**body, "status": made.status})
+            if made.status == "succeeded":
+                self._event("charge.refunded", {"object": "charge", "payment_intent": made.payment_intent_id})
+
+    # --- Upsampler
+
+    def undecided(self) -> list[str]:
+        """Upscales that Upsampler has not ended."""
+        return [key for key, reply in self.shop.upscaler.replies.items() if reply.stage is Stage.QUEUED]
+
+    def decide(self, external_id: str, how: str) -> None:
+        """Upsampler ends an upscale: with a good image, with a black one, with none, or as failed."""
+        job_id, url = self.upscale_of(external_id).job_id, f"https://cdn.example/{external_id}.png"
+        if how == "failed":
+            self.shop.upscaler.fail(external_id)
+            return
+        self.shop.fetcher.bodies[url] = f"PNG 400 320 {job_id} {'black' if how == 'black' else ''}".encode()
+        self.shop.upscaler.finish(external_id, url=url if how != "no image" else "")
+
+    def upscale_of(self, external_id: str) -> SubmitRequest:
+        """What Upsampler was asked for."""
+        return self.shop.upscaler.submissions[int(external_id.rsplit("_", 1)[1]) - 1]
+
+    def hint(self, external_id: str, fate: Fate = END) -> None:
+        """The webhook of an upscale arrives: for the first time, or again."""
+        token = self.upscale_of(external_id).webhook_url.rsplit("/", 1)[1]
+        self._start("webhook", lambda: take_hint(self.world, token, external_id.encode()), fate)
+
+    # --- our processes
+
+    def work(self, queue: Queue, fate: Fate = END, *, limit: int = 25) -> None:
+        """A run works on one lease of what is due."""
+        self._start(f"{queue} run", lambda: self._batch(queue, limit), fate)
+
+    def poll(self, fate: Fate = END) -> None:
+        """A tick of the sensor that asks Upsampler."""
+        self._start("completions", lambda: check_completions(self.world, limit=5), fate)
+
+    def reconcile(self, fate: Fate = END) -> None:
+        """A look into Stripe's lists for what we do not know."""
+
+        def look() -> None:
+            reconcile.reconcile_events(self.world)
+            compare.compare_payments(self.world)
+
+        self._start("reconciliation", look, fate)
+
+    def tick(self) -> None:
+        """Every sensor once, and all goes well."""
+        for queue in (Queue.SUBMIT, None, Queue.FULFIL, Queue.REFUND, Queue.MAIL):
+            self.work(queue) if queue else self.poll()
+
+    def wake(self, number: int, fate: Fate = END) -> None:
+        """A worker that waited goes on, whatever was done to its rows meanwhile."""
+        self.crew.wake(self.crew.waiting[number % len(self.crew.waiting)], fate)
+        self._news()
+
+    def _batch(self, queue: Queue, limit: int) -> None:
+        leases, worker = self.world.state.leases, self.crew.worker
+        leased = leases.lease(queue, limit)
+        if leased is None:
+            return
+        if worker:
+            worker.lease_id = leased[0]
+        for key in leases.take_up(queue, leased[0]):
+            try:
+                self._one(queue, key, leased[0])
+            except PermanentError:
+                if queue in (Queue.SUBMIT, Queue.FULFIL):
+                    self._failure_hook(key)
+
+    def _one(self, queue: Queue, key: str, lease_id: str) -> None:
+        match queue:
+            case Queue.SUBMIT:
+                if submit.prepare(self.world, key, lease_id).state == "done":
+                    submit.submit(self.world, key, lease_id)
+            case Queue.FULFIL:
+                if fulfil.verify_result(self.world, key, lease_id).state != "done":
+                    return
+                if fulfil.deliver(self.world, key, lease_id).state == "done":
+                    notify.send_owed(self.world, key)
+            case Queue.REFUND:
+                refund.process(self.world, key, lease_id)
+                row = self.world.state.refunds.get(int(key))
+                if row and row.job_id:
+                    notify.send_owed(self.world, row.job_id)
+            case Queue.MAIL:
+                notify.send(self.world, key, lease_id)
+
+    def _failure_hook(self, job_id: str) -> None:
+        job = self.world.state.views.job(job_id)
+        if job and job.status is Status.FAILED:
+            try:
+                refund.refund_now(self.world, job_id)
+                notify.send_owed(self.world, job_id)
+            except SmiError:
+                pass
+
+    def _start(self, name: str, work: Callable[[], object], fate: Fate) -> None:
+        self.crew.start(name, work, fate)
+        self._news()
+
+    # --- an admin, and time
+
+    def admin(self, order: Order, action: str, fate: Fate = END) -> None:
+        """An operator does one thing to one job."""
+        job = self.shop.job(order.job_id)
+        if action == "retry" and job.status not in (Status.PENDING, Status.PROCESSING):
+            order.gifts += 1
+        if action == "refund" and (job.status is Status.COMPLETED or order.gifts):
+            order.goodwill = True
+        order.resends += action == "resend"
+        commands: dict[str, Callable[[], object]] = {
+            "retry": lambda: admin.retry(self.world, order.job_id, admin_override=True),
+            "refund": lambda: admin.refund_job(self.world, order.job_id),
+            "cancel": lambda: admin.cancel(self.world, order.job_id),
+            "resend": lambda: admin.resend(self.world, order.job_id),
+            "check": lambda: admin.check(self.world, order.job_id),
+            "hold": lambda: admin.hold(self.world, order.job_id, "a question"),
+            "release": lambda: admin.release(self.world, order.job_id),
+        }
+        self._start(f"admin {action}", commands[action], fate)
+
+    def time(self, seconds: float, *, alive: bool) -> None:
+        """Time passes. `alive`: workers that wait are slow, and their leases are renewed; else they are frozen."""
+        step = 30.0 if alive and self.crew.waiting else seconds
+        left = seconds
+        while left > 0:
+            span = min(step, left)
+            self.shop.later(seconds=span)
+            left -= span
+            if alive:
+                for worker in self.crew.waiting:
+                    if worker.lease_id:
+                        self.world.state.leases.renew(worker.lease_id)
+        self.clock += seconds
+        for worker in self.crew.waiting:
+            worker.waited += seconds
+
+    def down(self, seconds: float) -> None:
+        """Everything of ours stands still."""
+        self.shop.down(seconds=seconds)
+        self.clock += seconds
+        for worker in self.crew.waiting:
+            worker.waited += seconds
+
+    def _now(self):
+        return self.world.state.submissions.now()
+
+    # --- how it ends
+
+    def heal(self) -> None:
+        """Everything works again, whoever must act does, and time passes until nothing is left to do."""
+        while self.crew.waiting:
+            self.wake(0)
+        stripe = self.shop.payments
+        stripe.refund_status = "succeeded"
+        for order in self.orders:
+            if order.disputed and not stripe.intents[order.payments[0]].refundable and not self._lost(order):
+                self.dispute(order, "won")
+        for _ in range(80):
+            for external_id in self.undecided():
+                self.decide(external_id, "good")
+            for made in list(stripe.refunds.values()):
+                self.refund_moves(made, "succeeded")
+            self.reconcile()
+            self._person()
+            for _ in range(3):
+                self.tick()
+            if not self._open():
+                return
+            self.time(600, alive=False)
+
+    def _person(self) -> None:
+        for task in self.world.state.tasks.opened():
+            if task.kind == "refund_failed":
+                self._start("person", lambda: self._refund_again(task), END)  # noqa: B023 - it is called at once
+        for order in self.orders:
+            if self.shop.job(order.job_id).hold_reason:
+                self.admin(order, "release")
+
+    def _refund_again(self, task: PersonTask) -> None:
+        """What the task tells a person to do."""
+        if task.job_id and "jobs refund " in task.next_step:
+            admin.refund_job(self.world, task.job_id)
+        else:
+            admin.refund_payment(self.world, task.subject)
+
+    def _lost(self, order: Order) -> bool:
+        return any(
+            event.type == "charge.dispute.closed"
+            and event.object["payment_intent"] == order.payments[0]
+            and event.object["status"] == "lost"
+            for event in self.shop.payments.events
+        )
+
+    def _open(self) -> bool:
+        """Whether anything of a paid order is still to be done."""
+        return bool(
+            self.shop.sql(
+                """SELECT 1 FROM smi.upscale_jobs WHERE status IN ('pending', 'processing')
+                   UNION ALL SELECT 1 FROM smi.refunds WHERE state IN ('owed', 'pending')
+                   UNION ALL SELECT 1 FROM smi.emails WHERE state IN ('claimed', 'handed_over')
+                   UNION ALL SELECT 1 FROM smi.submissions WHERE state IN ('sending', 'accepted') LIMIT 1"""
+            )
+        )
+
+
+def mails_of(stress: Stress) -> Counter[tuple[str, str]]:
+    """Hand-overs that the mail server took, by Message-ID and kind."""
+    return Counter((mail.message_id, mail.subject) for mail in stress.shop.mailer.taken)
