@@ -16,6 +16,9 @@ from smi_pipeline.wiring import build_kicker, build_world
 HEAD_SECONDS = 15.0
 """So long a client may take for the head of a request, also for its first byte."""
 
+SEND_SECONDS = 60.0
+"""So long a client may leave what was sent to it unread: a quarter of a megabyte of a download."""
+
 
 def build_app(settings: Settings) -> Starlette:
     """The application on the configured services. Raises RefusedError when a secret is missing."""
@@ -47,9 +50,11 @@ def server_config(app: Starlette, *, host: str, port: int, proxies: Sequence[str
 
 
 class PatientToAPoint(H11Protocol):
-    """uvicorn's protocol, which by itself waits for ever for a client that sends its head byte by byte."""
+    """uvicorn's protocol, which by itself waits for ever for a client that sends its head byte by byte or does not
+    read its answer."""
 
     _waiting: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -57,7 +62,21 @@ class PatientToAPoint(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._is_read()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._is_read()
+        self._unread = self.loop.call_later(SEND_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._is_read()
+        super().resume_writing()
+
+    def _is_read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -20,6 +20,7 @@ SCALES = {"4x": 4, "8x": 8}
 SOURCE = "sell-my-images"
 """`metadata.source` of our Stripe objects; others on the same account belong to another shop."""
 
+_ID = re.compile(r"[!-~]{0,255}")
 PAID_EVENTS = ("checkout.session.completed", "checkout.session.async_payment_succeeded", "payment_intent.succeeded")
 CLOSING_EVENTS = ("checkout.session.expired", "checkout.session.async_payment_failed")
 REFUND_EVENTS = ("charge.refunded", "refund.created", "refund.updated", "refund.failed")
@@ -122,10 +123,13 @@ def handle_stripe_event(world: World, event: StripeEvent, *, source: str) -> str
 
     The objects are read again from Stripe before anything moves: events are unordered and may be old.
     Raises TransientError when Stripe or the database does not answer: the sender (or the next look) repeats it.
+    Raises RefusedError for an object of a form that Stripe does not send.
     """
     if event.type not in HANDLED_EVENTS:
         return "not handled"
     body = event.object
+    if not _is_readable(event):
+        raise RefusedError(f"the object of the event {event.event_id[:64]!r} has not the form of Stripe's")
     name = (event.event_id, event.type)
     if event.type in REFUND_EVENTS:
         return refund.handle_refund_event(world, event, source=source)
@@ -194,6 +198,15 @@ def _refuse_while_overloaded(world: World) -> None:
     wait = world.state.views.forecast_wait_seconds(world.policy.requests_per_minute)
     if wait > world.policy.max_wait.total_seconds():
         raise Unavailable("no orders are taken at the moment: too many are waiting", retry_after=int(wait))
+
+
+def _is_readable(event: StripeEvent) -> bool:
+    body = event.object
+    metadata = body.get("metadata") or {}
+    if not isinstance(metadata, Mapping):
+        return False
+    ids = (event.event_id, body.get("id"), _payment_intent_id(body), metadata.get("job_id"))
+    return all(value is None or (isinstance(value, str) and _ID.fullmatch(value)) for value in ids)
 
 
 def _is_ours(body: Mapping[str, Any]) -> bool:

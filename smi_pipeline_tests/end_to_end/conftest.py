@@ -10,8 +10,10 @@ import pytest
 import requests
 
 from smi_pipeline.sandbox.server import Sandbox
+from smi_pipeline.settings import Settings
 from smi_pipeline.stack import Stack
 from smi_pipeline.stack.topology import free_port
+from smi_pipeline_tests.gateway.nginx import doors, front
 
 API_KEY = "storefront-key-of-the-tests"
 
@@ -90,11 +92,12 @@ class Storefront:
 
 
 class RunningShop:
-    """The stack with its stand-ins."""
+    """The stack with its stand-ins, and the variables it was started with."""
 
-    def __init__(self, sandbox: Sandbox, stack: Stack) -> None:
+    def __init__(self, sandbox: Sandbox, stack: Stack, variables: dict[str, str]) -> None:
         self.sandbox = sandbox
         self.stack = stack
+        self.variables = variables
         self.storefront = Storefront(sandbox, stack.addresses["gateway"])
 
     def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
@@ -117,9 +120,26 @@ def running_shop(folder: Path) -> Iterator[RunningShop]:
     """One running product for a module of tests, on the live wire."""
     port = free_port()
     webhook = f"http://127.0.0.1:{port}/smi-webhook/stripe"
-    with (
-        Sandbox(folder / "sandbox", processing_seconds=0.5, stripe_webhook_url=webhook) as sandbox,
-        Stack(environment(sandbox, port, "live"), folder / "home") as stack,
-    ):
-        stack.wait_ready(90)
-        yield RunningShop(sandbox, stack)
+    planted: dict[str, Any] = {
+        "upsampler_key": "upsampler-key-planted",
+        "stripe_key": "sk_test_planted",
+        "stripe_webhook_secret": "whsec_planted",
+        "smtp_user": "mailer",
+        "smtp_password": "smtp-password-planted",
+    }
+    with Sandbox(folder / "sandbox", processing_seconds=0.5, stripe_webhook_url=webhook, **planted) as sandbox:
+        login = {"SMTP_USER": planted["smtp_user"], "SMTP_PASSWORD": planted["smtp_password"]}
+        of_doors = {name: value for name, value in doors().items() if name != "SMI_PUBLIC_URL"}
+        variables = environment(sandbox, port, "live") | login | of_doors
+        with Stack(variables, folder / "home") as stack:
+            stack.wait_ready(90)
+            yield RunningShop(sandbox, stack, variables)
+
+
+@pytest.fixture(scope="module")
+def front_folder(running_shop: RunningShop) -> Iterator[Path]:
+    """The folder of an nginx before that product."""
+    values = {name.lower(): value for name, value in running_shop.variables.items()}
+    settings = Settings(_env_file=None, **values, smi_public_url=doors()["SMI_PUBLIC_URL"])  # type: ignore[call-arg, arg-type]
+    with front(settings) as folder:
+        yield folder

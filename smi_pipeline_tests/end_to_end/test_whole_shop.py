@@ -1,5 +1,6 @@
 """The product as its users meet it: customers at Checkout and on their page, operators in the Dagster UI."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,12 +11,35 @@ import pytest
 import requests
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from smi_pipeline.core.lifecycle import callback_token, download_token, rating_token, view_token
+from smi_pipeline.settings import Settings
+from smi_pipeline.wiring import dagster_url
 from smi_pipeline_tests.end_to_end.conftest import RunningShop, wait_until
+from smi_pipeline_tests.end_to_end.doors import Door
+from smi_pipeline_tests.end_to_end.leaks import cells, command_lines, files_below, search
+from smi_pipeline_tests.gateway.nginx import ANALYSTS, NGINX, TEAM, needs_nginx
 
 CHROMIUM = shutil.which("chromium") or ""
 SCREENSHOTS = Path("screenshots")
+DELETE = 'mutation { deletePipelineRun(runId: "no-such-run") { __typename } }'
+SECRET_ENDINGS = ("_KEY", "_PASSWORD", "_SECRET")
+NEEDED = {  # where the state has to keep such things
+    ("smi.upscale_jobs.customer_email", "address"),
+    ("smi.upscale_jobs.customer_name", "customer's name"),
+    ("smi.upscale_jobs.source_url", "images host's key"),
+    *(
+        ("smi.emails.content", part)
+        for part in ("address", "customer's name", "download token", "view key", "rating key")
+    ),
+}
+KEY_OF_THE_SHOP = "planted-key-of-the-images-host"
 
-pytestmark = [pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.timeout(240),
+    pytest.mark.filterwarnings(
+        "ignore:Requiring AUTH while not requiring TLS"
+    ),  # the stand-in's mail server, on loopback
+]
 needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
 
 
@@ -24,7 +48,7 @@ def orders(running_shop: RunningShop) -> dict[str, dict[str, Any]]:
     """Three orders, paid and closed: two good ones, one whose upscale fails."""
     front = running_shop.storefront
     placed = {
-        "good": front.order("coffee-400.png", "4x", "good@customer.example"),
+        "good": front.order(f"coffee-400.png?key={KEY_OF_THE_SHOP}", "4x", "good@customer.example"),
         "large": front.order("rocket-200.jpg", "8x", "large@customer.example"),
         "failed": front.order("chelsea-200.webp", "4x", "failed@customer.example"),
     }
@@ -105,6 +129,18 @@ def test_reports_appear_by_themselves(running_shop: RunningShop, orders: dict[st
     wait_until("a materialised report", lambda: _materialised(running_shop, "profit_margin"), seconds=120)
 
 
+@pytest.fixture
+def team(running_shop: RunningShop, front_folder: Path) -> Door:
+    return Door(running_shop.variables["SMI_TEAM_URL"], TEAM)
+
+
+@pytest.fixture
+def analysts(running_shop: RunningShop, front_folder: Path) -> Door:
+    door = Door(running_shop.variables["SMI_ANALYSTS_URL"], ANALYSTS)
+    wait_until("the read-only UI", lambda: door.get("/server_info").status_code == 200)
+    return door
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
@@ -156,6 +192,90 @@ def test_the_closing_mail_reads_well(running_shop: RunningShop, orders: dict[str
     _shoot(page, f"mail-{name}")
 
 
+@needs_nginx
+def test_the_team_reaches_everything_through_its_door(running_shop: RunningShop, team: Door) -> None:
+    assert team.get("/runs").status_code == 200
+    assert team.get("/graphql?query={version}").status_code == 405
+    assert team.ask("{ version }")["version"]
+    assert team.ask(DELETE)["deletePipelineRun"]["__typename"] == "RunNotFoundError"
+    assert json.loads(team.ask_by_socket(DELETE))["type"] == "error"
+
+
+@needs_nginx
+def test_the_analysts_door_shows_the_same_and_changes_nothing(
+    running_shop: RunningShop, orders: dict[str, Any], analysts: Door
+) -> None:
+    run_id = _failed_run(running_shop)
+    assert analysts.get("/runs").status_code == 200
+    assert analysts.get("/graphql?query={version}").status_code == 405
+    assert analysts.ask("{ runsOrError { ... on Runs { count } } }")["runsOrError"]["count"] > 0
+    mutation = DELETE.replace("no-such-run", run_id)
+    assert analysts.ask(mutation)["deletePipelineRun"]["__typename"] == "UnauthorizedError"
+    assert json.loads(analysts.ask_by_socket(mutation))["type"] == "error"
+    assert _failed_run(running_shop) == run_id
+
+
+@needs_nginx
+@needs_chromium
+def test_the_ui_works_through_the_front(
+    running_shop: RunningShop, orders: dict[str, Any], browser: Browser, team: Door, analysts: Door
+) -> None:
+    wait_until("a materialised report", lambda: _materialised(running_shop, "profit_margin"), seconds=120)
+    complaints: list[str] = []
+
+    def page_at(door: Door) -> Page:
+        user, password = door.login
+        page = browser.new_page(
+            viewport={"width": 1280, "height": 900}, http_credentials={"username": user, "password": password}
+        )
+        page.set_default_timeout(40_000)
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        return page
+
+    page = page_at(team)
+    page.goto(f"{team.url}/runs/{_failed_run(running_shop)}")
+    page.get_by_text("is succeeded").first.wait_for()  # logs come through a WebSocket
+    _shoot(page, "front-team-run")
+    page.close()
+    page = page_at(analysts)
+    page.goto(f"{analysts.url}/assets/profit_margin?view=events")
+    page.get_by_text("[Show Markdown]").first.click()
+    page.wait_for_function("[...document.images].some(i => i.src.startsWith('data:image') && i.naturalWidth > 300)")
+    _shoot(page, "front-analysts-report")
+    page.close()
+    assert complaints == []
+
+
+def test_no_secret_and_no_address_is_written_where_it_need_not_be(
+    running_shop: RunningShop, orders: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    secret = running_shop.variables["SMI_SECRET_KEY"]
+    planted = {name: value for name, value in running_shop.variables.items() if name.endswith(SECRET_ENDINGS)}
+    assert len(planted) == 9
+    planted["images host's key"] = KEY_OF_THE_SHOP
+    planted["customer's name"] = "Ann Example"
+    for name, order in orders.items():
+        job_id = order["job_id"]
+        planted[f"address of {name}"] = f"{name}@customer.example"
+        planted[f"view key of {name}"] = view_token(secret, job_id)
+        planted[f"rating key of {name}"] = rating_token(secret, job_id)
+        for serial in range(3):
+            planted[f"download token of {name}, {serial}"] = download_token(secret, job_id, 1, serial)
+    planted |= {f"callback token {n}": callback_token(secret, n) for n in range(1, 4)}
+    home, state_url = running_shop.stack.home, running_shop.stack.state_url
+    history_url = dagster_url(Settings(_env_file=None), state_url)  # type: ignore[call-arg]
+
+    assert search(command_lines(child.pid or 0 for child in running_shop.stack.children), planted) == set()
+    assert search(files_below(home, besides=("postgres", "storage")), planted) == set()
+    logs = ((name, content) for name, content in files_below(home / "postgres") if "log" in name)
+    assert search(logs, planted) == set()
+    assert search(cells(history_url), planted) == set()
+    if NGINX:
+        assert search(files_below(request.getfixturevalue("front_folder")), planted) == set()
+    assert {(place, name.partition(" of ")[0]) for place, name in search(cells(state_url), planted)} == NEEDED
+
+
 def _shoot(page: Page, name: str) -> None:
     SCREENSHOTS.mkdir(exist_ok=True)
     page.wait_for_timeout(700)  # animations of the Dagster UI
@@ -170,11 +290,14 @@ def _closed(running_shop: RunningShop, name: str, order: dict[str, Any], status:
 
 
 def _failed_run(running_shop: RunningShop) -> str:
-    found = running_shop.graphql(
-        """{ runsOrError(filter: {statuses: [FAILURE], pipelineName: "fulfil_upscales"}) {
-             ... on Runs { results { runId } } } }"""
-    )
-    (run,) = found["runsOrError"]["results"]
+    def failed() -> list[dict[str, str]]:  # the order is closed before its run has ended
+        found = running_shop.graphql(
+            """{ runsOrError(filter: {statuses: [FAILURE], pipelineName: "fulfil_upscales"}) {
+                 ... on Runs { results { runId } } } }"""
+        )
+        return found["runsOrError"]["results"]
+
+    (run,) = wait_until("the failed run", failed)
     return run["runId"]
 
 

@@ -253,6 +253,10 @@ class Shop:
         content = json.dumps(self.order_body(**changes))  # httpx would not escape a lone surrogate
         return self.client.post("/smi/v1/jobs", content=content, headers=headers)
 
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._server.server_state.connections)
+
     def close(self) -> None:
         self.client.close()
         self._server.should_exit = True  # it leaves by itself within a tick, nobody need wait for it

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -15,7 +16,7 @@ from structlog.testing import capture_logs
 
 from smi_pipeline.gateway import bodies, wiring
 from smi_pipeline.gateway.__main__ import main
-from smi_pipeline_tests.gateway.shop import API_KEY, SECRET_KEY, Shop, signed
+from smi_pipeline_tests.gateway.shop import API_KEY, SECRET_KEY, Shop, signed, wait_for
 
 BROWSER = {"Accept": "text/html,*/*;q=0.8"}
 
@@ -181,6 +182,24 @@ def test_a_client_that_leaves_breaks_nothing(shop: Shop) -> None:
     assert shop.client.get("/health").status_code == 200
     time.sleep(0.1)
     assert shop.sql("SELECT sum(downloads) AS n FROM smi.download_tokens") == [{"n": 0}]
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wiring, "SEND_SECONDS", 0.3)
+    token = shop.token(shop.delivered(bytes(30_000_000)))
+    host, port = shop.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(f"GET /smi/v1/download/{token} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        wait_for(lambda: shop.connections() == 1)
+        wait_for(lambda: shop.connections() == 0)
+        connection.settimeout(10)
+        got = 0
+        with suppress(ConnectionError):
+            while block := connection.recv(1_000_000):
+                got += len(block)
+    assert got < 30_000_000
+    assert shop.sql("SELECT sum(downloads) AS n FROM smi.download_tokens") == [{"n": 0}]
+    assert len(shop.client.get(f"/smi/v1/download/{token}").content) == 30_000_000, "who reads gets it all"
 
 
 def free_port() -> int:
