@@ -9,6 +9,9 @@ from smi_pipeline.core.models import Fetched, Queue, Submission, UpscaleJob
 from smi_pipeline.services.world import StepReport, World, outage, run_step
 
 
+_NO_RESULT = "the result could not be fetched"
+
+
 def verify_result(world: World, job_id: str, lease_id: str) -> StepReport:
     """Downloads the result, checks it and stores it. Raises PermanentError after `failed` was committed."""
     job = world.state.views.job(job_id)
@@ -68,7 +71,8 @@ def _verify(world: World, job: UpscaleJob, lease_id: str) -> StepReport:
 
 @contextmanager
 def _fetched(world: World, job: UpscaleJob, url: str) -> Iterator[Fetched]:
-    """The result in a temporary file. An outage of its host is waited for until a little after the deadline."""
+    """The result in a temporary file. An outage of its host is waited for until a little after the deadline, and
+    whoever came to the result late himself tries twice."""
     max_bytes = int(world.policy.max_output_megapixels * 1e6 * 4)  # RGBA, uncompressed
     fetch = world.fetcher.fetch(url, kind="result", max_bytes=max_bytes)
     with ExitStack() as stack:
@@ -77,9 +81,11 @@ def _fetched(world: World, job: UpscaleJob, url: str) -> Iterator[Fetched]:
         except TransientError as error:
             now = world.state.submissions.now()
             ends = max(at for at in (job.deadline_at, job.result_ready_at, job.learned_at, job.created_at) if at)
-            if now >= ends + world.policy.last_poll_patience:
+            tried_before = (job.last_error or "").startswith(_NO_RESULT)
+            if tried_before and now >= ends + world.policy.last_poll_patience:
                 raise PermanentError(reasons.RESULT_UNREACHABLE, str(error)) from error
-            raise outage(error, since=job.result_ready_at, now=now) from error
+            told = TransientError(f"{_NO_RESULT}: {error}", retry_after=error.retry_after)
+            raise outage(told, since=job.result_ready_at, now=now) from error
         yield result
 
 

@@ -140,9 +140,22 @@ def test_a_result_host_that_is_down_for_minutes_costs_nobody_the_order(shop: Ste
 def test_a_result_that_cannot_be_fetched_until_after_the_deadline_is_refunded(shop: Steps) -> None:
     job_id = ready(shop)
     shop.later(seconds=900 + 121)
+    for _ in range(2):
+        shop.fetcher.faults.append(TransientError("connection refused"))
+        shop.fulfil_due()
+        shop.later(minutes=5)
+    assert shop.job(job_id).reason_code == "result_unreachable"
+
+
+def test_a_result_that_we_come_to_late_is_not_given_up_at_the_first_try(shop: Steps) -> None:
+    job_id = ready(shop)
+    shop.later(hours=1)  # a backlog of our own
     shop.fetcher.faults.append(TransientError("connection refused"))
     shop.fulfil_due()
-    assert shop.job(job_id).reason_code == "result_unreachable"
+    assert shop.job(job_id).status == "processing"
+    shop.later(minutes=5)
+    shop.fulfil_due()
+    assert shop.job(job_id).status == "completed"
 
 
 def test_a_lease_that_is_given_back_is_due_again_and_no_attempt(shop: Steps) -> None:
