@@ -8,7 +8,6 @@ from smi_pipeline.core.errors import LeaseLost, PermanentError, TransientError
 from smi_pipeline.core.models import Fetched, Queue, Submission, UpscaleJob
 from smi_pipeline.services.world import StepReport, World, outage, run_step
 
-
 _NO_RESULT = "the result could not be fetched"
 
 
