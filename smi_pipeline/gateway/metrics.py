@@ -98,6 +98,11 @@ class _StateCollector(Collector):
             yield GaugeMetricFamily(name, help_, value=queue[key])
         alarms = len(views.alarms(self._world.policy))
         yield GaugeMetricFamily("smi_alarms", "Paid jobs neither delivered nor refunded in time.", value=alarms)
+        yield GaugeMetricFamily(
+            "smi_sensors_seconds_ago",
+            "Since a sensor last looked for work; -1: none has yet. Alert above 60: a stopped daemon alerts nobody.",
+            value=-1 if queue["silent_seconds"] is None else queue["silent_seconds"],
+        )
         yield from self._comparisons()
         calls = GaugeMetricFamily("smi_api_calls", "Calls to Upsampler in the last window.", labels=["window"])
         allowed = GaugeMetricFamily("smi_api_allowance", "Calls allowed per window; 0: no limit.", labels=["window"])

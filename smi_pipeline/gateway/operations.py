@@ -85,6 +85,7 @@ async def health(request: Request) -> Response:
 def _figures(gateway: Gateway) -> dict[str, Any]:
     world, settings = gateway.world, gateway.settings
     state = world.state
+    queue = state.views.queue()
     outcomes = state.operations.outcomes()
     ended = sum(outcomes.values())
     money = state.operations.money_today(world.policy.currency)
@@ -95,7 +96,8 @@ def _figures(gateway: Gateway) -> dict[str, Any]:
     return {
         "now": state.submissions.now(),
         "counts": [(status.value, state_count) for status, state_count in _counts(state.views.counts())],
-        "queue": state.views.queue(),
+        "queue": queue,
+        "silent": int((queue["silent_seconds"] or 0) // 60),
         "allowance": {
             "minute": settings.upsampler_requests_per_minute,
             "hour": settings.upsampler_requests_per_hour,

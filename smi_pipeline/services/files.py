@@ -31,7 +31,9 @@ DIGITS = "0123456789abcdef"
 ORPHAN_AFTER, REMOVE_AFTER = 3600.0, 86_400.0
 """Age in seconds by the storage's clock: a file is stored before its row names it."""
 
-_KEY = re.compile(r"(?:sources/[0-9a-f]{2}/([0-9a-f]{32})|results/[0-9a-f]{2}/([0-9a-f]{32})-(\d{1,9}))\.\w+")
+_KEY = re.compile(
+    r"(?:sources/[0-9a-f]{2}/([0-9a-f]{32})|results/[0-9a-f]{2}/([0-9a-f]{32})-(\d{1,9}))-[0-9a-f]{16}\.\w+"
+)
 _BLOCK = 2**20
 
 

@@ -49,7 +49,9 @@ def _verify(world: World, job: UpscaleJob, lease_id: str) -> StepReport:
         verdict = world.images.check_result(source, result.path, job.scale)
         if not verdict.ok or verdict.facts is None:
             raise PermanentError(verdict.reason or reasons.RESULT_REJECTED, verdict.message)
-        key = f"results/{job.job_id[:2]}/{job.job_id}-{job.round}.{verdict.facts.format.lower()}"
+        # Named by its content, too: a worker that was thought dead cannot put another file over the delivered one.
+        name = f"{job.job_id}-{job.round}-{verdict.facts.sha256[:16]}"
+        key = f"results/{job.job_id[:2]}/{name}.{verdict.facts.format.lower()}"
         world.storage.put(key, result.path)
     world.state.deliveries.verified(job.job_id, lease_id, verdict, result_key=key, actor=world.actor)
     if job.result_key not in (None, key):  # an earlier round's: no link leads to it any more

@@ -95,7 +95,7 @@ def _keep_source(world: World, job: UpscaleJob) -> tuple[ImageFacts, str]:
                 f"the source is {facts.display_size[0]} x {facts.display_size[1]} now, it was "
                 f"{job.source_width} x {job.source_height} when it was ordered",
             )
-        key = f"sources/{job.job_id[:2]}/{job.job_id}.{facts.format.lower()}"
+        key = f"sources/{job.job_id[:2]}/{job.job_id}-{facts.sha256[:16]}.{facts.format.lower()}"
         world.storage.put(key, fetched.path)
     return facts, key
 

@@ -1,5 +1,6 @@
 """What operators and machines see: /ops behind its password, /metrics, /health."""
 
+import re
 from typing import Any
 
 import pytest
@@ -90,6 +91,18 @@ def test_the_overview_shows_alarms_tasks_and_a_stopped_service(shop: Shop) -> No
     assert "Calls to Upsampler are stopped" in page
     assert "1 task for a person" in page
     assert "Check the API key" in page
+
+
+def test_a_daemon_that_stopped_is_told_where_it_does_not_run(shop: Shop) -> None:
+    assert "smi_sensors_seconds_ago -1.0" in shop.client.get("/metrics").text
+    shop.state.submissions.expire_unstarted(policy=shop.world.policy)  # a sensor's sign of life
+    assert "Nothing needs a person" in text(ops(shop))
+    shop.sql("UPDATE smi.clock SET shift = '7 minutes'")
+    shop.app.state.overview._taken_at = float("-inf")
+    assert "No sensor has looked for work for 7 minutes" in text(ops(shop))
+    found = re.search(r"^smi_sensors_seconds_ago (\S+)$", shop.client.get("/metrics").text, re.M)
+    assert found
+    assert 420 <= float(found.group(1)) < 600
 
 
 def test_many_open_overviews_cost_no_more_than_one(shop: Shop) -> None:

@@ -85,7 +85,8 @@ class PostgresViews:
                           (SELECT count(*) FROM smi.person_tasks WHERE closed_at IS NULL) AS person_tasks,
                           (SELECT count(*) FROM smi.api_calls
                            WHERE at > smi.now() - interval '1 minute') AS calls_minute,
-                          (SELECT count(*) FROM smi.api_calls WHERE at > smi.now() - interval '1 hour') AS calls_hour
+                          (SELECT count(*) FROM smi.api_calls WHERE at > smi.now() - interval '1 hour') AS calls_hour,
+                          (SELECT extract(epoch FROM smi.now() - at)::float FROM smi.heartbeat) AS silent_seconds
                    FROM smi.upscale_jobs WHERE queue IS NOT NULL -- both sides by their index: orders wait for this
                       OR (hold_reason IS NOT NULL AND status IN ('awaiting_payment', 'pending', 'processing'))"""
             )

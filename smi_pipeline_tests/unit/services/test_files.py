@@ -16,6 +16,7 @@ from smi_pipeline.services.files import compare_files
 from smi_pipeline_tests.unit.services.steps import Steps
 
 DAY = 86_400
+HASH = "0123456789abcdef"
 
 
 @pytest.fixture
@@ -84,10 +85,10 @@ def test_a_left_over_of_a_closed_job_is_removed_after_a_day_and_not_before(shop:
     shop.refund_due()
     kept = stored(folder)
     shard = job_id[:2]
-    put(folder, f"results/{shard}/{job_id}-1.webp", old=DAY / 2)
+    put(folder, f"results/{shard}/{job_id}-1-{HASH}.webp", old=DAY / 2)
     shop.later(days=2)
     assert compare(shop) == {"left over": 1}
-    put(folder, f"results/{shard}/{job_id}-1.webp", old=DAY + 60)
+    put(folder, f"results/{shard}/{job_id}-1-{HASH}.webp", old=DAY + 60)
     assert compare(shop) == {"removed": 1}
     assert stored(folder) == kept
 
@@ -95,7 +96,7 @@ def test_a_left_over_of_a_closed_job_is_removed_after_a_day_and_not_before(shop:
 def test_a_file_of_a_job_at_work_is_never_a_left_over(shop: Steps, folder: Path) -> None:
     job_id = shop.paid()
     shop.submit_due()
-    path = put(folder, f"results/{job_id[:2]}/{job_id}-1.png", old=10 * DAY)
+    path = put(folder, f"results/{job_id[:2]}/{job_id}-1-{HASH}.png", old=10 * DAY)
     shop.change("UPDATE smi.upscale_jobs SET updated_at = smi.now()")
     shop.later(days=3)
     assert compare(shop) == {}
@@ -104,7 +105,7 @@ def test_a_file_of_a_job_at_work_is_never_a_left_over(shop: Steps, folder: Path)
 
 def test_a_job_that_is_taken_up_again_keeps_its_files(shop: Steps, folder: Path) -> None:
     job_id = shop.delivered()
-    path = put(folder, f"results/{job_id[:2]}/{job_id}-1.webp", old=10 * DAY)
+    path = put(folder, f"results/{job_id[:2]}/{job_id}-1-{HASH}.webp", old=10 * DAY)
     shop.later(days=2)
     admin.retry(shop.world, job_id, admin_override=True)
     assert compare(shop) == {}
@@ -112,11 +113,11 @@ def test_a_job_that_is_taken_up_again_keeps_its_files(shop: Steps, folder: Path)
 
 
 @pytest.mark.parametrize(
-    "key", ["sources/ab/ab{}.png", "results/ab/ab{}-1.png", "results/ab/notes.txt", "sources/ab/ab{}-1.png"]
+    "key", ["sources/ab/ab{}-{}.png", "results/ab/ab{}-1-{}.png", "results/ab/notes.txt", "sources/ab/ab{}-1-{}.png"]
 )
 def test_a_file_of_a_job_that_we_do_not_know_is_told_and_never_removed(shop: Steps, folder: Path, key: str) -> None:
     shop.delivered()
-    path = put(folder, key.format("0" * 30), old=400 * DAY)
+    path = put(folder, key.format("0" * 30, HASH), old=400 * DAY)
     assert compare(shop) == {"unexplained": 1}
     assert compare(shop) == {"unexplained": 1}
     assert path.exists()
@@ -129,13 +130,13 @@ def test_a_file_of_a_job_that_we_do_not_know_is_told_and_never_removed(shop: Ste
 
 
 def test_a_fresh_file_is_no_orphan_yet(shop: Steps, folder: Path) -> None:
-    put(folder, f"sources/ab/ab{'0' * 30}.png", old=3000)
+    put(folder, f"sources/ab/ab{'0' * 30}-{HASH}.png", old=3000)
     assert compare(shop) == {}
 
 
 def test_an_empty_database_removes_nothing(shop: Steps, folder: Path) -> None:
     for n in range(20):
-        put(folder, f"results/{n:02x}/{n:032x}-1.png", old=30 * DAY)
+        put(folder, f"results/{n:02x}/{n:032x}-1-{HASH}.png", old=30 * DAY)
     assert compare(shop) == {"unexplained": 20}
     assert len(stored(folder)) == 20
 
@@ -144,7 +145,7 @@ def test_a_database_that_does_not_answer_removes_nothing(
     shop: Steps, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = shop.failed()
-    put(folder, f"results/{job_id[:2]}/{job_id}-1.webp", old=30 * DAY)
+    put(folder, f"results/{job_id[:2]}/{job_id}-1-{HASH}.webp", old=30 * DAY)
     shop.later(days=2)
     before = stored(folder)
 

@@ -194,7 +194,7 @@ class Mixture(RuleBasedStateMachine):
             self.stress.shop.close()
 
 
-@pytest.mark.timeout(900 if not DEEP else 0)  # on a loaded machine; alone it takes a sixtieth of that
+@pytest.mark.timeout(900 if not DEEP else 0)  # a loaded machine is slow, and a timeout within hypothesis misleads
 def test_whatever_is_mixed_ends_right(services_url: str) -> None:
     class Here(Mixture):
         url = services_url

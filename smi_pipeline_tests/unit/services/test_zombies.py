@@ -8,6 +8,7 @@ import pytest
 
 from smi_pipeline.core.errors import LeaseLost
 from smi_pipeline.core.models import ImageFacts, Queue, Verdict
+from smi_pipeline.services import fulfil
 from smi_pipeline_tests.unit.services.steps import Steps
 
 FACTS = ImageFacts(format="PNG", width=1, height=1, bytes=1, sha256="zombie")
@@ -126,6 +127,26 @@ def test_a_zombie_changes_nothing_when_it(shop: Steps, what: str) -> None:
     assert shop.everything_written() == before
     write(shop, key, fresh)  # the same by the worker that has the lease does change something
     assert shop.everything_written() != before
+
+
+def test_a_zombie_puts_no_other_file_in_the_place_of_the_delivered_one(shop: Steps) -> None:
+    job_id = to_fulfil(shop)
+    zombie, _ = shop.take(Queue.FULFIL)
+    shop.fetcher.bodies["https://cdn.example/result.png"] = b"PNG 400 320 of the zombie"
+
+    def overtaken(*_: object) -> Verdict:
+        """While the zombie compares what it has fetched, another worker fetches, compares and delivers."""
+        del shop.images.check_result  # type: ignore[method-assign]
+        shop.later(seconds=60)
+        shop.fetcher.bodies["https://cdn.example/result.png"] = b"PNG 400 320"
+        shop.fulfil_due()
+        return Verdict(ok=True, facts=shop.images.facts_of(b"PNG 400 320 of the zombie"))
+
+    shop.images.check_result = overtaken  # type: ignore[method-assign]
+    assert fulfil.verify_result(shop.world, job_id, zombie).state == "lost"
+    job = shop.job(job_id)
+    assert job.status == "completed"
+    assert shop.storage.files[job.result_key or ""] == b"PNG 400 320"
 
 
 def test_the_clock_takes_no_job_from_a_living_worker(shop: Steps) -> None:

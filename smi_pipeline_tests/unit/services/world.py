@@ -147,9 +147,12 @@ class FakeImages(Outside):
         self.called("images.check_result")
         return self.verdict or Verdict(ok=True, facts=self._facts(result), min_ssim=0.99, mean_colour_shift=0.1)
 
+    def _facts(self, path: Path) -> ImageFacts:
+        return self.facts_of(path.read_bytes())
+
     @staticmethod
-    def _facts(path: Path) -> ImageFacts:
-        body = path.read_bytes()
+    def facts_of(body: bytes) -> ImageFacts:
+        """What `inspect` says of these words."""
         words = body.decode().split()
         if words[0] not in ("PNG", "JPEG", "WEBP"):
             raise PermanentError("unsupported_format", f"{words[0]} is not sold")
