@@ -69,7 +69,7 @@ RECIPES = {
             "refund-pending",
             "Upsampler fails, the refund is pending for a while",
             _FAILS,
-            _stripe("refund_pending", 1, seconds=25.0, then="succeeded"),
+            _stripe("refund_pending", 1, seconds=40.0, then="succeeded"),
             expected="refunded",
         ),
         _case("stripe-silent", "no webhook of Stripe's arrives", _SILENT),

@@ -103,7 +103,7 @@ class Watch:
                 self._arena.shift(longest + 1)
                 self.news()
         elif due is not None and due > 2:
-            self._arena.shift(min(due + 0.5, LONGEST_SHIFT_SECONDS))
+            self._arena.shift(min(due + 0.5, LONGEST_SHIFT_SECONDS if self.open_ones() else due + 0.5))
             self.news()
 
 
