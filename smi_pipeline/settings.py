@@ -106,6 +106,7 @@ class Settings(BaseSettings):
     smi_budget_hold: bool = False
     smi_margin_floor_percent: Decimal = Field(Decimal(30), le=100)
     smi_completion_floor_percent: Decimal = Field(Decimal(95), ge=0, le=100)
+    smi_reports_fresh_minutes: int = Field(60, ge=1)
 
     # Alerts
     smi_alert_webhook_url: str | None = None

@@ -7,7 +7,7 @@ decides to refund, and idempotency keys come from the caller, who has committed 
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ import stripe
 
 from smi_pipeline.adapters.stripe_errors import translated
 from smi_pipeline.core.errors import PermanentError, RefusedError
-from smi_pipeline.core.models import CheckoutSession, PaymentFacts, RefundFacts, StripeEvent
+from smi_pipeline.core.models import Booking, CheckoutSession, PaymentFacts, RefundFacts, StripeEvent
 
 SOURCE = "sell-my-images"
 """Metadata `source` of everything this shop creates; objects of other sources are not ours."""
@@ -205,6 +205,21 @@ class StripePayments:
             refunds = self._client.v1.refunds.list({"payment_intent": payment_intent_id, "limit": _PAGE})
             return [_refund(refund.to_dict()) for refund in _all_pages(refunds)]
 
+    # -- balance -------------------------------------------------------------------------------------------------
+
+    def bookings(self, since: datetime, until: datetime) -> Iterator[Booking]:
+        """What was booked on the balance for payments, refunds and disputes at `since` or later, and before the second
+        after `until`, newest first, fetched page by page; also of another shop on the account. Payouts and the like
+        belong to no payment."""
+        with translated():
+            transactions = self._client.v1.balance_transactions.list(
+                {"created": _created(since, until + timedelta(seconds=1)), "limit": _PAGE, "expand": ["data.source"]}
+            )
+            for transaction in _all_pages(transactions):
+                booking = _booking(transaction.to_dict())
+                if booking:
+                    yield booking
+
     # -- events --------------------------------------------------------------------------------------------------
 
     def events_since(
@@ -298,6 +313,24 @@ def _refund(refund: Mapping[str, Any]) -> RefundFacts:
         status=refund["status"],
         metadata=dict(refund.get("metadata") or {}),
         failure_reason=refund.get("failure_reason"),
+    )
+
+
+def _booking(transaction: Mapping[str, Any]) -> Booking | None:
+    source = transaction.get("source")
+    source = source if isinstance(source, Mapping) else {}
+    payment_intent = _id(source.get("payment_intent"))
+    if source.get("object") not in ("charge", "refund", "dispute") or not payment_intent:
+        return None
+    return Booking(
+        booking_id=transaction["id"],
+        created_at=_moment(transaction["created"]),
+        source_id=source["id"],
+        kind=source["object"],
+        payment_intent_id=payment_intent,
+        amount_cents=transaction["amount"],
+        fee_cents=transaction["fee"],
+        currency=transaction["currency"],
     )
 
 

@@ -180,6 +180,20 @@ class CheckoutSession:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Booking:
+    """One line of Stripe's balance, in cents: `amount_cents` negative when money leaves, the fee leaves besides."""
+
+    booking_id: str
+    created_at: datetime
+    source_id: str
+    kind: str  # charge, refund or dispute
+    payment_intent_id: str
+    amount_cents: int
+    fee_cents: int
+    currency: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class StripeEvent:
     """A Stripe event whose signature was checked, or one listed through the API."""
 

@@ -1,156 +1,210 @@
-"""The reports as assets: facts first, then what is made of them. SQL does the work; nothing travels between assets."""
+"""The reports as assets: facts first, then what is made of them by day, week and month. SQL does the work; nothing
+travels between assets."""
 
-from base64 import b64encode
-from collections.abc import Callable
-from datetime import date, timedelta
+from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 from dagster import (
     AssetExecutionContext,
+    AssetsDefinition,
+    AssetSpec,
     BackfillPolicy,
-    DailyPartitionsDefinition,
     MaterializeResult,
     MetadataValue,
     TableColumn,
     TableColumnConstraints,
     TableSchema,
     asset,
+    multi_asset,
 )
 
-from smi_pipeline.adapters.postgres.reports import FACTS, PostgresReports
-from smi_pipeline.reporting import charts, presentation
-from smi_pipeline.reporting.partitions import DAILY, days_of
-from smi_pipeline.reporting.presentation import Description
+from smi_pipeline.adapters.postgres.reports import FACTS, OTHER_MONEY, PERIODS, REPORTS, PostgresReports
+from smi_pipeline.reporting import charts, pages
+from smi_pipeline.reporting.figures import FIGURES
+from smi_pipeline.reporting.partitions import PARTITIONS, earlier, last_day, starts_of
+from smi_pipeline.reporting.presentation import Table, jobs, money, span
 from smi_pipeline.reporting.resources import ReportsResource
 
-ILLUSTRATED_DAYS = 7
-"""Days of a run, the newest ones, that get a table and a chart; all get their figures. A chart takes about 0.2 s and
-20 kB of Dagster's event log."""
+SHOWN_PERIODS = 31
+"""Periods of a run, the newest ones, that get words, chart and files; all get their tables. The files of one take about
+a second."""
+PREVIEW_ROWS = 4  # of the facts: Dagster shows Markdown of up to 1,000 characters in place, longer one on a click
 
-_OWNERS = ["team:data-ops"]
-_SOURCES = ["upscale_jobs", "deliveries", "stripe_payments", "upsampler_api"]  # the fulfilment location defines them
+_ADVERBS = {"day": "daily", "week": "weekly", "month": "monthly"}
+_COMMON: dict[str, Any] = {"owners": ["team:data-ops"], "kinds": {"postgres"}}
+_SOURCES = ["upscale_jobs", "deliveries", "stripe_payments", "upsampler_api", "stripe_bookings"]
 
-
-def _definition(table: str, group: str, deps: list[str]) -> dict[str, Any]:
-    # Typed as Any: the decorator's overloads do not take keyword dictionaries.
-    partitions: DailyPartitionsDefinition = DAILY
-    return {
-        "deps": deps,
-        "partitions_def": partitions,
-        "backfill_policy": BackfillPolicy.single_run(),
-        "group_name": group,
-        "owners": _OWNERS,
-        "kinds": {"postgres"},
-        "metadata": {"dagster/table_name": f"reports.{table}"},
-    }
-
-
-@asset(
-    **_definition(FACTS, "facts", _SOURCES),
-    description="One row per paid upscale job, by the UTC day of its payment: times of every stage, outcome and "
-    "reason, credits, money in cents. The reports are made of it. Today's figures are 'so far'.",
+BOOKINGS = AssetSpec(
+    "stripe_bookings",
+    deps=["stripe_payments"],
+    description="Stripe's balance transactions of payments, refunds and disputes: fees and what banks took back. The "
+    "sensor of the same name reads the new ones and reports them here.",
+    group_name="sources",
+    metadata={"dagster/table_name": "reports.stripe_bookings"},
+    owners=["team:data-ops"],
+    kinds={"stripe", "postgres"},
 )
-def job_facts(context: AssetExecutionContext, reports_db: ReportsResource) -> MaterializeResult:
-    """One row per paid upscale job."""
-    reports = reports_db.reports()
-
-    def describe(day: date, paid: int) -> Description:
-        return presentation.facts(reports.least_profitable(day, presentation.PREVIEW_ROWS), paid)
-
-    return _build(context, reports, FACTS, describe)
 
 
-@asset(
-    **_definition("completion_rate", "reports", [FACTS]),
-    description="Share of the decided upscale jobs that were delivered, with its 95 % Wilson interval, per day and "
-    "resolution. Open jobs do not count; once delivered, a job stays delivered.",
+def asset_name(table: str, period: str) -> str:
+    """A report's asset: `profit_margin` of days, `weekly_profit_margin`, `monthly_profit_margin`."""
+    return table if period == "day" else f"{_ADVERBS[period]}_{table}"
+
+
+@multi_asset(
+    name="facts",
+    specs=[
+        AssetSpec(
+            FACTS,
+            description="One row per paid upscale job, by the UTC day of its payment: times of every stage, outcome "
+            "and reason, credits, money in cents. The reports are made of it. Today's figures are 'so far'.",
+            deps=_SOURCES,
+            group_name="facts",
+            metadata={"dagster/table_name": f"reports.{FACTS}"},
+            **_COMMON,
+        ),
+        AssetSpec(
+            OTHER_MONEY,
+            description="Payments without a job, and upscales given as a gift: with job_facts it is all the money that "
+            "Stripe has booked for this shop, and all the credits that Upsampler took.",
+            deps=_SOURCES,
+            group_name="facts",
+            metadata={"dagster/table_name": f"reports.{OTHER_MONEY}"},
+            **_COMMON,
+        ),
+    ],
+    partitions_def=PARTITIONS["day"],
+    backfill_policy=BackfillPolicy.single_run(),
 )
-def completion_rate(context: AssetExecutionContext, reports_db: ReportsResource) -> MaterializeResult:
-    """How many paid jobs were delivered."""
+def facts(context: AssetExecutionContext, reports_db: ReportsResource):
+    """Both facts, in one transaction."""
     reports = reports_db.reports()
-
-    def describe(day: date, paid: int) -> Description:
-        return presentation.completion(reports.rows("completion_rate", day, day), reports.reasons(day, day))
-
-    def draw(day: date) -> bytes:
-        since = day - timedelta(days=charts.TREND_DAYS - 1)
-        return charts.png(charts.completion(reports.rows("completion_rate", since, day), day))
-
-    return _build(context, reports, "completion_rate", describe, draw)
-
-
-@asset(
-    **_definition("processing_times", "reports", [FACTS]),
-    description="How long each stage took: median, 90th, 95th and 99th percentile, per day and resolution; from the "
-    "payment to the moment the mail server took the closing mail.",
-)
-def processing_times(context: AssetExecutionContext, reports_db: ReportsResource) -> MaterializeResult:
-    """How long each stage took."""
-    reports = reports_db.reports()
-    promised = reports_db.policy().max_processing.total_seconds()
-
-    def describe(day: date, paid: int) -> Description:
-        return presentation.times(reports.rows("processing_times", day, day), paid)
-
-    def draw(day: date) -> bytes:
-        rows = reports.rows("processing_times", day, day)
-        return charts.png(charts.times(rows, day, promised_seconds=promised))
-
-    return _build(context, reports, "processing_times", describe, draw)
-
-
-@asset(
-    **_definition("profit_margin", "reports", [FACTS]),
-    description="Revenue, refunds, Stripe fees, API cost and what is left, per day, currency and resolution, in "
-    "cents. Fees are not returned on a refund. A later refund changes the day of the payment.",
-)
-def profit_margin(context: AssetExecutionContext, reports_db: ReportsResource) -> MaterializeResult:
-    """What is left of the money."""
-    reports = reports_db.reports()
-
-    def describe(day: date, paid: int) -> Description:
-        return presentation.profit(reports.rows("profit_margin", day, day))
-
-    def draw(day: date) -> bytes:
-        return charts.png(charts.profit(reports.rows("profit_margin", day, day), day))
-
-    return _build(context, reports, "profit_margin", describe, draw)
-
-
-ASSETS = [job_facts, completion_rate, processing_times, profit_margin]
-
-
-def _build(
-    context: AssetExecutionContext,
-    reports: PostgresReports,
-    table: str,
-    describe: Callable[[date, int], Description],
-    draw: Callable[[date], bytes] | None = None,
-) -> MaterializeResult:
-    """Builds the run's days of one table; the newest ones are described in words, and drawn."""
-    days = days_of(context)
-    if days is None:
-        raise ValueError(f"{table} is built by day: choose a partition")
-    built = reports.build(table, *days)
-    paid = reports.paid_jobs(*days)
-    schema = _schema(reports, table)
+    first, last = _starts(context)
+    built = reports.build_facts(first, last)
+    others = reports.row_counts(OTHER_MONEY, first, last)
+    schemas = {table: _schema(reports, table) for table in (FACTS, OTHER_MONEY)}
     for day, count in built.items():
-        shown: dict[str, Any] = {"paid_jobs": paid[day]}
-        if day in sorted(built)[-ILLUSTRATED_DAYS:]:
-            said = describe(day, paid[day])
-            shown = {"result": said.headline}  # the UI keeps this order
-            if draw is not None:
-                shown["chart"] = _image(draw(day), said.headline)
-            shown |= {"preview": MetadataValue.md(said.table), **said.numbers}
-        shown |= {"dagster/partition_row_count": count, "dagster/column_schema": schema}
-        context.add_asset_metadata(shown, partition_key=day.isoformat())
-    first, last = days
-    context.log.info(f"{table}: {sum(built.values())} rows for {first} to {last}")
-    return MaterializeResult()
+        loose = reports.rows(OTHER_MONEY, day, day, limit=PREVIEW_ROWS)
+        shown: dict[str, dict[str, Any]] = {FACTS: {"result": jobs(count)}, OTHER_MONEY: {}}
+        if day in sorted(built)[-SHOWN_PERIODS:]:
+            worst = reports.least_profitable(day, day, PREVIEW_ROWS)
+            shown[FACTS] |= {"least profitable": MetadataValue.md(_worst(worst).markdown())} if worst else {}
+            shown[OTHER_MONEY] |= {"rows": MetadataValue.md(_loose(loose).markdown())} if loose else {}
+        rows = {FACTS: count, OTHER_MONEY: others[day]}
+        for table, said in shown.items():
+            said |= {"dagster/partition_row_count": rows[table], "dagster/column_schema": schemas[table]}
+            context.add_asset_metadata(said, asset_key=table, partition_key=day.isoformat())
+    context.log.info(f"{sum(built.values())} paid upscale jobs of {first} to {last}")
+    for table in (FACTS, OTHER_MONEY):
+        yield MaterializeResult(asset_key=table)
 
 
-def _image(png: bytes, words: str) -> MetadataValue:
-    return MetadataValue.md(f"![{words}](data:image/png;base64,{b64encode(png).decode()})")
+def _worst(rows: Sequence[Any]) -> Table:
+    return Table(
+        ["Upscale job", "Outcome", "Time", "Received", "Net margin"],
+        [
+            [
+                row["job_id"],
+                f"{row['outcome']}: {row['reason']}" if row["reason"] else row["outcome"],
+                span(row["paid_to_mailed"]),
+                money(row["received_cents"], row["currency"]),
+                money(row["net_margin_cents"], row["currency"]),
+            ]
+            for row in rows
+        ],
+        words=2,
+    )
+
+
+def _loose(rows: Sequence[Any]) -> Table:
+    return Table(
+        ["Payment or job", "Kind", "Received", "Credits", "Net"],
+        [
+            [
+                row["subject"],
+                row["kind"],
+                money(row["received_cents"], row["currency"]),
+                f"{row['credits'] + row['credits_assumed']}",
+                money(row["net_margin_cents"], row["currency"]),
+            ]
+            for row in rows
+        ],
+        words=2,
+    )
+
+
+def _report(table: str, period: str) -> AssetsDefinition:
+    @asset(
+        name=asset_name(table, period),
+        deps=[FACTS, OTHER_MONEY] if table in ("profit_margin", "credit_usage") else [FACTS],
+        partitions_def=PARTITIONS[period],  # of weeks and months: Dagster maps each to the days that it holds
+        backfill_policy=BackfillPolicy.single_run(),
+        group_name=_ADVERBS[period],
+        description=FIGURES[table].text + ("" if period == "day" else f" By {period}, calculated from the facts."),
+        metadata={"dagster/table_name": f"reports.{table}"},
+        **_COMMON,
+    )
+    def build(context: AssetExecutionContext, reports_db: ReportsResource) -> MaterializeResult:
+        reports = reports_db.reports()
+        first, last = _starts(context)
+        built = reports.build(table, first, last, period=period)
+        schema = _schema(reports, table)
+        shown = sorted(built)[-SHOWN_PERIODS:]
+        rows = reports.rows(table, earlier(shown[0], period, pages.TREND - 1), shown[-1], period=period)
+        for start, count in built.items():
+            said: dict[str, Any] = {}
+            if start in shown:
+                past = pages.trend(rows, period, start)
+                figure = FIGURES[table]
+                description = figure.describe(past[-1][1])
+                trend = charts.tiny([figure.value(each) for _, each in past])
+                said = {"result": description.headline}  # the UI keeps this order
+                said["chart"] = MetadataValue.md(f"![the last {len(past)} {period}s]({trend})")
+                if description.table:
+                    said["preview"] = MetadataValue.md(description.table.markdown())
+                said |= description.numbers
+            said |= {"dagster/partition_row_count": count, "dagster/column_schema": schema}
+            context.add_asset_metadata(said, partition_key=start.isoformat())
+        context.log.info(f"{table}: {sum(built.values())} rows for {first} to {last_day(last, period)}")
+        return MaterializeResult()
+
+    return build
+
+
+def _pages(period: str) -> AssetsDefinition:
+    @asset(
+        name=asset_name("pages", period) if period == "month" else "daily_pages",
+        deps=[FACTS, OTHER_MONEY, *(asset_name(table, period) for table in REPORTS)],
+        partitions_def=PARTITIONS[period],
+        backfill_policy=BackfillPolicy.single_run(),
+        group_name=_ADVERBS[period],
+        description=f"A page to read and print of each {period}, and its tables as CSV and Parquet, in the storage. Of "
+        f"a long range the newest {SHOWN_PERIODS} {period}s are written.",
+        owners=["team:data-ops"],
+        kinds={"html", "csv", "parquet"},
+    )
+    def build(context: AssetExecutionContext, reports_db: ReportsResource) -> MaterializeResult:
+        reports, files = reports_db.reports(), reports_db.files()
+        first, start = _starts(context)
+        for _ in range(SHOWN_PERIODS):
+            written = pages.write(reports, files, period, start)
+            key = next(iter(written))
+            said = {"page": reports_db.link(key), "files": len(written), "folder": key.rpartition("/")[0]}
+            context.add_asset_metadata(said, partition_key=start.isoformat())
+            if start == first:
+                break
+            start = earlier(start, period, 1)
+        return MaterializeResult()
+
+    return build
+
+
+def _starts(context: AssetExecutionContext) -> tuple[date, date]:
+    starts = starts_of(context)
+    if starts is None:
+        raise ValueError("reports are built by day, week or month: choose a partition")
+    return starts
 
 
 def _schema(reports: PostgresReports, table: str) -> TableSchema:
@@ -160,3 +214,11 @@ def _schema(reports: PostgresReports, table: str) -> TableSchema:
             for name, type_, comment, nullable in reports.columns(table)
         ]
     )
+
+
+BY_PERIOD: dict[str, list[AssetsDefinition]] = {
+    period: [_report(table, period) for table in REPORTS] + ([_pages(period)] if period != "week" else [])
+    for period in PERIODS
+}
+BY_PERIOD["day"].insert(0, facts)
+ASSETS: list[AssetSpec | AssetsDefinition] = [BOOKINGS, *(each for built in BY_PERIOD.values() for each in built)]

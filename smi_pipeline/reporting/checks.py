@@ -1,108 +1,226 @@
-"""What must be true of the reports. A failing check names what is wrong; it stops nothing."""
+"""What must be true of the reports. A failing check names what is wrong and becomes a person's task; it stops nothing.
 
-from datetime import date
+Each looks at the days of its run, on its own at the newest built day.
+"""
 
-from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetCheckSeverity, MetadataValue, asset_check
+from collections.abc import Callable
+from datetime import date, timedelta
 
-from smi_pipeline.adapters.postgres.report_checks import NEWEST_DAYS
-from smi_pipeline.reporting import presentation
-from smi_pipeline.reporting.assets import job_facts, profit_margin
-from smi_pipeline.reporting.partitions import days_of
+from dagster import (
+    AssetCheckExecutionContext,
+    AssetCheckResult,
+    AssetChecksDefinition,
+    AssetCheckSeverity,
+    AssetKey,
+    MetadataValue,
+    asset_check,
+)
+
+from smi_pipeline.reporting.partitions import starts_of
+from smi_pipeline.reporting.presentation import Table, jobs, money, span
 from smi_pipeline.reporting.resources import ReportsResource
 
-_NOWHERE = (date.max, date.min)  # a check on its own looks at the newest days alone
-_SCOPE = f"Looks at the {NEWEST_DAYS} newest built days and those of its run; what changed since is not counted."
+ERROR, WARN = AssetCheckSeverity.ERROR, AssetCheckSeverity.WARN
+TASK = "report_check"
+_NAMED = 10  # in a message; the table of the check has more
+
+CHECKS: list[AssetChecksDefinition] = []
+
+Judge = Callable[[ReportsResource, date, date], AssetCheckResult]
 
 
-@asset_check(asset=job_facts, description=f"Every paid upscale job has its row, and no other. {_SCOPE}")
-def facts_complete(context: AssetCheckExecutionContext, reports_db: ReportsResource) -> AssetCheckResult:
-    """Rows of the facts = paid jobs."""
-    found = reports_db.checks().completeness(*(days_of(context) or _NOWHERE))
-    passed = not found["missing"] and not found["surplus"]
+def _check(asset: str, next_step: str) -> Callable[[Judge], Judge]:
+    """Makes a check of a judge of days. While it fails a person has a task, which says what to do next."""
+
+    def register(judge: Judge) -> Judge:
+        name = judge.__name__
+
+        @asset_check(asset=AssetKey(asset), name=name, description=judge.__doc__)
+        def check(context: AssetCheckExecutionContext, reports_db: ReportsResource) -> AssetCheckResult:
+            newest = reports_db.checks().newest_day()
+            days = starts_of(context) or ((newest, newest) if newest else None)
+            if days is None:
+                return AssetCheckResult(passed=True, description="no report was built yet")
+            verdict = judge(reports_db, *days)
+            tasks = reports_db.tasks()
+            if verdict.passed:
+                tasks.close(TASK, name, actor="settled")
+            else:
+                message = f"The check {name} of {asset} fails: {verdict.description}."
+                tasks.open(kind=TASK, subject=name, job_id=None, message=message, next_step=next_step)
+            return verdict
+
+        CHECKS.append(check)
+        return judge
+
+    return register
+
+
+@_check("job_facts", "Rebuild the days in Dagster (job rebuild_days); if it stays, look at the run's log.")
+def facts_complete(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
+    """Every paid upscale job has its row, and no other. What changed since the build is not counted."""
+    found = reports_db.checks().completeness(first, last)
     return AssetCheckResult(
-        passed=passed,
-        severity=AssetCheckSeverity.ERROR,
-        description=f"{found['facts']:,} facts of {presentation.jobs(found['paid'])} on {found['days']} days: "
-        f"{found['missing']} missing, {found['surplus']} surplus, {found['waiting']} waiting to be rebuilt",
+        passed=not found["missing"] and not found["surplus"],
+        severity=ERROR,
+        description=f"{found['facts']:,} facts of {jobs(found['paid'])} on {found['days']} days: {found['missing']} "
+        f"missing, {found['surplus']} surplus, {found['waiting']} waiting to be rebuilt",
         metadata={name: MetadataValue.int(count) for name, count in found.items()},
     )
 
 
-@asset_check(
-    asset=job_facts,
-    description="The alarm: no upscale job is paid, past its last clock, and neither delivered nor refunded nor taken "
-    "on by a person.",
-)
-def no_overdue_paid_job(context: AssetCheckExecutionContext, reports_db: ReportsResource) -> AssetCheckResult:
-    """The alarm query is empty."""
-    overdue = reports_db.checks().overdue(reports_db.policy())
-    table = presentation.markdown(
+@_check("job_facts", "See whether the sensor changed_report_days runs, and the last run of rebuild_days.")
+def facts_fresh(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
+    """No change of the shop has waited longer than SMI_REPORTS_FRESH_MINUTES for its tables."""
+    limit = timedelta(minutes=reports_db.settings().smi_reports_fresh_minutes)
+    age = reports_db.checks().oldest_change()
+    return AssetCheckResult(
+        passed=age <= limit.total_seconds(),
+        severity=WARN,
+        description=f"the oldest change that no table shows yet is {span(age)} old, of {span(limit.total_seconds())} "
+        "that are allowed",
+        metadata={"oldest_change_seconds": round(age, 1)},
+    )
+
+
+@_check("job_facts", "Open the jobs with `smi jobs show JOB_ID`, then retry or refund them.")
+def no_overdue_paid_job(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
+    """The alarm: no upscale job is paid, past its last clock, and neither delivered nor refunded nor taken on by a
+    person."""
+    overdue = reports_db.checks().overdue(reports_db.settings().policy)
+    table = Table(
         ["Upscale job", "Status", "Reason", "Start by", "Deadline"],
-        (
-            (f"`{job['job_id']}`", job["status"], job["reason_code"] or "", job["start_by"], job["deadline_at"] or "–")
+        [
+            [
+                job["job_id"],
+                job["status"],
+                job["reason_code"] or "",
+                str(job["start_by"]),
+                str(job["deadline_at"] or "–"),
+            ]
             for job in overdue[:50]
-        ),
+        ],
         words=5,
     )
     return AssetCheckResult(
         passed=not overdue,
-        severity=AssetCheckSeverity.ERROR,
-        description=f"{len(overdue)} overdue: run `smi jobs show JOB_ID`, then retry or refund" if overdue else None,
-        metadata={"overdue_jobs": len(overdue)} | ({"jobs": MetadataValue.md(table)} if overdue else {}),
+        severity=ERROR,
+        description=f"{len(overdue)} overdue: {', '.join(job['job_id'] for job in overdue[:_NAMED])}"
+        if overdue
+        else None,
+        metadata={"overdue_jobs": len(overdue)} | ({"jobs": MetadataValue.md(table.markdown())} if overdue else {}),
     )
 
 
-@asset_check(
-    asset=profit_margin,
-    description="Per currency: revenue − refunds − Stripe fees − API cost = net margin = the sum of all jobs, and "
-    f"revenue = the payments. {_SCOPE}",
-)
-def money_adds_up(context: AssetCheckExecutionContext, reports_db: ReportsResource) -> AssetCheckResult:
-    """Money neither appears nor vanishes between payments, facts and report."""
-    checks, days = reports_db.checks(), days_of(context) or _NOWHERE
+@_check("profit_margin", "Rebuild the days in Dagster (job rebuild_days).")
+def money_adds_up(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
+    """Per currency: revenue − refunds − disputes − Stripe fees − API cost = net margin = the sum of both facts."""
     wrong = []
-    for row in checks.money(*days):
+    for row in reports_db.checks().money(first, last):
         currency = row.pop("currency")
         if None in row.values():
             wrong.append(f"{currency.upper()} is in the facts or in the report alone")
             continue
-        balance = row["revenue"] - row["refunds"] - row["fees"] - row["cost"]
+        balance = row["revenue"] - row["refunds"] - row["disputes"] - row["fees"] - row["cost"]
         for name, cents, expected in (
             ("net margin", row["net"], balance),
-            ("net margin of all jobs", row["jobs_net"], balance),
-            ("received for all jobs", row["jobs_received"], row["revenue"]),
+            ("net margin of the facts", row["facts_net"], balance),
+            ("received by the facts", row["facts_received"], row["revenue"]),
         ):
             if cents != expected:
-                there, here = (presentation.money(value, currency) for value in (cents, expected))
+                there, here = (money(value, currency) for value in (cents, expected))
                 wrong.append(f"{name} is {there}, not {here}")
-    off = checks.payments_off(*days)
-    if off:
-        wrong.append(f"{presentation.jobs(off)} whose payments sum up to something else")
     return AssetCheckResult(
         passed=not wrong,
-        severity=AssetCheckSeverity.ERROR,
+        severity=ERROR,
         description="; ".join(wrong) or "to the cent",
         metadata={"differences": len(wrong)},
     )
 
 
-@asset_check(
-    asset=profit_margin,
-    description="The newest day and those of its run keep SMI_COMPLETION_FLOOR_PERCENT and SMI_MARGIN_FLOOR_PERCENT.",
-)
-def floors_kept(context: AssetCheckExecutionContext, reports_db: ReportsResource) -> AssetCheckResult:
-    """Completion rate and margin are not below what the settings ask for."""
-    completion, margin = reports_db.floors()
-    below = reports_db.checks().below_floors(
-        *(days_of(context) or _NOWHERE), completion_percent=completion, margin_percent=margin
+@_check("profit_margin", "Compare the payments in the Stripe dashboard with `smi jobs show`.")
+def money_is_what_stripe_booked(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
+    """For each payment: received − refunds − disputes − fees = what Stripe has booked, to the cent."""
+    found = reports_db.checks().stripe_differences(first, last)
+    table = Table(
+        ["Payment", "Reports", "Stripe"],
+        [
+            [row["payment_intent_id"], money(row["ours"], row["currency"]), money(row["stripe"], row["currency"])]
+            for row in found
+        ],
     )
-    words = "; ".join(f"{row['day']}: {row['what']} {row['percent']:.1f} % < {row['floor']:g} %" for row in below[:10])
+    words = "; ".join(
+        f"{row['payment_intent_id']} {money(row['ours'], row['currency'])}, "
+        f"Stripe {money(row['stripe'], row['currency'])}"
+        for row in found[:_NAMED]
+    )
+    return AssetCheckResult(
+        passed=not found,
+        severity=ERROR,
+        description=words or "to the cent",
+        metadata={"differences": len(found)} | ({"payments": MetadataValue.md(table.markdown())} if found else {}),
+    )
+
+
+def _floor(reports_db: ReportsResource, first: date, last: date, what: str) -> AssetCheckResult:
+    settings = reports_db.settings()
+    floors = {
+        "completion_percent": float(settings.smi_completion_floor_percent),
+        "margin_percent": float(settings.smi_margin_floor_percent),
+    }
+    below = [
+        row
+        for row in reports_db.checks().below_floors(first, last, **floors)
+        if row["what"].split()[0] == what.split()[0]
+    ]
+    words = "; ".join(
+        f"{row['day']}: {row['what']} {row['percent']:.1f} % < {row['floor']:g} %" for row in below[:_NAMED]
+    )
     return AssetCheckResult(
         passed=not below,
-        severity=AssetCheckSeverity.WARN,
-        description=words or f"completion rate ≥ {completion:g} %, margin ≥ {margin:g} %",
-        metadata={"below": len(below)},
+        severity=WARN,
+        description=words or f"at least {floors['margin_percent' if what == 'margin' else 'completion_percent']:g} %",
+        metadata={"days_below": len(below)},
     )
 
 
-CHECKS = [facts_complete, no_overdue_paid_job, money_adds_up, floors_kept]
+@_check("completion_rate", "See in error_rate why jobs failed; SMI_COMPLETION_FLOOR_PERCENT is the threshold.")
+def completion_floor(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
+    """Each day's completion rate is at least SMI_COMPLETION_FLOOR_PERCENT."""
+    return _floor(reports_db, first, last, "completion rate")
+
+
+@_check("profit_margin", "See the jobs at a loss on the day's page; SMI_MARGIN_FLOOR_PERCENT is the threshold.")
+def margin_floor(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
+    """Each day's margin is at least SMI_MARGIN_FLOOR_PERCENT, in every currency."""
+    return _floor(reports_db, first, last, "margin")
+
+
+@_check("processing_times", "See in processing_times which stage is slow.")
+def within_promise(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
+    """95 % of each day's jobs were closed within SMI_MAX_PROCESSING_SECONDS (15 minutes)."""
+    limit = reports_db.settings().smi_max_processing_seconds
+    slow = reports_db.checks().slow_days(first, last, limit)
+    words = "; ".join(f"{row['day']}: 95 % within {span(row['p95'])}" for row in slow[:_NAMED])
+    return AssetCheckResult(
+        passed=not slow,
+        severity=WARN,
+        description=f"{words}; promised {span(limit)}" if slow else f"95 % within {span(limit)}",
+        metadata={"slow_days": len(slow)},
+    )
+
+
+@_check("credit_usage", "Raise SMI_MONTHLY_CREDIT_BUDGET, or set SMI_BUDGET_HOLD=true to take no orders at 100 %.")
+def budget_kept(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
+    """The month of the newest of these days has used less than 80 % of SMI_MONTHLY_CREDIT_BUDGET; from 100 % an
+    error."""
+    budget = reports_db.settings().smi_monthly_credit_budget
+    if budget is None:
+        return AssetCheckResult(passed=True, description="no budget is set")
+    month = reports_db.checks().month_of_budget(last, budget)
+    return AssetCheckResult(
+        passed=month["percent"] < 80,
+        severity=ERROR if month["percent"] >= 100 else WARN,
+        description=f"{month['used']:,} of {budget:,} credits ({month['percent']:.0f} %) used in {last:%B %Y}",
+        metadata={"used": month["used"], "percent": float(month["percent"])},
+    )

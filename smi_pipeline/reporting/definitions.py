@@ -10,7 +10,7 @@ from dagster import Definitions, in_process_executor
 
 from smi_pipeline.reporting.assets import ASSETS
 from smi_pipeline.reporting.checks import CHECKS
-from smi_pipeline.reporting.jobs import changed_report_days, close_yesterday, rebuild_reports
+from smi_pipeline.reporting.jobs import JOBS, changed_report_days, close_yesterday, stripe_bookings
 from smi_pipeline.reporting.resources import ReportsResource
 
 
@@ -20,8 +20,8 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> Definitio
     return Definitions(
         assets=ASSETS,
         asset_checks=CHECKS,
-        jobs=[rebuild_reports],
-        sensors=[changed_report_days],
+        jobs=JOBS,
+        sensors=[changed_report_days, stripe_bookings],
         schedules=[close_yesterday],
         resources=resources | dict(resource_overrides or {}),
         executor=in_process_executor,

@@ -1,9 +1,12 @@
-"""What rebuilds the reports by itself: the sensor of changed days, and the closing of each day."""
+"""What rebuilds the reports by itself: the sensor of changed days, the reading of Stripe's bookings, and the closing of
+each day."""
 
 from collections.abc import Iterable, Iterator
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from time import monotonic
 
 from dagster import (
+    AssetMaterialization,
     AssetSelection,
     DagsterRunStatus,
     DefaultScheduleStatus,
@@ -12,15 +15,16 @@ from dagster import (
     RunsFilter,
     ScheduleEvaluationContext,
     SensorEvaluationContext,
+    SensorResult,
     SkipReason,
     define_asset_job,
     schedule,
     sensor,
 )
 
-from smi_pipeline.adapters.postgres.reports import OutOfDate
-from smi_pipeline.reporting.assets import ASSETS
-from smi_pipeline.reporting.partitions import DAILY, FIRST_DAY, contiguous
+from smi_pipeline.adapters.postgres.reports import PERIODS, OutOfDate
+from smi_pipeline.reporting.assets import BOOKINGS, BY_PERIOD
+from smi_pipeline.reporting.partitions import FIRST_DAY, PARTITIONS, contiguous, last_day
 from smi_pipeline.reporting.resources import ReportsResource
 
 REPORTS_QUEUE = "reports"
@@ -30,20 +34,28 @@ MAX_RUNTIME_SECONDS = 1800
 QUIET = timedelta(seconds=10)
 """A day is rebuilt when it has been quiet for so long..."""
 STALENESS = timedelta(minutes=5)
-"""... or, while orders keep coming in, when its tables are so old. Each build writes charts to Dagster's event log."""
+"""... or, while orders keep coming in, when its tables are so old."""
+ROLL_UP_STALENESS = timedelta(hours=1)
+"""Weeks and months are rebuilt when none of their days is out of date, or when they are so old."""
 TRY_AGAIN = timedelta(minutes=10)
 """A day that is still out of date, because its run failed, is asked for again after so long."""
 
-rebuild_reports = define_asset_job(
-    "rebuild_reports",
-    selection=AssetSelection.assets(*ASSETS),
-    description="Facts and reports of the chosen days, with their checks. Building a day twice changes nothing.",
-    tags={
-        "dagster-celery/queue": REPORTS_QUEUE,
-        "dagster-celery/run_priority": "1",
-        "dagster/max_runtime": str(MAX_RUNTIME_SECONDS),
-    },
-)
+_JOB_NAMES = {period: f"rebuild_{period}s" for period in PERIODS}
+_TAGS = {
+    "dagster-celery/queue": REPORTS_QUEUE,
+    "dagster-celery/run_priority": "1",
+    "dagster/max_runtime": str(MAX_RUNTIME_SECONDS),
+}
+JOBS = [
+    define_asset_job(
+        _JOB_NAMES[period],
+        selection=AssetSelection.assets(*BY_PERIOD[period]),
+        description=f"{'Facts and reports' if period == 'day' else 'Reports'} of the chosen {period}s, with their "
+        f"checks. Building a {period} twice changes nothing.",
+        tags=_TAGS,
+    )
+    for period in PERIODS
+]
 
 _UNFINISHED = [
     DagsterRunStatus.QUEUED,
@@ -53,58 +65,104 @@ _UNFINISHED = [
 ]
 
 
-def due(days: Iterable[OutOfDate]) -> list[OutOfDate]:
-    """Which days out of date are worth a run now."""
+def due(periods: Iterable[OutOfDate]) -> list[OutOfDate]:
+    """Which periods out of date are worth a run now."""
+    periods = list(periods)
+    days = [one for one in periods if one.period == "day"]
     chosen = []
-    for day in days:
-        old = day.built_at is None or day.now - day.built_at >= STALENESS
-        quiet = day.last_change > 0 and day.now - day.changed_at >= QUIET
-        if old or quiet:
-            chosen.append(day)
+    for one in periods:
+        age = None if one.built_at is None else one.now - one.built_at
+        if one.period == "day":
+            quiet = one.last_change > 0 and one.now - one.changed_at >= QUIET
+            if quiet or age is None or age >= STALENESS:
+                chosen.append(one)
+        else:
+            end = last_day(one.starts_on, one.period)
+            settled = not any(one.starts_on <= day.starts_on <= end for day in days)
+            if settled or (age is not None and age >= ROLL_UP_STALENESS):
+                chosen.append(one)
     return chosen
 
 
-def requests(days: Iterable[OutOfDate]) -> Iterator[RunRequest]:
-    """One run per stretch of neighbouring days. The key changes with every change, and every `TRY_AGAIN`."""
-    by_day = {day.day: day for day in days}
-    for first, last in contiguous(by_day):
-        inside = [day for day in by_day.values() if first <= day.day <= last]
-        newest = max(day.last_change for day in inside)
-        turn = int(inside[0].now.timestamp() // TRY_AGAIN.total_seconds())
-        key = f"{first}/{last}/{newest}/{turn}"
-        if first == last:
-            yield RunRequest(run_key=key, partition_key=first.isoformat())
-        else:
-            stretch = {"start": first, "end": last}
-            tags = {f"dagster/asset_partition_range_{end}": day.isoformat() for end, day in stretch.items()}
-            yield RunRequest(run_key=key, tags=tags)
+def requests(periods: Iterable[OutOfDate]) -> Iterator[RunRequest]:
+    """One run per stretch of neighbouring periods. The key changes with every change, and every `TRY_AGAIN`."""
+    periods = list(periods)
+    for period in PERIODS:
+        by_start = {one.starts_on: one for one in periods if one.period == period}
+        for first, last in contiguous(by_start, period):
+            of_stretch = [one for start, one in by_start.items() if first <= start <= last]
+            newest = max(of_stretch, key=lambda one: (one.last_change, one.changed_at))
+            tries = (newest.now - newest.changed_at) // TRY_AGAIN
+            key = f"{period}:{first}:{last}:{newest.last_change}:{newest.changed_at.timestamp()}:{tries}"
+            if first == last:
+                yield RunRequest(run_key=key, partition_key=first.isoformat(), job_name=_JOB_NAMES[period])
+            else:
+                stretch = {"start": first, "end": last}
+                tags = {f"dagster/asset_partition_range_{end}": day.isoformat() for end, day in stretch.items()}
+                yield RunRequest(run_key=key, tags=tags, job_name=_JOB_NAMES[period])
 
 
 @sensor(
-    job=rebuild_reports,
+    jobs=JOBS,
     minimum_interval_seconds=30,
     default_status=DefaultSensorStatus.RUNNING,
-    description="Rebuilds exactly the days whose upscale jobs, payments, refunds, credits, mails or ratings changed.",
+    description="Rebuilds exactly the days whose upscale jobs, payments, refunds, bookings, credits, mails or ratings "
+    "changed, and then the weeks and months above them.",
 )
 def changed_report_days(context: SensorEvaluationContext, reports_db: ReportsResource):
-    """Asks for the days out of date. Keeps no cursor: a build takes its changes out of the log, or fails and leaves
+    """Asks for what is out of date. Keeps no cursor: a build takes its changes out of the log, or fails and leaves
     them there."""
-    running = context.instance.get_runs_count(RunsFilter(job_name=rebuild_reports.name, statuses=_UNFINISHED))
-    if running:
-        return SkipReason("the last rebuild is still running")
-    newest = DAILY.get_last_partition_key()
+    for job in JOBS:
+        if context.instance.get_runs_count(RunsFilter(job_name=job.name, statuses=_UNFINISHED)):
+            return SkipReason("the last rebuild is still running")
+    newest = PARTITIONS["day"].get_last_partition_key()
     if newest is None:
         return SkipReason(f"the first day, {FIRST_DAY}, is still to come")
     stale = reports_db.reports().out_of_date(FIRST_DAY, date.fromisoformat(newest))
     chosen = due(stale)
     if not chosen:
-        waiting = f"{len(stale)} days are still changing" if stale else "all reports are up to date"
+        waiting = f"{len(stale)} days, weeks and months wait" if stale else "all reports are up to date"
         return SkipReason(waiting)
     return list(requests(chosen))
 
 
+OVERLAP = timedelta(hours=1)
+"""Stripe lists by the second of booking; what appeared late within this time is still found."""
+WINDOW = timedelta(days=1)
+TICK_SECONDS = 20.0
+"""A tick that is this old reads no further day; a sensor is stopped after 60 s."""
+
+
+@sensor(
+    minimum_interval_seconds=60,
+    default_status=DefaultSensorStatus.RUNNING,
+    jobs=JOBS,
+    description="Reads what Stripe has booked since the last time: fees, refunds, and what disputes took.",
+)
+def stripe_bookings(context: SensorEvaluationContext, reports_db: ReportsResource):
+    """Reads on, a day at a time, from where the last tick ended."""
+    reports = reports_db.reports()
+    began, fresh = monotonic(), 0
+    read_to = reports.bookings_read_to()
+    if read_to is None:
+        return SkipReason("nothing was paid yet")
+    now = datetime.now(UTC)
+    while monotonic() - began < TICK_SECONDS:
+        until = min(read_to + WINDOW, now)
+        fresh += reports.note_bookings(list(reports_db.bookings(read_to - OVERLAP, until)), read_to=until)
+        read_to = until
+        if until == now:
+            break
+    if not fresh:
+        return SkipReason(f"Stripe has booked nothing new up to {read_to:%Y-%m-%d %H:%M} UTC")
+    told = AssetMaterialization(
+        BOOKINGS.key, metadata={"new bookings": fresh, "read to": f"{read_to:%Y-%m-%d %H:%M} UTC"}
+    )
+    return SensorResult(asset_events=[told], skip_reason=f"{fresh} new bookings")
+
+
 @schedule(
-    job=rebuild_reports,
+    job=JOBS[0],
     cron_schedule="15 0 * * *",
     execution_timezone="UTC",
     default_status=DefaultScheduleStatus.RUNNING,

@@ -1,15 +1,43 @@
-"""The days of the reports: UTC days since the shop's first year, today included (its figures are 'so far')."""
+"""The days, weeks and months of the reports, in UTC; the one under way is included (its figures are 'so far')."""
 
+from calendar import monthrange
 from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
 from typing import Protocol
 
-from dagster import DailyPartitionsDefinition, PartitionKeyRange
+from dagster import (
+    DailyPartitionsDefinition,
+    MonthlyPartitionsDefinition,
+    PartitionKeyRange,
+    TimeWindowPartitionsDefinition,
+    WeeklyPartitionsDefinition,
+)
 
-FIRST_DAY = date(2025, 1, 1)
-"""Earlier days cannot be built. Moving it back adds days and changes no other."""
+FIRST_DAY = date(2024, 1, 1)
+"""A Monday and the first of a month. Earlier days cannot be built; moving it back adds days and changes no other."""
 
-DAILY = DailyPartitionsDefinition(start_date=FIRST_DAY.isoformat(), timezone="UTC", end_offset=1)
+_START = FIRST_DAY.isoformat()
+PARTITIONS: dict[str, TimeWindowPartitionsDefinition] = {
+    "day": DailyPartitionsDefinition(start_date=_START, timezone="UTC", end_offset=1),
+    "week": WeeklyPartitionsDefinition(start_date=_START, timezone="UTC", end_offset=1, day_offset=1),
+    "month": MonthlyPartitionsDefinition(start_date=_START, timezone="UTC", end_offset=1),
+}
+DAILY = PARTITIONS["day"]
+
+
+def last_day(starts_on: date, period: str) -> date:
+    """The last day of the day, week or month that begins on `starts_on`."""
+    if period == "month":
+        return starts_on.replace(day=monthrange(starts_on.year, starts_on.month)[1])
+    return starts_on + timedelta(days=6 if period == "week" else 0)
+
+
+def earlier(starts_on: date, period: str, back: int) -> date:
+    """The first day of the period `back` periods before the one that begins on `starts_on`."""
+    if period == "month":
+        months = starts_on.year * 12 + starts_on.month - 1 - back
+        return date(months // 12, months % 12 + 1, 1)
+    return starts_on - timedelta(days=back * (7 if period == "week" else 1))
 
 
 class HasDays(Protocol):
@@ -25,8 +53,9 @@ class HasDays(Protocol):
     def partition_key_range(self) -> PartitionKeyRange: ...
 
 
-def days_of(context: HasDays) -> tuple[date, date] | None:
-    """First and last day of a run, one and the same for a single partition; None for a run without partitions."""
+def starts_of(context: HasDays) -> tuple[date, date] | None:
+    """First days of the first and the last period of a run, one and the same for a single partition; None for a run
+    without partitions."""
     if context.has_partition_key:
         day = date.fromisoformat(context.partition_key)
         return day, day
@@ -36,16 +65,16 @@ def days_of(context: HasDays) -> tuple[date, date] | None:
     return None
 
 
-def contiguous(days: Iterable[date]) -> Iterator[tuple[date, date]]:
-    """Runs of neighbouring days as (first, last), oldest first."""
+def contiguous(starts: Iterable[date], period: str = "day") -> Iterator[tuple[date, date]]:
+    """Runs of neighbouring periods as first days of the (first, last), oldest first."""
     first = last = None
-    for day in sorted(days):
+    for start in sorted(starts):
         if first is None or last is None:
-            first = last = day
-        elif day == last + timedelta(days=1):
-            last = day
+            first = last = start
+        elif earlier(start, period, 1) == last:
+            last = start
         else:
             yield first, last
-            first = last = day
+            first = last = start
     if first is not None and last is not None:
         yield first, last

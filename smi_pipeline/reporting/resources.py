@@ -1,24 +1,32 @@
-"""How this location reaches the database: built at the first use in a process, never at import."""
+"""How this location reaches the database, the storage and Stripe: built at the first use, never at import."""
 
 import os
 import threading
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING
 
-from dagster import ConfigurableResource
+from dagster import ConfigurableResource, MetadataValue
 
 from smi_pipeline.adapters.postgres.database import Database
 from smi_pipeline.adapters.postgres.report_checks import PostgresReportChecks
 from smi_pipeline.adapters.postgres.reports import PostgresReports
-from smi_pipeline.core.policy import Policy
+from smi_pipeline.adapters.postgres.tasks import PostgresTasks
+from smi_pipeline.core.models import Booking
 from smi_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from smi_pipeline.adapters.storage import FileStorage
 
 _databases: dict[tuple[int, str | None], Database] = {}
 _opening = threading.Lock()
 
 
 class ReportsResource(ConfigurableResource):
-    """The reports of the configured state. `database_url` is for tests: it shows in the UI, so leave it unset."""
+    """The reports of the configured state. The fields are for tests: they show in the UI, so leave them unset."""
 
     database_url: str | None = None
+    storage_url: str | None = None
 
     def _database(self, settings: Settings) -> Database:
         with _opening:
@@ -33,19 +41,41 @@ class ReportsResource(ConfigurableResource):
         return database
 
     def reports(self) -> PostgresReports:
-        """Builds and reads the report tables, at the prices that are configured now."""
+        """Builds and reads the report tables, at the prices and with the budget that are configured now."""
         settings = Settings()
-        return PostgresReports(self._database(settings), settings.prices)
+        return PostgresReports(self._database(settings), settings.prices, budget=settings.smi_monthly_credit_budget)
 
     def checks(self) -> PostgresReportChecks:
         """Questions to the reports."""
         return PostgresReportChecks(self._database(Settings()))
 
-    def policy(self) -> Policy:
-        """The promises the shop keeps."""
-        return Settings().policy
+    def tasks(self) -> PostgresTasks:
+        """What a person is told of."""
+        return PostgresTasks(self._database(Settings()))
 
-    def floors(self) -> tuple[float, float]:
-        """Percent below which a day's completion rate and margin are worth a look."""
+    def settings(self) -> Settings:
+        """The thresholds of the checks among them."""
+        return Settings()
+
+    def files(self) -> "FileStorage":
+        """Where pages and files are written."""
+        from smi_pipeline.adapters.storage import FileStorage
+
+        return FileStorage(self.storage_url or Settings().storage_url)
+
+    def link(self, key: str) -> MetadataValue:
+        """A link to a file of the reports, behind the login of the operations page."""
+        return MetadataValue.url(f"{Settings().public_url}/ops/{key}")
+
+    def bookings(self, since: datetime, until: datetime) -> Iterator[Booking]:
+        """What Stripe booked from `since` to before `until`, newest first."""
+        from smi_pipeline.adapters.stripe_payments import StripePayments
+
         settings = Settings()
-        return float(settings.smi_completion_floor_percent), float(settings.smi_margin_floor_percent)
+        stripe = StripePayments(
+            settings.stripe_api_key.get_secret_value(),
+            settings.stripe_webhook_secret.get_secret_value(),
+            settings.stripe_api_base,
+            timeout=10,  # three tries, within the time of a sensor tick
+        )
+        return stripe.bookings(since, until)

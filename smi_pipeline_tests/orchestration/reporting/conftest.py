@@ -1,17 +1,28 @@
 """The state with reports on it, and the definitions of the location on that state."""
 
 from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
 
 import pytest
-from dagster import DagsterInstance, Definitions, ExecuteInProcessResult
+from dagster import AssetKey, DagsterInstance, Definitions, ExecuteInProcessResult
 
 from smi_pipeline.adapters.postgres.database import Database
-from smi_pipeline.adapters.postgres.reports import FACTS, REPORTS, PostgresReports
+from smi_pipeline.adapters.postgres.reports import FACTS, OTHER_MONEY, PERIODS, REPORTS, PostgresReports
 from smi_pipeline.core.pricing import Prices
 from smi_pipeline.reporting.definitions import build_defs
 from smi_pipeline.reporting.resources import ReportsResource
 
-TABLES = (FACTS, *REPORTS)
+DAILY_TABLES = (FACTS, OTHER_MONEY, *REPORTS)
+
+
+def build(reports: PostgresReports, first: date, last: date, *, periods: tuple[str, ...] = PERIODS) -> None:
+    """All tables of the days from `first` to `last`, and the weeks and months above them."""
+    reports.build_facts(first, last)
+    for period in periods:
+        for table in REPORTS:
+            reports.build(table, first, last, period=period)
 
 
 @pytest.fixture
@@ -27,8 +38,8 @@ def reports(database: Database) -> PostgresReports:
 
 
 @pytest.fixture
-def reports_db(state_url: str) -> ReportsResource:
-    return ReportsResource(database_url=state_url)
+def reports_db(state_url: str, tmp_path: Path) -> ReportsResource:
+    return ReportsResource(database_url=state_url, storage_url=str(tmp_path / "storage"))
 
 
 @pytest.fixture
@@ -44,11 +55,17 @@ def instance() -> Iterator[DagsterInstance]:
 
 @pytest.fixture
 def rebuild(defs: Definitions, instance: DagsterInstance) -> Callable[..., ExecuteInProcessResult]:
-    """Runs `rebuild_reports` for one day, or with the given tags."""
-    job = defs.resolve_job_def("rebuild_reports")
+    """Runs `rebuild_days` (or weeks, months) for one partition, or with the given tags."""
 
-    def run(day: object = None, *, tags: dict[str, str] | None = None) -> ExecuteInProcessResult:
-        key = None if day is None else str(day)
-        return job.execute_in_process(instance=instance, partition_key=key, tags=tags, raise_on_error=True)
+    def run(start: object = None, *, tags: dict[str, str] | None = None, period: str = "day", only: Any = None):
+        job = defs.resolve_job_def(f"rebuild_{period}s")
+        key = None if start is None else str(start)
+        return job.execute_in_process(
+            instance=instance,
+            partition_key=key,
+            tags=tags,
+            raise_on_error=True,
+            asset_selection=only and [AssetKey(name) for name in only],
+        )
 
     return run

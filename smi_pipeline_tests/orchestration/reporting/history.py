@@ -5,20 +5,21 @@ Rows are inserted as they are at their end: the lifecycle is tested elsewhere.
 
 import random
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from smi_pipeline.adapters.postgres.database import Database, Transaction
 
-DAY = date(2026, 11, 10)
+DAY = date(2025, 11, 10)
 
 
 @dataclass(kw_only=True)
 class Order:
     """An upscale job with all that belongs to it. Times of mails are (kind, accepted_at)."""
 
-    paid_at: datetime
+    paid_at: datetime | None  # None: a gift
     job_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     status: str = "completed"
     scale: int = 4
@@ -38,21 +39,52 @@ class Order:
     mails: list[tuple[str, datetime | None]] = field(default_factory=list)
     rating: int | None = None
     imported: bool = False
+    bookings: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def payment_intent_id(self) -> str:
         return f"pi_{self.job_id}"
 
 
+@dataclass(kw_only=True)
+class Loose:
+    """A payment without a job."""
+
+    payment: dict[str, Any]
+    refunds: list[dict[str, Any]] = field(default_factory=list)
+    bookings: list[dict[str, Any]] = field(default_factory=list)
+
+
 def insert(tx: Transaction, table: str, **values: Any) -> None:
     names = ", ".join(values)
-    tx.run(f"INSERT INTO smi.{table} ({names}) VALUES ({', '.join(f':{name}' for name in values)})", **values)
+    schema = "reports" if table == "stripe_bookings" else "smi"
+    tx.run(f"INSERT INTO {schema}.{table} ({names}) VALUES ({', '.join(f':{name}' for name in values)})", **values)
 
 
-def write(database: Database, orders: list[Order]) -> None:
+def write(database: Database, orders: Sequence[Order | Loose]) -> None:
     with database.transaction() as tx:
         for order in orders:
-            _write(tx, order)
+            if isinstance(order, Order):
+                _write(tx, order)
+            else:
+                insert(tx, "payments", role="orphan", learned_from="test", **order.payment)
+                _write_refunds(tx, order.refunds, kind="unmatched", **_of(order.payment))
+                _write_bookings(tx, order.bookings, **_of(order.payment))
+
+
+def _of(payment: dict[str, Any]) -> dict[str, Any]:
+    return {name: payment[name] for name in ("payment_intent_id", "currency")}
+
+
+def _write_refunds(tx: Transaction, refunds: list[dict[str, Any]], **values: Any) -> None:
+    for refund in refunds:
+        insert(tx, "refunds", n=1, reason_code="upscale_failed", actor="test", **values | refund)
+
+
+def _write_bookings(tx: Transaction, bookings: list[dict[str, Any]], **values: Any) -> None:
+    for booking in bookings:
+        insert(tx, "stripe_bookings", booking_id=uuid.uuid4().hex, source_id="x", created_at=moment(DAY, 0),
+               **values | booking)  # fmt: skip
 
 
 def _write(tx: Transaction, order: Order) -> None:
@@ -77,7 +109,8 @@ def _write(tx: Transaction, order: Order) -> None:
         payment_intent_id=order.payment_intent_id,
         paid_at=order.paid_at,
         learned_at=order.paid_at,
-        start_by=order.paid_at + timedelta(hours=1),
+        start_by=order.paid_at and order.paid_at + timedelta(hours=1),
+        admin_override=order.paid_at is None,
         submitted_at=order.submitted_at,
         result_ready_at=order.result_ready_at,
         completed_at=order.completed_at,
@@ -87,18 +120,11 @@ def _write(tx: Transaction, order: Order) -> None:
     )
     for payment in order.payments:
         insert(tx, "payments", job_id=order.job_id, learned_from="test", **payment)
-    for refund in order.refunds:
-        insert(
-            tx,
-            "refunds",
-            job_id=order.job_id,
-            n=1,
-            reason_code="upscale_failed",
-            actor="test",
-            **{"payment_intent_id": order.payment_intent_id, "currency": order.currency} | refund,
-        )
+    of_order = {"payment_intent_id": order.payment_intent_id, "currency": order.currency}
+    _write_refunds(tx, order.refunds, job_id=order.job_id, **of_order)
+    _write_bookings(tx, order.bookings, **of_order)
     for call in order.calls:
-        insert(tx, "submissions", job_id=order.job_id, round=1, **call)
+        insert(tx, "submissions", job_id=order.job_id, round=1, **{"created_at": order.paid_at} | call)
     for number, outcome in enumerate(order.outcomes, 1):
         insert(tx, "outcomes", job_id=order.job_id, round=number, actor="test", **outcome)
     for serial, (kind, accepted_at) in enumerate(order.mails, 1):
@@ -166,10 +192,51 @@ def _payment(order: Order, role: str, **more: Any) -> dict[str, Any]:
     } | more
 
 
-def random_orders(seed: int, *, days: int = 4, count: int = 150) -> list[Order]:
+def random_orders(seed: int, *, days: int = 4, count: int = 150, first: date = DAY) -> list[Order]:
     """Orders of every kind the state knows, on `days` days of which the last has none."""
     chance = random.Random(seed)
-    return [_random_order(chance, DAY + timedelta(days=chance.randrange(days - 1))) for _ in range(count)]
+    return [_random_order(chance, first + timedelta(days=chance.randrange(days - 1))) for _ in range(count)]
+
+
+def random_rest(seed: int, *, days: int = 4, count: int = 12, first: date = DAY) -> list[Order | Loose]:
+    """What belongs to no paid job: gifts, and payments without a job."""
+    chance = random.Random(seed)
+    kinds: list[Callable[[random.Random, date], Order | Loose]] = [_gift, _loose]
+    return [chance.choice(kinds)(chance, first + timedelta(days=chance.randrange(days - 1))) for _ in range(count)]
+
+
+def _gift(chance: random.Random, day: date) -> Order:
+    order = Order(paid_at=None, currency=chance.choice(["usd", "eur"]), expected_credits=chance.randint(1, 9))
+    order.calls = [
+        {"state": state, "credits": chance.choice([None, 3]), "created_at": moment(day, chance.randrange(200_000))}
+        for state in chance.choices(["completed", "failed", "lost"], k=2)
+    ]
+    return order
+
+
+def _loose(chance: random.Random, day: date) -> Loose:
+    payment = {
+        "payment_intent_id": f"pi_{uuid.uuid4().hex}",
+        "received_cents": chance.randint(50, 900),
+        "currency": chance.choice(["usd", "eur", "gbp"]),
+        "fee_cents": chance.choice([None, 31]),
+        "paid_at": moment(day, chance.uniform(0, 86_399)),
+    }
+    refund = {"state": chance.choice(["owed", "succeeded"]), "amount_cents": payment["received_cents"]}
+    return Loose(payment=payment, refunds=chance.choice([[], [refund]]), bookings=_bookings(chance, payment))
+
+
+def _bookings(chance: random.Random, payment: dict[str, Any]) -> list[dict[str, Any]]:
+    """What Stripe may have booked: the charge (as the payment says, or later than it), a dispute, its end."""
+    amount, found = payment["received_cents"], []
+    if chance.random() < 0.5:
+        fee = payment["fee_cents"] if payment["fee_cents"] is not None else chance.randint(31, 60)
+        found.append({"kind": "charge", "amount_cents": amount, "fee_cents": fee})
+    if chance.random() < 0.15:
+        found.append({"kind": "dispute", "amount_cents": -amount, "fee_cents": 1500})
+        if chance.random() < 0.5:
+            found.append({"kind": "dispute", "amount_cents": amount, "fee_cents": 0})
+    return found
 
 
 def _random_order(chance: random.Random, day: date) -> Order:
@@ -186,6 +253,7 @@ def _random_order(chance: random.Random, day: date) -> Order:
     )
     fee = chance.choice([None, chance.randint(0, 90)])
     order.payments = [_payment(order, "order", fee_cents=fee, dispute=chance.choice([None] * 9 + ["lost", "won"]))]
+    order.bookings = _bookings(chance, order.payments[0])
     if chance.random() < 0.1:
         order.payments.append(_payment(order, "duplicate", received_cents=chance.randint(1, 900)))
         order.refunds.append(
@@ -285,7 +353,7 @@ def _open(chance: random.Random, order: Order, at: datetime) -> None:
 
 def _imported(chance: random.Random, order: Order, at: datetime) -> None:
     order.imported = True
-    order.payments, order.refunds, order.calls = [], [], []
+    order.payments, order.refunds, order.calls, order.bookings = [], [], [], []
     order.status = chance.choice(["completed", "refunded"])
 
 

@@ -1,111 +1,103 @@
-"""Charts are drawn for every kind of day, small enough for an event log, and say what they show."""
+"""Charts are right in proportion, well-formed, and no label of theirs meets another."""
 
-from datetime import date, timedelta
-from decimal import Decimal
-from io import BytesIO
+import base64
+import random
+from itertools import combinations
+from xml.etree import ElementTree
 
 import pytest
-from PIL import Image
 
 from smi_pipeline.reporting import charts
+from smi_pipeline.reporting.charts import Bar, Range
+from smi_pipeline.reporting.presentation import money, span, tick
 
-DAY = date(2026, 11, 10)
-
-
-def texts(figure) -> str:
-    found = [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
-    return "\n".join(found)
+SVG = "{http://www.w3.org/2000/svg}"
+DAYS = [str(day) for day in range(17, 31)]
 
 
-def completion_row(day: date, delivered: int, refunded: int = 0, open_jobs: int = 0) -> dict:
-    decided = delivered + refunded
-    return {
-        "day": day,
-        "resolution": "all",
-        "paid_jobs": decided + open_jobs,
-        "delivered": delivered,
-        "refunded": refunded,
-        "failed": 0,
-        "open_jobs": open_jobs,
-        "completion_rate": delivered / decided if decided else None,
-        "rate_low": 0.5 * delivered / decided if decided else None,
-        "rate_high": 1.0 if decided else None,
-    }
+def drawn(svg: str) -> ElementTree.Element:
+    return ElementTree.fromstring(svg)
 
 
-def times_row(stage: str, seconds: float) -> dict:
-    spread = {"p50": 1, "p90": 2, "p95": 3, "p99": 5}
-    return {"stage": stage, "resolution": "all", "jobs": 3} | {
-        f"{name}_seconds": seconds * factor for name, factor in spread.items()
-    }
+def boxes(svg: str) -> list[tuple[str, float, float, float, float]]:
+    """Each text with the box it covers, at the width of a wide font."""
+    found = []
+    for text in drawn(svg).iter(f"{SVG}text"):
+        words = text.text or ""
+        width = len(words) * 6.6
+        x, y = float(text.get("x", 0)), float(text.get("y", 0))
+        left = x - {"start": 0, "middle": width / 2, "end": width}[text.get("text-anchor", "start")]
+        found.append((words, left, y - 10, left + width, y + 2))
+    return found
 
 
-def profit_row(currency: str, revenue: int, refunds: int, fees: int, cost: int) -> dict:
-    net = revenue - refunds - fees - cost
-    return {
-        "currency": currency,
-        "resolution": "all",
-        "paid_jobs": 3,
-        "revenue_cents": revenue,
-        "refunds_cents": refunds,
-        "stripe_fees_cents": fees,
-        "api_cost_cents": cost,
-        "net_margin_cents": net,
-        "margin_percent": Decimal(net * 100) / revenue if revenue else None,
-    }
+def collisions(svg: str) -> list[tuple[str, str]]:
+    return [
+        (one[0], two[0])
+        for one, two in combinations(boxes(svg), 2)
+        if one[1] < two[3] and two[1] < one[3] and one[2] < two[4] and two[2] < one[4]
+    ]
 
 
-@pytest.mark.parametrize(
-    "figure",
-    [
-        pytest.param(lambda: charts.completion([], DAY), id="completion"),
-        pytest.param(lambda: charts.completion([completion_row(DAY - timedelta(days=1), 3)], DAY), id="day before"),
-        pytest.param(lambda: charts.times([], DAY, promised_seconds=900), id="times"),
-        pytest.param(lambda: charts.profit([], DAY), id="profit"),
-    ],
-)
-def test_a_day_without_paid_jobs_is_drawn_as_one(figure):
-    drawn = figure()
-    assert "no paid jobs" in texts(drawn)
-    assert "2026-11-10" in texts(drawn)
-    assert charts.png(drawn).startswith(b"\x89PNG")
+def waterfall(cents: int) -> str:
+    return charts.bars(
+        "money",
+        [
+            Bar("revenue", cents, money(cents, "usd")),
+            Bar("refunds", -cents // 2, money(-cents // 2, "usd"), start=cents),
+            Bar("net margin", -cents // 3, money(-cents // 3, "usd")),
+        ],
+    )
 
 
-def test_the_completion_chart_shows_two_weeks_ending_with_the_day():
-    rows = [completion_row(DAY - timedelta(days=n), 20 - n, n % 3, n == 0) for n in range(14)]
-    drawn = charts.completion(rows, DAY)
-    words = texts(drawn)
-    assert "2026-11-10: 100.0 % delivered" in words
-    assert "10 Nov" in words and "28 Oct" in words
-    assert {"delivered", "refunded", "open"} <= set(words.split("\n"))
+def columns(highest: int) -> str:
+    values = [random.Random(n).uniform(0, highest) for n in range(14)]
+    return charts.columns(
+        "jobs",
+        ["1 Nov" if n == 5 else day for n, day in enumerate(DAYS)],
+        [("delivered", charts.GAIN, values), ("refunded", charts.LOSS, values)],
+        above=["" for _ in DAYS[1:]] + ["100.0 %"],
+    )
 
 
-def test_a_day_with_open_jobs_alone_can_be_drawn():
-    assert charts.png(charts.completion([completion_row(DAY, 0, 0, 4)], DAY))
+def ranges(first: float) -> str:
+    rows = [
+        Range(name, [("median", first * n), ("95 %", first * n * 4)], f"{span(first * n)} · 95 %: {span(first)}")
+        for n, name in enumerate(["paid → submitted", "submitted → result ready", "paid → closing mail"], 1)
+    ]
+    return charts.ranges("times", rows, ("promise: 15 min", 900), tick)
 
 
-def test_times_are_drawn_in_units_and_with_the_promise():
-    rows = [times_row("paid_to_submitted", 0.05), times_row("paid_to_mailed", 200)]
-    words = texts(charts.times(rows, DAY, promised_seconds=900))
-    assert "promise: 15 min" in words
-    assert "median 3 min 20 s, 95 % within 10 min 00 s" in words
-    assert "10 s" in words and "100 ms" in words
+@pytest.mark.parametrize("size", [0.002, 0.5, 3, 80, 7_000, 400_000])
+def test_no_label_meets_another_and_none_leaves_the_picture(size):
+    for svg in (waterfall(int(size * 1000) + 1), columns(int(size) + 1), ranges(size)):
+        height = float(drawn(svg).get("viewBox", "").split()[3])
+        assert collisions(svg) == []
+        assert all(box[1] >= -3 and box[3] <= charts.WIDTH + 3 and box[4] <= height + 1 for box in boxes(svg))
 
 
-def test_a_time_of_zero_fits_on_the_scale():
-    assert charts.png(charts.times([times_row("paid_to_submitted", 0)], DAY, promised_seconds=900))
+def test_bars_are_as_long_as_their_values():
+    svg = drawn(charts.bars("x", [Bar("a", 10, "10"), Bar("b", 5, "5"), Bar("c", -5, "-5", start=10)]))
+    widths = [float(bar.get("width", 0)) for bar in svg.iter(f"{SVG}rect") if bar.get("fill") == charts.TOTAL]
+    assert widths == pytest.approx([398, 199, 199], abs=0.2)
 
 
-def test_each_currency_has_its_panel_and_a_loss_is_below_zero():
-    rows = [profit_row("usd", 5000, 100, 300, 500), profit_row("eur", 50, 50, 31, 4)]
-    drawn = charts.profit(rows, DAY)
-    assert len(drawn.axes) == 2
-    assert "−0.35 EUR" in texts(drawn) and "41.00 USD" in texts(drawn)
-    assert drawn.axes[1].get_ylim()[0] < 0
+def test_columns_are_as_high_as_their_values_and_stand_on_each_other():
+    svg = drawn(charts.columns("x", ["1", "2"], [("a", "red", [4, 2]), ("b", "blue", [0, 2])]))
+    found = [(bar.get("fill"), float(bar.get("height", 0)), float(bar.get("y", 0))) for bar in svg.iter(f"{SVG}rect")]
+    assert found[:3] == [("red", 140.0, 36.0), ("red", 70.0, 106.0), ("blue", 70.0, 36.0)]
 
 
-def test_pictures_are_small_and_have_few_colours():
-    rows = [completion_row(DAY - timedelta(days=n), 20 - n, n % 3) for n in range(14)]
-    png = charts.png(charts.completion(rows, DAY))
-    assert len(png) < 40_000
-    assert Image.open(BytesIO(png)).mode == "P"
+def test_words_that_look_like_markup_stay_words():
+    svg = charts.bars("<x>", [Bar("<script>&", 1, '"1"')])
+    assert [text.text for text in drawn(svg).iter(f"{SVG}text")] == ["<script>&", '"1"']
+
+
+@pytest.mark.parametrize("values", [[], [None] * 14, [0.0] * 14, [-1.5, None, 3.0] * 5, [123_456.789] * 14])
+def test_the_small_chart_is_an_image_that_the_ui_shows_without_a_click(values):
+    url = charts.tiny(values)
+    assert len(f"![the last 14 months]({url})") < 1000
+    svg = drawn(base64.b64decode(url.partition("base64,")[2]).decode())
+    assert svg.tag == f"{SVG}svg"
+    paths = "".join(path.get("d", "") for path in svg)
+    assert paths.count("M") == sum(value is not None for value in values[-14:])

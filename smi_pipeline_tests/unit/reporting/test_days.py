@@ -7,15 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smi_pipeline.adapters.postgres.reports import OutOfDate
-from smi_pipeline.reporting.jobs import QUIET, STALENESS, due, requests
-from smi_pipeline.reporting.partitions import DAILY, contiguous
+from smi_pipeline.reporting.jobs import QUIET, ROLL_UP_STALENESS, STALENESS, due, requests
+from smi_pipeline.reporting.partitions import DAILY, FIRST_DAY, PARTITIONS, contiguous, earlier, last_day
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
-def out_of_date(day: int = 1, *, last_change: int = 5, changed: timedelta, built: timedelta | None) -> OutOfDate:
+def out_of_date(
+    day: int = 1,
+    *,
+    period: str = "day",
+    last_change: int = 5,
+    changed: timedelta = QUIET,
+    built: timedelta | None = None,
+) -> OutOfDate:
     return OutOfDate(
-        day=date(2026, 11, day),
+        period=period,
+        starts_on=date(2026, 11, day),
         last_change=last_change,
         changed_at=NOW - changed,
         built_at=None if built is None else NOW - built,
@@ -34,7 +42,7 @@ def test_stretches_hold_exactly_the_given_days_and_do_not_touch(days):
 def test_today_is_a_partition_and_tomorrow_is_not():
     today = datetime.now(UTC).date()
     keys = set(DAILY.get_partition_keys())
-    assert {"2025-01-01", today.isoformat()} <= keys
+    assert {"2024-01-01", today.isoformat()} <= keys
     assert (today + timedelta(days=1)).isoformat() not in keys
 
 
@@ -51,8 +59,37 @@ def test_a_report_behind_fresh_facts_is_left_to_the_run_that_is_building_it():
     assert due([out_of_date(last_change=0, changed=STALENESS, built=STALENESS)])
 
 
+def test_a_week_and_a_month_wait_for_their_days_but_not_for_ever():
+    week, month = out_of_date(9, period="week", built=QUIET), out_of_date(1, period="month", built=QUIET)
+    assert due([week, month]) == [week, month]
+    changing = out_of_date(12, changed=timedelta(0), built=QUIET)
+    assert due([changing, week, month]) == []
+    assert due([changing, out_of_date(16, period="week"), month]) == [out_of_date(16, period="week")]
+    old = out_of_date(1, period="month", built=ROLL_UP_STALENESS)
+    assert due([changing, week, old]) == [old]
+
+
 def test_one_run_is_asked_for_per_stretch():
-    days = [out_of_date(day, changed=QUIET, built=None) for day in (1, 2, 3, 7)]
-    stretch, single = requests(days)
+    stretch, single, month = requests([*(out_of_date(day) for day in (1, 2, 3, 7)), out_of_date(period="month")])
     assert stretch.tags["dagster/asset_partition_range_end"] == "2026-11-03"
-    assert single.partition_key == "2026-11-07"
+    assert (stretch.job_name, single.job_name, single.partition_key) == ("rebuild_days", "rebuild_days", "2026-11-07")
+    assert (month.job_name, month.partition_key) == ("rebuild_months", "2026-11-01")
+
+
+@given(st.dates(FIRST_DAY, date(2030, 1, 1)), st.integers(0, 40))
+def test_each_period_ends_where_the_next_one_begins(day, back):
+    starts = {"day": day, "week": day - timedelta(days=day.weekday()), "month": day.replace(day=1)}
+    for period, start in starts.items():
+        assert earlier(last_day(start, period) + timedelta(days=1), period, 1) == start
+        before = earlier(start, period, back)
+        for _ in range(back):
+            before = last_day(before, period) + timedelta(days=1)
+        assert before == start
+
+
+def test_weeks_begin_on_mondays_and_the_periods_under_way_are_partitions():
+    today = datetime.now(UTC).date()
+    weeks = PARTITIONS["week"].get_partition_keys()
+    assert date.fromisoformat(weeks[0]) == FIRST_DAY and FIRST_DAY.weekday() == 0
+    assert date.fromisoformat(weeks[-1]) == today - timedelta(days=today.weekday())
+    assert PARTITIONS["month"].get_partition_keys()[-1] == today.replace(day=1).isoformat()

@@ -1,11 +1,13 @@
 """Figures in words: units a person reads without thinking."""
 
+from datetime import date
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
-from smi_pipeline.reporting import presentation
-from smi_pipeline.reporting.presentation import markdown, money, percent, span
+from smi_pipeline.reporting.figures import FIGURES
+from smi_pipeline.reporting.presentation import STAGE_NAMES, Table, money, percent, span
 
 SHOWN_IN_PLACE = 1000  # characters of Markdown that the UI shows without a click
 
@@ -48,66 +50,80 @@ def test_a_share_without_a_base_is_a_dash():
 
 
 def test_bars_in_a_cell_do_not_break_the_table():
-    assert markdown(["a", "b"], [("x|y", 1)]) == "| a | b |\n| :-- | --: |\n| x\\|y | 1 |"
+    assert Table(["a", "b"], [["x|y", "1"]]).markdown() == "| a | b |\n| :-- | --: |\n| x\\|y | 1 |"
 
 
 def test_a_day_on_which_nothing_is_decided_yet_says_so():
     row = {"resolution": "all", "paid_jobs": 2, "delivered": 0, "refunded": 0, "failed": 0, "open_jobs": 2}
-    said = presentation.completion([row | {"completion_rate": None, "rate_low": None, "rate_high": None}], [])
+    said = FIGURES["completion_rate"].describe([row | {"completion_rate": None, "rate_low": None, "rate_high": None}])
     assert said.headline == "2 paid jobs, none decided yet"
     assert "completion_rate_percent" not in said.numbers
 
 
-def test_paid_jobs_without_a_closing_mail_say_so():
-    assert presentation.times([], 1).headline == "1 paid job, none closed yet"
+def test_every_report_of_a_period_without_anything_says_so_and_draws_nothing():
+    trend: list[tuple[date, list[Any]]] = [(date(2026, 11, day), []) for day in range(1, 15)]
+    for name, figure in FIGURES.items():
+        said = figure.describe([])
+        assert said.headline and said.table is None, name
+        assert (figure.draw([], trend), figure.value([])) == ("", None), name
 
 
 def test_the_preview_of_the_times_fits_in_place():
     rows = [
-        {"stage": stage, "resolution": resolution, "jobs": 12_345}
+        {"stage": stage, "resolution": resolution, "jobs": 12_345, "within_15_minutes": 0.98}
         | {f"{name}_seconds": 83.2 for name in ("p50", "p90", "p95", "p99", "max")}
-        for stage in presentation.STAGE_NAMES
+        for stage in STAGE_NAMES
         for resolution in ("all", "8x", "4x")
     ]
-    said = presentation.times(rows, 12_345)
-    assert said.table.count("\n") == 8
-    assert len(said.table) < SHOWN_IN_PLACE
+    table = FIGURES["processing_times"].describe(rows).table
+    assert table is not None and len(table.rows) == 7
+    assert len(table.markdown()) < SHOWN_IN_PLACE
+
+
+def margin(revenue: int, refunds: int, currency: str = "usd") -> dict[str, object]:
+    net = revenue - refunds - 31 - 4
+    return {
+        "currency": currency,
+        "resolution": "all",
+        "paid_jobs": 1,
+        "revenue_cents": revenue,
+        "refunds_cents": refunds,
+        "disputes_cents": 0,
+        "stripe_fees_cents": 31,
+        "api_cost_cents": 4,
+        "net_margin_cents": net,
+        "margin_percent": Decimal(net * 100) / revenue,
+        "jobs_at_a_loss": int(net < 0),
+    }
 
 
 def test_a_loss_is_told_as_one():
-    row = {
-        "currency": "usd",
-        "resolution": "all",
-        "paid_jobs": 1,
-        "revenue_cents": 50,
-        "refunds_cents": 50,
-        "stripe_fees_cents": 31,
-        "api_cost_cents": 4,
-        "net_margin_cents": -35,
-        "margin_percent": Decimal("-70.0"),
-        "credits": 1,
-        "jobs_at_a_loss": 1,
-    }
-    said = presentation.profit([row])
-    assert said.headline == "−0.35 USD net of 0.50 USD revenue (−70.0 %); 1 of 1 paid job at a loss"
+    said = FIGURES["profit_margin"].describe([margin(50, 50)])
+    assert said.headline == "−0.35 USD net of 0.50 USD revenue (−70 %); 1 of 1 paid job at a loss"
     assert said.numbers["net_margin_usd"] == -0.35
 
 
-def test_previews_of_the_facts_say_how_much_they_leave_out():
+def test_each_currency_has_its_own_words_and_its_own_chart():
+    rows = [margin(70, 0, "eur"), margin(50, 0)]
+    assert "EUR revenue" in FIGURES["profit_margin"].describe(rows).headline
+    assert FIGURES["profit_margin"].draw(rows, []).count("<svg") == 2
+
+
+def test_a_month_says_when_its_budget_runs_out():
     row = {
-        "job_id": "a" * 32,
-        "resolution": "4x",
-        "outcome": "open",
-        "reason": None,
-        "megapixels": Decimal("3.2"),
-        "paid_to_mailed": None,
-        "credits": 0,
-        "credits_assumed": 1,
-        "received_cents": 50,
-        "net_margin_cents": 15,
-        "currency": "usd",
+        "resolution": "all",
+        "jobs": 2,
+        "credits": 90,
+        "credits_assumed": 0,
+        "credits_wasted": 3,
+        "budget_credits": 100,
+        "budget_used": 0.9,
+        "forecast_credits": 270,
+        "runs_out_on": date(2026, 11, 12),
     }
-    said = presentation.facts([row] * presentation.PREVIEW_ROWS, 1200)
-    assert said.headline == "1,200 paid jobs"
-    assert said.table.endswith("5 of 1,200 rows, least profitable first")
-    assert len(said.table) < SHOWN_IN_PLACE
+    assert FIGURES["credit_usage"].describe([row]).headline == (
+        "90 credits, 3 of them wasted; 90.0 % of the budget of 100: it runs out on 2026-11-12; "
+        "forecast for the month 270"
+    )
+    lasting = FIGURES["credit_usage"].describe([row | {"runs_out_on": None}])
+    assert "it lasts to the end of the month" in lasting.headline

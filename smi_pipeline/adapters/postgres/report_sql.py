@@ -1,0 +1,290 @@
+"""The statements that build the facts and the reports. The comments of the columns (migration 0005) define the figures.
+
+Counts and money are summed up once per day (`day_sums`), and from these sums exactly for every `period` (day, week,
+month); percentiles cannot be added up and are taken from the facts each time.
+"""
+
+STAGES = ("paid_to_submitted", "submitted_to_ready", "ready_to_delivered", "delivered_to_mailed", "paid_to_mailed")
+"""Columns of the facts that hold seconds; the last is the whole."""
+
+_WILSON_Z = 1.959963984540054  # two-sided 95 %
+
+# The jobs of the days, narrow: the planner must know how many there are, and reads the wide table once.
+PICK_JOBS = """
+CREATE TEMP TABLE picked ON COMMIT DROP AS
+SELECT j.job_id, (j.paid_at AT TIME ZONE 'UTC')::date AS day, j.paid_at, j.submitted_at, j.result_ready_at,
+       j.completed_at, j.status, j.resolution, j.source_width::numeric * j.source_height * j.scale * j.scale / 1000000
+       AS megapixels, j.price_cents, j.expected_credits, j.reason_code, j.imported_from IS NOT NULL AS imported,
+       coalesce(o.currency, j.currency) AS currency
+FROM smi.upscale_jobs j LEFT JOIN smi.payments o ON o.payment_intent_id = j.payment_intent_id
+WHERE j.paid_at >= CAST(:first AS date)::timestamp AT TIME ZONE 'UTC'
+  AND j.paid_at < (CAST(:last AS date) + 1)::timestamp AT TIME ZONE 'UTC'
+"""
+
+# Money of payments `p`. Stripe's share is what the payment or its booking says, `:fee_percent` and `:fee_fixed` until
+# then. A lost dispute takes what is left of its payment; what Stripe has booked for it is better known.
+_PAYMENT_MONEY = """
+    SELECT {key}, sum(p.received_cents) AS received, bool_and(known.fee IS NOT NULL) AS fee_known,
+           sum(coalesce(known.fee, CASE WHEN p.received_cents > 0
+               THEN round(p.received_cents * CAST(:fee_percent AS numeric) / 100) + :fee_fixed ELSE 0 END)
+               + coalesce(b.fee, 0)) AS fee,
+           sum(coalesce(r.cents, 0)) AS refunded,
+           sum(coalesce(b.disputed, CASE WHEN p.dispute = 'lost'
+               THEN greatest(p.received_cents - coalesce(r.cents, 0), 0) ELSE 0 END)) AS disputed,
+           sum(coalesce(b.dispute_fee, 0)) AS dispute_fee
+    FROM smi.payments p {jobs}
+    LEFT JOIN (
+        SELECT payment_intent_id, currency, sum(amount_cents) AS cents FROM smi.refunds
+        WHERE state IN ('pending', 'succeeded') GROUP BY payment_intent_id, currency
+    ) AS r ON r.payment_intent_id = p.payment_intent_id AND r.currency = p.currency
+    LEFT JOIN (
+        SELECT payment_intent_id, currency, coalesce(sum(fee_cents) FILTER (WHERE kind = 'refund'), 0) AS fee,
+               -sum(amount_cents) FILTER (WHERE kind = 'dispute') AS disputed,
+               sum(fee_cents) FILTER (WHERE kind = 'dispute') AS dispute_fee
+        FROM reports.stripe_bookings WHERE kind <> 'charge' AND (kind = 'dispute' OR fee_cents <> 0)
+        GROUP BY payment_intent_id, currency
+    ) AS b ON b.payment_intent_id = p.payment_intent_id AND b.currency = p.currency
+    CROSS JOIN LATERAL (SELECT coalesce(p.fee_cents, ( -- a look for the few whose fee came later
+        SELECT c.fee_cents FROM reports.stripe_bookings c
+        WHERE c.payment_intent_id = p.payment_intent_id AND c.kind = 'charge' AND c.currency = p.currency)) AS fee
+    ) AS known
+    WHERE {which} GROUP BY {key}
+"""
+
+INSERT_JOB_FACTS = f"""
+INSERT INTO reports.job_facts (day, job_id, resolution, megapixels, outcome, reason, paid_to_submitted,
+    submitted_to_ready, ready_to_delivered, delivered_to_mailed, paid_to_mailed, submissions, credits, credits_assumed,
+    api_cost_cents, credits_wasted, currency, price_cents, received_cents, stripe_fee_cents, stripe_fee_known,
+    refunded_cents, disputed_cents, dispute_fee_cents, net_margin_cents, rating)
+WITH paid AS (
+    {_PAYMENT_MONEY.format(key="p.job_id", jobs="JOIN picked j USING (job_id)", which="p.currency = j.currency")}
+), calls AS (
+    SELECT job_id, count(*) AS submissions, coalesce(sum(credits), 0) AS credits,
+           count(*) FILTER (WHERE state = 'lost' AND credits IS NULL) AS lost,
+           coalesce(sum(credits) FILTER (WHERE state = 'completed'), 0) AS useful
+    FROM smi.submissions JOIN picked USING (job_id) WHERE state <> 'sending' GROUP BY job_id
+), decided AS (
+    SELECT job_id, bool_or(outcome = 'deliver') AS delivered, bool_or(outcome = 'refund') AS refund,
+           bool_or(reason = 'refunded_outside') AS outside,
+           (array_agg(reason ORDER BY round) FILTER (WHERE reason IS NOT NULL))[1] AS reason
+    FROM smi.outcomes JOIN picked USING (job_id) WHERE status <> 'completed' GROUP BY job_id
+), settled AS (
+    SELECT DISTINCT job_id FROM smi.refunds JOIN picked USING (job_id)
+    WHERE status <> 'completed' AND kind IN ('failure', 'wrong_amount') AND state IN ('succeeded', 'not_needed')
+), mails AS (
+    SELECT job_id, min(accepted_at) FILTER (WHERE kind = 'completion') AS completion,
+           min(accepted_at) FILTER (WHERE kind = 'completion' AND accepted_at >= completed_at) AS delivery,
+           min(accepted_at) FILTER (WHERE kind = 'refund') AS refund
+    FROM smi.emails JOIN picked USING (job_id) WHERE accepted_at IS NOT NULL GROUP BY job_id
+), judged AS (
+    SELECT j.*, CASE
+            WHEN j.status = 'completed' OR d.delivered THEN 'delivered'
+            WHEN j.status = 'refunded' OR d.outside OR (d.refund AND s.job_id IS NOT NULL) THEN 'refunded'
+            WHEN j.status = 'failed' OR d.refund THEN 'failed'
+            ELSE 'open' END AS outcome,
+        coalesce(d.reason, j.reason_code) AS why, m.completion, m.delivery, m.refund AS refund_mail,
+        coalesce(p.received, j.price_cents) AS received, coalesce(p.fee_known, false) AS fee_known,
+        coalesce(p.fee, round(j.price_cents * CAST(:fee_percent AS numeric) / 100) + :fee_fixed) AS fee,
+        coalesce(p.disputed, 0) AS disputed, coalesce(p.dispute_fee, 0) AS dispute_fee,
+        -- imported history has its price and status alone
+        coalesce(p.refunded, CASE WHEN j.status = 'refunded' THEN j.price_cents ELSE 0 END) AS refunded,
+        coalesce(c.submissions, 0) AS submissions,
+        coalesce(c.credits, CASE WHEN j.imported AND j.status = 'completed' THEN j.expected_credits ELSE 0 END)
+            AS credits,
+        coalesce(c.lost * j.expected_credits, 0) AS assumed,
+        coalesce(c.useful, CASE WHEN j.imported THEN j.expected_credits ELSE 0 END) AS useful
+    FROM picked j LEFT JOIN paid p USING (job_id) LEFT JOIN calls c USING (job_id) LEFT JOIN decided d USING (job_id)
+    LEFT JOIN settled s USING (job_id) LEFT JOIN mails m USING (job_id)
+), priced AS (
+    SELECT *, ceil((credits + assumed) * CAST(:credit_cents AS numeric)) AS cost FROM judged
+)
+SELECT day, j.job_id, resolution, megapixels, outcome, CASE WHEN outcome IN ('refunded', 'failed') THEN why END,
+       CASE WHEN submitted_at >= paid_at THEN extract(epoch FROM submitted_at - paid_at) END,
+       CASE WHEN result_ready_at >= submitted_at THEN extract(epoch FROM result_ready_at - submitted_at) END,
+       CASE WHEN completed_at >= result_ready_at THEN extract(epoch FROM completed_at - result_ready_at) END,
+       extract(epoch FROM delivery - completed_at),
+       extract(epoch FROM CASE WHEN outcome = 'delivered' THEN completion
+                               WHEN outcome <> 'open' THEN refund_mail END - paid_at),
+       submissions, credits, assumed, cost,
+       CASE WHEN outcome IN ('refunded', 'failed') THEN credits + assumed ELSE credits + assumed - useful END,
+       currency, price_cents, received, fee, fee_known, refunded, disputed, dispute_fee,
+       received - refunded - disputed - fee - dispute_fee - cost, f.score
+FROM priced j LEFT JOIN smi.feedback f ON f.job_id = j.job_id
+"""
+
+_OUTSIDE = """p.role <> 'order'
+    AND coalesce(p.paid_at, p.learned_at) >= CAST(:first AS date)::timestamp AT TIME ZONE 'UTC'
+    AND coalesce(p.paid_at, p.learned_at) < (CAST(:last AS date) + 1)::timestamp AT TIME ZONE 'UTC'
+    AND (j.paid_at IS NULL OR p.currency <> coalesce(
+        (SELECT o.currency FROM smi.payments o WHERE o.payment_intent_id = j.payment_intent_id), j.currency))"""
+
+INSERT_OTHER_MONEY = f"""
+INSERT INTO reports.other_money (day, subject, kind, currency, submissions, credits, credits_assumed, api_cost_cents,
+    received_cents, stripe_fee_cents, stripe_fee_known, refunded_cents, disputed_cents, dispute_fee_cents,
+    net_margin_cents)
+WITH paid AS (
+    {
+    _PAYMENT_MONEY.format(
+        key="p.payment_intent_id, p.currency, coalesce(p.paid_at, p.learned_at)",
+        jobs="LEFT JOIN smi.upscale_jobs j USING (job_id)",
+        which=_OUTSIDE,
+    )
+}
+), gifts AS (
+    SELECT (s.created_at AT TIME ZONE 'UTC')::date AS day, job_id, j.currency, count(*) AS submissions,
+           coalesce(sum(s.credits), 0) AS credits,
+           coalesce(sum(j.expected_credits) FILTER (WHERE s.state = 'lost' AND s.credits IS NULL), 0) AS assumed
+    FROM smi.upscale_jobs j JOIN smi.submissions s USING (job_id)
+    WHERE j.paid_at IS NULL AND j.admin_override AND s.state <> 'sending'
+      AND s.created_at >= CAST(:first AS date)::timestamp AT TIME ZONE 'UTC'
+      AND s.created_at < (CAST(:last AS date) + 1)::timestamp AT TIME ZONE 'UTC'
+    GROUP BY 1, job_id, j.currency
+), priced AS (
+    SELECT *, ceil((credits + assumed) * CAST(:credit_cents AS numeric)) AS cost FROM gifts
+)
+SELECT (coalesce AT TIME ZONE 'UTC')::date, payment_intent_id, 'payment', currency, 0, 0, 0, 0, received, fee,
+       fee_known, refunded, disputed, dispute_fee, received - refunded - disputed - fee - dispute_fee
+FROM paid
+UNION ALL
+SELECT day, job_id, 'gift', currency, submissions, credits, assumed, cost, 0, 0, true, 0, 0, 0, -cost FROM priced
+"""
+
+INSERT_DAY_SUMS = """
+INSERT INTO reports.day_sums (day, currency, resolution, outcome, reason, rating, jobs, jobs_at_a_loss, received_cents,
+    refunded_cents, disputed_cents, stripe_fee_cents, api_cost_cents, net_margin_cents, credits, credits_assumed,
+    credits_wasted)
+SELECT day, currency, resolution, outcome, reason, rating, count(*), count(*) FILTER (WHERE net_margin_cents < 0),
+       sum(received_cents), sum(refunded_cents), sum(disputed_cents), sum(stripe_fee_cents + dispute_fee_cents),
+       sum(api_cost_cents), sum(net_margin_cents), sum(credits), sum(credits_assumed), sum(credits_wasted)
+FROM reports.job_facts WHERE day BETWEEN :first AND :last
+GROUP BY day, currency, resolution, outcome, reason, rating
+UNION ALL
+SELECT day, currency, 'none', kind, NULL, NULL, count(*), 0,
+       sum(received_cents), sum(refunded_cents), sum(disputed_cents), sum(stripe_fee_cents + dispute_fee_cents),
+       sum(api_cost_cents), sum(net_margin_cents), sum(credits), sum(credits_assumed), 0
+FROM reports.other_money WHERE day BETWEEN :first AND :last
+GROUP BY day, currency, kind
+"""
+
+_START = {
+    "day": "day",
+    "week": "date_trunc('week', day)::date",
+    "month": "date_trunc('month', day)::date",
+}
+_SUMS = "reports.day_sums WHERE day BETWEEN :first AND :last"
+_PAID = f"{_SUMS} AND resolution <> 'none'"
+
+# At the ends exactly 0 and 1, which floating point misses by a hair.
+_WILSON = f"""
+    SELECT *, CASE WHEN p = 0 THEN 0 ELSE (p + z * z / (2 * n)) / (1 + z * z / n) - half END AS low,
+           CASE WHEN p = 1 THEN 1 ELSE (p + z * z / (2 * n)) / (1 + z * z / n) + half END AS high
+    FROM (SELECT *, z * sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n) AS half
+          FROM (SELECT *, k / n AS p, CAST({_WILSON_Z} AS float8) AS z FROM counted) AS with_z) AS with_half"""
+
+_COMPLETION = f"""
+    WITH counted AS (
+        SELECT *, nullif(paid_jobs - open_jobs, 0)::float8 AS n, delivered::float8 AS k FROM (
+            SELECT {{start}} AS starts_on, coalesce(resolution, 'all') AS resolution, sum(jobs) AS paid_jobs,
+                   {
+    ", ".join(
+        f"coalesce(sum(jobs) FILTER (WHERE outcome = '{o}'), 0) AS {name}"
+        for o, name in (("delivered",) * 2, ("refunded",) * 2, ("failed",) * 2, ("open", "open_jobs"))
+    )
+}
+            FROM {_PAID} GROUP BY GROUPING SETS ((1), (1, resolution))) AS outcomes
+    )
+    SELECT '{{period}}', starts_on, resolution, paid_jobs, delivered, refunded, failed, open_jobs, p, low, high
+    FROM ({_WILSON}) AS w"""
+
+_ERRORS = f"""
+    WITH closed AS (
+        SELECT {{start}} AS starts_on, CASE WHEN outcome <> 'delivered' THEN coalesce(reason, 'unknown') END AS reason,
+               jobs
+        FROM {_PAID} AND outcome <> 'open'
+    ), counted AS (
+        SELECT c.starts_on, coalesce(c.reason, 'all') AS reason, sum(c.jobs) AS jobs, decided,
+               sum(c.jobs)::float8 AS k, decided::float8 AS n
+        FROM closed c JOIN (SELECT starts_on, sum(jobs) AS decided FROM closed GROUP BY 1) AS d USING (starts_on)
+        WHERE c.reason IS NOT NULL GROUP BY GROUPING SETS ((1, decided), (1, decided, c.reason))
+    )
+    SELECT '{{period}}', starts_on, reason, jobs, decided, p, low, high FROM ({_WILSON}) AS w"""
+
+# One column per stage, each sorted for itself. The last bits of a mean depend on the order of summation: rounded away.
+_TIMES = f"""
+    SELECT '{{period}}', starts_on, resolution, stage, jobs, round(mean::numeric, 6), p[1], p[2], p[3], p[4], slowest,
+           within::float8 / jobs
+    FROM (
+        SELECT {{start}} AS starts_on, coalesce(resolution, 'all') AS resolution,
+               {
+    ", ".join(
+        f'''count({s}) AS n_{n}, avg({s}) AS mean_{n}, max({s}) AS max_{n},
+               percentile_cont(ARRAY[0.5, 0.9, 0.95, 0.99]) WITHIN GROUP (ORDER BY {s}) AS p_{n},
+               count(*) FILTER (WHERE {s} <= 900) AS within_{n}'''
+        for n, s in enumerate(STAGES)
+    )
+}
+        FROM reports.job_facts WHERE day BETWEEN :first AND :last GROUP BY GROUPING SETS ((1), (1, resolution))
+    ) AS measured
+    CROSS JOIN LATERAL (VALUES {
+    ", ".join(f"('{s}', n_{n}, mean_{n}, p_{n}, max_{n}, within_{n})" for n, s in enumerate(STAGES))
+}) AS stages (stage, jobs, mean, p, slowest, within)
+    WHERE jobs > 0"""
+
+_MARGIN = f"""
+    SELECT '{{period}}', {{start}}, currency, coalesce(resolution, 'all'),
+           coalesce(sum(jobs) FILTER (WHERE resolution <> 'none'), 0), sum(received_cents), sum(refunded_cents),
+           sum(disputed_cents), sum(stripe_fee_cents), sum(api_cost_cents), sum(net_margin_cents),
+           round(sum(net_margin_cents) * 100.0 / nullif(sum(received_cents), 0), 1), sum(jobs_at_a_loss)
+    FROM {_SUMS} GROUP BY GROUPING SETS (({{start}}, currency), ({{start}}, currency, resolution))"""
+
+_CREDITS = f"""
+    WITH used AS (
+        SELECT {{start}} AS starts_on, day, resolution, jobs, credits, credits_assumed AS assumed,
+               credits_wasted AS wasted, api_cost_cents AS cost
+        FROM {_SUMS} AND outcome <> 'payment'
+    ), running AS (
+        SELECT starts_on, day, sum(sum(credits + assumed)) OVER (PARTITION BY starts_on ORDER BY day) AS so_far
+        FROM used GROUP BY starts_on, day
+    ), summed AS (
+        SELECT starts_on, coalesce(resolution, 'all') AS resolution, sum(jobs) AS jobs, sum(credits) AS credits,
+               sum(assumed) AS assumed, sum(wasted) AS wasted, sum(cost) AS cost, sum(credits + assumed) AS total,
+               (starts_on + interval '1 month - 1 day')::date AS ends_on,
+               '{{period}}' = 'month' AND resolution IS NULL AS has_budget
+        FROM used GROUP BY GROUPING SETS ((1), (1, resolution))
+    ), forecast AS (
+        SELECT *, CASE WHEN has_budget THEN CAST(:budget AS bigint) END AS budget, least(ends_on, :today) AS until,
+               CASE WHEN has_budget THEN total::numeric / greatest(least(ends_on, :today) - starts_on + 1, 1) END
+                   AS mean,
+               (SELECT min(day) FROM running r WHERE r.starts_on = s.starts_on AND so_far >= :budget) AS ran_out_on
+        FROM summed s
+    )
+    SELECT '{{period}}', starts_on, resolution, jobs, credits, assumed, wasted, cost, budget, total::float8 / budget,
+           round(mean * (ends_on - starts_on + 1)),
+           CASE WHEN NOT has_budget THEN NULL WHEN ran_out_on IS NOT NULL THEN ran_out_on
+                WHEN mean > 0 AND (budget - total) / mean <= ends_on - until
+                THEN until + ceil((budget - total) / mean)::integer END
+    FROM forecast"""
+
+_SATISFACTION = f"""
+    SELECT '{{period}}', {{start}}, coalesce(resolution, 'all'), sum(jobs),
+           coalesce(sum(jobs) FILTER (WHERE rating IS NOT NULL), 0),
+           coalesce(sum(jobs) FILTER (WHERE rating IS NOT NULL), 0)::float8 / sum(jobs),
+           sum(jobs * rating)::float8 / sum(jobs) FILTER (WHERE rating IS NOT NULL),
+           {", ".join(f"coalesce(sum(jobs) FILTER (WHERE rating = {n}), 0)" for n in range(1, 6))}
+    FROM {_PAID} AND outcome = 'delivered' GROUP BY GROUPING SETS (({{start}}), ({{start}}, resolution))"""
+
+_SELECT_REPORT = {
+    "completion_rate": _COMPLETION,
+    "error_rate": _ERRORS,
+    "processing_times": _TIMES,
+    "profit_margin": _MARGIN,
+    "credit_usage": _CREDITS,
+    "customer_satisfaction": _SATISFACTION,
+}
+REPORTS = tuple(_SELECT_REPORT)
+"""Tables that are calculated from the facts alone."""
+
+
+def insert_report(table: str, period: str) -> str:
+    """The statement that calculates a report for the periods between the days `:first` and `:last`."""
+    return f"INSERT INTO reports.{table} " + _SELECT_REPORT[table].format(start=_START[period], period=period)

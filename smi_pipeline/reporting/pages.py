@@ -1,0 +1,147 @@
+"""The files of a day or month: a page to read and print, and the tables as CSV and Parquet. pandas is imported inside.
+
+They lie in the storage below `reports/`, by period: `reports/day/2026-11-20/`. A page holds all it needs.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from typing import Any, Protocol
+
+from smi_pipeline.adapters.postgres.reports import FACTS, OTHER_MONEY, REPORTS, PostgresReports
+from smi_pipeline.reporting.figures import FIGURES, Rows
+from smi_pipeline.reporting.partitions import earlier, last_day
+from smi_pipeline.reporting.presentation import EMPTY, Table, bare, span
+
+TREND = 14
+"""Periods in the charts that show several, the one itself last."""
+WORST_JOBS = 10
+
+
+class Files(Protocol):
+    """What of the storage is needed here."""
+
+    def put_bytes(self, key: str, content: bytes) -> None: ...
+
+
+@dataclass(frozen=True)
+class Section:
+    """One report on the page."""
+
+    title: str
+    headline: str
+    chart: str
+    table: Table | None
+
+
+def folder(period: str, starts_on: date) -> str:
+    """Where the files of a period lie."""
+    name = starts_on.isoformat()
+    return f"reports/{period}/{name[:7] if period == 'month' else name}"
+
+
+def by_start(rows: Rows) -> dict[date, list[Any]]:
+    """Rows of several periods by their first day."""
+    found: dict[date, list[Any]] = {}
+    for row in rows:
+        found.setdefault(row["starts_on"], []).append(row)
+    return found
+
+
+def trend(rows: Rows, period: str, starts_on: date) -> list[tuple[date, list[Any]]]:
+    """The rows of the last `TREND` periods, the newest one last, empty where there are none."""
+    found = by_start(rows)
+    starts = [earlier(starts_on, period, back) for back in reversed(range(TREND))]
+    return [(start, found.get(start, [])) for start in starts]
+
+
+def write(reports: PostgresReports, files: Files, period: str, starts_on: date) -> dict[str, str]:
+    """Writes the page and the tables of one period: what each is, by its key in the storage."""
+    last = last_day(starts_on, period)
+    tables: dict[str, Rows] = {table: reports.rows(table, starts_on, starts_on, period=period) for table in REPORTS}
+    if period == "day":  # of longer periods their days have them; a month of facts would fill the memory
+        tables |= {table: reports.rows(table, starts_on, last, limit=10_000_000) for table in (FACTS, OTHER_MONEY)}
+    written = {}
+    for name, rows in tables.items():
+        for ending, content in _exports(reports, name, rows).items():
+            key = f"{folder(period, starts_on)}/{name}.{ending}"
+            files.put_bytes(key, content)
+            written[key] = f"{name} as {ending.upper()}"
+    key = f"{folder(period, starts_on)}/index.html"
+    files.put_bytes(key, page(reports, period, starts_on, sorted(f"{name}.csv" for name in tables)).encode())
+    return {key: "page"} | written
+
+
+def _exports(reports: PostgresReports, table: str, rows: Rows) -> dict[str, bytes]:
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=[name for name, *_ in reports.columns(table)])
+    for name, kind, _, _ in reports.columns(table):  # also of empty tables the right types
+        if target := next((to for start, to in _TYPES.items() if kind.startswith(start)), None):
+            frame[name] = frame[name].astype(target)
+    parquet = io.BytesIO()
+    frame.to_parquet(parquet, index=False)
+    return {"csv": frame.to_csv(index=False).encode(), "parquet": parquet.getvalue()}
+
+
+_TYPES = {"integer": "Int64", "bigint": "Int64", "double": "float64", "numeric": "float64", "boolean": "boolean",
+          "text": "string"}  # fmt: skip
+
+
+def page(reports: PostgresReports, period: str, starts_on: date, downloads: Sequence[str] = ()) -> str:
+    """The page of one period as HTML that needs nothing from any network."""
+    first = earlier(starts_on, period, TREND - 1)
+    sections = []
+    for name, figure in FIGURES.items():
+        past = trend(reports.rows(name, first, starts_on, period=period), period, starts_on)
+        rows = past[-1][1]
+        said = figure.describe(rows)
+        sections.append(Section(figure.title, said.headline, figure.draw(rows, past), said.table))
+    last = last_day(starts_on, period)
+    losses = [row for row in reports.least_profitable(starts_on, last, WORST_JOBS) if row["net_margin_cents"] < 0]
+    return _template()(
+        title=f"{starts_on:%B %Y}" if period == "month" else f"{starts_on:%A}, {starts_on.day} {starts_on:%B %Y}",
+        period=period,
+        sections=sections,
+        empty=EMPTY if not any(section.table for section in sections) else "",
+        losses=_losses(losses) if losses else None,
+        downloads=downloads,
+    )
+
+
+def _losses(rows: Sequence[Mapping[str, Any]]) -> Table:
+    return Table(
+        ["Upscale job", "What became of it", "Time", "Money", "Received", "Back", "Fees", "API", "Net"],
+        [
+            [
+                row["job_id"],
+                f"{row['outcome']}: {row['reason']}".replace("_", " ") if row["reason"] else row["outcome"],
+                span(row["paid_to_mailed"]),
+                row["currency"].upper(),
+                *(
+                    bare(cents, row["currency"])
+                    for cents in (
+                        row["received_cents"],
+                        -row["refunded_cents"] - row["disputed_cents"],
+                        -row["stripe_fee_cents"] - row["dispute_fee_cents"],
+                        -row["api_cost_cents"],
+                        row["net_margin_cents"],
+                    )
+                ),
+            ]
+            for row in rows
+        ],
+        words=2,
+    )
+
+
+@cache
+def _template() -> Callable[..., str]:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    pages = Environment(
+        loader=PackageLoader("smi_pipeline.reporting", "templates"), autoescape=True, undefined=StrictUndefined
+    )
+    return pages.get_template("page.html").render
