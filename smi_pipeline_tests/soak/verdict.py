@@ -118,6 +118,8 @@ def _reason(case: _Case) -> str:
     own = [i for i in case.struck if i["stand_in"] == "upsampler" and i["kind"] in faults.MAY_REFUND]
     if own:
         return str(own[0]["kind"])
+    if any(i["stand_in"] == "upsampler" and (i["endpoint"], i["kind"]) == ("cdn", "garbage") for i in case.struck):
+        return "the cdn sent something else"  # whole and with 200: nothing tells it from the result
     if any(s["status"] == "failed" for s in case.submissions):
         return "upsampler could not fetch the source"
     if any(i["stand_in"] == "origin" and i["kind"] in faults.SPOILS_SOURCE for i in case.struck):
