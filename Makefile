@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo up dev test chaos soak two-stacks lint removals storm clean
+.PHONY: install demo up dev test chaos soak two-stacks lint removals storm bench-reports clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make soak    JOBS=10000 orders while every stand-in misbehaves at random; SEED=1; ARGS=\"--json out.json --outage disk-storage\""
 	@echo "make two-stacks  a soak of JOBS=300 on two stacks with one database, each stopped (SIGSTOP) past its leases"
 	@echo "make storm   each webhook a hundred times, 10,000 forged ones; says how long the answers took"
+	@echo "make bench-reports  5 million jobs: how long all reports take; ARGS=\"--jobs 200000\" for a smaller look"
 	@echo "make up      the product against the services that .env names"
 	@echo "make dev     the two code locations in 'dagster dev', history in a temporary folder"
 	@echo "make install what the others need, in .venv"
@@ -65,6 +66,9 @@ soak: install
 
 two-stacks: install
 	$(BIN)/python -W ignore -m smi_pipeline_tests.soak --two-stacks --jobs $(or $(JOBS),300) --seed $(or $(SEED),1) $(ARGS)
+
+bench-reports: install
+	$(BIN)/python -m benchmarks.reports $(ARGS)
 
 clean:
 	rm -rf .venv .smi

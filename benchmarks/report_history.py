@@ -21,7 +21,8 @@ CREATE FUNCTION pg_temp.job(i bigint) RETURNS text LANGUAGE sql IMMUTABLE PARALL
     AS $$ SELECT md5(i::text) $$;
 CREATE TEMP TABLE made AS
 SELECT i, md5(i::text) AS job_id,
-       CAST(:first AS timestamp) AT TIME ZONE 'UTC' + (i + pg_temp.u(i, 1)) * (interval '1 day' * :days / :jobs) AS paid,
+       CAST(:first AS timestamp) AT TIME ZONE 'UTC'
+           + (i + pg_temp.u(i, 1)) * (interval '1 day' * :days / :jobs) AS paid,
        CASE WHEN pg_temp.u(i, 2) < 0.3 THEN 8 ELSE 4 END AS scale,
        200 + floor(1400 * pg_temp.u(i, 3))::int AS width, 200 + floor(900 * pg_temp.u(i, 4))::int AS height,
        CASE WHEN pg_temp.u(i, 5) < 0.05 THEN 'eur' ELSE 'usd' END AS currency,

@@ -1,9 +1,9 @@
 """Builds and reads the schema `reports`, a range of days in one statement. Nothing here changes the schema `smi`."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from smi_pipeline.adapters.postgres.database import Database, Transaction
@@ -28,10 +28,12 @@ PERIODS = ("day", "week", "month")
 
 _LOCK = 727_464_002  # pg_advisory_xact_lock key: one build at a time, so that two never replace the same day
 
+_ONE_DAY = timedelta(days=1)
+_STRETCH = timedelta(days=92)  # more would sort and join on disk, less would read whole tables more often
+
 # Of a build, not of the server: years take longer than the 20 s that fulfilment gets, their sorts and joins more memory
 # (a hash takes twice work_mem), and compiling (jit) takes a short build's whole time.
-_SETTINGS = """SET LOCAL statement_timeout = '10min'; SET LOCAL work_mem = '48MB'; SET LOCAL temp_buffers = '32MB';
-    SET LOCAL jit = off"""
+_SETTINGS = """SET LOCAL statement_timeout = '10min'; SET LOCAL work_mem = '48MB'; SET LOCAL jit = off"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,45 +56,50 @@ class PostgresReports:
         self._prices = prices
         self._budget = budget
 
-    @contextmanager
-    def _building(self) -> Iterator[Transaction]:
-        with self._database.transaction() as tx:
-            tx.run(_SETTINGS)
-            tx.run("SELECT pg_advisory_xact_lock(:key)", key=_LOCK)
-            yield tx
+    def _build(self, first: date, last: date, period: str, work: Callable[[Transaction, date, date], None]) -> None:
+        """Calls `work` for stretches of whole periods, each in a transaction of its own, two at a time: a statement
+        that inserts runs on one core. Nobody else builds meanwhile."""
+        with self._database.transaction() as lock, ThreadPoolExecutor(2) as threads:
+            lock.run(_SETTINGS)
+            lock.run("SELECT pg_advisory_xact_lock(:key)", key=_LOCK)
+
+            def run(stretch: tuple[date, date]) -> None:
+                with self._database.transaction() as tx:
+                    tx.run(_SETTINGS)
+                    work(tx, *stretch)
+
+            list(threads.map(run, _stretches(first, last, period)))
 
     def build_facts(self, first: date, last: date) -> dict[date, int]:
-        """Replaces the days `first` to `last` of both facts in one transaction: paid jobs per day. Idempotent."""
-        days = {"first": first, "last": last}
+        """Replaces the days `first` to `last` of both facts, and their sums: paid jobs per day. Idempotent; what others
+        see of a day is of one moment."""
         rates = {"fee_percent": self._prices.fee_percent, "fee_fixed": self._prices.fee_fixed_cents}
-        with self._building() as tx:
+
+        def work(tx: Transaction, first: date, last: date) -> None:
+            days = {"first": first, "last": last}
             # First the log, then the state: a change that commits in between stays in the log.
             tx.run("DELETE FROM reports.changes WHERE day BETWEEN :first AND :last", **days)
             for table in (FACTS, OTHER_MONEY, "day_sums"):
                 tx.run(f"DELETE FROM reports.{table} WHERE day BETWEEN :first AND :last", **days)
-            tx.run("DROP TABLE IF EXISTS pg_temp.picked")
             tx.run(PICK_JOBS, **days)
             tx.run("ANALYZE picked")
             tx.run(INSERT_JOB_FACTS, **rates, credit_cents=self._prices.credit_cents)
             tx.run(INSERT_OTHER_MONEY, **days, **rates, credit_cents=self._prices.credit_cents)
             tx.run(INSERT_DAY_SUMS, **days)
-            built: dict[date, int] = {}
             for table in (OTHER_MONEY, FACTS):
-                built = _note_build(tx, table, "day", "day", **days)
-            return built
+                _note_build(tx, table, "day", "day", **days)
+
+        self._build(first, last, "day", work)
+        return self.row_counts(FACTS, first, last)
 
     def build(self, table: str, first: date, last: date, *, period: str = "day") -> dict[date, int]:
         """Replaces the periods that hold the days `first` to `last` in one report: rows by first day. Idempotent.
 
         Raises RefusedError for days whose facts have not been built; longer periods take what facts there are."""
-        with self._building() as tx:
-            days = tx.sure_row(
-                """SELECT date_trunc(:period, CAST(:first AS date))::date AS first,
-                          (date_trunc(:period, CAST(:last AS date)) + ('1 ' || :period)::interval)::date - 1 AS last""",
-                period=period,
-                first=first,
-                last=last,
-            )
+        first, last = _whole_periods(first, last, period)
+
+        def work(tx: Transaction, first: date, last: date) -> None:
+            days = {"first": first, "last": last}
             if period == "day":
                 _require_facts(tx, table, first, last)
             tx.run(
@@ -102,7 +109,10 @@ class PostgresReports:
             )
             budget = {"budget": self._budget, "today": tx.value("SELECT smi.now()::date")}
             tx.run(insert_report(table, period), **days, **(budget if table == "credit_usage" else {}))
-            return _note_build(tx, table, period, "starts_on", **days)
+            _note_build(tx, table, period, "starts_on", **days)
+
+        self._build(first, last, period, work)
+        return self.row_counts(table, first, last, period=period)
 
     def out_of_date(self, first: date, last: date) -> list[OutOfDate]:
         """Periods that begin between `first` and `last` and that a build would change, days first, then the oldest:
@@ -171,13 +181,14 @@ class PostgresReports:
                 limit=limit,
             )
 
-    def row_counts(self, table: str, first: date, last: date) -> dict[date, int]:
-        """Rows per day of a table, of the days for which it has been built."""
+    def row_counts(self, table: str, first: date, last: date, *, period: str = "day") -> dict[date, int]:
+        """Rows per period of a table, of the periods for which it has been built."""
         with self._database.transaction() as tx:
             rows = tx.rows(
-                """SELECT starts_on, row_count FROM reports.builds WHERE report = :table AND period = 'day'
+                """SELECT starts_on, row_count FROM reports.builds WHERE report = :table AND period = :period
                    AND starts_on BETWEEN :first AND :last ORDER BY starts_on""",
                 table=table,
+                period=period,
                 first=first,
                 last=last,
             )
@@ -237,6 +248,24 @@ class PostgresReports:
         return [(row["name"], row["type"], row["comment"], row["nullable"]) for row in rows]
 
 
+def _start_of(day: date, period: str) -> date:
+    return {"day": day, "week": day - timedelta(days=day.weekday()), "month": day.replace(day=1)}[period]
+
+
+def _whole_periods(first: date, last: date, period: str) -> tuple[date, date]:
+    """The days `first` to `last` widened to whole periods."""
+    longest = {"day": 1, "week": 7, "month": 31}[period]
+    return _start_of(first, period), _start_of(_start_of(last, period) + timedelta(days=longest), period) - _ONE_DAY
+
+
+def _stretches(first: date, last: date, period: str) -> Iterator[tuple[date, date]]:
+    """The days `first` to `last`, whole periods, in pieces of about `_STRETCH`."""
+    while first <= last:
+        following = _start_of(first + _STRETCH, period)
+        yield first, min(last, following - _ONE_DAY)
+        first = following
+
+
 def _require_facts(tx: Transaction, table: str, first: date, last: date) -> None:
     missing = tx.value(
         """SELECT min(d)::date FROM generate_series(CAST(:first AS date), CAST(:last AS date), '1 day') AS d
@@ -248,9 +277,9 @@ def _require_facts(tx: Transaction, table: str, first: date, last: date) -> None
         raise RefusedError(f"{table} is built from job_facts, which has not been built for {missing} yet")
 
 
-def _note_build(tx: Transaction, table: str, period: str, column: str, *, first: date, last: date) -> dict[date, int]:
+def _note_build(tx: Transaction, table: str, period: str, column: str, *, first: date, last: date) -> None:
     which = "" if column == "day" else "period = :period AND "
-    built = tx.rows(
+    tx.run(
         f"""WITH now AS MATERIALIZED (SELECT smi.now() AS at)
             INSERT INTO reports.builds AS b (report, period, starts_on, built_at, facts_built_at, row_count)
             SELECT :table, :period, p::date, now.at, coalesce(f.built_at, now.at), coalesce(n.rows, 0)
@@ -263,11 +292,9 @@ def _note_build(tx: Transaction, table: str, period: str, column: str, *, first:
             LEFT JOIN (SELECT {column} AS start, count(*) AS rows FROM reports.{table}
                        WHERE {which}{column} BETWEEN :first AND :last GROUP BY 1) AS n ON n.start = p::date
             ON CONFLICT (report, period, starts_on) DO UPDATE SET built_at = excluded.built_at,
-                facts_built_at = excluded.facts_built_at, row_count = excluded.row_count
-            RETURNING starts_on, row_count""",
+                facts_built_at = excluded.facts_built_at, row_count = excluded.row_count""",
         table=table,
         period=period,
         first=first,
         last=last,
     )
-    return {row["starts_on"]: row["row_count"] for row in sorted(built, key=lambda row: row["starts_on"])}
