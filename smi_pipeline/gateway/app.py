@@ -10,7 +10,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from smi_pipeline.core.models import Queue
-from smi_pipeline.gateway import administration, customers, downloads, operations, storefront, webhooks
+from smi_pipeline.gateway import administration, customers, downloads, operations, reports, storefront, webhooks
 from smi_pipeline.gateway.context import Gateway
 from smi_pipeline.gateway.envelope import Envelope
 from smi_pipeline.gateway.errors import EXCEPTION_HANDLERS
@@ -38,6 +38,7 @@ def create_app(world: World, settings: Settings, *, on_work: Callable[[Queue], N
         Route("/smi/v1/admin/jobs/{job_id}/{action}", administration.act, methods=["POST"]),
         Route("/ops", operations.ops, methods=["GET"]),
         Route("/ops/jobs/{job_id}", operations.ops_job, methods=["GET"]),
+        Route("/ops/reports/{path:path}", reports.file, methods=["GET"]),
         Route("/metrics", operations.metrics, methods=["GET"]),
         Route("/health", operations.health, methods=["GET"]),
     ]

@@ -38,7 +38,9 @@ class Range:
 
 def _text(x: float, y: float, words: str, *, anchor: str = "start", colour: str = _INK, bold: bool = False) -> str:
     weight = ' font-weight="600"' if bold else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}"{weight}>{escape(words)}</text>'
+    halo = 'stroke="#fff" stroke-width="3"'  # lines end before words
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f'<text {place} fill="{colour}" {halo}{weight}>{escape(words)}</text>'
 
 
 def _rect(x: float, y: float, width: float, height: float, colour: str) -> str:
@@ -48,7 +50,8 @@ def _rect(x: float, y: float, width: float, height: float, colour: str) -> str:
 def _svg(title: str, height: float, parts: Sequence[str]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
-        f'aria-label="{escape(title)}" font-family="system-ui, sans-serif" font-size="12">{"".join(parts)}</svg>'
+        f'aria-label="{escape(title)}" font-family="system-ui, sans-serif" font-size="12" '
+        f'paint-order="stroke" stroke-linejoin="round">{"".join(parts)}</svg>'
     )
 
 

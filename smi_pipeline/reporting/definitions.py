@@ -1,6 +1,6 @@
 """Code location `reporting`: what the shop delivered, how fast, and what it earned, by day.
 
-Importing needs no network, no secret and no environment, and loads neither pandas nor matplotlib.
+Importing needs no network, no secret and no environment, and does not load pandas.
 """
 
 from collections.abc import Mapping

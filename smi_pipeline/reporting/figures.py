@@ -51,8 +51,21 @@ def _interval(row: Row) -> str:
     return "–" if row["rate_low"] is None else f"{percent(row['rate_low'])} to {percent(row['rate_high'])}"
 
 
-def _label(day: date) -> str:
-    return f"{day.day} {day:%b}" if day.day == 1 else f"{day.day}"
+def _since_first(trend: Trend) -> list[tuple[date, Row | None]]:
+    """The row of all resolutions of each period, from the first that has one."""
+    wholes = [(day, _whole(rows)) for day, rows in trend]
+    first = next((place for place, (_, whole) in enumerate(wholes) if whole), len(wholes))
+    return wholes[first:]
+
+
+def _labels(wholes: Sequence[tuple[date, Row | None]]) -> list[str]:
+    days = [day for day, _ in wholes]
+    if all(day.day == 1 for day in days) and len(days) > 1:
+        return [f"{day:%b}" for day in days]
+    return [
+        f"{day.day} {day:%b}" if place == 0 or day.day <= 7 < days[place - 1].day else f"{day.day}"
+        for place, day in enumerate(days)
+    ]
 
 
 # -- completion ------------------------------------------------------------------------------------------------------
@@ -90,8 +103,8 @@ def _completion(rows: Rows) -> Description:
 
 
 def _draw_completion(rows: Rows, trend: Trend) -> str:
-    wholes = [(day, _whole(one)) for day, one in trend]
-    if not any(whole for _, whole in wholes):
+    wholes = _since_first(trend)
+    if not wholes:
         return ""
     above = ["" for _ in wholes]
     if wholes[-1][1] and wholes[-1][1]["completion_rate"] is not None:
@@ -100,7 +113,7 @@ def _draw_completion(rows: Rows, trend: Trend) -> str:
         (name.removesuffix("_jobs"), colour, [float(whole[name]) if whole else 0.0 for _, whole in wholes])
         for name, colour in _OUTCOMES.items()
     ]
-    return charts.columns("Paid upscale jobs by outcome", [_label(day) for day, _ in wholes], series, above=above)
+    return charts.columns("Paid upscale jobs by outcome", _labels(wholes), series, above=above)
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------
@@ -266,8 +279,8 @@ def _credits(rows: Rows) -> Description:
 
 
 def _draw_credits(rows: Rows, trend: Trend) -> str:
-    wholes = [(day, _whole(one)) for day, one in trend]
-    if not any(whole for _, whole in wholes):
+    wholes = _since_first(trend)
+    if not wholes:
         return ""
     wasted = [float(whole["credits_wasted"]) if whole else 0.0 for _, whole in wholes]
     useful = [
@@ -278,7 +291,7 @@ def _draw_credits(rows: Rows, trend: Trend) -> str:
     budget = newest and newest["budget_credits"]
     return charts.columns(
         "Credits",
-        [_label(day) for day, _ in wholes],
+        _labels(wholes),
         [("used", TOTAL, useful), ("wasted", LOSS, wasted)],
         limit=(f"budget {budget:,}", float(budget)) if budget else None,
     )

@@ -239,3 +239,19 @@ def test_a_database_without_tables_is_not_healthy(make_shop, postgres) -> None:
     shop = make_shop(smi_database_url=postgres.url("postgres"))
     assert shop.client.get("/health").status_code == 503
     assert "smi_database_up 0.0" in shop.client.get("/metrics").text
+
+
+def test_pages_and_files_of_the_reports_are_handed_to_operators_alone(shop: Shop) -> None:
+    storage = shop.world.storage
+    storage.put_bytes("reports/day/2026-11-20/index.html", b"<style>p{}</style><p>94.0 % delivered")
+    storage.put_bytes("reports/day/2026-11-20/job_facts.csv", b"day,job_id")
+    storage.put_bytes("results/secret.html", b"no")
+    page = shop.client.get("/ops/reports/day/2026-11-20/index.html", auth=AUTH)
+    assert (page.status_code, "94.0 % delivered" in page.text) == (200, True)
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'; style-src 'unsafe-inline'" in page.headers["content-security-policy"]
+    table = shop.client.get("/ops/reports/day/2026-11-20/job_facts.csv", auth=AUTH)
+    assert table.headers["content-type"].startswith("text/csv")
+    assert shop.client.get("/ops/reports/day/2026-11-20/index.html").status_code == 401
+    for path in ("day/2026-11-21/index.html", "../results/secret.html", "day/2026-11-20/../../../results/secret.html"):
+        assert shop.client.get(f"/ops/reports/{path}", auth=AUTH).status_code == 404

@@ -32,8 +32,10 @@ _ONE_DAY = timedelta(days=1)
 _STRETCH = timedelta(days=92)  # more would sort and join on disk, less would read whole tables more often
 
 # Of a build, not of the server: years take longer than the 20 s that fulfilment gets, their sorts and joins more memory
-# (a hash takes twice work_mem), and compiling (jit) takes a short build's whole time.
-_SETTINGS = """SET LOCAL statement_timeout = '10min'; SET LOCAL work_mem = '48MB'; SET LOCAL jit = off"""
+# (a hash takes twice work_mem), compiling (jit) takes a short build's whole time, and the lock is held by a transaction
+# that does nothing itself.
+_SETTINGS = """SET LOCAL statement_timeout = '10min'; SET LOCAL work_mem = '48MB'; SET LOCAL jit = off;
+    SET LOCAL idle_in_transaction_session_timeout = 0"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -345,3 +345,26 @@ def test_more_failed_tries_are_ambiguous(payments: StripePayments, sandbox: Sand
     with pytest.raises(SmiError) as raised:
         payments.payment("pi_1")
     assert type(raised.value) is AmbiguousError
+
+
+# -- the balance -----------------------------------------------------------------------------------------------------
+
+
+def test_bookings_tell_what_each_payment_left_on_the_balance(payments: StripePayments, sandbox: Sandbox) -> None:
+    began = datetime.now(UTC)
+    good, back, fought = (paid(payments, sandbox) for _ in range(3))
+    payments.create_refund(
+        payment_intent_id=back.payment_intent_id, amount_cents=200, idempotency_key="booked", metadata={}
+    )
+    sandbox.control("stripe", "/_dispute", payment_intent=fought.payment_intent_id)
+    found = list(payments.bookings(began, datetime.now(UTC)))
+    ours = {fact.payment_intent_id: fact for fact in (good, back, fought)}
+    booked = {
+        (b.payment_intent_id, b.kind): (b.amount_cents, b.fee_cents) for b in found if b.payment_intent_id in ours
+    }
+    assert booked == {
+        **{(pi, "charge"): (500, fact.fee_cents) for pi, fact in ours.items()},
+        (back.payment_intent_id, "refund"): (-200, 0),
+        (fought.payment_intent_id, "dispute"): (-500, 1500),
+    }
+    assert list(payments.bookings(began - timedelta(days=2), began - timedelta(days=1))) == []

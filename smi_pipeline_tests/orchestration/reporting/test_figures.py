@@ -1,7 +1,9 @@
 """Every figure against the oracle, on random histories and on the days where formulas break."""
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -236,3 +238,25 @@ def test_the_configured_fee_and_credit_price_are_used_where_stripe_has_not_told(
 def test_every_column_of_every_table_has_a_comment(reports):
     for table in (FACTS, OTHER_MONEY, *REPORTS, "day_sums", "builds", "changes", "stripe_bookings"):
         assert all(comment for _, _, comment, _ in reports.columns(table)), table
+
+
+def test_the_worked_questions_of_the_guide_are_answered(database: Database, reports):
+    write(database, [*random_orders(2), *random_rest(2)])
+    build(reports, DAY, LAST)
+    guide = (Path(__file__).parents[3] / "docs" / "analysts.md").read_text()
+    statements = [one for block in re.findall(r"```sql\n(.*?)```", guide, re.S) for one in block.split(";\n")]
+    asked = [one.replace("2026-", "2025-") for one in statements if one.strip()]
+    assert len(asked) == 4
+    for statement in asked:
+        with database.transaction() as tx:
+            assert tx.rows(statement), statement
+
+
+def test_the_views_of_the_analysts_have_a_comment_on_every_column(database: Database):
+    with database.transaction() as tx:
+        bare = tx.rows(
+            """SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+               WHERE c.relnamespace = 'analytics'::regnamespace AND col_description(c.oid, a.attnum) IS NULL"""
+        )
+        views = tx.value("SELECT count(*) FROM pg_views WHERE schemaname = 'analytics'")
+    assert (bare, views) == ([], 21)
