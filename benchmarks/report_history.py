@@ -6,6 +6,8 @@ off and indexes are built at the end.
 
 from datetime import date
 
+from sqlalchemy import create_engine, text
+
 from smi_pipeline.adapters.postgres.database import Database, Transaction
 
 FIRST_DAY = date(2025, 1, 1)
@@ -123,10 +125,11 @@ def make_history(database: Database, jobs: int) -> None:
         tx.run("DROP TABLE made")
         for statement in again:
             tx.run(statement)
-    for table in _TABLES:
-        with database.transaction() as tx:
-            tx.run("SET LOCAL statement_timeout = 0")
-            tx.run(f"ANALYZE {table}")
+    engine = create_engine(database.url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:  # as autovacuum has done by the time a shop is so old
+        for table in _TABLES:
+            connection.execute(text(f"VACUUM ANALYZE {table}"))
+    engine.dispose()
 
 
 def _without_indexes(tx: Transaction) -> list[str]:
