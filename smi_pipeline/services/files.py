@@ -34,7 +34,6 @@ ORPHAN_AFTER, REMOVE_AFTER = 3600.0, 86_400.0
 _KEY = re.compile(
     r"(?:sources/[0-9a-f]{2}/([0-9a-f]{32})|results/[0-9a-f]{2}/([0-9a-f]{32})-(\d{1,9}))-[0-9a-f]{16}\.\w+"
 )
-_BLOCK = 2**20
 
 
 def sweep_temporary_files(world: World) -> int:
@@ -205,15 +204,13 @@ class _Comparison:
         for row in self._delivered[:count]:
             if time.monotonic() > ends and self._tally["read"]:
                 return
-            digest = hashlib.sha256()
             try:
                 with self._world.storage.open(row["result_key"]) as file:
-                    while block := file.read(_BLOCK):
-                        digest.update(block)
+                    content = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
             except NotFound:
                 continue  # removed since; the next round says if it should not have been
             self._tally["read"] += 1
-            if digest.hexdigest() == row["result_sha256"]:
+            if content == row["result_sha256"]:
                 self._fine("file_damaged", row["job_id"])
             else:
                 self._damaged(row, "does not have the content that was checked")

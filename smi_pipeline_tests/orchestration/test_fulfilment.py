@@ -157,7 +157,7 @@ def test_a_backlog_makes_no_pile_of_runs(shop: Shop):
 
 
 def test_a_lease_is_renewed_while_a_step_takes_long(shop: Shop, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("smi_pipeline.fulfilment.resources.RENEW_SECONDS", 0.05)
+    monkeypatch.setattr("smi_pipeline.services.keeping.RENEW_SECONDS", 0.05)
     shop.sandbox.fault("upsampler", "latency", match={"endpoint": "submit"}, seconds=1.0)
     job_id = shop.order()
     renewed: list[int] = []

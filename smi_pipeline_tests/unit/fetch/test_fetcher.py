@@ -310,8 +310,7 @@ def test_a_body_without_end_is_cut_off_and_leaves_nothing(make: Make, origin: Or
         request.wfile.write(b"HTTP/1.1 200 OK\r\n" + head.get(how, chunk))
         while True:
             piece = {"chunks": b"10000\r\n" + block + b"\r\n", "headers": b"X-More: " + block[:1000] + b"\r\n"}
-            request.wfile.write(piece.get(how, block))
-            sent += len(block)
+            sent += request.wfile.write(piece.get(how, block))
 
     origin.paths["/endless"] = endless
     with pytest.raises((PermanentError, TransientError)):

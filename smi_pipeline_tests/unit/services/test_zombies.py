@@ -142,7 +142,7 @@ def test_a_zombie_puts_no_other_file_in_the_place_of_the_delivered_one(shop: Ste
         shop.fulfil_due()
         return Verdict(ok=True, facts=shop.images.facts_of(b"PNG 400 320 of the zombie"))
 
-    shop.images.check_result = overtaken  # type: ignore[method-assign]
+    shop.images.check_result = overtaken  # type: ignore
     assert fulfil.verify_result(shop.world, job_id, zombie).state == "lost"
     job = shop.job(job_id)
     assert job.status == "completed"
