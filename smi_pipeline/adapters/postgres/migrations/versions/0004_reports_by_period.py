@@ -6,7 +6,7 @@ schema `analytics`, whose names and columns stay when tables change.
 
 from alembic import op
 
-revision = "0005"
+revision = "0004"
 down_revision = "0003"
 
 DAY = ("day", "date NOT NULL", "UTC day on which the upscale job was paid.")
