@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from smi_pipeline.core.errors import NotFound, PermanentError, TransientError
+from smi_pipeline.core.errors import PermanentError, RefusedError, TransientError
 from smi_pipeline.core.models import StripeEvent
 from smi_pipeline.services.intake import DISPUTE_EVENTS, HANDLED_EVENTS, REFUND_EVENTS, handle_stripe_event
 from smi_pipeline.services.slices import Walk
@@ -151,7 +151,7 @@ class _Look:
         except TransientError as error:
             self.unanswered = error
             return False
-        except (NotFound, PermanentError) as error:
+        except (RefusedError, PermanentError) as error:
             effect = "unreadable"
             self._tell(event.event_id, f"({event.type}) could not be applied: {error}.")
         about_a_payment = event.type in (*REFUND_EVENTS, *DISPUTE_EVENTS)

@@ -195,6 +195,16 @@ def test_a_refund_event_waits_for_the_payment_that_was_not_answered(
     assert shop.upscaler.submissions == []
 
 
+def test_an_event_of_a_form_that_stripe_does_not_send_is_a_persons_and_keeps_no_other_waiting(shop: Steps) -> None:
+    bad, good = unpaid(shop), unpaid(shop)
+    event(shop, "bad", *bad, minutes=2)
+    shop.payments.events[0].object["metadata"] = "sell-my-images"  # type: ignore[index]
+    event(shop, "good", *good, minutes=1)
+    assert look(shop) == ""
+    assert shop.job(good[0]).status == "pending"
+    assert shop.tasks() == ["stripe_event"]
+
+
 def test_an_outage_in_the_middle_loses_no_event(shop: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [unpaid(shop) for _ in range(reconcile.MAX_WAITING + 10)]
     for n, (job_id, payment_intent) in enumerate(jobs):
