@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     smi_home: Path = Path(".smi")
     smi_storage_url: str | None = None
     smi_broker_url: str | None = None
+    smi_workers: int = Field(2, ge=1, le=64)
 
     # Doors
     smi_public_url: str | None = None

@@ -92,6 +92,7 @@ class Stack:
             self.home,
             dagster_port=settings.smi_dagster_port,
             gateway_port=settings.smi_gateway_port,
+            workers=settings.smi_workers,
             analysts_port=settings.smi_analysts_port if settings.smi_analysts_url else None,
         )
         subprocess.run(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-FULFILMENT_WORKERS = 2
 LOCATIONS = {
     "fulfilment": "smi_pipeline.fulfilment.definitions",
     "reporting": "smi_pipeline.reporting.definitions",
@@ -59,11 +58,13 @@ def plan(
     *,
     dagster_port: int,
     gateway_port: int,
+    workers: int,
     analysts_port: int | None = None,
 ) -> Plan:
     """Command lines of all children. Writes the workspace that names the code servers into `run_folder`.
 
-    `analysts_port`: where a second, read-only UI listens; None: there is none."""
+    `workers`: processes for fulfilment runs. `analysts_port`: where a second, read-only UI listens; None: there is
+    none."""
     bin_folder = Path(sys.executable).parent
     ports = {name: free_port() for name in LOCATIONS}
     workspace = run_folder / "workspace.yaml"
@@ -88,7 +89,7 @@ def plan(
         "-Q",
         "fulfilment",
         "-c",
-        str(FULFILMENT_WORKERS),
+        str(workers),
         "-n",
         "fulfilment@%h",
         *quiet,

@@ -25,10 +25,10 @@ from smi_pipeline.demo.environment import nothing_real, running_sandbox, stack_e
 from smi_pipeline.demo.orders import Memory, Order, fresh
 from smi_pipeline.demo.scenario import Case
 from smi_pipeline.demo.shop import CustomerError, Shop
-from smi_pipeline.stack import Stack, children, topology
+from smi_pipeline.stack import Stack, children
 from smi_pipeline_tests.chaos.recipes import AHEAD, RECIPES
 
-WORKERS = 4
+WORKERS = "4"
 """Children of worker-fulfilment: so many orders can wait at a point at once."""
 CUSTOMERS = 6
 LEASE_SECONDS, RENEWED_EVERY = 45, 10
@@ -259,6 +259,7 @@ def arena(home: Path | None, say: Callable[[str], None]) -> Iterator[Arena]:
 
 def _environment(memory: Memory) -> dict[str, str]:
     return stack_environment(memory, "documented") | {
+        "SMI_WORKERS": WORKERS,
         "SMI_FAILPOINTS": str(memory.home / "failpoints"),
         "SMI_POLL_SECONDS": "5",
         "SMI_AMBIGUOUS_GRACE_SECONDS": "120",
@@ -271,13 +272,13 @@ def _environment(memory: Memory) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _many_deaths() -> Iterator[None]:
-    """A supervisor that stays patient with children who die every few seconds, and more of them."""
-    before = children.LONGEST_PAUSE_SECONDS, topology.FULFILMENT_WORKERS
-    children.LONGEST_PAUSE_SECONDS, topology.FULFILMENT_WORKERS = 0.5, WORKERS
+    """A supervisor that stays patient with children who die every few seconds."""
+    before = children.LONGEST_PAUSE_SECONDS
+    children.LONGEST_PAUSE_SECONDS = 0.5
     try:
         yield
     finally:
-        children.LONGEST_PAUSE_SECONDS, topology.FULFILMENT_WORKERS = before
+        children.LONGEST_PAUSE_SECONDS = before
 
 
 @contextlib.contextmanager

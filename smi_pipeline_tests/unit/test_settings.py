@@ -34,6 +34,7 @@ SMI_MARGIN_FLOOR_PERCENT SMI_COMPLETION_FLOOR_PERCENT SMI_FIDELITY SMI_BUDGET_HO
 BESIDES = [
     "SMI_HOME",
     "SMI_BROKER_URL",
+    "SMI_WORKERS",
     "SMI_MAX_OUTAGE_HOURS",
     "SMI_REPORTS_FRESH_MINUTES",
     "UPSAMPLER_REQUESTS_PER_MINUTE",
@@ -126,6 +127,7 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SMI_GATEWAY_PORT", "0"),
         ("SMI_DAGSTER_PORT", "65536"),
         ("SMTP_PORT", "-1"),
+        ("SMI_WORKERS", "0"),
         ("SMI_MAX_PROCESSING_SECONDS", "0"),
         ("SMI_MAX_WAIT_SECONDS", "1e9"),
         ("SMI_POLL_SECONDS", "inf"),
