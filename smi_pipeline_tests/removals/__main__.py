@@ -18,7 +18,11 @@ from rich.table import Table
 from smi_pipeline_tests.removals.removals import Removal, all_removals
 
 ROOT = Path(__file__).parents[2]
-TESTS = ("smi_pipeline_tests/contract/adapters/test_state_schema.py", "smi_pipeline_tests/unit/services")
+TESTS = (  # those that notice most come first: the first failure ends a run
+    "smi_pipeline_tests/contract/adapters/test_state_schema.py",
+    "smi_pipeline_tests/unit/services/test_zombies.py",
+    "smi_pipeline_tests/unit/services",
+)
 AT_ONCE = 2
 
 
