@@ -180,11 +180,11 @@ class Deliveries(Protocol):
     def downloaded(self, token: str) -> None:
         """Counts a download."""
 
-    def expired_files(self, limit: int) -> list[tuple[str, list[str]]]:
-        """(job_id, storage keys) of jobs whose links expired a day ago."""
+    def expired_files(self, limit: int) -> list[str]:
+        """Jobs whose files nobody can ask for any more: every link expired a day ago, and nothing is going on."""
 
-    def files_removed(self, job_id: str) -> None:
-        """Notes that the files of a job are gone."""
+    def give_up_files(self, job_id: str) -> list[str]:
+        """Takes the files from such a job; returns their keys, none if it is not such a job any more."""
 
     def rate(self, job_id: str, score: int, comment: str | None) -> None:
         """Stores a customer's stars (1 to 5); a later rating replaces the earlier."""

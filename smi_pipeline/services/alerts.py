@@ -23,7 +23,30 @@ def raise_alarms(world: World) -> int:
         )
     _name_late_refunds(world, late)
     _watch_storage(world)
+    _watch_sensors(world)
     return len(overdue)
+
+
+SILENCE_SECONDS = 300.0
+"""So long the sensor that owns the clocks may give no sign of life while this one does."""
+
+
+def _watch_sensors(world: World) -> None:
+    """A task while nothing looks after the clocks of the jobs, although the service is not down: somebody has
+    switched that sensor off, or it fails at each tick. The alarm query takes it for an outage of the service."""
+    silent = world.state.views.queue()["silent_seconds"]
+    if silent is None or silent < SILENCE_SECONDS:
+        world.state.tasks.close("sensor_silent", "upsampler_completions", actor="settled")
+        return
+    world.state.tasks.open(
+        kind="sensor_silent",
+        subject="upsampler_completions",
+        job_id=None,
+        message=f"The sensor upsampler_completions has not looked for {silent / 60:.0f} minutes: no status is asked, "
+        "no deadline ends a job.",
+        next_step="See in Dagster whether it is switched off or fails (Automation, upsampler_completions), and start "
+        "it again.",
+    )
 
 
 def _watch_storage(world: World) -> None:

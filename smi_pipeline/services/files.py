@@ -44,11 +44,12 @@ def sweep_temporary_files(world: World) -> int:
 def remove_expired_files(world: World, limit: int = 200) -> int:
     """Removes sources and results whose links have expired for a day (W24). Returns the number of jobs."""
     removed = 0
-    for job_id, keys in world.state.deliveries.expired_files(limit):
+    for job_id in world.state.deliveries.expired_files(limit):
+        # The row first: a job that was taken up again meanwhile keeps its files. What a crash leaves is an orphan.
+        keys = world.state.deliveries.give_up_files(job_id)
         for key in keys:
             world.storage.delete(key)
-        world.state.deliveries.files_removed(job_id)
-        removed += 1
+        removed += bool(keys)
     return removed
 
 

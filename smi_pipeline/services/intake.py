@@ -123,23 +123,24 @@ def handle_stripe_event(world: World, event: StripeEvent, *, source: str) -> str
 
     The objects are read again from Stripe before anything moves: events are unordered and may be old.
     Raises TransientError when Stripe or the database does not answer: the sender (or the next look) repeats it.
-    Raises RefusedError for an object of a form that Stripe does not send.
+    Raises RefusedError for an object of ours whose ids cannot be any; what others put into theirs is theirs.
     """
     if event.type not in HANDLED_EVENTS:
         return "not handled"
     body = event.object
-    if not _is_readable(event):
-        raise RefusedError(f"the object of the event {event.event_id[:64]!r} has not the form of Stripe's")
     name = (event.event_id, event.type)
-    if event.type in REFUND_EVENTS:
-        return refund.handle_refund_event(world, event, source=source)
-    if event.type in DISPUTE_EVENTS:
-        return refund.handle_dispute_event(world, event, source=source)
+    payment_intent = _payment_intent_id(body)
+    if event.type in (*REFUND_EVENTS, *DISPUTE_EVENTS):
+        if payment_intent is None or not _are_ids(event.event_id, payment_intent, body.get("id")):
+            return "not ours"
+        handle = refund.handle_refund_event if event.type in REFUND_EVENTS else refund.handle_dispute_event
+        return handle(world, event, payment_intent, source=source)
     if not _is_ours(body):
         return "not ours"
-    job_id = str(body.get("metadata", {}).get("job_id", ""))
+    job_id = body["metadata"].get("job_id", "")
+    if not _are_ids(event.event_id, payment_intent, body.get("id"), job_id):
+        raise RefusedError(f"the object of the event {event.event_id[:64]!r} has not the form of Stripe's")
     if event.type in PAID_EVENTS:
-        payment_intent = _payment_intent_id(body)
         if payment_intent is None or (
             body.get("object") == "checkout.session" and body.get("payment_status") != "paid"
         ):
@@ -200,17 +201,13 @@ def _refuse_while_overloaded(world: World) -> None:
         raise Unavailable("no orders are taken at the moment: too many are waiting", retry_after=int(wait))
 
 
-def _is_readable(event: StripeEvent) -> bool:
-    body = event.object
-    metadata = body.get("metadata") or {}
-    if not isinstance(metadata, Mapping):
-        return False
-    ids = (event.event_id, body.get("id"), _payment_intent_id(body), metadata.get("job_id"))
-    return all(value is None or (isinstance(value, str) and _ID.fullmatch(value)) for value in ids)
+def _are_ids(*values: object) -> bool:
+    return all(value is None or (isinstance(value, str) and _ID.fullmatch(value)) for value in values)
 
 
 def _is_ours(body: Mapping[str, Any]) -> bool:
-    return (body.get("metadata") or {}).get("source") == SOURCE
+    metadata = body.get("metadata")
+    return isinstance(metadata, Mapping) and metadata.get("source") == SOURCE
 
 
 def _payment_intent_id(body: Mapping[str, Any]) -> str | None:

@@ -109,12 +109,10 @@ def _follow(world: World, row: Refund) -> StepReport:
     return _settled(world, row, world.payments.refund(row.stripe_refund_id), "looked up")
 
 
-def handle_refund_event(world: World, event: StripeEvent, *, source: str) -> str:
+def handle_refund_event(world: World, event: StripeEvent, payment_intent: str, *, source: str) -> str:
     """Takes in charge.refunded and refund.*: every refund of the intent is read again from Stripe, known ones are
     settled, others recorded as made outside."""
-    body = event.object
-    payment_intent = body.get("payment_intent")
-    if not payment_intent or world.state.views.payment(payment_intent) is None:
+    if world.state.views.payment(payment_intent) is None:
         return "not ours"
     if event.type == "charge.refunded":
         for facts in world.payments.refunds_of(payment_intent):
@@ -122,20 +120,18 @@ def handle_refund_event(world: World, event: StripeEvent, *, source: str) -> str
         world.state.intake.note_event(event.event_id, event.type, "refund")
         return "refund"
     try:
-        facts = world.payments.refund(str(body.get("id")))
+        facts = world.payments.refund(str(event.object.get("id")))
     except NotFound:
         return "not ours"
     return world.state.refunds.settle_by_facts(facts, event=(event.event_id, event.type), actor=source)
 
 
-def handle_dispute_event(world: World, event: StripeEvent, *, source: str) -> str:
+def handle_dispute_event(world: World, event: StripeEvent, payment_intent: str, *, source: str) -> str:
     """Notes a dispute on its payment and tells a person; whether a refund may go on is read from Stripe each time."""
-    body = event.object
-    payment_intent = body.get("payment_intent")
-    if not payment_intent or world.state.views.payment(payment_intent) is None:
+    if world.state.views.payment(payment_intent) is None:
         return "not ours"
     state = "open"
     if event.type == "charge.dispute.closed":
-        state = "won" if body.get("status") in ("won", "warning_closed") else "lost"
+        state = "won" if event.object.get("status") in ("won", "warning_closed") else "lost"
     changed = world.state.refunds.note_dispute(payment_intent, state, event=(event.event_id, event.type), actor=source)
     return f"dispute {state}" if changed else "repeated"

@@ -13,6 +13,13 @@ from smi_pipeline.core.models import Status, Verdict
 
 _OPEN = (Status.AWAITING_PAYMENT, Status.PENDING, Status.PROCESSING)
 
+_EXPIRED = """files_removed_at IS NULL AND (source_key IS NOT NULL OR result_key IS NOT NULL)
+    AND status IN ('completed', 'refunded', 'failed')
+    AND NOT EXISTS (SELECT FROM smi.download_tokens t WHERE t.job_id = j.job_id
+                    AND t.expires_at > smi.now() - interval '1 day')
+    AND greatest(completed_at, failed_at) < smi.now() - interval '1 day'"""
+"""Jobs at rest whose files nobody can ask for any more."""
+
 
 class PostgresDeliveries:
     """Implements `core.state.Deliveries`."""
@@ -149,27 +156,27 @@ class PostgresDeliveries:
                 hash=token_hash(token),
             )
 
-    def expired_files(self, limit: int) -> list[tuple[str, list[str]]]:
+    def expired_files(self, limit: int) -> list[str]:
         with self._database.transaction() as tx:
             rows = tx.rows(
-                """SELECT job_id, source_key, result_key FROM smi.upscale_jobs j
-                   WHERE files_removed_at IS NULL AND (source_key IS NOT NULL OR result_key IS NOT NULL)
-                     AND status IN ('completed', 'refunded', 'failed')
-                     AND NOT EXISTS (SELECT FROM smi.download_tokens t WHERE t.job_id = j.job_id
-                                     AND t.expires_at > smi.now() - interval '1 day')
-                     AND greatest(completed_at, failed_at) < smi.now() - interval '1 day'
-                   ORDER BY job_id LIMIT :limit""",
-                limit=limit,
+                f"SELECT job_id FROM smi.upscale_jobs j WHERE {_EXPIRED} ORDER BY job_id LIMIT :limit", limit=limit
             )
-        return [(row["job_id"], [key for key in (row["source_key"], row["result_key"]) if key]) for row in rows]
+        return [row["job_id"] for row in rows]
 
-    def files_removed(self, job_id: str) -> None:
+    def give_up_files(self, job_id: str) -> list[str]:
         with self._database.transaction() as tx:
+            row = tx.row(
+                f"SELECT source_key, result_key FROM smi.upscale_jobs j WHERE job_id = :id AND {_EXPIRED} FOR UPDATE",
+                id=job_id,
+            )
+            if row is None:
+                return []
             tx.run(
                 """UPDATE smi.upscale_jobs SET files_removed_at = smi.now(), source_key = NULL, result_key = NULL
                    WHERE job_id = :id""",
                 id=job_id,
             )
+        return [key for key in (row["source_key"], row["result_key"]) if key]
 
     def rate(self, job_id: str, score: int, comment: str | None) -> None:
         with self._database.transaction() as tx:

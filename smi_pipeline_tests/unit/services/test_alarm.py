@@ -76,3 +76,15 @@ def test_a_storage_without_room_is_a_persons_task_as_long_as_it_is(shop: Steps) 
     shop.storage.short = None
     raise_alarms(shop.world)
     assert shop.tasks() == []
+
+
+def test_a_sensor_of_the_clocks_that_is_switched_off_is_told_while_the_others_work(shop: Steps) -> None:
+    shop.poll()
+    raise_alarms(shop.world)
+    assert shop.tasks() == []
+    shop.down(minutes=6)
+    raise_alarms(shop.world)
+    assert shop.tasks() == ["sensor_silent"]
+    shop.poll()
+    raise_alarms(shop.world)
+    assert shop.tasks() == []

@@ -63,3 +63,24 @@ def test_a_new_token_ends_the_older_ones(shop: Steps) -> None:
     assert found is not None and not found["revoked"]
     with pytest.raises(Conflict):
         admin.new_token(shop.world, shop.paid())
+
+
+def test_a_job_that_is_taken_up_while_others_are_cleaned_keeps_its_files(
+    shop: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = sorted([shop.delivered(), shop.delivered()])
+    shop.later(hours=50)
+    delete = shop.storage.delete
+
+    def slow(key: str) -> None:
+        """While the files of the first are deleted, an admin takes the second up, and its source is kept again."""
+        if shop.job(second).status == "completed":
+            admin.retry(shop.world, second, admin_override=True)
+            shop.submit_due()
+        delete(key)
+
+    monkeypatch.setattr(shop.storage, "delete", slow)
+    assert files.remove_expired_files(shop.world) == 1
+    job = shop.job(second)
+    assert job.source_key in shop.storage.files
+    assert not any(first in key for key in shop.storage.files)

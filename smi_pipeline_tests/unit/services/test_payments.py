@@ -41,6 +41,10 @@ def test_objects_of_other_shops_are_not_ours(shop: Steps) -> None:
     body = {"object": "payment_intent", "id": "pi_1", "metadata": {"source": "another", "job_id": "x"}}
     assert shop.tell("payment_intent.succeeded", body) == "not ours"
     assert shop.tell("payment_intent.succeeded", {"object": "payment_intent", "metadata": None}) == "not ours"
+    for metadata in ("a text", {"source": "another", "job_id": "kitchen sink 12 \0"}):
+        assert shop.tell("payment_intent.succeeded", body | {"metadata": metadata}) == "not ours"
+    for intent in (None, 7, "pi_\0", "pi_unknown", {"id": "pi_unknown"}):
+        assert shop.tell("charge.refunded", {"object": "charge", "id": "ch_1", "payment_intent": intent}) == "not ours"
 
 
 @pytest.mark.parametrize(("amount", "currency"), [(1, "usd"), (5000, "usd"), (50, "eur")])

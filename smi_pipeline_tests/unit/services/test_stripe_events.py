@@ -198,7 +198,7 @@ def test_a_refund_event_waits_for_the_payment_that_was_not_answered(
 def test_an_event_of_a_form_that_stripe_does_not_send_is_a_persons_and_keeps_no_other_waiting(shop: Steps) -> None:
     bad, good = unpaid(shop), unpaid(shop)
     event(shop, "bad", *bad, minutes=2)
-    shop.payments.events[0].object["metadata"] = "sell-my-images"  # type: ignore[index]
+    shop.payments.events[0].object["metadata"]["job_id"] = "no id\0"
     event(shop, "good", *good, minutes=1)
     assert look(shop) == ""
     assert shop.job(good[0]).status == "pending"

@@ -44,7 +44,8 @@ def test_a_gift_that_fails_after_delivery_leaves_the_customer_the_link_and_the_f
 
 def test_a_gift_that_fails_after_the_file_was_removed_is_failed(shop: Steps) -> None:
     job_id = shop.delivered()
-    shop.state.deliveries.files_removed(job_id)
+    shop.later(hours=50)
+    assert shop.state.deliveries.give_up_files(job_id) != []
     admin.retry(shop.world, job_id, admin_override=True)
     end(shop, job_id, "failed at Upsampler")
     assert shop.job(job_id).status == "failed"
