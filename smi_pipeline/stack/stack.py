@@ -44,6 +44,7 @@ class Stack:
         self._settings = Settings(**{k.lower(): v for k, v in environment.items() if v}, _env_file=None)  # type: ignore[call-arg, arg-type]
         self._say = say or (lambda line: None)
         self._postgres: EmbeddedPostgres | None = None
+        self._postgres_joined = True  # False after a restart that went wrong, whatever runs now
         self.children: list[Child] = []
         self.state_url = ""
         self._http = requests.Session()
@@ -126,7 +127,7 @@ class Stack:
 
     def keep_running(self) -> None:
         """Restarts what has ended, PostgreSQL first if it is ours, and says so."""
-        if self._postgres is not None and not self._postgres.running():
+        if self._postgres is not None and not (self._postgres_joined and self._postgres.running()):
             self._restart_postgres(self._postgres)
         for child in self.children:
             line = child.keep_running()
@@ -135,9 +136,13 @@ class Stack:
 
     def _restart_postgres(self, postgres: EmbeddedPostgres) -> None:
         self._say("PostgreSQL ended; it is started again")
+        self._postgres_joined = False
         try:
             postgres.start()
-        except (OSError, subprocess.SubprocessError) as error:  # backends of the dead one may still hold its memory
+            self._postgres_joined = True
+        except (OSError, subprocess.SubprocessError) as error:
+            # Backends of the dead one may still hold its memory, or it recovers for longer than it is waited for:
+            # then the next try joins it, so that it is stopped with us.
             self._say(f"PostgreSQL did not start ({type(error).__name__}); tried again at once")
 
     def stop(self) -> None:

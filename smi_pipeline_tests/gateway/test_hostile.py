@@ -117,6 +117,7 @@ ROUTES = (
         "/smi/v1/job-status/{x}",
     ),
     *("/smi/v1/download/{x}", "/smi/v1/rate/{x}", "/smi/v1/admin/jobs/{x}/{y}", "/ops", "/ops/jobs/{x}", "/health"),
+    *("/ops/reports/{x}", "/ops/reports/{x}/{y}", "/metrics"),
     *("/static/{x}", "/{x}", "//{x}"),
 )
 METHODS = ("GET", "GET", "POST", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "QUACK")

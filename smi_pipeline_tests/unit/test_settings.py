@@ -128,6 +128,8 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SMI_DAGSTER_PORT", "65536"),
         ("SMTP_PORT", "-1"),
         ("SMI_WORKERS", "0"),
+        ("SMI_TRUSTED_PROXIES", "*"),
+        ("SMI_TRUSTED_PROXIES", "10.0.0.0/8, proxy.local"),
         ("SMI_MAX_PROCESSING_SECONDS", "0"),
         ("SMI_MAX_WAIT_SECONDS", "1e9"),
         ("SMI_POLL_SECONDS", "inf"),

@@ -8,10 +8,13 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from smi_pipeline.core.errors import TransientError
+
+READ_ONLY = "25006"
+"""SQLSTATE read_only_sql_transaction: what a standby answers, after a failover too."""
 
 T = TypeVar("T")
 _open = threading.local()
@@ -104,6 +107,10 @@ class Database:
                     _open.depth -= 1
         except (OperationalError, InterfaceError) as error:
             raise TransientError(f"the database did not answer: {_first_line(error)}", counts=False) from error
+        except InternalError as error:
+            if getattr(error.orig, "pgcode", None) != READ_ONLY:
+                raise
+            raise TransientError("the database takes no writes now: is it a standby?", counts=False) from error
         except PoolTimeout as error:
             raise TransientError("all connections to the database are in use", counts=False) from error
 

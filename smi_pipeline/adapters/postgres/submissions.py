@@ -79,7 +79,8 @@ class PostgresSubmissions:
             with self._database.transaction() as tx:
                 row = tx.row(
                     """INSERT INTO smi.submissions (job_id, round)
-                       SELECT job_id, round FROM smi.upscale_jobs WHERE job_id = :id AND lease_id = :lease
+                       SELECT job_id, round FROM smi.upscale_jobs
+                       WHERE job_id = :id AND lease_id = :lease AND lease_until > smi.now() -- else the clock may end it
                        RETURNING submission_id""",
                     id=job_id,
                     lease=lease_id,

@@ -40,3 +40,16 @@ def test_every_connection_has_such_a_limit_below_the_time_of_a_lease(state_url: 
     finally:
         database.dispose()
     assert 0 < limit < 45_000
+
+
+def test_a_standby_is_a_database_that_does_not_answer_for_the_time_being(state_url: str) -> None:
+    database = Database(state_url)
+    try:
+        with database.transaction() as transaction:
+            name = transaction.value("SELECT current_database()")
+            transaction.run(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        database.dispose()
+        with pytest.raises(TransientError, match="standby"), database.transaction() as transaction:
+            transaction.run("INSERT INTO smi.cursors (name, value) VALUES ('a', 'b')")
+    finally:
+        database.dispose()
