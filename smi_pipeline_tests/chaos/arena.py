@@ -51,8 +51,10 @@ SELECT extract(epoch FROM (SELECT max(lease_until) FROM leases) - smi.now())::fl
 
 @dataclass(kw_only=True)
 class Guest(Order):
-    """An order of the chaos. `ended_at`: when its closing mail was seen, on the moved clock."""
+    """An order of the chaos. `pays`: its customer means to; `ended_at`: when its closing mail was seen, on the moved
+    clock."""
 
+    pays: bool = True
     paid_by_clock: float = 0.0
     ended_at: float | None = None
 
@@ -101,20 +103,21 @@ class Arena:
                 case_name=recipe,
                 email=f"guest-{self._number:05d}@example.com",
                 source_url=f"{self.memory.url('origin')}/photos/{RECIPES[recipe].photo}?order={self._number:05d}",
+                pays=pay,
                 interrupted=True,  # a death may cost a second submission; how many may be is judged over all
             )
             self.memory.orders.append(guest)
-        self._customers.submit(self._order, guest, pay)
+        self._customers.submit(self._order, guest)
         return guest
 
-    def _order(self, guest: Guest, pay: bool) -> None:
+    def _order(self, guest: Guest) -> None:
         if ahead := AHEAD.get(guest.case_name):
             stand_in, kind, match, parameters = ahead
             self.control(stand_in, "/_faults", {"kind": kind, "match": {**match, "email": guest.email}, **parameters})
         ends = time.monotonic() + 120
         while guest.paid_at is None and time.monotonic() < ends:
             try:
-                if pay:
+                if guest.pays:
                     self.shop.order_and_pay(guest)
                 elif guest.job_id is None:
                     self.shop.order(guest)

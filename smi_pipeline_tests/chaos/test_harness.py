@@ -132,6 +132,15 @@ def test_an_order_that_never_ends_is_stuck_and_one_that_ends_late_as_well(world:
     assert any("ended only after 1201 s" in what for what in said)
 
 
+def test_a_customer_who_could_not_pay_is_reported_and_one_who_did_not_want_to_is_not(world: World) -> None:
+    first, second = guests(world)
+    first.paid_at = second.paid_at = None
+    second.pays = False
+    assert [what for what in judged(world, [first, second]).violations if "could not be ordered" in what] == [
+        f"good of {first.email} could not be ordered and paid"
+    ]
+
+
 def test_everything_that_is_wrong_makes_the_result_bad() -> None:
     kill = cases.matrix(1)[0]
     wave = cases.Wave(number=1, victim=cases.ITSELF, kills=(kill,))

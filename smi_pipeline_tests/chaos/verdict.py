@@ -31,14 +31,20 @@ def judge(
     ambiguous: int | None,
     everybody: Collection[Guest] | None = None,
 ) -> Verdict:
-    """Judges the paid ones of some orders. `now` is the moved clock; `ambiguous` how many submissions may have lost
-    their answer, None for any number; `everybody`: all orders there are, so that money and mails of strangers count.
+    """Judges some orders, and names those that could not be placed or paid. `now` is the moved clock; `ambiguous` how
+    many submissions may have lost their answer, None for any number; `everybody`: all orders there are, so that money
+    and mails of strangers count.
     """
     paid = [guest for guest in guests if guest.paid_at is not None]
     findings, said = examine([paid_job(guest) for guest in paid], evidence)
     violations = [f"{f.job.case} (job {f.job.job_id}) {what}" for f in findings for what in f.violations]
     if everybody is not None:
         violations += said[len(violations) :]
+    violations += [
+        f"{guest.case_name} of {guest.email} could not be ordered and paid"
+        for guest in guests
+        if guest.pays and guest.paid_at is None
+    ]
     expected_twice = 0
     for guest, finding in zip(paid, findings, strict=True):
         violations += _stuck(guest, now)

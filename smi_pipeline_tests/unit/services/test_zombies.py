@@ -149,6 +149,15 @@ def test_a_zombie_puts_no_other_file_in_the_place_of_the_delivered_one(shop: Ste
     assert shop.storage.files[job.result_key or ""] == b"PNG 400 320"
 
 
+def test_under_a_lease_that_ran_out_no_submission_begins(shop: Steps) -> None:
+    """Else the clock could end the job at the same moment, and the call be paid for in vain."""
+    job_id = shop.paid()
+    lease_id, _ = shop.take(Queue.SUBMIT)
+    shop.later(seconds=46)
+    with pytest.raises(LeaseLost):
+        shop.state.submissions.begin(job_id, lease_id, actor="slow worker")
+
+
 def test_the_clock_takes_no_job_from_a_living_worker(shop: Steps) -> None:
     job_id = shop.paid()
     shop.later(hours=3)
