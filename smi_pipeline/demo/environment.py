@@ -94,7 +94,7 @@ def sandbox_child(memory: Memory, **more: object) -> Child:
         **{f"{name}-port": memory.ports[name] for name in ("upsampler", "stripe", "smtp", "mail", "origin")},
         **{name.replace("_", "-"): value for name, value in more.items()},
     }
-    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    arguments = [f"--{name}={value}" for name, value in options.items()]  # with `=`: a secret may begin with a dash
     return Child(
         "sandbox",
         [sys.executable, "-m", "smi_pipeline.sandbox", *arguments],
