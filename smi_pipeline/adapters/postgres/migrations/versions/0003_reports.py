@@ -1,13 +1,13 @@
 """The reports by day, week and month, the money that belongs to no paid job, and Stripe's own bookings.
 
-The tables of 0002 are built anew: whatever they held can be built from the state. Analysts read the views of the
-schema `analytics`, whose names and columns stay when tables change.
+All of it can be built from the state again. Analysts read the views of the schema `analytics`, whose names and columns
+stay when tables change.
 """
 
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0003"
+down_revision = "0002"
 
 DAY = ("day", "date NOT NULL", "UTC day on which the upscale job was paid.")
 PERIOD = (
@@ -440,7 +440,6 @@ BUDGET = ("budget_credits", "budget_used", "forecast_credits", "runs_out_on")
 
 
 def upgrade() -> None:
-    _forget()
     op.execute("CREATE SCHEMA reports")
     op.execute("COMMENT ON SCHEMA reports IS 'Facts and reports, rebuilt from the state (schema smi) by Dagster.'")
     for table, (comment, columns, key) in TABLES.items():
@@ -472,16 +471,9 @@ def upgrade() -> None:
     )
 
 
-def _forget() -> None:
+def downgrade() -> None:
+    op.execute("DROP SCHEMA analytics CASCADE")
+    op.execute("DROP INDEX smi.payments_outside; DROP INDEX smi.upscale_jobs_gifts")
     for table in ("upscale_jobs", *FACTS_OF_OTHERS):
         op.execute(f"DROP TRIGGER reports_inserted ON smi.{table}; DROP TRIGGER reports_updated ON smi.{table}")
     op.execute("DROP SCHEMA reports CASCADE")
-
-
-def downgrade() -> None:
-    from importlib import import_module
-
-    op.execute("DROP SCHEMA analytics CASCADE")
-    op.execute("DROP INDEX smi.payments_outside; DROP INDEX smi.upscale_jobs_gifts")
-    _forget()
-    import_module("smi_pipeline.adapters.postgres.migrations.versions.0002_reports").upgrade()
