@@ -24,6 +24,7 @@ SOURCE = "sell-my-images"
 
 MAX_EVENT_TYPES = 20  # per call of the events list, docs.stripe.com/api/events/list
 _PAGE = 100
+_FIRST_PAUSE_SECONDS = 0.05
 
 
 class StripePayments:
@@ -61,7 +62,7 @@ class StripePayments:
             api_key,
             base_addresses={"api": self._api_base} if self._api_base else None,
             max_network_retries=2,
-            http_client=stripe.RequestsClient(timeout=(min(5, timeout), timeout), session=_Session()),
+            http_client=_Client(timeout=(min(5, timeout), timeout), session=_Session()),
         )
 
     def __repr__(self) -> str:
@@ -251,6 +252,14 @@ class StripePayments:
             return _event(json.loads(body))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, OSError):
             raise RefusedError("The webhook's body is not a Stripe event.") from None
+
+
+class _Client(stripe.RequestsClient):
+    """Tries a failed call again almost at once the first time, where the library waits half a second: most often only a
+    connection was closed, and a webhook's sender waits for the answer."""
+
+    def _sleep_time_seconds(self, num_retries: int) -> float:
+        return _FIRST_PAUSE_SECONDS if num_retries == 1 else super()._sleep_time_seconds(num_retries - 1)
 
 
 class _Session(requests.Session):

@@ -121,7 +121,8 @@ def register_job(world: World, request: JobRequest) -> RegisteredJob:
 def handle_stripe_event(world: World, event: StripeEvent, *, source: str) -> str:
     """Applies one Stripe event, at most once, whatever its order. Returns what it did in one word.
 
-    The objects are read again from Stripe before anything moves: events are unordered and may be old.
+    The objects are read again from Stripe before anything moves: events are unordered and may be old. An event that had
+    its effect costs no call: Stripe sends many twice, and waits for the answer.
     Raises TransientError when Stripe or the database does not answer: the sender (or the next look) repeats it.
     Raises RefusedError for an object of ours whose ids cannot be any; what others put into theirs is theirs.
     """
@@ -145,6 +146,8 @@ def handle_stripe_event(world: World, event: StripeEvent, *, source: str) -> str
             body.get("object") == "checkout.session" and body.get("payment_status") != "paid"
         ):
             return "not paid yet"
+        if world.state.intake.seen_events([event.event_id]):
+            return "repeated"
         return learn_of_payment(world, payment_intent, job_id, event=name, source=source)
     if event.type in CLOSING_EVENTS:
         return "abandoned" if world.state.intake.abandon(job_id, actor=source, event=name) else "known"

@@ -119,6 +119,8 @@ def handle_refund_event(world: World, event: StripeEvent, payment_intent: str, *
             world.state.refunds.settle_by_facts(facts, event=None, actor=source)
         world.state.intake.note_event(event.event_id, event.type, "refund")
         return "refund"
+    if world.state.intake.seen_events([event.event_id]):
+        return "repeated"
     try:
         facts = world.payments.refund(str(event.object.get("id")))
     except NotFound:

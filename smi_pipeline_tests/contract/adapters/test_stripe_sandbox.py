@@ -340,6 +340,18 @@ def test_up_to_two_failed_tries_are_repeated_by_the_library(
     assert payments.payment(payment.payment_intent_id) == payment
 
 
+def test_a_read_that_failed_once_is_tried_again_at_once(
+    payments: StripePayments, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sender of a webhook waits for it."""
+    payment = paid(payments, sandbox)
+    monkeypatch.setattr(stripe.HTTPClient, "INITIAL_DELAY", 20.0)  # seconds that the library would wait
+    sandbox.fault("stripe", "drop", match={"endpoint": "payment_intents"})
+    began = time.monotonic()
+    assert payments.payment(payment.payment_intent_id) == payment
+    assert time.monotonic() - began < 10
+
+
 def test_more_failed_tries_are_ambiguous(payments: StripePayments, sandbox: Sandbox) -> None:
     sandbox.fault("stripe", "status", code=503, times=3, match={"endpoint": "payment_intents"})
     with pytest.raises(SmiError) as raised:

@@ -23,6 +23,20 @@ def test_a_payment_told_twice_starts_one_job_once(shop: Steps, again: str) -> No
     assert shop.payments.refunds == {}
 
 
+def test_an_event_that_had_its_effect_is_answered_without_stripe(shop: Steps) -> None:
+    job_id = shop.register().job_id
+    payment_intent = shop.pay(job_id)
+    refund = shop.payments.refund_by_hand(payment_intent, 10)
+    told = (
+        ("payment_intent.succeeded", {"object": "payment_intent", "id": payment_intent}, job_id),
+        ("refund.created", {"object": "refund", "id": refund.refund_id, "payment_intent": payment_intent}, None),
+    )
+    shop.tell(*told[1])
+    before = list(shop.payments.calls)
+    assert [shop.tell(*each) for each in told] == ["repeated", "repeated"]
+    assert shop.payments.calls == before
+
+
 def test_a_session_that_is_completed_and_not_paid_starts_nothing(shop: Steps) -> None:
     job_id = shop.register().job_id
     body = {"object": "checkout.session", "payment_intent": "pi_1", "payment_status": "unpaid"}
