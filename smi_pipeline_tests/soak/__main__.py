@@ -23,6 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m smi_pipeline_tests.soak", description=__doc__)
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--orders-per-minute", type=float, default=0.0, help="default: as fast as the shop takes them")
     parser.add_argument("--json", type=Path, help="file for the report")
     parser.add_argument("--home", type=Path, help="folder for everything, kept afterwards (default: a temporary one)")
     more = parser.add_mutually_exclusive_group()
@@ -34,7 +35,12 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="smi-soak-", ignore_cleanup_errors=True) as folder,
         contextlib.ExitStack() as around,
     ):
-        plan = Plan(home=(given.home or Path(folder) / "soak").absolute(), jobs=given.jobs, seed=given.seed)
+        plan = Plan(
+            home=(given.home or Path(folder) / "soak").absolute(),
+            jobs=given.jobs,
+            seed=given.seed,
+            orders_per_minute=given.orders_per_minute,
+        )
         if given.outage:
             _outage(plan, given.outage, around)
         if given.two_stacks:

@@ -14,10 +14,12 @@ TRIES = 40  # a customer who is refused comes back; an outage of a minute loses 
 
 @dataclass
 class Customers:
-    """Sends all of them through a pool of threads, with at most `open_limit` paid orders that are not closed."""
+    """Sends all of them through a pool of threads, with at most `open_limit` paid orders that are not closed, and so
+    many a minute as `per_minute` says (0: as fast as they can)."""
 
     memory: Memory
     open_limit: int
+    per_minute: float = 0.0
     given_up: list[str] = field(default_factory=list)
     paid: int = 0
     closed: int = 0
@@ -30,8 +32,10 @@ class Customers:
 
     def send(self) -> None:
         """Returns at once."""
-        for order in self.memory.orders:
-            self._pool.submit(self._buy, order)
+        began = time.monotonic()
+        pause = 60 / self.per_minute if self.per_minute else 0.0
+        for number, order in enumerate(self.memory.orders):
+            self._pool.submit(self._buy, order, began + number * pause)
 
     @property
     def done(self) -> bool:
@@ -43,7 +47,8 @@ class Customers:
         self._stopping.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _buy(self, order: Order) -> None:
+    def _buy(self, order: Order, not_before: float) -> None:
+        self._stopping.wait(max(0.0, not_before - time.monotonic()))
         while self.paid - self.closed >= self.open_limit and not self._stopping.is_set():
             time.sleep(0.1)
         why = ""

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,23 +55,33 @@ def make_report(soak: "Soak", verdict: Verdict, *, seconds: float) -> Report:
         outcomes=dict(verdict.outcomes.most_common()),
         person_tasks=dict(tasks.most_common()),
         faults={name: dict(counts.most_common()) for name, counts in collector.injected().items()},
-        webhooks=_webhooks(collector.listed("stripe", "webhooks") + collector.listed("upsampler", "webhooks")),
+        webhooks=webhook_figures({name: collector.listed(name, "webhooks") for name in ("stripe", "upsampler")}),
         seconds=round(seconds, 1),
         jobs_per_minute=round(0.95 * soak.customers.paid / (soak.most_closed_after or seconds) * 60, 1),
         notes=soak.notes,
     )
 
 
-def _webhooks(sent: list[dict]) -> dict[str, float]:
-    """Percentiles of all webhooks that were sent, and how many a second."""
-    sent = [each for each in sent if each["status"] != "lost"]
+def webhook_figures(ledgers: Mapping[str, list[dict]]) -> dict[str, float]:
+    """Percentiles of all webhooks that were sent, by sender too, and how many a second in the time between the first
+    and the last twentieth of them: retries of few come long after the rest."""
+    by_sender = {name: [each for each in ledger if each["status"] != "lost"] for name, ledger in ledgers.items()}
+    sent = sorted((each for ledger in by_sender.values() for each in ledger), key=lambda each: each["at"])
     if not sent:
         return {"sent": 0}
-    times = sorted(each["seconds"] * 1000 for each in sent)
-    lasted = max(each["at"] for each in sent) - min(each["at"] for each in sent) or 1.0
-    figures = {f"p{share}_ms": times[min(len(times) - 1, len(times) * share // 100)] for share in (50, 95, 99)}
-    figures |= {"max_ms": times[-1], "sent": len(sent), "per_second": len(sent) / lasted}
+    times = [each["seconds"] * 1000 for each in sent]
+    middle = sent[len(sent) // 20 : max(1, len(sent) - len(sent) // 20)]
+    lasted = middle[-1]["at"] - middle[0]["at"] or 1.0
+    figures = {f"p{share}_ms": _percentile(times, share) for share in (50, 95, 99)}
+    figures |= {
+        f"p99_ms_{name}": _percentile([e["seconds"] * 1000 for e in s], 99) for name, s in by_sender.items() if s
+    }
+    figures |= {"max_ms": max(times), "sent": len(sent), "per_second": len(middle) / lasted}
     answers = Counter(str(each["status"]) for each in sent)
     return {name: round(value, 1) for name, value in figures.items()} | {
         f"answered_{status}": count for status, count in answers.items()
     }
+
+
+def _percentile(values: list[float], share: int) -> float:
+    return sorted(values)[min(len(values) - 1, len(values) * share // 100)]

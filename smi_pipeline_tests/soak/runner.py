@@ -45,13 +45,15 @@ ENVIRONMENT = {
 class Plan:
     """What to do. `home` is a folder that is not there yet; `patience` in seconds after the last payment; `events` run
     in a thread each, once that share of the orders is paid; `interrupted` says that they stop processes. `second` is
-    what the environment of a second stack has of its own; empty: there is none."""
+    what the environment of a second stack has of its own; empty: there is none. `orders_per_minute` 0: as fast as the
+    shop takes them. `webhooks_per_second`: Stripe repeats old events until it sends so many."""
 
     home: Path
     jobs: int
     seed: int
     patience: float = 240.0
     webhooks_per_second: int = WEBHOOKS_PER_SECOND
+    orders_per_minute: float = 0.0
     skew: bool = True
     interrupted: bool = False
     environment: dict[str, str] = field(default_factory=dict)
@@ -70,7 +72,7 @@ class Soak:
         self.paused: set[int] = set()  # numbers of stacks that nobody may keep running now
         self.watch: Callable[[], object] | None = None  # what an outage wants to be called at each look
         self.collector = Collector(memory, stacks[0].state_url)
-        self.customers = Customers(memory, max(25, min(OPEN_LIMIT, plan.jobs // 5)))
+        self.customers = Customers(memory, max(25, min(OPEN_LIMIT, plan.jobs // 5)), plan.orders_per_minute)
         self.most_closed_after = 0.0
         """Seconds until 95 of 100 orders were closed: the last ones wait for retries, not for room."""
         self._said: list[str] = []
