@@ -13,7 +13,7 @@ help:
 	@echo "make test    linters, then all tests"
 	@echo "make removals  takes each safeguard of the state away and shows which test notices"
 	@echo "make chaos   kills every process of the product at every failpoint (an hour); FULL=1 more often; ARGS=\"--seed N --only POINT@PROCESS\""
-	@echo "make soak    JOBS=10000 orders while every stand-in misbehaves at random; SEED=1; ARGS=\"--json out.json --outage disk-storage\""
+	@echo "make soak    JOBS=10000 orders while every stand-in misbehaves at random; SEED=1; ARGS=\"--json out.json --outage disk-storage\", \"--orders-per-minute 150\""
 	@echo "make two-stacks  a soak of JOBS=300 on two stacks with one database, each stopped (SIGSTOP) past its leases"
 	@echo "make storm   each webhook a hundred times, 10,000 forged ones; says how long the answers took"
 	@echo "make bench-reports  5 million jobs: how long all reports take; ARGS=\"--jobs 200000\" for a smaller look"

@@ -76,7 +76,7 @@ def webhook_figures(ledgers: Mapping[str, list[dict]]) -> dict[str, float]:
     figures |= {
         f"p99_ms_{name}": _percentile([e["seconds"] * 1000 for e in s], 99) for name, s in by_sender.items() if s
     }
-    figures |= {"max_ms": max(times), "sent": len(sent), "per_second": len(middle) / lasted}
+    figures |= {"max_ms": max(times), "sent": len(sent), "per_second": (len(middle) - 1) / lasted}
     answers = Counter(str(each["status"]) for each in sent)
     return {name: round(value, 1) for name, value in figures.items()} | {
         f"answered_{status}": count for status, count in answers.items()
