@@ -23,7 +23,7 @@ from smi_pipeline.adapters.postgres.reports import FACTS, OTHER_MONEY, PERIODS, 
 from smi_pipeline.reporting import charts, pages
 from smi_pipeline.reporting.figures import FIGURES
 from smi_pipeline.reporting.partitions import PARTITIONS, earlier, last_day, starts_of
-from smi_pipeline.reporting.presentation import Table, jobs, money, span
+from smi_pipeline.reporting.presentation import Measure, Table, Trend, jobs, label, money, number
 from smi_pipeline.reporting.resources import ReportsResource
 
 SHOWN_PERIODS = 31
@@ -83,10 +83,11 @@ def facts(context: AssetExecutionContext, reports_db: ReportsResource):
     first, last = _starts(context)
     built = reports.build_facts(first, last)
     others = reports.row_counts(OTHER_MONEY, first, last)
-    schemas = {table: _schema(reports, table) for table in (FACTS, OTHER_MONEY)}
+    schemas = {table: column_schema(reports, table) for table in (FACTS, OTHER_MONEY)}
     for day, count in built.items():
         loose = reports.rows(OTHER_MONEY, day, day, limit=PREVIEW_ROWS)
-        shown: dict[str, dict[str, Any]] = {FACTS: {"result": jobs(count)}, OTHER_MONEY: {}}
+        without = f"{others[day]:,} payments without a job, or gifts" if others[day] else "no payment without a job"
+        shown: dict[str, dict[str, Any]] = {FACTS: {"result": jobs(count)}, OTHER_MONEY: {"result": without}}
         if day in sorted(built)[-SHOWN_PERIODS:]:
             worst = reports.least_profitable(day, day, PREVIEW_ROWS)
             shown[FACTS] |= {"least profitable": MetadataValue.md(_worst(worst).markdown())} if worst else {}
@@ -102,14 +103,12 @@ def facts(context: AssetExecutionContext, reports_db: ReportsResource):
 
 def _worst(rows: Sequence[Any]) -> Table:
     return Table(
-        ["Upscale job", "Outcome", "Time", "Received", "Net margin"],
+        ["Upscale job", "Net margin, outcome"],
         [
             [
                 row["job_id"],
-                f"{row['outcome']}: {row['reason']}" if row["reason"] else row["outcome"],
-                span(row["paid_to_mailed"]),
-                money(row["received_cents"], row["currency"]),
-                money(row["net_margin_cents"], row["currency"]),
+                f"{money(row['net_margin_cents'], row['currency'])}, {row['outcome']}"
+                + (f": {row['reason']}" if row["reason"] else ""),
             ]
             for row in rows
         ],
@@ -119,17 +118,8 @@ def _worst(rows: Sequence[Any]) -> Table:
 
 def _loose(rows: Sequence[Any]) -> Table:
     return Table(
-        ["Payment or job", "Kind", "Received", "Credits", "Net"],
-        [
-            [
-                row["subject"],
-                row["kind"],
-                money(row["received_cents"], row["currency"]),
-                f"{row['credits'] + row['credits_assumed']}",
-                money(row["net_margin_cents"], row["currency"]),
-            ]
-            for row in rows
-        ],
+        ["Payment or job", "Kind", "Net"],
+        [[row["subject"], row["kind"], money(row["net_margin_cents"], row["currency"])] for row in rows],
         words=2,
     )
 
@@ -149,20 +139,19 @@ def _report(table: str, period: str) -> AssetsDefinition:
         reports = reports_db.reports()
         first, last = _starts(context)
         built = reports.build(table, first, last, period=period)
-        schema = _schema(reports, table)
+        schema = column_schema(reports, table)
         shown = sorted(built)[-SHOWN_PERIODS:]
         rows = reports.rows(table, earlier(shown[0], period, pages.TREND - 1), shown[-1], period=period)
         for start, count in built.items():
             said: dict[str, Any] = {}
             if start in shown:
                 past = pages.trend(rows, period, start)
-                figure = FIGURES[table]
-                description = figure.describe(past[-1][1])
-                trend = charts.tiny([figure.value(each) for _, each in past])
+                description = FIGURES[table].describe(past[-1][1])
                 said = {"result": description.headline}  # the UI keeps this order
-                said["chart"] = MetadataValue.md(f"![the last {len(past)} {period}s]({trend})")
-                if description.table:
-                    said["preview"] = MetadataValue.md(description.table.markdown())
+                if chart := _chart(FIGURES[table].measure(past), past, period):
+                    said["chart"] = MetadataValue.md(chart)
+                if description.preview:
+                    said["preview"] = MetadataValue.md(description.preview.markdown())
                 said |= description.numbers
             said |= {"dagster/partition_row_count": count, "dagster/column_schema": schema}
             context.add_asset_metadata(said, partition_key=start.isoformat())
@@ -170,6 +159,18 @@ def _report(table: str, period: str) -> AssetsDefinition:
         return MaterializeResult()
 
     return build
+
+
+def _chart(measure: Measure, past: Trend, period: str) -> str:
+    """Markdown of the last periods, the newest one last; empty without a value."""
+    values = measure.since_first()
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    low, high = number(min(known)), number(max(known))
+    ends = label(past[-len(values)][0], past), label(past[-1][0], past)
+    words = f"{measure.words}, by {period}: {low if low == high else f'{low} to {high}'}"
+    return f"{words}\n\n![{words}]({charts.tiny(values, ends)})"
 
 
 def _pages(period: str) -> AssetsDefinition:
@@ -207,7 +208,8 @@ def _starts(context: AssetExecutionContext) -> tuple[date, date]:
     return starts
 
 
-def _schema(reports: PostgresReports, table: str) -> TableSchema:
+def column_schema(reports: PostgresReports, table: str) -> TableSchema:
+    """The table as the database describes it."""
     return TableSchema(
         columns=[
             TableColumn(name, type_, comment, TableColumnConstraints(nullable=nullable))

@@ -10,7 +10,7 @@ from html import escape
 from math import floor, log10
 
 WIDTH = 400
-_INK, _QUIET, _LINE = "#22313f", "#5d6b78", "#d9dee4"
+_INK, _QUIET, _LINE, _TRACK = "#22313f", "#5d6b78", "#d9dee4", "#f2f4f6"
 GAIN, LOSS, DARK, NEUTRAL, TOTAL = "#2a9d8f", "#e76f51", "#9b2226", "#c9cdd3", "#457b9d"
 _TICKS = (0.001, 0.01, 0.1, 1, 10, 60, 600, 3600, 36_000, 360_000)
 
@@ -47,6 +47,10 @@ def _rect(x: float, y: float, width: float, height: float, colour: str) -> str:
     return f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.8):.1f}" height="{height:.1f}" fill="{colour}"/>'
 
 
+def _line(x: float, top: float, bottom: float, colour: str, more: str = "") -> str:
+    return f'<path d="M{x:.1f} {top}V{bottom}" stroke="{colour}" stroke-width="1.2"{more}/>'
+
+
 def _svg(title: str, height: float, parts: Sequence[str]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
@@ -67,12 +71,12 @@ def bars(title: str, rows: Sequence[Bar]) -> str:
         parts += [
             _text(1, y + 13, row.name),
             _text(WIDTH - 1, y + 13, row.words, anchor="end", bold=True),
-            _rect(1, y + 18, WIDTH - 2, 9, "#f2f4f6"),
-            _rect(1 + (left - low) * scale, y + 18, abs(row.size) * scale, 9, row.colour),
+            _rect(1, y + 18, WIDTH - 2, 9, _TRACK),
         ]
-    if low < 0:
-        x = 1 - low * scale
-        parts.append(f'<path d="M{x:.1f} 16V{len(rows) * 34 - 5}" stroke="{_INK}" stroke-width="0.8"/>')
+        if row.size:
+            parts.append(_rect(1 + (left - low) * scale, y + 18, abs(row.size) * scale, 9, row.colour))
+        if low < 0:  # zero: across the bars, not through the words
+            parts.append(_line(1 - low * scale, y + 16, y + 29, _INK))
     return _svg(title, len(rows) * 34, parts)
 
 
@@ -85,39 +89,45 @@ def columns(
     limit: tuple[str, float] | None = None,
 ) -> str:
     """Stacked columns: `series` of (name, colour, values), one label below each, and words `above` the last one.
-    `limit` draws a line with its name."""
+    `limit` draws a line, named beside the series. Nothing when all is zero."""
     sums = [sum(values) for values in zip(*(values for _, _, values in series), strict=True)]
-    highest = _round_up(max([*sums, limit[1] if limit else 0]) or 1)
-    base, room, left = 176, 140, 34
-    step = (WIDTH - left) / max(len(labels), 1)
+    if not any(sums):
+        return ""
+    highest = _round_up(max([*sums, limit[1] if limit else 0]))
+    top, base, left = 20, 160, 34
+    step = min((WIDTH - left) / max(len(labels), 1), 60.0)
     parts = []
     for share in (0, 0.5, 1):
-        y = base - room * share
+        y = base - (base - top) * share
         parts.append(f'<path d="M{left} {y:.1f}H{WIDTH}" stroke="{_LINE}" stroke-width="1"/>')
-        parts.append(_text(left - 5, y + 4, _short(highest * share), anchor="end", colour=_QUIET))
+        if share != 0.5 or highest > 1:  # no half jobs
+            parts.append(_text(left - 5, y + 4, _short(highest * share), anchor="end", colour=_QUIET))
     for place, label in enumerate(labels):
         x, level = left + place * step, 0.0
         for _, colour, values in series:
-            height = values[place] / highest * room
+            height = values[place] / highest * (base - top)
             if values[place]:
                 parts.append(_rect(x + step * 0.14, base - level - height, step * 0.72, height, colour))
             level += height
         # as many labels as fit, counted from the newest
-        if (len(labels) - 1 - place) % max(1, round(34 / step + 0.49)) == 0:
-            parts.append(_text(x + step / 2, base + 16, label, anchor="middle", colour=_QUIET))
+        if (len(labels) - 1 - place) % max(1, round(44 / step + 0.49)) == 0:
+            anchor, at = ("end", WIDTH) if x + step / 2 > WIDTH - 22 else ("middle", x + step / 2)
+            parts.append(_text(at, base + 16, label, anchor=anchor, colour=_QUIET))
         if place < len(above) and above[place]:
-            anchor, at = ("end", WIDTH) if place == len(labels) - 1 else ("middle", x + step / 2)
+            anchor, at = ("end", WIDTH) if x + step > WIDTH - 20 else ("middle", x + step / 2)
             parts.append(_text(at, base - level - 5, above[place], anchor=anchor, bold=True))
-    if limit:
-        y = base - limit[1] / highest * room
-        parts.append(f'<path d="M{left} {y:.1f}H{WIDTH}" stroke="{LOSS}" stroke-width="1.2" stroke-dasharray="5 4"/>')
-        parts.append(_text(left + 3, y - 4, limit[0], colour=LOSS))
     x = float(left)
     shown = [(name, colour) for name, colour, values in series if any(values)] if len(series) > 1 else []
     for name, colour in shown:
         parts += [_rect(x, base + 26, 10, 10, colour), _text(x + 14, base + 35, name)]
         x += 30 + 7 * len(name)
-    return _svg(title, base + (44 if shown else 24), parts)
+    if limit:
+        y = base - limit[1] / highest * (base - top)
+        for start, end, at in ((left, WIDTH, y), (x, x + 18, base + 31)):
+            dashes = f'stroke="{_INK}" stroke-width="1.2" stroke-dasharray="5 3"'
+            parts.append(f'<path d="M{start:.1f} {at:.1f}H{end:.1f}" {dashes}/>')
+        parts.append(_text(x + 23, base + 35, limit[0]))
+    return _svg(title, base + (42 if shown or limit else 22), parts)
 
 
 def _round_up(value: float) -> float:
@@ -134,32 +144,34 @@ def _short(value: float) -> str:
 
 
 def ranges(title: str, rows: Sequence[Range], limit: tuple[str, float], tick: Callable[[float], str]) -> str:
-    """From the smallest to the largest mark of each row on one logarithmic scale, with a line at the `limit`."""
+    """From the smallest to the largest mark of each row on one logarithmic scale, with a line at the `limit`. Lines
+    cross the rows' own tracks alone, never their words."""
     values = [value for row in rows for _, value in row.marks]
     low, high = min(*values, limit[1]) / 1.3, max(*values, limit[1]) * 1.6
     scale = (WIDTH - 20) / log10(high / low)
-    bottom = len(rows) * 40 + 4
+    bottom = len(rows) * 40 + 2
 
     def place(value: float) -> float:
         return 10 + log10(value / low) * scale
 
-    parts = []
+    parts, ticks = [], list[float]()
     nearest = -60.0
     for value in _TICKS:
         if low <= value <= high and place(value) - nearest >= 44:
             nearest = place(value)
-            parts.append(f'<path d="M{nearest:.1f} 4V{bottom}" stroke="{_LINE}" stroke-width="1"/>')
+            ticks.append(nearest)
             anchor = "end" if nearest > WIDTH - 30 else "start" if nearest < 30 else "middle"
-            parts.append(_text(nearest, bottom + 14, tick(value), anchor=anchor, colour=_QUIET))
+            parts.append(_text(nearest, bottom + 12, tick(value), anchor=anchor, colour=_QUIET))
     x = place(limit[1])
-    parts.append(f'<path d="M{x:.1f} 4V{bottom}" stroke="{LOSS}" stroke-width="1.2" stroke-dasharray="5 4"/>')
-    parts.append(_text(min(x, WIDTH - 2), bottom + 30, limit[0], anchor="end" if x > 120 else "start", colour=LOSS))
     for number, row in enumerate(rows):
         y = number * 40
         first, last = place(row.marks[0][1]), place(row.marks[-1][1])
         parts += [
             _text(1, y + 14, row.name),
             _text(WIDTH - 1, y + 14, row.words, anchor="end", bold=True),
+            _rect(1, y + 19, WIDTH - 2, 15, _TRACK),
+            *(_line(at, y + 19, y + 34, _LINE) for at in ticks),
+            _line(x, y + 19, y + 34, LOSS, ' stroke-dasharray="3 1.5"'),
             f'<rect x="{first:.1f}" y="{y + 22}" width="{max(last - first, 1):.1f}" height="9" rx="4.5" '
             f'fill="{row.colour}" opacity="0.35"/>',
             *(
@@ -168,29 +180,36 @@ def ranges(title: str, rows: Sequence[Range], limit: tuple[str, float], tick: Ca
                 for name, value in row.marks
             ),
         ]
+    marks = ", ".join(name for name, _ in rows[0].marks)
+    parts += [
+        *(f'<circle cx="{at}" cy="{bottom + 26}" r="4" fill="{GAIN}"/>' for at in (5, 15)),
+        _text(24, bottom + 30, marks, colour=_QUIET),
+        _text(WIDTH - 1, bottom + 30, limit[0], anchor="end", colour=_QUIET),
+        _line(WIDTH - 8 - 6.6 * len(limit[0]), bottom + 19, bottom + 33, LOSS, ' stroke-dasharray="3 1.5"'),
+    ]
     return _svg(title, bottom + 36, parts)
 
 
-def tiny(values: Sequence[float | None], colour: str = GAIN) -> str:
-    """A row of columns as a data URL of less than 800 characters: Dagster shows Markdown of up to 1,000 in place, and
-    hides longer one behind a click. The last column is the one it is about; None leaves a gap."""
+def tiny(values: Sequence[float | None], ends: tuple[str, str], colour: str = GAIN) -> str:
+    """A row of columns as a data URL of less than 900 characters: Dagster shows Markdown of up to 1,000 in place, and
+    hides longer one behind a click. The last column is the one it is about; None leaves a gap. `ends`: words below the
+    first and the last column."""
     shown = values[-14:]
     low, high = min([0, *(v for v in shown if v is not None)]), max([0, *(v for v in shown if v is not None)])
     scale = 44 / ((high - low) or 1)
     zero = 46 + low * scale
 
     def path(places: Sequence[int]) -> str:
-        drawn = ""
-        for place in places:
-            value = shown[place]
-            if value is not None:
-                drawn += f"M{place * 14} {zero:.0f}h11v{-(value * scale or 1):.0f}h-11z"
-        return drawn
+        tops = ((place, shown[place]) for place in places)
+        return "".join(f"M{place * 17 + 7} {zero:.0f}v{-(v * scale or 1):.0f}" for place, v in tops if v is not None)
 
     last = max(len(shown) - 1, 0)
+    words = f'<text y="58">{escape(ends[0])}</text>' if last > 3 else ""
+    anchor, x = ("end", last * 17 + 14) if last > 1 else ("start", last * 17)
     svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{max(len(shown), 1) * 28}" height="92" '
-        f'viewBox="0 0 {max(len(shown), 1) * 14} 46"><path fill="#a9b4bf" d="{path(range(last))}"/>'
-        f'<path fill="{colour}" d="{path(range(last, len(shown)))}"/></svg>'
+        '<svg xmlns="http://www.w3.org/2000/svg" width="238" height="60" font-size="11" font-family="sans-serif">'
+        f'<g stroke-width="13"><path stroke="#a9b4bf" d="{path(range(last))}"/>'
+        f'<path stroke="{colour}" d="{path(range(last, len(shown)))}"/></g>'
+        f'<g fill="#777">{words}<text x="{x}" y="58" text-anchor="{anchor}">{escape(ends[1])}</text></g></svg>'
     )
     return "data:image/svg+xml;base64," + b64encode(svg.encode()).decode()

@@ -1,35 +1,28 @@
-"""What each report says of one period: a sentence, numbers, tables, a chart. Standard library only.
+"""What each report says of one period: a sentence, numbers, tables, and how it went before. Standard library only."""
 
-Rows are those of one table and one period; `trend` holds the rows of the last periods, the newest one last.
-"""
-
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
 
-from smi_pipeline.reporting import charts
-from smi_pipeline.reporting.charts import DARK, GAIN, LOSS, NEUTRAL, TOTAL, Bar, Range
+from smi_pipeline.reporting import drawings
 from smi_pipeline.reporting.presentation import (
+    CENTS,
     EMPTY,
     STAGE_NAMES,
     Description,
+    Measure,
     Row,
+    Rows,
     Table,
+    Trend,
     amount,
     bare,
     jobs,
     money,
     percent,
     span,
-    tick,
+    whole_of,
 )
-
-Rows = Sequence[Row]
-Trend = Sequence[tuple[date, Rows]]
-
-PROMISE_SECONDS = 900.0
-_OUTCOMES = {"delivered": GAIN, "refunded": LOSS, "failed": DARK, "open_jobs": NEUTRAL}
-_CENTS = ("revenue_cents", "refunds_cents", "disputes_cents", "stripe_fees_cents", "api_cost_cents", "net_margin_cents")
 
 
 @dataclass(frozen=True)
@@ -39,40 +32,19 @@ class Figure:
     title: str
     text: str
     describe: Callable[[Rows], Description]
-    value: Callable[[Rows], float | None]  # what the small chart of the last periods shows
-    draw: Callable[[Rows, Trend], str]  # SVG; empty: nothing to draw
-
-
-def _whole(rows: Rows) -> Row | None:
-    return next((row for row in rows if row["resolution"] == "all"), None)
+    measure: Callable[[Trend], Measure]  # what the small chart of the last periods shows
+    draw: Callable[[Rows, Trend], str]  # figures of HTML and SVG; empty: nothing to draw
 
 
 def _interval(row: Row) -> str:
-    return "–" if row["rate_low"] is None else f"{percent(row['rate_low'])} to {percent(row['rate_high'])}"
-
-
-def _since_first(trend: Trend) -> list[tuple[date, Row | None]]:
-    """The row of all resolutions of each period, from the first that has one."""
-    wholes = [(day, _whole(rows)) for day, rows in trend]
-    first = next((place for place, (_, whole) in enumerate(wholes) if whole), len(wholes))
-    return wholes[first:]
-
-
-def _labels(wholes: Sequence[tuple[date, Row | None]]) -> list[str]:
-    days = [day for day, _ in wholes]
-    if all(day.day == 1 for day in days) and len(days) > 1:
-        return [f"{day:%b}" for day in days]
-    return [
-        f"{day.day} {day:%b}" if place == 0 or day.day <= 7 < days[place - 1].day else f"{day.day}"
-        for place, day in enumerate(days)
-    ]
+    return "–" if row["rate_low"] is None else f"{row['rate_low'] * 100:.1f}–{percent(row['rate_high'])}"
 
 
 # -- completion ------------------------------------------------------------------------------------------------------
 
 
 def _completion(rows: Rows) -> Description:
-    whole = _whole(rows)
+    whole = whole_of(rows)
     if whole is None:
         return Description(EMPTY)
     names = ("paid_jobs", "delivered", "refunded", "failed", "open_jobs")
@@ -99,21 +71,8 @@ def _completion(rows: Rows) -> Description:
             for row in rows
         ],
     )
-    return Description(headline, numbers, table)
-
-
-def _draw_completion(rows: Rows, trend: Trend) -> str:
-    wholes = _since_first(trend)
-    if not wholes:
-        return ""
-    above = ["" for _ in wholes]
-    if wholes[-1][1] and wholes[-1][1]["completion_rate"] is not None:
-        above[-1] = percent(wholes[-1][1]["completion_rate"])
-    series = [
-        (name.removesuffix("_jobs"), colour, [float(whole[name]) if whole else 0.0 for _, whole in wholes])
-        for name, colour in _OUTCOMES.items()
-    ]
-    return charts.columns("Paid upscale jobs by outcome", _labels(wholes), series, above=above)
+    preview = table.only("Bought", "Paid", "Delivered", "Completion", "95 % interval")
+    return Description(headline, numbers, table, preview)
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------
@@ -123,19 +82,16 @@ def _errors(rows: Rows) -> Description:
     if not rows:
         return Description("no job was refunded or failed")
     whole = rows[0]
+    table = Table(
+        ["Reason", "Jobs", "Of decided", "95 % interval"],
+        [[row["reason"], f"{row['jobs']:,}", percent(row["error_rate"]), _interval(row)] for row in rows],
+    )
     return Description(
         f"{percent(whole['error_rate'])} not delivered: {whole['jobs']:,} of {whole['decided_jobs']:,} decided",
         {"not_delivered": whole["jobs"], "error_rate_percent": round(whole["error_rate"] * 100, 1)},
-        Table(
-            ["Reason", "Jobs", "Share of decided", "95 % interval"],
-            [[row["reason"], f"{row['jobs']:,}", percent(row["error_rate"]), _interval(row)] for row in rows],
-        ),
+        table,
+        table,
     )
-
-
-def _draw_errors(rows: Rows, trend: Trend) -> str:
-    bars = [Bar(row["reason"].replace("_", " "), row["jobs"], f"{row['jobs']:,}", LOSS) for row in rows[1:9]]
-    return charts.bars("Jobs not delivered, by reason", bars) if bars else ""
 
 
 # -- times -----------------------------------------------------------------------------------------------------------
@@ -144,7 +100,7 @@ def _draw_errors(rows: Rows, trend: Trend) -> str:
 def _times(rows: Rows) -> Description:
     whole = next((row for row in rows if row["stage"] == "paid_to_mailed" and row["resolution"] == "all"), None)
     if whole is None:
-        return Description("no job was closed" if rows else EMPTY)
+        return Description("no job was closed" if rows else "no job was submitted or closed")
     numbers: dict[str, int | float | str] = {
         f"total_{name}_seconds": round(whole[f"{name}_seconds"], 3) for name in ("p50", "p90", "p95", "p99")
     }
@@ -166,26 +122,7 @@ def _times(rows: Rows) -> Description:
         f"from payment to closing mail: median {span(whole['p50_seconds'])}, 95 % within "
         f"{span(whole['p95_seconds'])}, slowest {span(whole['max_seconds'])} ({jobs(whole['jobs'])})"
     )
-    return Description(headline, numbers, table)
-
-
-def _draw_times(rows: Rows, trend: Trend) -> str:
-    shown = [
-        Range(
-            STAGE_NAMES[row["stage"]],
-            [
-                (words, max(row[f"{name}_seconds"], 0.001))
-                for name, words in (("p50", "median"), ("p90", "90 %"), ("p95", "95 %"), ("p99", "99 %"))
-            ],
-            f"{span(row['p50_seconds'])} · 95 %: {span(row['p95_seconds'])}",
-            TOTAL if row["stage"] == "paid_to_mailed" else GAIN,
-        )
-        for row in rows
-        if row["resolution"] == "all"
-    ]
-    return (
-        charts.ranges("Median to 99th percentile", shown, ("promise: 15 min", PROMISE_SECONDS), tick) if shown else ""
-    )
+    return Description(headline, numbers, table, table.only("Stage", "Jobs", "Median", "95 % in", "≤ 15 min"))
 
 
 # -- money -----------------------------------------------------------------------------------------------------------
@@ -201,22 +138,23 @@ def _margin(rows: Rows) -> Description:
         currency = row["currency"]
         share = "" if row["margin_percent"] is None else f" ({row['margin_percent']} %)".replace("-", "−")
         loss = f"; {row['jobs_at_a_loss']:,} of {jobs(row['paid_jobs'])} at a loss" if row["jobs_at_a_loss"] else ""
+        loose = "" if row["paid_jobs"] else "; no paid jobs: payments without one, or gifts"
         sentences.append(
             f"{money(row['net_margin_cents'], currency)} net of {money(row['revenue_cents'], currency)} "
-            f"revenue{share}{loss}"
+            f"revenue{share}{loss}{loose}"
         )
         numbers[f"revenue_{currency}"] = amount(row["revenue_cents"], currency)
         numbers[f"net_margin_{currency}"] = amount(row["net_margin_cents"], currency)
         if row["margin_percent"] is not None:
             numbers[f"margin_percent_{currency}"] = float(row["margin_percent"])
     table = Table(
-        ["Money", "Bought", "Jobs", "Revenue", "Refunds", "Disputes", "Stripe", "API", "Net", "Margin", "At a loss"],
+        ["Currency", "Bought", "Jobs", "Revenue", "Refunds", "Disputes", "Stripe", "API", "Net", "Margin", "At a loss"],
         [
             [
                 row["currency"].upper(),
                 "no job" if row["resolution"] == "none" else row["resolution"],
                 f"{row['paid_jobs']:,}",
-                *(bare(row[n] if n in (_CENTS[0], _CENTS[-1]) else -row[n], row["currency"]) for n in _CENTS),
+                *(bare(row[n] if n in (CENTS[0], CENTS[-1]) else -row[n], row["currency"]) for n in CENTS),
                 "–" if row["margin_percent"] is None else f"{row['margin_percent']} %".replace("-", "−"),
                 f"{row['jobs_at_a_loss']:,}",
             ]
@@ -224,46 +162,39 @@ def _margin(rows: Rows) -> Description:
         ],
         words=2,
     )
-    return Description("; ".join(sentences), numbers, table)
+    return Description("; ".join(sentences), numbers, table, _narrow(table))
 
 
-def _draw_margin(rows: Rows, trend: Trend) -> str:
-    drawn = []
-    for row in rows:
-        if row["resolution"] != "all":
-            continue
-        currency, level, bars = row["currency"], 0, []
-        names = ("revenue", "refunds", "disputes", "Stripe fees", "API cost", "net margin")
-        for name, column in zip(names, _CENTS, strict=True):
-            ends = name in ("revenue", "net margin")
-            cents = row[column] if ends else -row[column]
-            colour = TOTAL if name == "revenue" else LOSS if not ends else GAIN if cents >= 0 else DARK
-            bars.append(Bar(name, float(cents), money(cents, currency), colour, 0 if ends else float(level)))
-            level += cents
-        drawn.append(charts.bars(f"From revenue to net margin, {currency.upper()}", bars))
-    return "".join(drawn)
+def _narrow(table: Table) -> Table:
+    """Figures as rows: one column per resolution, or per currency where there are several."""
+    wholes = [row for row in table.rows if row[1] == "all"]
+    if len(wholes) > 1:
+        return Table(table.headers, wholes).turned(words=2)
+    turned = Table(table.headers[1:], [row[1:] for row in table.rows]).turned()
+    return Table([wholes[0][0], *turned.headers[1:]], turned.rows)
 
 
 # -- credits ---------------------------------------------------------------------------------------------------------
 
 
 def _credits(rows: Rows) -> Description:
-    whole = _whole(rows)
+    whole = whole_of(rows)
     if whole is None:
         return Description("no credits were used")
     total = whole["credits"] + whole["credits_assumed"]
     numbers: dict[str, int | float | str] = {"credits": total, "credits_wasted": whole["credits_wasted"]}
-    headline = f"{total:,} credits" + (
+    headline = f"{total:,} credit{'' if total == 1 else 's'}" + (
         f", {whole['credits_wasted']:,} of them wasted" if whole["credits_wasted"] else ""
     )
     if whole["budget_credits"] is not None:
-        lasts = f"it runs out on {whole['runs_out_on']}" if whole["runs_out_on"] else "it lasts to the end of the month"
+        runs_out = "ran out" if whole["budget_used"] >= 1 else "runs out"
+        lasts = f"it {runs_out} on {whole['runs_out_on']}" if whole["runs_out_on"] else "it lasts to the month's end"
         headline += f"; {percent(whole['budget_used'])} of the budget of {whole['budget_credits']:,}: {lasts}"
         numbers["budget_used_percent"] = round(whole["budget_used"] * 100, 1)
-    if whole["forecast_credits"] is not None:
+    if whole["forecast_credits"] not in (None, total):  # the same on the last day and after it
         headline += f"; forecast for the month {whole['forecast_credits']:,}"
     table = Table(
-        ["Bought", "Jobs", "Credits", "of these assumed", "of these wasted"],
+        ["Bought", "Jobs", "Credits", "Assumed", "Wasted"],
         [
             [
                 "gifts" if row["resolution"] == "none" else row["resolution"],
@@ -275,38 +206,20 @@ def _credits(rows: Rows) -> Description:
             for row in rows
         ],
     )
-    return Description(headline, numbers, table)
-
-
-def _draw_credits(rows: Rows, trend: Trend) -> str:
-    wholes = _since_first(trend)
-    if not wholes:
-        return ""
-    wasted = [float(whole["credits_wasted"]) if whole else 0.0 for _, whole in wholes]
-    useful = [
-        float(whole["credits"] + whole["credits_assumed"]) - bad if whole else 0.0
-        for (_, whole), bad in zip(wholes, wasted, strict=True)
-    ]
-    newest = wholes[-1][1]
-    budget = newest and newest["budget_credits"]
-    return charts.columns(
-        "Credits",
-        _labels(wholes),
-        [("used", TOTAL, useful), ("wasted", LOSS, wasted)],
-        limit=(f"budget {budget:,}", float(budget)) if budget else None,
-    )
+    return Description(headline, numbers, table, table)
 
 
 # -- satisfaction ----------------------------------------------------------------------------------------------------
 
 
 def _satisfaction(rows: Rows) -> Description:
-    whole = _whole(rows)
+    whole = whole_of(rows)
     if whole is None:
         return Description("nothing was delivered")
     numbers: dict[str, int | float | str] = {"ratings": whole["ratings"]}
     if not whole["ratings"]:
         return Description(f"no ratings of {whole['delivered']:,} delivered", numbers)
+    numbers |= {f"stars_{n}": whole[f"stars_{n}"] for n in range(5, 0, -1)}
     numbers |= {"mean_stars": round(whole["mean_stars"], 2), "response_percent": round(whole["response_rate"] * 100, 1)}
     table = Table(
         ["Bought", "Delivered", "Ratings", "Response", "Mean", *(f"{n}★" for n in range(5, 0, -1))],
@@ -327,36 +240,33 @@ def _satisfaction(rows: Rows) -> Description:
         f"({percent(whole['response_rate'])})",
         numbers,
         table,
+        table.only("Bought", "Delivered", "Ratings", "Response", "Mean"),
     )
 
 
-def _draw_satisfaction(rows: Rows, trend: Trend) -> str:
-    whole = _whole(rows)
-    if whole is None or not whole["ratings"]:
-        return ""
-    colours = {5: GAIN, 4: GAIN, 3: NEUTRAL, 2: LOSS, 1: LOSS}
-    bars = [
-        Bar(
-            "★" * n,
-            whole[f"stars_{n}"],
-            f"{whole[f'stars_{n}']:,} · {percent(whole[f'stars_{n}'] / whole['ratings'])}",
-            colours[n],
-        )
-        for n in range(5, 0, -1)
-    ]
-    return charts.bars("Ratings by stars", bars)
-
-
-def _of_all(column: str, factor: float = 1) -> Callable[[Rows], float | None]:
+def _all(column: str, words: str, factor: float = 1) -> Callable[[Trend], Measure]:
     def value(rows: Rows) -> float | None:
         row = next((one for one in rows if one.get("resolution", one.get("reason")) == "all"), None)
         return None if row is None or row[column] is None else float(row[column]) * factor
 
-    return value
+    return lambda trend: Measure(words, [value(rows) for _, rows in trend])
 
 
-def _total_p95(rows: Rows) -> float | None:
-    return _of_all("p95_seconds")([row for row in rows if row["stage"] == "paid_to_mailed"])
+def _total_p95(trend: Trend) -> Measure:
+    totals = [(day, [row for row in rows if row["stage"] == "paid_to_mailed"]) for day, rows in trend]
+    return _all("p95_seconds", "95 % closed within, seconds")(totals)
+
+
+def _margins(trend: Trend) -> Measure:
+    """Of the currency in which most jobs were paid; they are never added up."""
+    paid: Counter[str] = Counter()
+    for _, rows in trend:
+        paid.update({row["currency"]: row["paid_jobs"] for row in rows if row["resolution"] == "all"})
+    if not paid:
+        return Measure("net margin", [None] * len(trend))
+    currency = max(paid, key=lambda one: (paid[one], one))
+    of_currency = [(day, [row for row in rows if row["currency"] == currency]) for day, rows in trend]
+    return _all("net_margin_cents", f"net margin, {currency.upper()}", amount(1, currency))(of_currency)
 
 
 FIGURES = {
@@ -365,15 +275,15 @@ FIGURES = {
         "Share of the decided upscale jobs that were delivered, with its 95 % Wilson interval, by resolution. Open "
         "jobs do not count; once delivered, a job stays delivered.",
         _completion,
-        _of_all("completion_rate", 100),
-        _draw_completion,
+        _all("completion_rate", "delivered, %", 100),
+        drawings.completion,
     ),
     "error_rate": Figure(
         "Errors",
         "Why upscale jobs were not delivered: each reason's share of the decided jobs, with its 95 % Wilson interval.",
         _errors,
-        _of_all("error_rate", 100),
-        _draw_errors,
+        _all("error_rate", "not delivered, %", 100),
+        drawings.errors,
     ),
     "processing_times": Figure(
         "Processing times",
@@ -381,29 +291,29 @@ FIGURES = {
         "resolution; from the payment to the moment the mail server took the closing mail.",
         _times,
         _total_p95,
-        _draw_times,
+        drawings.times,
     ),
     "profit_margin": Figure(
         "Profit margin",
         "Revenue, refunds, disputes, Stripe fees, API cost and what is left, by currency and resolution, in cents. "
         "Fees are not returned on a refund. A later refund changes the day of the payment.",
         _margin,
-        _of_all("net_margin_cents"),
-        _draw_margin,
+        _margins,
+        drawings.margin,
     ),
     "credit_usage": Figure(
         "Credits",
         "Credits that Upsampler took, those of wasted attempts and of gifts included; of a month with its budget and a "
         "forecast of the day it runs out.",
         _credits,
-        _of_all("credits"),
-        _draw_credits,
+        _all("credits", "credits"),
+        drawings.credits,
     ),
     "customer_satisfaction": Figure(
         "Customer satisfaction",
         "Mean and distribution of the stars that customers gave, and the share of them that answered, by resolution.",
         _satisfaction,
-        _of_all("mean_stars"),
-        _draw_satisfaction,
+        _all("mean_stars", "mean stars"),
+        drawings.satisfaction,
     ),
 }

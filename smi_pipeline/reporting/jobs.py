@@ -4,6 +4,7 @@ each day."""
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from time import monotonic
+from typing import Any
 
 from dagster import (
     AssetMaterialization,
@@ -23,7 +24,7 @@ from dagster import (
 )
 
 from smi_pipeline.adapters.postgres.reports import PERIODS, OutOfDate
-from smi_pipeline.reporting.assets import BOOKINGS, BY_PERIOD
+from smi_pipeline.reporting.assets import BOOKINGS, BY_PERIOD, column_schema
 from smi_pipeline.reporting.partitions import FIRST_DAY, PARTITIONS, contiguous, last_day
 from smi_pipeline.reporting.resources import ReportsResource
 
@@ -155,9 +156,12 @@ def stripe_bookings(context: SensorEvaluationContext, reports_db: ReportsResourc
             break
     if not fresh:
         return SkipReason(f"Stripe has booked nothing new up to {read_to:%Y-%m-%d %H:%M} UTC")
-    told = AssetMaterialization(
-        BOOKINGS.key, metadata={"new bookings": fresh, "read to": f"{read_to:%Y-%m-%d %H:%M} UTC"}
-    )
+    said: dict[str, Any] = {
+        "new bookings": fresh,
+        "read to": f"{read_to:%Y-%m-%d %H:%M} UTC",
+        "dagster/column_schema": column_schema(reports, BOOKINGS.key.to_user_string()),
+    }
+    told = AssetMaterialization(BOOKINGS.key, metadata=said)
     return SensorResult(asset_events=[told], skip_reason=f"{fresh} new bookings")
 
 

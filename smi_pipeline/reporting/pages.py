@@ -6,14 +6,14 @@ They lie in the storage below `reports/`, by period: `reports/day/2026-11-20/`. 
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import cache
 from typing import Any, Protocol
 
 from smi_pipeline.adapters.postgres.reports import FACTS, OTHER_MONEY, REPORTS, PostgresReports
-from smi_pipeline.reporting.figures import FIGURES, Rows
+from smi_pipeline.reporting.figures import FIGURES
 from smi_pipeline.reporting.partitions import earlier, last_day
-from smi_pipeline.reporting.presentation import EMPTY, Table, bare, span
+from smi_pipeline.reporting.presentation import EMPTY, Rows, Table, Trend, bare, span
 
 TREND = 14
 """Periods in the charts that show several, the one itself last."""
@@ -50,7 +50,7 @@ def by_start(rows: Rows) -> dict[date, list[Any]]:
     return found
 
 
-def trend(rows: Rows, period: str, starts_on: date) -> list[tuple[date, list[Any]]]:
+def trend(rows: Rows, period: str, starts_on: date) -> Trend:
     """The rows of the last `TREND` periods, the newest one last, empty where there are none."""
     found = by_start(rows)
     starts = [earlier(starts_on, period, back) for back in reversed(range(TREND))]
@@ -104,6 +104,7 @@ def page(reports: PostgresReports, period: str, starts_on: date, downloads: Sequ
     return _template()(
         title=f"{starts_on:%B %Y}" if period == "month" else f"{starts_on:%A}, {starts_on.day} {starts_on:%B %Y}",
         period=period,
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         sections=sections,
         empty=EMPTY if not any(section.table for section in sections) else "",
         losses=_losses(losses) if losses else None,
@@ -113,7 +114,7 @@ def page(reports: PostgresReports, period: str, starts_on: date, downloads: Sequ
 
 def _losses(rows: Sequence[Mapping[str, Any]]) -> Table:
     return Table(
-        ["Upscale job", "What became of it", "Time", "Money", "Received", "Back", "Fees", "API", "Net"],
+        ["Upscale job", "What became of it", "Time", "Currency", "Received", "Returned", "Fees", "API", "Net"],
         [
             [
                 row["job_id"],

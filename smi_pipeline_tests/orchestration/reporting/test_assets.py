@@ -41,7 +41,7 @@ def test_a_materialised_day_says_in_words_and_figures_what_came_out(database, re
     assert found["job_facts", day]["result"] == "4 paid jobs"
     assert found["job_facts", day]["dagster/partition_row_count"] == 4
     completion = found["completion_rate", day]
-    assert completion["result"] == "75.0 % delivered: 3 of 4 decided (95 % interval 30.1 % to 95.4 %)"
+    assert completion["result"] == "75.0 % delivered: 3 of 4 decided (95 % interval 30.1–95.4 %)"
     assert (completion["completion_rate_percent"], completion["delivered"], completion["refunded"]) == (75.0, 3, 1)
     assert "| upscale_failed | 1 | 25.0\u00a0% |" in found["error_rate", day]["preview"]
     times = found["processing_times", day]
@@ -58,6 +58,8 @@ def test_a_materialised_day_says_in_words_and_figures_what_came_out(database, re
         assert all(column.description for column in schema.columns)
         for name in ("chart", "preview") if table in REPORTS else ():
             assert len(found[table, day][name]) < 1000, "the UI hides longer Markdown behind a click"
+    assert profit["chart"].startswith("net margin, USD, by day: 0.14\n\n![")
+    assert found["other_money", day]["result"] == "no payment without a job"
     assert found["daily_pages", day]["page"].endswith("/ops/reports/day/2025-11-10/index.html")
     folder = tmp_path / "storage" / found["daily_pages", day]["folder"]
     page = (folder / "index.html").read_text()

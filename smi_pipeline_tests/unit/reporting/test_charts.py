@@ -2,6 +2,7 @@
 
 import base64
 import random
+import re
 from itertools import combinations
 from xml.etree import ElementTree
 
@@ -12,7 +13,7 @@ from smi_pipeline.reporting.charts import Bar, Range
 from smi_pipeline.reporting.presentation import money, span, tick
 
 SVG = "{http://www.w3.org/2000/svg}"
-DAYS = [str(day) for day in range(17, 31)]
+DAYS = [f"{day} Nov" for day in range(17, 31)]
 
 
 def drawn(svg: str) -> ElementTree.Element:
@@ -54,10 +55,16 @@ def columns(highest: int) -> str:
     values = [random.Random(n).uniform(0, highest) for n in range(14)]
     return charts.columns(
         "jobs",
-        ["1 Nov" if n == 5 else day for n, day in enumerate(DAYS)],
+        DAYS,
         [("delivered", charts.GAIN, values), ("refunded", charts.LOSS, values)],
         above=["" for _ in DAYS[1:]] + ["100.0 %"],
+        limit=("budget 1,000,000", highest / 3),
     )
+
+
+def few_columns(count: int) -> str:
+    values = [1.0] * count
+    return charts.columns("jobs", DAYS[:count], [("a", "red", values)], above=["" for _ in values[1:]] + ["100.0 %"])
 
 
 def ranges(first: float) -> str:
@@ -76,6 +83,39 @@ def test_no_label_meets_another_and_none_leaves_the_picture(size):
         assert all(box[1] >= -3 and box[3] <= charts.WIDTH + 3 and box[4] <= height + 1 for box in boxes(svg))
 
 
+@pytest.mark.parametrize("count", range(1, 15))
+def test_labels_of_few_periods_do_not_meet_either(count):
+    svg = few_columns(count)
+    assert collisions(svg) == []
+    assert all(box[1] >= -3 and box[3] <= charts.WIDTH + 3 for box in boxes(svg))
+
+
+def lines(svg: str) -> list[tuple[float, float, float]]:
+    """Vertical lines as (x, top, bottom)."""
+    paths = (re.fullmatch(r"M([\d.]+) ([\d.]+)V([\d.]+)", path.get("d", "")) for path in drawn(svg).iter(f"{SVG}path"))
+    return [(float(found[1]), float(found[2]), float(found[3])) for found in paths if found]
+
+
+@pytest.mark.parametrize("size", [0.002, 0.5, 3, 80, 7_000])
+def test_no_line_passes_through_words(size):
+    """Neither that of the promise, nor the scale's, nor the zero of a loss."""
+    for svg in (ranges(size), waterfall(int(size * 1000) + 1)):
+        assert lines(svg)
+        crossed = [
+            (words, x)
+            for words, left, top, right, bottom in boxes(svg)
+            for x, start, end in lines(svg)
+            if left < x < right and start < bottom and top < end
+        ]
+        assert crossed == []
+
+
+def test_nothing_has_no_bar_and_nothing_at_all_no_chart():
+    svg = drawn(charts.bars("x", [Bar("a", 10, "10"), Bar("b", 0, "0", colour="red")]))
+    assert not [bar for bar in svg.iter(f"{SVG}rect") if bar.get("fill") == "red"]
+    assert charts.columns("x", ["1"], [("a", "red", [0.0])]) == ""
+
+
 def test_bars_are_as_long_as_their_values():
     svg = drawn(charts.bars("x", [Bar("a", 10, "10"), Bar("b", 5, "5"), Bar("c", -5, "-5", start=10)]))
     widths = [float(bar.get("width", 0)) for bar in svg.iter(f"{SVG}rect") if bar.get("fill") == charts.TOTAL]
@@ -85,7 +125,7 @@ def test_bars_are_as_long_as_their_values():
 def test_columns_are_as_high_as_their_values_and_stand_on_each_other():
     svg = drawn(charts.columns("x", ["1", "2"], [("a", "red", [4, 2]), ("b", "blue", [0, 2])]))
     found = [(bar.get("fill"), float(bar.get("height", 0)), float(bar.get("y", 0))) for bar in svg.iter(f"{SVG}rect")]
-    assert found[:3] == [("red", 140.0, 36.0), ("red", 70.0, 106.0), ("blue", 70.0, 36.0)]
+    assert found[:3] == [("red", 140.0, 20.0), ("red", 70.0, 90.0), ("blue", 70.0, 20.0)]
 
 
 def test_words_that_look_like_markup_stay_words():
@@ -95,9 +135,9 @@ def test_words_that_look_like_markup_stay_words():
 
 @pytest.mark.parametrize("values", [[], [None] * 14, [0.0] * 14, [-1.5, None, 3.0] * 5, [123_456.789] * 14])
 def test_the_small_chart_is_an_image_that_the_ui_shows_without_a_click(values):
-    url = charts.tiny(values)
-    assert len(f"![the last 14 months]({url})") < 1000
+    url = charts.tiny(values, ("30 Sep", "30 Nov"))
+    assert len(url) < 900
     svg = drawn(base64.b64decode(url.partition("base64,")[2]).decode())
     assert svg.tag == f"{SVG}svg"
-    paths = "".join(path.get("d", "") for path in svg)
+    paths = "".join(path.get("d", "") for path in svg.iter(f"{SVG}path"))
     assert paths.count("M") == sum(value is not None for value in values[-14:])

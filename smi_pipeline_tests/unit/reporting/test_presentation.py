@@ -65,7 +65,7 @@ def test_every_report_of_a_period_without_anything_says_so_and_draws_nothing():
     for name, figure in FIGURES.items():
         said = figure.describe([])
         assert said.headline and said.table is None, name
-        assert (figure.draw([], trend), figure.value([])) == ("", None), name
+        assert (figure.draw([], trend), figure.measure(trend).since_first()) == ("", []), name
 
 
 def test_the_preview_of_the_times_fits_in_place():
@@ -75,9 +75,9 @@ def test_the_preview_of_the_times_fits_in_place():
         for stage in STAGE_NAMES
         for resolution in ("all", "8x", "4x")
     ]
-    table = FIGURES["processing_times"].describe(rows).table
-    assert table is not None and len(table.rows) == 7
-    assert len(table.markdown()) < SHOWN_IN_PLACE
+    preview = FIGURES["processing_times"].describe(rows).preview
+    assert preview is not None and len(preview.rows) == 7
+    assert len(preview.markdown()) < SHOWN_IN_PLACE
 
 
 def margin(revenue: int, refunds: int, currency: str = "usd") -> dict[str, object]:
@@ -109,6 +109,31 @@ def test_each_currency_has_its_own_words_and_its_own_chart():
     assert FIGURES["profit_margin"].draw(rows, []).count("<svg") == 2
 
 
+def test_the_preview_of_money_has_a_column_per_resolution_or_per_currency_and_stays_narrow():
+    of_dollars = FIGURES["profit_margin"].describe([margin(50, 0), margin(50, 0) | {"resolution": "4x"}]).preview
+    assert of_dollars and of_dollars.headers == ["USD", "all", "4x"]
+    assert of_dollars.rows[1] == ["Revenue", "0.50", "0.50"]
+    of_both = FIGURES["profit_margin"].describe([margin(70, 0, "eur"), margin(50, 0)]).preview
+    assert of_both and of_both.headers == ["", "EUR", "USD"]
+    assert of_both.rows[1] == ["Revenue", "0.70", "0.50"]
+
+
+def test_the_margins_of_the_last_days_are_those_of_one_currency_and_say_which():
+    days: list[tuple[date, list[Any]]] = [
+        (date(2026, 11, 18), []),
+        (date(2026, 11, 19), [margin(50, 0) | {"paid_jobs": 3}]),
+        (date(2026, 11, 20), [margin(70, 0, "eur"), margin(50, 50)]),
+    ]
+    measure = FIGURES["profit_margin"].measure(days)
+    assert measure.words == "net margin, USD"
+    assert measure.since_first() == pytest.approx([0.15, -0.35])
+
+
+def test_money_without_a_paid_job_says_so():
+    row = margin(80, 80) | {"paid_jobs": 0, "jobs_at_a_loss": 0}
+    assert FIGURES["profit_margin"].describe([row]).headline.endswith("; no paid jobs: payments without one, or gifts")
+
+
 def test_a_month_says_when_its_budget_runs_out():
     row = {
         "resolution": "all",
@@ -126,4 +151,6 @@ def test_a_month_says_when_its_budget_runs_out():
         "forecast for the month 270"
     )
     lasting = FIGURES["credit_usage"].describe([row | {"runs_out_on": None}])
-    assert "it lasts to the end of the month" in lasting.headline
+    assert "it lasts to the month's end" in lasting.headline
+    over = FIGURES["credit_usage"].describe([row | {"budget_used": 1.2, "forecast_credits": 90}])
+    assert over.headline.endswith("120.0 % of the budget of 100: it ran out on 2026-11-12")

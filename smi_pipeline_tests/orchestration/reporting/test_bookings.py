@@ -1,0 +1,115 @@
+"""The sensor that reads Stripe's bookings, against the Stripe stand-in."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from itertools import count, pairwise
+from typing import Any
+
+import pytest
+import requests
+from dagster import DagsterInstance, SensorResult, SkipReason, TableSchema, build_sensor_context
+
+from smi_pipeline.adapters.postgres.database import Database
+from smi_pipeline.adapters.postgres.reports import PostgresReports
+from smi_pipeline.core.errors import TransientError
+from smi_pipeline.reporting import jobs
+from smi_pipeline.reporting.jobs import changed_report_days, stripe_bookings
+from smi_pipeline.reporting.resources import ReportsResource
+from smi_pipeline_tests.orchestration.conftest import Shop
+from smi_pipeline_tests.orchestration.reporting.conftest import build
+
+
+@pytest.fixture
+def tick(instance: DagsterInstance, reports_db: ReportsResource) -> Callable[..., Any]:
+    def evaluate(of: Any = stripe_bookings) -> Any:
+        return of(build_sensor_context(instance=instance, resources={"reports_db": reports_db}))
+
+    return evaluate
+
+
+def kept(database: Database) -> set[tuple[str, int, int]]:
+    with database.transaction() as tx:
+        rows = tx.rows("SELECT booking_id, amount_cents, fee_cents FROM reports.stripe_bookings")
+    return {(row["booking_id"], row["amount_cents"], row["fee_cents"]) for row in rows}
+
+
+def booked(shop: Shop) -> set[tuple[str, int, int]]:
+    """By Stripe's own list."""
+    answer = requests.get(
+        f"{shop.sandbox.urls.stripe}/v1/balance_transactions?limit=100",
+        headers={"Authorization": f"Bearer {shop.sandbox.options.stripe_key}"},
+        timeout=30,
+    ).json()
+    return {(one["id"], one["amount"], one["fee"]) for one in answer["data"]}
+
+
+def told(result: Any) -> dict[str, Any]:
+    assert isinstance(result, SensorResult)
+    (event,) = result.asset_events
+    assert event.asset_key.to_user_string() == "stripe_bookings"
+    return {name: value.value for name, value in event.metadata.items()}
+
+
+def test_before_the_first_payment_nothing_is_asked(environment, sandbox, tick):
+    assert tick().skip_message == "nothing was paid yet"
+    assert sandbox.faults("stripe")["injected"] == {}
+
+
+def test_each_tick_keeps_what_stripe_has_newly_booked_and_tells_it_once(shop, database, tick):
+    paid = [shop.order(), shop.order()]
+    first = told(tick())
+    assert first["new bookings"] == 2
+    assert isinstance(first["dagster/column_schema"], TableSchema)
+    assert len(booked(shop)) == 2
+    assert kept(database) == booked(shop)
+    again = tick()
+    assert isinstance(again, SkipReason) and "booked nothing new up to" in (again.skip_message or "")
+    shop.sandbox.control("stripe", "/_refund", payment_intent=shop.job(paid[0]).payment_intent_id)
+    assert told(tick())["new bookings"] == 1
+    assert kept(database) == booked(shop)
+    assert isinstance(tick(), SkipReason)
+
+
+def test_a_dispute_that_is_booked_has_the_day_of_its_payment_rebuilt(
+    shop, database, reports: PostgresReports, tick, monkeypatch
+):
+    job_id = shop.order()
+    tick()
+    day = shop.job(job_id).paid_at.date()
+    build(reports, day, day)
+    assert "up to date" in tick(changed_report_days).skip_message
+    shop.sandbox.control("stripe", "/_dispute", payment_intent=shop.job(job_id).payment_intent_id)
+    assert told(tick())["new bookings"] == 1
+    monkeypatch.setattr(jobs, "QUIET", timedelta(0))
+    assert [request.partition_key for request in tick(changed_report_days)] == [day.isoformat()]
+
+
+def test_while_stripe_is_away_the_tick_fails_in_clear_words_and_the_next_one_misses_nothing(shop, database, tick):
+    shop.order()
+    shop.sandbox.fault("stripe", "status", match={"endpoint": "balance_transactions"}, code=503, times=None)
+    with pytest.raises(TransientError, match="Stripe"):
+        tick()
+    assert kept(database) == set()
+    shop.order()
+    shop.sandbox.clear_faults("stripe")
+    assert told(tick())["new bookings"] == 2
+    assert kept(database) == booked(shop)
+
+
+def test_after_a_long_rest_a_tick_reads_day_by_day_for_as_long_as_it_may_and_the_next_reads_on(
+    shop, database, reports: PostgresReports, tick, monkeypatch
+):
+    shop.order()
+    with database.transaction() as tx:
+        tx.run("INSERT INTO smi.cursors (name, value) VALUES ('stripe_bookings', (now() - interval '60 hours')::text)")
+    clock = count()
+    monkeypatch.setattr(jobs, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(jobs, "TICK_SECONDS", 2)  # of that clock: one look
+    read_to = [reports.bookings_read_to()]
+    for _ in range(3):
+        found = tick()
+        read_to.append(reports.bookings_read_to())
+    hours = [(after - before) / timedelta(hours=1) for before, after in pairwise(read_to) if before and after]
+    assert hours == [24, 24, pytest.approx(12, abs=0.5)]
+    assert told(found)["new bookings"] == 1
+    assert kept(database) == booked(shop)
