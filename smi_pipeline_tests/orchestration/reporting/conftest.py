@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from dagster import AssetKey, DagsterInstance, Definitions, ExecuteInProcessResult
 
 from smi_pipeline.adapters.postgres.database import Database
@@ -13,6 +14,7 @@ from smi_pipeline.adapters.postgres.reports import FACTS, OTHER_MONEY, PERIODS, 
 from smi_pipeline.core.pricing import Prices
 from smi_pipeline.reporting.definitions import build_defs
 from smi_pipeline.reporting.resources import ReportsResource
+from smi_pipeline_tests.orchestration.conftest import Shop
 
 DAILY_TABLES = (FACTS, OTHER_MONEY, *REPORTS)
 
@@ -23,6 +25,14 @@ def build(reports: PostgresReports, first: date, last: date, *, periods: tuple[s
     for period in periods:
         for table in REPORTS:
             reports.build(table, first, last, period=period)
+
+
+def stripe_says(shop: Shop, path: str) -> dict[str, Any]:
+    """What Stripe's API answers to the shop's key."""
+    headers = {"Authorization": f"Bearer {shop.sandbox.options.stripe_key}"}
+    answer = requests.get(f"{shop.sandbox.urls.stripe}/v1/{path}", headers=headers, timeout=30)
+    answer.raise_for_status()
+    return answer.json()
 
 
 @pytest.fixture

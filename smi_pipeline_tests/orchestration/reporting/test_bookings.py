@@ -6,7 +6,6 @@ from itertools import count, pairwise
 from typing import Any
 
 import pytest
-import requests
 from dagster import DagsterInstance, SensorResult, SkipReason, TableSchema, build_sensor_context
 
 from smi_pipeline.adapters.postgres.database import Database
@@ -16,7 +15,7 @@ from smi_pipeline.reporting import jobs
 from smi_pipeline.reporting.jobs import changed_report_days, stripe_bookings
 from smi_pipeline.reporting.resources import ReportsResource
 from smi_pipeline_tests.orchestration.conftest import Shop
-from smi_pipeline_tests.orchestration.reporting.conftest import build
+from smi_pipeline_tests.orchestration.reporting.conftest import build, stripe_says
 
 
 @pytest.fixture
@@ -35,12 +34,8 @@ def kept(database: Database) -> set[tuple[str, int, int]]:
 
 def booked(shop: Shop) -> set[tuple[str, int, int]]:
     """By Stripe's own list."""
-    answer = requests.get(
-        f"{shop.sandbox.urls.stripe}/v1/balance_transactions?limit=100",
-        headers={"Authorization": f"Bearer {shop.sandbox.options.stripe_key}"},
-        timeout=30,
-    ).json()
-    return {(one["id"], one["amount"], one["fee"]) for one in answer["data"]}
+    found = stripe_says(shop, "balance_transactions?limit=100")["data"]
+    return {(one["id"], one["amount"], one["fee"]) for one in found}
 
 
 def told(result: Any) -> dict[str, Any]:
