@@ -82,7 +82,10 @@ class Intake(Protocol):
         or known / repeated (no change). `adopt` takes an unsettled orphan up again, as the payment of this job."""
 
     def abandoned_candidates(self, limit: int) -> list[tuple[str, str | None]]:
-        """(job_id, session_id) of unpaid jobs past their Checkout's life."""
+        """(job_id, session_id) of unpaid jobs past their Checkout's life, without those put off."""
+
+    def not_abandoned(self, job_id: str, *, seconds: float) -> None:
+        """Puts an unpaid job off that could not be closed."""
 
     def abandon(self, job_id: str, *, actor: str, event: tuple[str, str] | None = None) -> bool:
         """Closes an unpaid job; False when it is not unpaid any more."""
@@ -214,7 +217,8 @@ class Refunds(Protocol):
     def owe(
         self, *, job_id: str | None, payment_intent_id: str, kind: str, currency: str, reason: str, actor: str
     ) -> bool:
-        """Commits the intent to return the rest of a payment. False when one is under way."""
+        """Commits the intent to return the rest of a payment. False when one is under way, or when an `unmatched` one
+        is settled."""
 
     def intend(self, refund_row: int, lease_id: str, amount_cents: int, *, renew_key: bool) -> Refund | None:
         """Commits amount and key right before Stripe is called; None when the lease was lost."""

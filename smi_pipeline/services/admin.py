@@ -188,7 +188,7 @@ def refund_payment(world: World, payment_intent_id: str) -> str:
             raise Conflict(f"{payment_intent_id} is returned already, or its refund is under way")
         return "the refund is owed; it is carried out within seconds"
     _require_orphan(world, payment_intent_id)
-    world.state.refunds.owe(
+    owed = world.state.refunds.owe(
         job_id=None,
         payment_intent_id=payment_intent_id,
         kind="unmatched",
@@ -196,6 +196,8 @@ def refund_payment(world: World, payment_intent_id: str) -> str:
         reason=reasons.CANCELLED,
         actor=world.actor,
     )
+    if not owed:
+        raise Conflict(f"{payment_intent_id} was settled by somebody else just now")
     world.state.tasks.close("orphan_payment", payment_intent_id, actor=world.actor)
     return "the refund is owed; it is carried out within seconds"
 

@@ -20,6 +20,9 @@ SCALES = {"4x": 4, "8x": 8}
 SOURCE = "sell-my-images"
 """`metadata.source` of our Stripe objects; others on the same account belong to another shop."""
 
+_MAX_FAILED = 5
+"""Sessions that cannot be closed, in one go: more than that is an outage."""
+
 _ID = re.compile(r"[!-~]{0,255}")
 PAID_EVENTS = ("checkout.session.completed", "checkout.session.async_payment_succeeded", "payment_intent.succeeded")
 CLOSING_EVENTS = ("checkout.session.expired", "checkout.session.async_payment_failed")
@@ -158,27 +161,36 @@ def handle_stripe_event(world: World, event: StripeEvent, *, source: str) -> str
 def learn_of_payment(
     world: World, payment_intent_id: str, job_id: str, *, event: tuple[str, str] | None, source: str
 ) -> str:
-    """Reads the PaymentIntent and records it when it has succeeded. Returns its role, or why there is none."""
+    """Reads the PaymentIntent and records it when it has succeeded, with the refunds that were told of before it: they
+    were not ours then. Returns its role, or why there is none."""
     facts: PaymentFacts = world.payments.payment(payment_intent_id)
     if facts.status != "succeeded":
         return "not paid yet"
-    return world.state.intake.record_payment(facts, job_id, event=event, source=source, policy=world.policy)
+    role = world.state.intake.record_payment(facts, job_id, event=event, source=source, policy=world.policy)
+    if facts.refunded_cents and role not in ("known", "repeated"):
+        for made in world.payments.refunds_of(payment_intent_id):  # without an answer: the comparison finds them
+            world.state.refunds.settle_by_facts(made, event=None, actor=source)
+    return role
 
 
 def close_abandoned(world: World, limit: int = 100) -> int:
-    """Closes orders that nobody paid within a day (W24); their Checkout sessions first, so that none can be paid."""
-    closed = 0
+    """Closes orders that nobody paid within a day (W24); their Checkout sessions first, so that none can be paid.
+    One whose session cannot be closed is looked at again in an hour, so that it hides no newer one."""
+    closed = failed = 0
     for job_id, session_id in world.state.intake.abandoned_candidates(limit):
-        if session_id:
-            try:
-                session = _closed_session(world, session_id)
-            except (TransientError, PermanentError) as error:  # this order is looked at again, the others now
-                log.warning("the Checkout session of job %s was not closed: %s", job_id, error)
-                continue
+        try:
+            session = _closed_session(world, session_id) if session_id else None
             if session and session.payment_intent_id and session.payment_status == "paid":
                 learn_of_payment(world, session.payment_intent_id, job_id, event=None, source=world.actor)
+            else:
+                closed += world.state.intake.abandon(job_id, actor=world.actor)
                 continue
-        closed += world.state.intake.abandon(job_id, actor=world.actor)
+        except (TransientError, PermanentError, NotFound) as error:
+            log.warning("the Checkout session of job %s was not closed: %s", job_id, error)
+            failed += 1
+        world.state.intake.not_abandoned(job_id, seconds=3600)
+        if failed >= _MAX_FAILED:
+            break
     return closed
 
 

@@ -85,25 +85,29 @@ class PostgresIntake:
             job = tx.row("SELECT * FROM smi.upscale_jobs WHERE job_id = :job_id FOR UPDATE", job_id=job_id)
             role = _role(job, facts)
             if adopt:
-                _forget_orphan(tx, facts.payment_intent_id, source)
-            fresh = tx.run(
-                """INSERT INTO smi.payments (payment_intent_id, job_id, role, received_cents, currency, charge_id,
+                fresh = role != "orphan" and _take_up_orphan(tx, facts.payment_intent_id, job_id, role, source)
+            else:
+                fresh = (
+                    tx.run(
+                        """INSERT INTO smi.payments (payment_intent_id, job_id, role, received_cents, currency, charge_id,
                        fee_cents, refunded_cents, paid_at, learned_from)
                    VALUES (:pi, :job_id, :role, :received, :currency, :charge_id, :fee, :refunded,
                        least(coalesce(CAST(:paid_at AS timestamptz), smi.now()), smi.now()), :source)
                    ON CONFLICT (payment_intent_id) DO NOTHING""",
-                pi=facts.payment_intent_id,
-                job_id=None if role == "orphan" else job_id,
-                role=role,
-                received=facts.amount_received_cents,
-                currency=facts.currency,
-                charge_id=facts.charge_id,
-                fee=facts.fee_cents,
-                refunded=facts.refunded_cents,
-                paid_at=facts.created_at,
-                source=source,
-            )
-            if not fresh:
+                        pi=facts.payment_intent_id,
+                        job_id=None if role == "orphan" else job_id,
+                        role=role,
+                        received=facts.amount_received_cents,
+                        currency=facts.currency,
+                        charge_id=facts.charge_id,
+                        fee=facts.fee_cents,
+                        refunded=facts.refunded_cents,
+                        paid_at=facts.created_at,
+                        source=source,
+                    )
+                    > 0
+                )
+            if adopt or not fresh:
                 tx.run(
                     """UPDATE smi.payments SET refunded_cents = :refunded, fee_cents = coalesce(:fee, fee_cents),
                            charge_id = coalesce(:charge_id, charge_id)
@@ -113,9 +117,10 @@ class PostgresIntake:
                     fee=facts.fee_cents,
                     charge_id=facts.charge_id,
                 )
-                return "known"
             if job is None or role == "orphan":
-                return role
+                return role if fresh or adopt else "known"
+            if not fresh:
+                return "known"
             if role == "order":
                 _start(tx, job, facts, source, policy)
             elif role == "duplicate":
@@ -139,10 +144,20 @@ class PostgresIntake:
                 """SELECT job_id, checkout_session_id FROM smi.upscale_jobs
                    WHERE status = 'awaiting_payment'
                      AND coalesce(checkout_expires_at, created_at + interval '24 hours') < smi.now()
+                     AND coalesce(next_attempt_at <= smi.now(), true)
                    ORDER BY created_at LIMIT :limit""",
                 limit=limit,
             )
         return [(row["job_id"], row["checkout_session_id"]) for row in rows]
+
+    def not_abandoned(self, job_id: str, *, seconds: float) -> None:
+        with self._database.transaction() as tx:
+            tx.run(
+                """UPDATE smi.upscale_jobs SET next_attempt_at = smi.now() + make_interval(secs => :seconds)
+                   WHERE job_id = :id AND status = 'awaiting_payment'""",
+                id=job_id,
+                seconds=seconds,
+            )
 
     def abandon(self, job_id: str, *, actor: str, event: tuple[str, str] | None = None) -> bool:
         with self._database.transaction() as tx:
@@ -176,15 +191,24 @@ class PostgresIntake:
             )
 
 
-def _forget_orphan(tx: Transaction, payment_intent_id: str, actor: str) -> None:
-    """Makes room for an unsettled orphan without a refund to be recorded again, as the payment of a job."""
-    forgotten = tx.run(
-        """DELETE FROM smi.payments p WHERE payment_intent_id = :pi AND role = 'orphan' AND settled_by IS NULL
-           AND NOT EXISTS (SELECT FROM smi.refunds r WHERE r.payment_intent_id = p.payment_intent_id)""",
+def _take_up_orphan(tx: Transaction, payment_intent_id: str, job_id: str, role: str, actor: str) -> bool:
+    """Gives an orphan that is neither settled nor being returned by us to a job, with what is known of its refunds."""
+    taken = tx.run(
+        """UPDATE smi.payments p SET job_id = :job_id, role = :role, learned_from = :actor, learned_at = smi.now()
+           WHERE payment_intent_id = :pi AND role = 'orphan' AND settled_by IS NULL
+             AND NOT EXISTS (SELECT FROM smi.refunds r WHERE r.payment_intent_id = p.payment_intent_id
+                             AND r.kind <> 'outside' AND r.state IN ('owed', 'pending', 'succeeded'))""",
         pi=payment_intent_id,
+        job_id=job_id,
+        role=role,
+        actor=actor,
     )
-    if forgotten:
+    if taken:
+        tx.run(
+            "UPDATE smi.refunds SET job_id = :job_id WHERE payment_intent_id = :pi", job_id=job_id, pi=payment_intent_id
+        )
         tx.event(None, "orphan_taken_up", actor=actor, payment_intent=payment_intent_id)
+    return bool(taken)
 
 
 def _role(job, facts: PaymentFacts) -> str:

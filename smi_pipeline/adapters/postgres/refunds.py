@@ -68,6 +68,13 @@ class PostgresRefunds:
         self, *, job_id: str | None, payment_intent_id: str, kind: str, currency: str, reason: str, actor: str
     ) -> bool:
         with self._database.transaction() as tx:
+            if kind == "unmatched" and not tx.run(  # locked: somebody may be adopting it
+                """UPDATE smi.payments SET settled_by = :actor
+                   WHERE payment_intent_id = :pi AND role = 'orphan' AND settled_by IS NULL""",
+                actor=actor,
+                pi=payment_intent_id,
+            ):
+                return False
             owed = owe_refund(
                 tx,
                 job_id=job_id,
@@ -77,12 +84,6 @@ class PostgresRefunds:
                 reason=reason,
                 actor=actor,
             )
-            if owed and kind == "unmatched":
-                tx.run(
-                    "UPDATE smi.payments SET settled_by = :actor WHERE payment_intent_id = :pi",
-                    actor=actor,
-                    pi=payment_intent_id,
-                )
             if owed:
                 tx.event(job_id, "refund_owed", actor=actor, reason=reason, payment_intent=payment_intent_id)
             return owed
@@ -232,6 +233,8 @@ def _settle(tx: Transaction, refund_row: int, facts: RefundFacts, actor: str, ma
         reason=before["reason_code"],
     )
     if state in ("failed", "canceled"):
+        if before["kind"] == "outside" and _owed_again(tx, before["job_id"], facts, actor):
+            return state
         _refund_failed(tx, before, facts.failure_reason or f"Stripe says {facts.status}", actor)
         return state
     if before["kind"] == "outside":  # made by hand, known since it was begun: whoever made it tells the customer
@@ -245,6 +248,23 @@ def _settle(tx: Transaction, refund_row: int, facts: RefundFacts, actor: str, ma
     return state
 
 
+def _owed_again(tx: Transaction, job_id: str | None, facts: RefundFacts, actor: str) -> bool:
+    """One made by hand has failed. Was ours not made because of it, ours looks again what is left to return."""
+    owed = tx.run(
+        """UPDATE smi.refunds r SET state = 'owed', settled_at = NULL, failure = NULL, attempts = 0,
+                  next_attempt_at = smi.now()
+           WHERE payment_intent_id = :pi AND state = 'not_needed' AND failure = :why AND NOT EXISTS (
+               SELECT FROM smi.refunds o WHERE o.payment_intent_id = r.payment_intent_id AND (
+                   o.refund_row > r.refund_row AND o.kind <> 'outside'
+                   OR o.kind <> 'outside' AND o.state IN ('owed', 'pending', 'succeeded')))""",
+        pi=facts.payment_intent_id,
+        why=reasons.REFUNDED_IN_FULL,
+    )
+    if owed:
+        tx.event(job_id, "refund_owed_again", actor=actor, outside_refund=facts.refund_id)
+    return bool(owed)
+
+
 def _mark_refunded(tx: Transaction, job_id: str | None, actor: str) -> None:
     if tx.run("UPDATE smi.upscale_jobs SET status = 'refunded' WHERE job_id = :id AND status = 'failed'", id=job_id):
         tx.event(job_id, "refunded", actor=actor, from_status=Status.FAILED, to_status=Status.REFUNDED)
@@ -253,10 +273,10 @@ def _mark_refunded(tx: Transaction, job_id: str | None, actor: str) -> None:
 def _refund_failed(tx: Transaction, row, why: str, actor: str) -> None:
     tx.event(row["job_id"], "refund_failed", actor=actor, why=why, payment_intent=row["payment_intent_id"])
     again = f"smi jobs refund {row['job_id']}"
-    if row["kind"] == "duplicate_payment":  # `refund` would return the payment that the job was delivered for
+    role = tx.value("SELECT role FROM smi.payments WHERE payment_intent_id = :pi", pi=row["payment_intent_id"])
+    if role in ("duplicate", "orphan"):  # `refund` would return the payment that the job was delivered for
         again = f"smi jobs refund-payment {row['payment_intent_id']}"
-    if row["kind"] == "unmatched":  # it waits for a person's word again
-        again = f"smi jobs refund-payment {row['payment_intent_id']}"
+    if role == "orphan":  # it waits for a person's word again
         tx.run("UPDATE smi.payments SET settled_by = NULL WHERE payment_intent_id = :pi", pi=row["payment_intent_id"])
     open_task(
         tx,
@@ -274,20 +294,7 @@ def _record_outside(tx: Transaction, facts: RefundFacts, actor: str, mail_domain
     if payment is None:
         return "ignored"
     if not facts.alive:
-        # Perhaps ours was not made because this one was on its way: ours looks again what is left to return.
-        owed = tx.run(
-            """UPDATE smi.refunds r SET state = 'owed', settled_at = NULL, failure = NULL, attempts = 0,
-                      next_attempt_at = smi.now()
-               WHERE payment_intent_id = :pi AND state = 'not_needed' AND failure = :why AND NOT EXISTS (
-                   SELECT FROM smi.refunds o WHERE o.payment_intent_id = r.payment_intent_id AND (
-                       o.refund_row > r.refund_row AND o.kind <> 'outside'
-                       OR o.kind <> 'outside' AND o.state IN ('owed', 'pending', 'succeeded')))""",
-            pi=facts.payment_intent_id,
-            why=reasons.REFUNDED_IN_FULL,
-        )
-        if owed:
-            tx.event(payment["job_id"], "refund_owed_again", actor=actor, outside_refund=facts.refund_id)
-        return "owed again" if owed else "ignored"
+        return "owed again" if _owed_again(tx, payment["job_id"], facts, actor) else "ignored"
     tx.run(
         """INSERT INTO smi.refunds (job_id, payment_intent_id, kind, n, state, amount_cents, currency,
                                     stripe_refund_id, reason_code, actor, settled_at)
@@ -315,7 +322,16 @@ def _record_outside(tx: Transaction, facts: RefundFacts, actor: str, mail_domain
     tx.event(
         payment["job_id"], "refunded_outside", actor=actor, refund=facts.refund_id, amount_cents=facts.amount_cents
     )
-    if payment["role"] != "order" or back < payment["received_cents"]:
+    if back < payment["received_cents"]:
+        return "outside"
+    if payment["role"] == "orphan":
+        tx.run(
+            "UPDATE smi.payments SET settled_by = coalesce(settled_by, :actor) WHERE payment_intent_id = :pi",
+            actor=actor,
+            pi=facts.payment_intent_id,
+        )
+        close_task(tx, kind="orphan_payment", subject=facts.payment_intent_id, actor=actor)
+    if payment["role"] != "order":
         return "outside"
     job = tx.row("SELECT * FROM smi.upscale_jobs WHERE job_id = :id FOR UPDATE", id=payment["job_id"])
     # A gift of the shop (a later round) ends without money, whatever becomes of the payment.

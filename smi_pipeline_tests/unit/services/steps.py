@@ -28,14 +28,20 @@ class Steps(Shop):
 
     def tell(self, type_: str, body: dict, job_id: str | None = None, *, event_id: str | None = None) -> str:
         """A Stripe event arrives."""
+        event = self.stripe_event(type_, body, job_id, event_id=event_id)
+        return intake.handle_stripe_event(self.world, event, source="stripe webhook")
+
+    def stripe_event(
+        self, type_: str, body: dict, job_id: str | None = None, *, event_id: str | None = None
+    ) -> StripeEvent:
+        """An event of now."""
         ours = {"metadata": {"source": "sell-my-images", "job_id": job_id}} if job_id else {}
-        event = StripeEvent(
+        return StripeEvent(
             event_id=event_id or f"evt_{type_}_{body.get('id', '')}_{body.get('status', '')}",
             type=type_,
             created_at=self.state.submissions.now(),
             object={**ours, **body},
         )
-        return intake.handle_stripe_event(self.world, event, source="stripe webhook")
 
     def paid(self, *, resolution: str = "4x") -> str:
         """A paid job's id."""

@@ -69,6 +69,10 @@ class FakePayments(Outside):
         """The ledger's refunds of one payment."""
         return [refund for refund in self.refunds.values() if refund.payment_intent_id == payment_intent]
 
+    def _as_it_is(self, intent: PaymentFacts) -> PaymentFacts:
+        """With what its refunds have taken from it."""
+        return replace(intent, refunded_cents=max(intent.refunded_cents, self.returned_cents(intent.payment_intent_id)))
+
     def create_checkout(self, *, job_id: str, idempotency_key: str, amount_cents: int, **_: Any) -> CheckoutSession:
         self.called("payments.create_checkout")
         session = CheckoutSession(
@@ -99,14 +103,16 @@ class FakePayments(Outside):
         self.called("payments.payment")
         if payment_intent_id not in self.intents:
             raise NotFound(payment_intent_id)
-        return self.intents[payment_intent_id]
+        return self._as_it_is(self.intents[payment_intent_id])
 
     def payments_since(self, since: datetime, until: datetime | None = None) -> Iterator[PaymentFacts]:
         self.called("payments.payments_since")
         for intent in list(self.intents.values()):
+            if intent.metadata.get("source") != "sell-my-images":
+                continue
             made = intent.created_at
             if made is None or (made.timestamp() >= int(since.timestamp()) and (until is None or made < until)):
-                yield intent
+                yield self._as_it_is(intent)
 
     def events_since(
         self, since: datetime, types: tuple[str, ...], until: datetime | None = None

@@ -1,5 +1,7 @@
 """Rules 1 and 8, W1, W2 and W24: what Stripe's events do, odd payments, and what was missed."""
 
+from dataclasses import replace
+
 import pytest
 
 from smi_pipeline.core.errors import AmbiguousError, Conflict, NotFound, Unavailable
@@ -120,8 +122,6 @@ def test_a_session_that_was_paid_unnoticed_is_not_abandoned(shop: Steps) -> None
     job_id = shop.register().job_id
     payment_intent = shop.payments.pay(job_id, shop.job(job_id).price_cents)
     (session_id, session), *_ = shop.payments.sessions.items()
-    from dataclasses import replace
-
     shop.payments.sessions[session_id] = replace(
         session, status="complete", payment_status="paid", payment_intent_id=payment_intent
     )
@@ -136,6 +136,53 @@ def test_a_session_that_stripe_does_not_know_does_not_keep_the_others_open(shop:
     shop.later(hours=25)
     assert intake.close_abandoned(shop.world) == 2
     assert shop.job(second).status == "abandoned"
+
+
+@pytest.mark.parametrize("why", ["its session cannot be closed", "it is paid by a payment that cannot be read"])
+def test_orders_that_cannot_be_closed_hide_no_newer_ones(shop: Steps, why: str) -> None:
+    stuck = {f"cs_{shop.register().job_id[:8]}" for _ in range(8)}
+    newer = [shop.register().job_id for _ in range(3)]
+    expire, sessions = shop.payments.expire_checkout, dict(shop.payments.sessions)
+
+    def refuses(session_id: str) -> None:
+        if session_id in stuck and why == "its session cannot be closed":
+            raise AmbiguousError("500")
+        expire(session_id)
+
+    shop.payments.expire_checkout = refuses  # type: ignore[method-assign]
+    if why != "its session cannot be closed":
+        for name in stuck:
+            paid = replace(sessions[name], status="complete", payment_status="paid", payment_intent_id="pi_gone")
+            shop.payments.sessions[name] = paid
+    shop.later(hours=25)
+    assert sum(intake.close_abandoned(shop.world, 2) for _ in range(6)) == 3
+    assert {shop.job(job_id).status for job_id in newer} == {"abandoned"}
+    assert shop.state.views.counts() == {"awaiting_payment": 8, "abandoned": 3}
+    shop.payments.expire_checkout = expire  # type: ignore[method-assign]
+    shop.payments.sessions = sessions
+    assert intake.close_abandoned(shop.world, 50) == 0, "they are left alone for a while"
+    shop.later(hours=2)
+    assert intake.close_abandoned(shop.world, 50) == 8
+
+
+def test_an_outage_of_stripe_ends_the_closing_of_orders_early(shop: Steps) -> None:
+    for _ in range(10):
+        shop.register()
+    shop.later(hours=25)
+    shop.payments.calls.clear()
+    shop.payments.faults.extend([AmbiguousError("500")] * 10)
+    assert intake.close_abandoned(shop.world, 50) == 0
+    assert len(shop.payments.calls) == 5
+
+
+def test_an_order_that_could_not_be_closed_is_started_at_once_when_it_is_paid(shop: Steps) -> None:
+    job_id = shop.register().job_id
+    shop.later(hours=25)
+    shop.payments.faults.append(AmbiguousError("500"))
+    assert intake.close_abandoned(shop.world) == 0
+    shop.pay(job_id)
+    shop.submit_due()
+    assert shop.job(job_id).status == "processing"
 
 
 def test_an_order_whose_checkout_cannot_be_opened_is_closed_and_refused(shop: Steps) -> None:
