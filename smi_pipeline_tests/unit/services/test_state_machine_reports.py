@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 
 from smi_pipeline.core.models import Queue
-from smi_pipeline.services import fulfil, notify, refund, submit
+from smi_pipeline.services import compare, fulfil, intake, notify, refund, submit
 from smi_pipeline_tests.unit.services.machine.crew import Fate
+from smi_pipeline_tests.unit.services.machine.customers import Order
 from smi_pipeline_tests.unit.services.machine.judge import unsettled, violations
-from smi_pipeline_tests.unit.services.machine.stress import Order, Stress
+from smi_pipeline_tests.unit.services.machine.stress import Stress
 from smi_pipeline_tests.unit.services.steps import Steps
 
 
@@ -70,7 +71,7 @@ def test_a_lost_job_is_reported(stress: Stress) -> None:
     order = paid(stress)
     stress.tick()
     stress.shop.change("UPDATE smi.submissions SET next_poll_at = NULL, state = 'rejected'")
-    stress.heal()
+    stress.heal(rounds=12)
     assert any(found.startswith(f"lost: {order.job_id}") for found in unsettled(stress))
     assert f"the alarm query names {order.job_id}" in unsettled(stress)
 
@@ -131,3 +132,67 @@ def test_a_job_that_is_delivered_and_refunded_is_reported(stress: Stress) -> Non
     )
     stress.work(Queue.REFUND)
     assert f"{order.job_id} is delivered and refunded" in violations(stress)
+
+
+def test_a_stray_payment_that_is_returned_by_itself_is_reported(stress: Stress) -> None:
+    intent = stress.stray(70).intent
+    stress.tell_newest()
+    stress.world.state.refunds.owe(
+        job_id=None, payment_intent_id=intent, kind="unmatched", currency="usd", reason="x", actor="x"
+    )
+    stress.work(Queue.REFUND)
+    assert f"{intent} was returned on nobody's word" in violations(stress)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_stray_payment_that_nobody_is_told_of_is_reported(
+    stress: Stress, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    intent = stress.stray(70, event=told).intent
+    stress.heal()
+    assert unsettled(stress) == []
+    stress.shop.change("DELETE FROM smi.person_tasks")
+    monkeypatch.setattr(compare, "_name_orphans", lambda _: None)
+    stress.heal()
+    assert f"the stray payment {intent} is forgotten" in unsettled(stress)
+
+
+def test_a_refund_that_is_not_taken_over_is_reported(stress: Stress, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = paid(stress)
+    stress.refund_by_hand(order.payments[0], 20, event=False)
+    monkeypatch.setattr(stress.world.state.refunds, "settle_by_facts", lambda *_, **__: "ignored")
+    stress.heal()
+    assert "the refund re_hand1 was not taken up: None" in unsettled(stress)
+
+
+def test_a_refund_of_ours_that_is_taken_for_one_made_by_hand_is_reported(stress: Stress) -> None:
+    paid(stress)
+    stress.tick()
+    known(stress, "failed")
+    stress.work(Queue.FULFIL)
+    stress.heal()
+    assert unsettled(stress) == []
+    stress.shop.change("UPDATE smi.refunds SET kind = 'outside', n = 0")
+    assert "the refund re_1 is taken for one of kind outside" in unsettled(stress)
+
+
+def test_a_delivery_after_the_money_was_seen_to_be_back_is_reported(
+    stress: Stress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = paid(stress)
+    stress.tick()
+    stress.refund_by_hand(order.payments[0], order.price_cents, event=False)
+    monkeypatch.setattr(stress.world.state.refunds, "settle_by_facts", lambda *_, **__: "ignored")
+    stress.reconcile()
+    assert violations(stress) == []
+    known(stress)
+    stress.work(Queue.FULFIL)
+    assert f"{order.job_id} is delivered although its money was seen to be back" in violations(stress)
+
+
+def test_an_abandoned_order_that_can_still_be_paid_is_reported(stress: Stress, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = stress.order()
+    monkeypatch.setattr(intake, "_closed_session", lambda *_: None)
+    stress.time(90_000, alive=False)
+    stress.clean_up()
+    assert f"{order.job_id} is abandoned and can still be paid" in unsettled(stress)

@@ -31,6 +31,10 @@ FAULTS: dict[str, tuple[Exception, ...]] = {
     "upscaler.submit answered": (_NO_ANSWER,),
     "upscaler.status": (TransientError("500"), RateLimited("429", retry_after=20), AccountError("402 no credits")),
     "payments.payment": (_NO_ANSWER, RateLimited("429", retry_after=5)),
+    "payments.payments_since": (_NO_ANSWER,),
+    "payments.events_since": (_NO_ANSWER,),
+    "payments.expire_checkout": (_NO_ANSWER,),
+    "payments.checkout": (_NO_ANSWER,),
     "payments.refunds_of": (_NO_ANSWER,),
     "payments.refund": (_NO_ANSWER,),
     "payments.create_refund": (

@@ -3,7 +3,8 @@
 import re
 from collections import defaultdict
 
-from smi_pipeline_tests.unit.services.machine.stress import Order, Stress, mails_of
+from smi_pipeline_tests.unit.services.machine.customers import Order
+from smi_pipeline_tests.unit.services.machine.stress import Stress, mails_of
 
 SLACK = 10.0
 """Seconds of real time that a test may take between two calls."""
@@ -11,7 +12,7 @@ SLACK = 10.0
 
 def violations(stress: Stress) -> list[str]:
     """What must never be, at any moment."""
-    return [*_money(stress), *_calls(stress), *_mails(stress), *_files(stress)]
+    return [*_money(stress), *_strays(stress), *_calls(stress), *_mails(stress), *_files(stress)]
 
 
 def unsettled(stress: Stress) -> list[str]:
@@ -19,11 +20,28 @@ def unsettled(stress: Stress) -> list[str]:
     found = []
     for row in stress.world.state.views.alarms(stress.shop.policy):
         found.append(f"the alarm query names {row['job_id']}")
+    named = {task.subject for task in stress.world.state.tasks.opened() if task.kind == "orphan_payment"}
+    returned = set()
+    for stray in stress.strays:
+        back = stress.shop.payments.returned_cents(stray.intent)
+        if back == stress.shop.payments.intents[stray.intent].amount_received_cents:
+            returned.add(stray.intent)
+        settled = stray.foreign or stray.adopter is not None or stray.intent in returned
+        if settled == (stray.intent in named):
+            found.append(f"the stray payment {stray.intent} is {'named in vain' if settled else 'forgotten'}")
+        elif stray.to_return and not stray.adopter and stray.intent not in returned:
+            found.append(f"{stray.intent} was to go back, and {back} cents did")
+    found += _books(stress)
     for order in stress.orders:
-        if not order.payments:
-            continue
         job = stress.shop.job(order.job_id)
-        kept = _kept(stress, order)
+        if job.status == "abandoned" and any(
+            session.metadata["job_id"] == order.job_id and session.status == "open"
+            for session in stress.shop.payments.sessions.values()
+        ):
+            found.append(f"{order.job_id} is abandoned and can still be paid")
+        if returned.issuperset(order.payments):  # a stray payment that went back before it was the order's
+            continue
+        kept = stress.kept(order)
         delivered = job.status == "completed"
         if job.status not in ("completed", "refunded") and not order.gifts:
             found.append(f"lost: {order.job_id} is paid and ends as {job.status} ({job.reason_text})")
@@ -36,11 +54,6 @@ def unsettled(stress: Stress) -> list[str]:
         if delivered and kept != order.price_cents and not (order.goodwill or order.by_hand):
             found.append(f"{order.job_id} is delivered for {kept} instead of {order.price_cents} cents")
     return found
-
-
-def _kept(stress: Stress, order: Order) -> int:
-    stripe = stress.shop.payments
-    return sum(stripe.intents[p].amount_received_cents - stripe.returned_cents(p) for p in order.payments)
 
 
 def _mailed(stress: Stress, order: Order, kind: str) -> bool:
@@ -57,8 +70,41 @@ def _money(stress: Stress) -> list[str]:
             found.append(f"double refund: {intent} has {len(ours)} refunds of ours")
     for order in stress.orders:
         touched = order.gifts or order.goodwill or order.by_hand or order.disputed
-        if not touched and _mailed(stress, order, "completion") and _kept(stress, order) < order.price_cents:
+        if not touched and _mailed(stress, order, "completion") and stress.kept(order) < order.price_cents:
             found.append(f"{order.job_id} is delivered and refunded")
+        if order.seen_back and not order.gifts and _mailed(stress, order, "completion"):
+            found.append(f"{order.job_id} is delivered although its money was seen to be back")
+    return found
+
+
+def _strays(stress: Stress) -> list[str]:
+    found = []
+    for stray in stress.strays:
+        ours = [r for r in stress.shop.payments.refunds_in(stray.intent) if r.metadata.get("idempotency_key")]
+        if ours and not (stray.to_return or stray.adopter):
+            found.append(f"{stray.intent} was returned on nobody's word")
+    return found
+
+
+def _books(stress: Stress) -> list[str]:
+    """Refunds in Stripe's ledger that we do not know as they are."""
+    found = []
+    foreign = {stray.intent for stray in stress.strays if stray.foreign}
+    rows = {row["stripe_refund_id"]: row for row in stress.shop.sql("SELECT * FROM smi.refunds")}
+    for made in stress.shop.payments.refunds.values():
+        row = rows.get(made.refund_id)
+        if made.payment_intent_id in foreign:
+            if row is not None:
+                found.append(f"the refund {made.refund_id} of another shop is recorded")
+        elif row is None or row["state"] not in ("pending", "succeeded"):
+            if made.alive:
+                found.append(f"the refund {made.refund_id} was not taken up: {row and row['state']}")
+        elif not made.alive:
+            found.append(f"the refund {made.refund_id} is {made.status}, and {row['state']} in our books")
+        elif row["amount_cents"] != made.amount_cents:
+            found.append(f"the refund {made.refund_id} has {row['amount_cents']} cents in our books")
+        elif (row["kind"] == "outside") != ("idempotency_key" not in made.metadata):
+            found.append(f"the refund {made.refund_id} is taken for one of kind {row['kind']}")
     return found
 
 

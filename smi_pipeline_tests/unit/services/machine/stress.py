@@ -2,41 +2,24 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from smi_pipeline.core.errors import PermanentError, SmiError
 from smi_pipeline.core.models import (
     PersonTask,
     Queue,
-    RefundFacts,
     Stage,
     Status,
-    StripeEvent,
     SubmitRequest,
     UpscaleReply,
     Verdict,
 )
 from smi_pipeline.services import admin, compare, fulfil, intake, notify, reconcile, refund, submit
 from smi_pipeline.services.completions import check_completions, take_hint
-from smi_pipeline_tests.unit.services.machine.crew import Crew, Fate
+from smi_pipeline_tests.unit.services.machine.crew import Fate
+from smi_pipeline_tests.unit.services.machine.customers import END, Customers, Order
 from smi_pipeline_tests.unit.services.steps import Steps
-
-END = Fate()
-
-
-@dataclass
-class Order:
-    """One order and what was done to it by hand: a judge must know of it."""
-
-    job_id: str
-    price_cents: int
-    payments: list[str] = field(default_factory=list)
-    gifts: int = 0
-    goodwill: bool = False
-    by_hand: bool = False
-    disputed: bool = False
-    resends: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,15 +31,13 @@ class Call:
     waited: float
 
 
-class Stress:
+class Stress(Customers):
     """Steps of the whole world, each small enough to be mixed with any other."""
 
     def __init__(self, shop: Steps) -> None:
-        self.shop, self.world, self.crew = shop, shop.world, Crew()
-        self.orders: list[Order] = []
+        super().__init__(shop)
         self.calls: list[Call] = []
         self.clock = 0.0  # seconds that were let pass
-        self._told: dict[str, str] = {}  # refunds whose state was made an event
         self.crew.watch(shop.database)
         for port in (shop.upscaler, shop.payments, shop.mailer, shop.fetcher, shop.images, shop.storage):
             port.watch = self.crew.moment
@@ -74,69 +55,6 @@ class Stress:
 
         shop.upscaler.submit = submit_upscale  # type: ignore[method-assign]
         shop.images.check_result = check_result  # type: ignore[method-assign]
-
-    # --- customers and Stripe
-
-    def order(self) -> Order:
-        """A customer orders."""
-        registered = self.shop.register()
-        self.orders.append(Order(registered.job_id, registered.price_cents))
-        return self.orders[-1]
-
-    def pay(self, order: Order, *, more_cents: int = 0) -> None:
-        """The customer pays; Stripe has an event of it, which nobody has told us yet."""
-        intent = self.shop.payments.pay(order.job_id, order.price_cents + more_cents, at=self._now())
-        order.payments.append(intent)
-        ours = {"metadata": {"source": "sell-my-images", "job_id": order.job_id}}
-        self._event("payment_intent.succeeded", {"object": "payment_intent", "id": intent, **ours})
-
-    def tell(self, event: StripeEvent, fate: Fate = END) -> None:
-        """The webhook of a Stripe event arrives: for the first time, or again."""
-        self._start("webhook", lambda: intake.handle_stripe_event(self.world, event, source="stripe webhook"), fate)
-
-    def tell_newest(self) -> None:
-        """The webhook of the newest event arrives, and nothing is wrong with it."""
-        self.tell(self.shop.payments.events[-1])
-
-    def refund_by_hand(self, order: Order, cents: int) -> None:
-        """Somebody refunds in Stripe's dashboard, as far as Stripe lets them."""
-        stripe, intent = self.shop.payments, order.payments[0]
-        rest = stripe.intents[intent].amount_received_cents - stripe.returned_cents(intent)
-        if 0 < cents <= rest:
-            order.by_hand = True
-            stripe.refund_by_hand(intent, cents)
-            self._news()
-
-    def refund_moves(self, made: RefundFacts, status: str) -> None:
-        """A pending refund succeeds or fails at Stripe."""
-        if made.status == "pending":
-            self.shop.payments.set_refund(made.refund_id, status, "expired_card" if status == "failed" else None)
-            self._news()
-
-    def dispute(self, order: Order, ends: str | None) -> None:
-        """The customer disputes the payment (`ends` None), or the bank decides: won, lost."""
-        order.disputed = True
-        self.shop.payments.dispute(order.payments[0], refundable=ends == "won")
-        body = {"object": "dispute", "id": f"dp_{order.job_id}", "payment_intent": order.payments[0]}
-        type_ = "charge.dispute.closed" if ends else "charge.dispute.created"
-        self._event(type_, {**body, "status": ends or "needs_response"})
-
-    def _event(self, type_: str, body: dict) -> None:
-        events = self.shop.payments.events
-        events.append(StripeEvent(event_id=f"evt_{len(events)}", type=type_, created_at=self._now(), object=body))
-
-    def _news(self) -> None:
-        """Stripe makes an event of each refund that is new or has moved."""
-        for made in list(self.shop.payments.refunds.values()):
-            before = self._told.get(made.refund_id)
-            if before == made.status:
-                continue
-            self._told[made.refund_id] = made.status
-            body = {"object": "refund", "id": made.refund_id, "payment_intent": made.payment_intent_id}
-            type_ = "refund.created" if before is None else "refund.updated"
-            self._event("refund.failed" if made.status == "failed" else type_, {**body, "status": made.status})
-            if made.status == "succeeded":
-                self._event("charge.refunded", {"object": "charge", "payment_intent": made.payment_intent_id})
 
     # --- Upsampler
 
@@ -176,10 +94,17 @@ class Stress:
         """A look into Stripe's lists for what we do not know."""
 
         def look() -> None:
+            back = [order for order in self.orders if order.payments and self.kept(order) == 0]
             reconcile.reconcile_events(self.world)
             compare.compare_payments(self.world)
+            for order in back:
+                order.seen_back |= self.kept(order) == 0 and self.shop.job(order.job_id).status != "completed"
 
         self._start("reconciliation", look, fate)
+
+    def clean_up(self, fate: Fate = END) -> None:
+        """Orders that nobody paid are closed."""
+        self._start("clean-up", lambda: intake.close_abandoned(self.world, 50), fate)
 
     def tick(self) -> None:
         """Every sensor once, and all goes well."""
@@ -232,10 +157,6 @@ class Stress:
             except SmiError:
                 pass
 
-    def _start(self, name: str, work: Callable[[], object], fate: Fate) -> None:
-        self.crew.start(name, work, fate)
-        self._news()
-
     # --- an admin, and time
 
     def admin(self, order: Order, action: str, fate: Fate = END) -> None:
@@ -280,13 +201,11 @@ class Stress:
         for worker in self.crew.waiting:
             worker.waited += seconds
 
-    def _now(self):
-        return self.world.state.submissions.now()
-
     # --- how it ends
 
-    def heal(self) -> None:
-        """Everything works again, whoever must act does, and time passes until nothing is left to do."""
+    def heal(self, *, rounds: int = 80) -> None:
+        """Everything works again, whoever must act does, and time passes until nothing is left to do: at most so many
+        rounds of ten minutes."""
         while self.crew.waiting:
             self.wake(0)
         stripe = self.shop.payments
@@ -294,7 +213,10 @@ class Stress:
         for order in self.orders:
             if order.disputed and not stripe.intents[order.payments[0]].refundable and not self._lost(order):
                 self.dispute(order, "won")
-        for _ in range(80):
+        if self.strays:
+            self.reconcile()
+            self.time(700, alive=False)
+        for _ in range(rounds):
             for external_id in self.undecided():
                 self.decide(external_id, "good")
             for made in list(stripe.refunds.values()):
@@ -308,9 +230,15 @@ class Stress:
             self.time(600, alive=False)
 
     def _person(self) -> None:
+        for stray in self.strays:
+            if not stray.answered:
+                self.settle(stray, None if stray.to_return else stray.adopter)
         for task in self.world.state.tasks.opened():
             if task.kind == "refund_failed":
                 self._start("person", lambda: self._refund_again(task), END)  # noqa: B023 - it is called at once
+            for stray in self.strays:
+                if task.subject == stray.intent and task.kind == "orphan_payment" and stray.adopter and stray.answered:
+                    self.settle(stray, None)  # it could not be adopted
         for order in self.orders:
             if self.shop.job(order.job_id).hold_reason:
                 self.admin(order, "release")
