@@ -366,8 +366,8 @@ class Reconciliation(Protocol):
     def paid_between(self, since: datetime, until: datetime) -> list[str]:
         """Ids of the recorded payments of jobs paid then, and of orphans; without imported ones."""
 
-    def unsettled_orphans(self, patience: timedelta, limit: int) -> list[str]:
-        """Payments without a job, known for longer than `patience`, that nobody has settled."""
+    def unnamed_orphans(self, patience: timedelta, limit: int) -> list[str]:
+        """Payments without a job, known for longer than `patience`, that nobody has settled and no task names."""
 
     def jobs_with_files(self, shard: str, changed_within: timedelta) -> list[dict[str, Any]]:
         """Jobs whose id begins with `shard` (hexadecimal), changed lately, whose row names a file. `link`: a download

@@ -71,7 +71,11 @@ def compare_payments(world: World, *, seconds: float = 30.0) -> Counter[str]:
 
 
 def _name_orphans(world: World) -> None:
-    for payment_intent in world.state.reconciliation.unsettled_orphans(world.policy.orphan_patience, limit=50):
+    named = [task.subject for task in world.state.tasks.opened() if task.kind == "orphan_payment"]
+    for payment_intent, row in world.state.reconciliation.payments(named).items():
+        if row["role"] != "orphan" or row["settled_by"]:  # settled while it was being named
+            world.state.tasks.close("orphan_payment", payment_intent, actor=world.actor)
+    for payment_intent in world.state.reconciliation.unnamed_orphans(world.policy.orphan_patience, limit=50):
         world.state.tasks.open(
             kind="orphan_payment",
             subject=payment_intent,

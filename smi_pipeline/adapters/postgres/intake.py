@@ -87,26 +87,7 @@ class PostgresIntake:
             if adopt:
                 fresh = role != "orphan" and _take_up_orphan(tx, facts.payment_intent_id, job_id, role, source)
             else:
-                fresh = (
-                    tx.run(
-                        """INSERT INTO smi.payments (payment_intent_id, job_id, role, received_cents, currency, charge_id,
-                       fee_cents, refunded_cents, paid_at, learned_from)
-                   VALUES (:pi, :job_id, :role, :received, :currency, :charge_id, :fee, :refunded,
-                       least(coalesce(CAST(:paid_at AS timestamptz), smi.now()), smi.now()), :source)
-                   ON CONFLICT (payment_intent_id) DO NOTHING""",
-                        pi=facts.payment_intent_id,
-                        job_id=None if role == "orphan" else job_id,
-                        role=role,
-                        received=facts.amount_received_cents,
-                        currency=facts.currency,
-                        charge_id=facts.charge_id,
-                        fee=facts.fee_cents,
-                        refunded=facts.refunded_cents,
-                        paid_at=facts.created_at,
-                        source=source,
-                    )
-                    > 0
-                )
+                fresh = _record(tx, facts, None if role == "orphan" else job_id, role, source)
             if adopt or not fresh:
                 tx.run(
                     """UPDATE smi.payments SET refunded_cents = :refunded, fee_cents = coalesce(:fee, fee_cents),
@@ -189,6 +170,28 @@ class PostgresIntake:
                 name=name,
                 value=value,
             )
+
+
+def _record(tx: Transaction, facts: PaymentFacts, job_id: str | None, role: str, source: str) -> bool:
+    """False when the payment is on record already."""
+    recorded = tx.run(
+        """INSERT INTO smi.payments (payment_intent_id, job_id, role, received_cents, currency, charge_id,
+               fee_cents, refunded_cents, paid_at, learned_from)
+           VALUES (:pi, :job_id, :role, :received, :currency, :charge_id, :fee, :refunded,
+               least(coalesce(CAST(:paid_at AS timestamptz), smi.now()), smi.now()), :source)
+           ON CONFLICT (payment_intent_id) DO NOTHING""",
+        pi=facts.payment_intent_id,
+        job_id=job_id,
+        role=role,
+        received=facts.amount_received_cents,
+        currency=facts.currency,
+        charge_id=facts.charge_id,
+        fee=facts.fee_cents,
+        refunded=facts.refunded_cents,
+        paid_at=facts.created_at,
+        source=source,
+    )
+    return bool(recorded)
 
 
 def _take_up_orphan(tx: Transaction, payment_intent_id: str, job_id: str, role: str, actor: str) -> bool:

@@ -57,12 +57,14 @@ class PostgresReconciliation:
             )
         return [row["payment_intent_id"] for row in rows]
 
-    def unsettled_orphans(self, patience: timedelta, limit: int) -> list[str]:
+    def unnamed_orphans(self, patience: timedelta, limit: int) -> list[str]:
         with self._database.transaction() as tx:
             rows = tx.rows(
                 """SELECT payment_intent_id FROM smi.payments
                    WHERE job_id IS NULL AND role = 'orphan' AND settled_by IS NULL
                      AND learned_at + CAST(:patience AS interval) <= smi.now()
+                     AND NOT EXISTS (SELECT FROM smi.person_tasks t WHERE t.closed_at IS NULL
+                                     AND t.kind = 'orphan_payment' AND t.subject = payment_intent_id)
                    ORDER BY learned_at LIMIT :limit""",
                 patience=patience,
                 limit=limit,

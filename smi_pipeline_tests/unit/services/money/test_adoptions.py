@@ -203,3 +203,32 @@ def test_a_task_about_a_second_payment_names_the_command_that_returns_that_payme
     compare.compare_payments(shop.world)
     (told,) = shop.state.tasks.opened()
     assert f"smi jobs refund-payment {second}" in told.next_step
+
+
+def test_an_orphan_that_is_adopted_while_it_is_being_named_is_nobodys_task(
+    shop: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = shop.register().job_id
+    payment_intent = an_orphan(shop, shop.job(job_id).price_cents)
+    shop.change("DELETE FROM smi.person_tasks")
+    opened = shop.state.tasks.open
+
+    def adopted_right_before(**task: str) -> None:
+        monkeypatch.setattr(shop.state.tasks, "open", opened)
+        admin.adopt(shop.world, payment_intent, job_id)
+        opened(**task)
+
+    monkeypatch.setattr(shop.state.tasks, "open", adopted_right_before)
+    compare.compare_payments(shop.world)
+    compare.compare_payments(shop.world)
+    assert shop.tasks() == []
+
+
+def test_however_many_payments_are_without_a_job_each_is_named(shop: Steps) -> None:
+    for _ in range(60):
+        payment_intent = shop.payments.pay("f" * 32, 70)
+        shop.tell(PAID, {"object": "payment_intent", "id": payment_intent}, "f" * 32)
+    shop.later(minutes=11)
+    for _ in range(2):
+        compare.compare_payments(shop.world)
+    assert {task.subject for task in shop.state.tasks.opened()} == set(shop.payments.intents)
