@@ -115,7 +115,9 @@ def columns(
             parts.append(_text(at, base + 16, label, anchor=anchor, colour=_QUIET))
         if place < len(above) and above[place]:
             anchor, at = ("end", WIDTH) if x + step > WIDTH - 20 else ("middle", x + step / 2)
-            parts.append(_text(at, base - level - 5, above[place], anchor=anchor, bold=True))
+            near = sums[max(0, place - 1 - int(44 / step)) : place + 2]  # the columns that these words reach to
+            y = base - max(near) / highest * (base - top) - 5
+            parts.append(_text(at, y, above[place], anchor=anchor, bold=True))
     x = float(left)
     shown = [(name, colour) for name, colour, values in series if any(values)] if len(series) > 1 else []
     for name, colour in shown:
