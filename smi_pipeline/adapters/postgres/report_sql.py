@@ -1,115 +1,143 @@
-"""The statements that build the facts and the reports. The comments of the columns (migration 0005) define the figures.
+"""The statements that build the facts and the reports. The comments of the columns (migration 0003) define the figures.
 
 Counts and money are summed up once per day (`day_sums`), and from these sums exactly for every `period` (day, week,
-month); percentiles cannot be added up and are taken from the facts each time.
+month). Percentiles cannot be added up: report_times takes them from the facts.
 """
-
-STAGES = ("paid_to_submitted", "submitted_to_ready", "ready_to_delivered", "delivered_to_mailed", "paid_to_mailed")
-"""Columns of the facts that hold seconds; the last is the whole."""
 
 _WILSON_Z = 1.959963984540054  # two-sided 95 %
 
-# The jobs of the days, narrow: the planner must know how many there are, and reads the wide table once.
-PICK_JOBS = """
+# What is on record of the money of payments `p`, NULL where nothing is.
+_RECORDS = """p.received_cents, p.dispute, refunded.cents AS refunded_cents, booked.refund_fee, booked.disputed_cents,
+       booked.dispute_fee_cents, coalesce(p.fee_cents, ( -- a look for the few whose fee came later
+           SELECT c.fee_cents FROM reports.stripe_bookings c
+           WHERE c.payment_intent_id = p.payment_intent_id AND c.kind = 'charge' AND c.currency = p.currency
+       )) AS known_fee"""
+_RECORDS_OF_PAYMENTS = """
+    LEFT JOIN (
+        SELECT payment_intent_id, currency, sum(amount_cents) AS cents FROM smi.refunds
+        WHERE state IN ('pending', 'succeeded') GROUP BY payment_intent_id, currency
+    ) AS refunded ON refunded.payment_intent_id = p.payment_intent_id AND refunded.currency = p.currency
+    LEFT JOIN (
+        SELECT payment_intent_id, currency, coalesce(sum(fee_cents) FILTER (WHERE kind = 'refund'), 0) AS refund_fee,
+               -sum(amount_cents) FILTER (WHERE kind = 'dispute') AS disputed_cents,
+               sum(fee_cents) FILTER (WHERE kind = 'dispute') AS dispute_fee_cents
+        FROM reports.stripe_bookings WHERE kind <> 'charge' AND (kind = 'dispute' OR fee_cents <> 0)
+        GROUP BY payment_intent_id, currency
+    ) AS booked ON booked.payment_intent_id = p.payment_intent_id AND booked.currency = p.currency"""
+
+_RATE = "CAST(round({cents} * CAST(:fee_percent AS numeric) / 100) AS integer) + :fee_fixed"
+
+# Money by these records. Stripe's share is what the payment or its booking says, `:fee_percent` and `:fee_fixed` until
+# then. A lost dispute takes what is left of its payment; what Stripe has booked for it is better known.
+_MONEY = {
+    "received": "received_cents",
+    "fee": f"""coalesce(known_fee, CASE WHEN received_cents > 0 THEN {_RATE.format(cents="received_cents")} ELSE 0 END)
+               + coalesce(refund_fee, 0)""",
+    "refunded": "coalesce(refunded_cents, 0)",
+    "disputed": """coalesce(disputed_cents, CASE WHEN dispute = 'lost'
+               THEN greatest(received_cents - coalesce(refunded_cents, 0), 0) ELSE 0 END)""",
+    "dispute_fee": "coalesce(dispute_fee_cents, 0)",
+}
+_SUMMED_MONEY = ", ".join(f"sum({figure}) AS {name}" for name, figure in _MONEY.items()) + (
+    ", bool_and(known_fee IS NOT NULL) AS fee_known"
+)
+
+# The jobs of the days with the payment they were started for, numbered: what belongs to them is found by `job_id` once
+# and from then on by number, which takes half the time. The planner must know how many there are.
+PICK_JOBS = f"""
 CREATE TEMP TABLE picked ON COMMIT DROP AS
-SELECT j.job_id, (j.paid_at AT TIME ZONE 'UTC')::date AS day, j.paid_at, j.submitted_at, j.result_ready_at,
-       j.completed_at, j.status, j.resolution, j.source_width::numeric * j.source_height * j.scale * j.scale / 1000000
-       AS megapixels, j.price_cents, j.expected_credits, j.reason_code, j.imported_from IS NOT NULL AS imported,
-       coalesce(o.currency, j.currency) AS currency
-FROM smi.upscale_jobs j LEFT JOIN smi.payments o ON o.payment_intent_id = j.payment_intent_id
+SELECT CAST(row_number() OVER () AS integer) AS number, j.job_id,
+       (j.paid_at AT TIME ZONE 'UTC')::date AS day, j.paid_at, j.submitted_at, j.result_ready_at, j.completed_at,
+       j.status, j.resolution, (j.source_width::bigint * j.source_height * j.scale * j.scale) * 0.000001 AS megapixels,
+       j.price_cents, j.expected_credits, j.reason_code, j.imported_from IS NOT NULL AS imported,
+       coalesce(p.currency, j.currency) AS currency, {_RECORDS}
+FROM smi.upscale_jobs j
+LEFT JOIN smi.payments p ON p.payment_intent_id = j.payment_intent_id AND p.job_id = j.job_id {_RECORDS_OF_PAYMENTS}
 WHERE j.paid_at >= CAST(:first AS date)::timestamp AT TIME ZONE 'UTC'
   AND j.paid_at < (CAST(:last AS date) + 1)::timestamp AT TIME ZONE 'UTC'
 """
 
-# Money of payments `p`. Stripe's share is what the payment or its booking says, `:fee_percent` and `:fee_fixed` until
-# then. A lost dispute takes what is left of its payment; what Stripe has booked for it is better known.
-_PAYMENT_MONEY = """
-    SELECT {key}, sum(p.received_cents) AS received, bool_and(known.fee IS NOT NULL) AS fee_known,
-           sum(coalesce(known.fee, CASE WHEN p.received_cents > 0
-               THEN round(p.received_cents * CAST(:fee_percent AS numeric) / 100) + :fee_fixed ELSE 0 END)
-               + coalesce(b.fee, 0)) AS fee,
-           sum(coalesce(r.cents, 0)) AS refunded,
-           sum(coalesce(b.disputed, CASE WHEN p.dispute = 'lost'
-               THEN greatest(p.received_cents - coalesce(r.cents, 0), 0) ELSE 0 END)) AS disputed,
-           sum(coalesce(b.dispute_fee, 0)) AS dispute_fee
-    FROM smi.payments p {jobs}
-    LEFT JOIN (
-        SELECT payment_intent_id, currency, sum(amount_cents) AS cents FROM smi.refunds
-        WHERE state IN ('pending', 'succeeded') GROUP BY payment_intent_id, currency
-    ) AS r ON r.payment_intent_id = p.payment_intent_id AND r.currency = p.currency
-    LEFT JOIN (
-        SELECT payment_intent_id, currency, coalesce(sum(fee_cents) FILTER (WHERE kind = 'refund'), 0) AS fee,
-               -sum(amount_cents) FILTER (WHERE kind = 'dispute') AS disputed,
-               sum(fee_cents) FILTER (WHERE kind = 'dispute') AS dispute_fee
-        FROM reports.stripe_bookings WHERE kind <> 'charge' AND (kind = 'dispute' OR fee_cents <> 0)
-        GROUP BY payment_intent_id, currency
-    ) AS b ON b.payment_intent_id = p.payment_intent_id AND b.currency = p.currency
-    CROSS JOIN LATERAL (SELECT coalesce(p.fee_cents, ( -- a look for the few whose fee came later
-        SELECT c.fee_cents FROM reports.stripe_bookings c
-        WHERE c.payment_intent_id = p.payment_intent_id AND c.kind = 'charge' AND c.currency = p.currency)) AS fee
-    ) AS known
-    WHERE {which} GROUP BY {key}
-"""
+
+def _with_others(name: str, otherwise: str) -> str:
+    """A sum over a job's first payment `j` and the others `o`; neither is there for imported history alone."""
+    return f"""CASE WHEN j.received_cents IS NOT NULL THEN {_MONEY[name]} + coalesce(o.{name}, 0)
+            ELSE coalesce(o.{name}, {otherwise}) END AS {name}"""
+
 
 INSERT_JOB_FACTS = f"""
 INSERT INTO reports.job_facts (day, job_id, resolution, megapixels, outcome, reason, paid_to_submitted,
     submitted_to_ready, ready_to_delivered, delivered_to_mailed, paid_to_mailed, submissions, credits, credits_assumed,
     api_cost_cents, credits_wasted, currency, price_cents, received_cents, stripe_fee_cents, stripe_fee_known,
     refunded_cents, disputed_cents, dispute_fee_cents, net_margin_cents, rating)
-WITH paid AS (
-    {_PAYMENT_MONEY.format(key="p.job_id", jobs="JOIN picked j USING (job_id)", which="p.currency = j.currency")}
-), calls AS (
-    SELECT job_id, count(*) AS submissions, coalesce(sum(credits), 0) AS credits,
+WITH others AS (
+    SELECT number, {_SUMMED_MONEY} FROM (
+        SELECT k.number, {_RECORDS}
+        FROM smi.payments p JOIN picked k USING (job_id) JOIN smi.upscale_jobs j USING (job_id) {_RECORDS_OF_PAYMENTS}
+        WHERE p.role <> 'order' AND p.currency = k.currency
+          AND p.payment_intent_id IS DISTINCT FROM j.payment_intent_id
+    ) AS records GROUP BY number
+), happened AS (
+    -- every NULL with its type and no condition: only then does the planner see the indexes
+    SELECT job_id, state, credits, NULL::text AS kind, NULL::timestamptz AS accepted_at, NULL::integer AS score
+    FROM smi.submissions
+    UNION ALL
+    SELECT job_id, NULL::text, NULL::integer, kind, accepted_at, NULL::integer FROM smi.emails
+    UNION ALL
+    SELECT job_id, NULL::text, NULL::integer, NULL::text, NULL::timestamptz, score FROM smi.feedback
+), summed AS (
+    SELECT number, count(*) FILTER (WHERE state <> 'sending') AS submissions, coalesce(sum(credits), 0) AS credits,
            count(*) FILTER (WHERE state = 'lost' AND credits IS NULL) AS lost,
-           coalesce(sum(credits) FILTER (WHERE state = 'completed'), 0) AS useful
-    FROM smi.submissions JOIN picked USING (job_id) WHERE state <> 'sending' GROUP BY job_id
+           coalesce(sum(credits) FILTER (WHERE state = 'completed'), 0) AS useful,
+           min(accepted_at) FILTER (WHERE kind = 'completion') AS completion,
+           min(accepted_at) FILTER (WHERE kind = 'completion' AND accepted_at >= completed_at) AS delivery,
+           min(accepted_at) FILTER (WHERE kind = 'refund') AS refund_mail, max(score) AS rating
+    FROM happened JOIN picked USING (job_id) GROUP BY number
 ), decided AS (
-    SELECT job_id, bool_or(outcome = 'deliver') AS delivered, bool_or(outcome = 'refund') AS refund,
+    SELECT number, bool_or(outcome = 'deliver') AS delivered, bool_or(outcome = 'refund') AS refund,
            bool_or(reason = 'refunded_outside') AS outside,
            (array_agg(reason ORDER BY round) FILTER (WHERE reason IS NOT NULL))[1] AS reason
-    FROM smi.outcomes JOIN picked USING (job_id) WHERE status <> 'completed' GROUP BY job_id
+    FROM smi.outcomes JOIN picked USING (job_id) WHERE status <> 'completed' GROUP BY number
 ), settled AS (
-    SELECT DISTINCT job_id FROM smi.refunds JOIN picked USING (job_id)
+    SELECT DISTINCT number FROM smi.refunds JOIN picked USING (job_id)
     WHERE status <> 'completed' AND kind IN ('failure', 'wrong_amount') AND state IN ('succeeded', 'not_needed')
-), mails AS (
-    SELECT job_id, min(accepted_at) FILTER (WHERE kind = 'completion') AS completion,
-           min(accepted_at) FILTER (WHERE kind = 'completion' AND accepted_at >= completed_at) AS delivery,
-           min(accepted_at) FILTER (WHERE kind = 'refund') AS refund
-    FROM smi.emails JOIN picked USING (job_id) WHERE accepted_at IS NOT NULL GROUP BY job_id
 ), judged AS (
     SELECT j.*, CASE
             WHEN j.status = 'completed' OR d.delivered THEN 'delivered'
-            WHEN j.status = 'refunded' OR d.outside OR (d.refund AND s.job_id IS NOT NULL) THEN 'refunded'
+            WHEN j.status = 'refunded' OR d.outside OR (d.refund AND s.number IS NOT NULL) THEN 'refunded'
             WHEN j.status = 'failed' OR d.refund THEN 'failed'
             ELSE 'open' END AS outcome,
-        coalesce(d.reason, j.reason_code) AS why, m.completion, m.delivery, m.refund AS refund_mail,
-        coalesce(p.received, j.price_cents) AS received, coalesce(p.fee_known, false) AS fee_known,
-        coalesce(p.fee, round(j.price_cents * CAST(:fee_percent AS numeric) / 100) + :fee_fixed) AS fee,
-        coalesce(p.disputed, 0) AS disputed, coalesce(p.dispute_fee, 0) AS dispute_fee,
+        coalesce(d.reason, j.reason_code) AS why, h.completion, h.delivery, h.refund_mail, h.rating,
+        CASE WHEN j.received_cents IS NOT NULL THEN j.known_fee IS NOT NULL AND coalesce(o.fee_known, true)
+            ELSE coalesce(o.fee_known, false) END AS fee_known,
         -- imported history has its price and status alone
-        coalesce(p.refunded, CASE WHEN j.status = 'refunded' THEN j.price_cents ELSE 0 END) AS refunded,
-        coalesce(c.submissions, 0) AS submissions,
-        coalesce(c.credits, CASE WHEN j.imported AND j.status = 'completed' THEN j.expected_credits ELSE 0 END)
-            AS credits,
-        coalesce(c.lost * j.expected_credits, 0) AS assumed,
-        coalesce(c.useful, CASE WHEN j.imported THEN j.expected_credits ELSE 0 END) AS useful
-    FROM picked j LEFT JOIN paid p USING (job_id) LEFT JOIN calls c USING (job_id) LEFT JOIN decided d USING (job_id)
-    LEFT JOIN settled s USING (job_id) LEFT JOIN mails m USING (job_id)
+        {_with_others("received", "j.price_cents")},
+        {_with_others("fee", _RATE.format(cents="j.price_cents"))},
+        {_with_others("refunded", "CASE WHEN j.status = 'refunded' THEN j.price_cents ELSE 0 END")},
+        {_with_others("disputed", "0")},
+        {_with_others("dispute_fee", "0")},
+        coalesce(h.submissions, 0) AS submissions,
+        CASE WHEN h.submissions > 0 THEN h.credits
+            WHEN j.imported AND j.status = 'completed' THEN j.expected_credits ELSE 0 END AS credits,
+        coalesce(h.lost * j.expected_credits, 0) AS assumed,
+        CASE WHEN h.submissions > 0 THEN h.useful WHEN j.imported THEN j.expected_credits ELSE 0 END AS useful
+    FROM picked j LEFT JOIN summed h USING (number) LEFT JOIN others o USING (number) LEFT JOIN decided d USING (number)
+    LEFT JOIN settled s USING (number)
 ), priced AS (
-    SELECT *, ceil((credits + assumed) * CAST(:credit_cents AS numeric)) AS cost FROM judged
+    SELECT *, CAST(ceil((credits + assumed) * CAST(:credit_cents AS numeric)) AS integer) AS cost FROM judged
 )
-SELECT day, j.job_id, resolution, megapixels, outcome, CASE WHEN outcome IN ('refunded', 'failed') THEN why END,
-       CASE WHEN submitted_at >= paid_at THEN extract(epoch FROM submitted_at - paid_at) END,
-       CASE WHEN result_ready_at >= submitted_at THEN extract(epoch FROM result_ready_at - submitted_at) END,
-       CASE WHEN completed_at >= result_ready_at THEN extract(epoch FROM completed_at - result_ready_at) END,
-       extract(epoch FROM delivery - completed_at),
-       extract(epoch FROM CASE WHEN outcome = 'delivered' THEN completion
+SELECT day, job_id, resolution, megapixels, outcome, CASE WHEN outcome IN ('refunded', 'failed') THEN why END,
+       -- date_part: as extract, in floating point
+       CASE WHEN submitted_at >= paid_at THEN date_part('epoch', submitted_at - paid_at) END,
+       CASE WHEN result_ready_at >= submitted_at THEN date_part('epoch', result_ready_at - submitted_at) END,
+       CASE WHEN completed_at >= result_ready_at THEN date_part('epoch', completed_at - result_ready_at) END,
+       date_part('epoch', delivery - completed_at),
+       date_part('epoch', CASE WHEN outcome = 'delivered' THEN completion
                                WHEN outcome <> 'open' THEN refund_mail END - paid_at),
        submissions, credits, assumed, cost,
        CASE WHEN outcome IN ('refunded', 'failed') THEN credits + assumed ELSE credits + assumed - useful END,
        currency, price_cents, received, fee, fee_known, refunded, disputed, dispute_fee,
-       received - refunded - disputed - fee - dispute_fee - cost, f.score
-FROM priced j LEFT JOIN smi.feedback f ON f.job_id = j.job_id
+       received - refunded - disputed - fee - dispute_fee - cost, rating
+FROM priced
 """
 
 _OUTSIDE = """p.role <> 'order'
@@ -123,13 +151,12 @@ INSERT INTO reports.other_money (day, subject, kind, currency, submissions, cred
     received_cents, stripe_fee_cents, stripe_fee_known, refunded_cents, disputed_cents, dispute_fee_cents,
     net_margin_cents)
 WITH paid AS (
-    {
-    _PAYMENT_MONEY.format(
-        key="p.payment_intent_id, p.currency, coalesce(p.paid_at, p.learned_at)",
-        jobs="LEFT JOIN smi.upscale_jobs j USING (job_id)",
-        which=_OUTSIDE,
-    )
-}
+    SELECT payment_intent_id, currency, day, {_SUMMED_MONEY} FROM (
+        SELECT p.payment_intent_id, p.currency, (coalesce(p.paid_at, p.learned_at) AT TIME ZONE 'UTC')::date AS day,
+               {_RECORDS}
+        FROM smi.payments p LEFT JOIN smi.upscale_jobs j USING (job_id) {_RECORDS_OF_PAYMENTS}
+        WHERE {_OUTSIDE}
+    ) AS records GROUP BY payment_intent_id, currency, day
 ), gifts AS (
     SELECT (s.created_at AT TIME ZONE 'UTC')::date AS day, job_id, j.currency, count(*) AS submissions,
            coalesce(sum(s.credits), 0) AS credits,
@@ -142,7 +169,7 @@ WITH paid AS (
 ), priced AS (
     SELECT *, ceil((credits + assumed) * CAST(:credit_cents AS numeric)) AS cost FROM gifts
 )
-SELECT (coalesce AT TIME ZONE 'UTC')::date, payment_intent_id, 'payment', currency, 0, 0, 0, 0, received, fee,
+SELECT day, payment_intent_id, 'payment', currency, 0, 0, 0, 0, received, fee,
        fee_known, refunded, disputed, dispute_fee, received - refunded - disputed - fee - dispute_fee
 FROM paid
 UNION ALL
@@ -209,27 +236,6 @@ _ERRORS = f"""
     )
     SELECT '{{period}}', starts_on, reason, jobs, decided, p, low, high FROM ({_WILSON}) AS w"""
 
-# One column per stage, each sorted for itself. The last bits of a mean depend on the order of summation: rounded away.
-_TIMES = f"""
-    SELECT '{{period}}', starts_on, resolution, stage, jobs, round(mean::numeric, 6), p[1], p[2], p[3], p[4], slowest,
-           within::float8 / jobs
-    FROM (
-        SELECT {{start}} AS starts_on, coalesce(resolution, 'all') AS resolution,
-               {
-    ", ".join(
-        f'''count({s}) AS n_{n}, avg({s}) AS mean_{n}, max({s}) AS max_{n},
-               percentile_cont(ARRAY[0.5, 0.9, 0.95, 0.99]) WITHIN GROUP (ORDER BY {s}) AS p_{n},
-               count(*) FILTER (WHERE {s} <= 900) AS within_{n}'''
-        for n, s in enumerate(STAGES)
-    )
-}
-        FROM reports.job_facts WHERE day BETWEEN :first AND :last GROUP BY GROUPING SETS ((1), (1, resolution))
-    ) AS measured
-    CROSS JOIN LATERAL (VALUES {
-    ", ".join(f"('{s}', n_{n}, mean_{n}, p_{n}, max_{n}, within_{n})" for n, s in enumerate(STAGES))
-}) AS stages (stage, jobs, mean, p, slowest, within)
-    WHERE jobs > 0"""
-
 _MARGIN = f"""
     SELECT '{{period}}', {{start}}, currency, coalesce(resolution, 'all'),
            coalesce(sum(jobs) FILTER (WHERE resolution <> 'none'), 0), sum(received_cents), sum(refunded_cents),
@@ -276,13 +282,10 @@ _SATISFACTION = f"""
 _SELECT_REPORT = {
     "completion_rate": _COMPLETION,
     "error_rate": _ERRORS,
-    "processing_times": _TIMES,
     "profit_margin": _MARGIN,
     "credit_usage": _CREDITS,
     "customer_satisfaction": _SATISFACTION,
 }
-REPORTS = tuple(_SELECT_REPORT)
-"""Tables that are calculated from the facts alone."""
 
 
 def insert_report(table: str, period: str) -> str:

@@ -1,6 +1,6 @@
 """Builds and reads the schema `reports`, a range of days in one statement. Nothing here changes the schema `smi`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
@@ -12,10 +12,9 @@ from smi_pipeline.adapters.postgres.report_sql import (
     INSERT_JOB_FACTS,
     INSERT_OTHER_MONEY,
     PICK_JOBS,
-    REPORTS,
-    STAGES,
     insert_report,
 )
+from smi_pipeline.adapters.postgres.report_times import STAGES, insert_processing_times
 from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.core.models import Booking
 from smi_pipeline.core.pricing import Prices
@@ -25,17 +24,23 @@ __all__ = ["FACTS", "OTHER_MONEY", "PERIODS", "REPORTS", "STAGES", "OutOfDate", 
 FACTS = "job_facts"
 OTHER_MONEY = "other_money"
 PERIODS = ("day", "week", "month")
+REPORTS = (
+    "completion_rate", "error_rate", "processing_times", "profit_margin", "credit_usage", "customer_satisfaction"
+)  # fmt: skip
+"""Tables that are calculated from the facts alone."""
 
 _LOCK = 727_464_002  # pg_advisory_xact_lock key: one build at a time, so that two never replace the same day
 
 _ONE_DAY = timedelta(days=1)
-_STRETCH = timedelta(days=92)  # more would sort and join on disk, less would read whole tables more often
+# What one statement takes of a longer range. Facts: more would join on disk, less would read whole tables more often.
+_FACTS_STRETCH = timedelta(days=92)
+_REPORT_STRETCH = timedelta(days=31)
 
-# Of a build, not of the server: years take longer than the 20 s that fulfilment gets, their sorts and joins more memory
-# (a hash takes twice work_mem), compiling (jit) takes a short build's whole time, and the lock is held by a transaction
-# that does nothing itself.
+# Of a build, not of the server: years take longer than the 20 s that fulfilment gets, their joins more memory (a hash
+# takes twice work_mem), compiling (jit) takes a short build's whole time, what belongs to a day's jobs is found by
+# index (random_page_cost), and the lock is held by a transaction that does nothing itself.
 _SETTINGS = """SET LOCAL statement_timeout = '10min'; SET LOCAL work_mem = '48MB'; SET LOCAL jit = off;
-    SET LOCAL idle_in_transaction_session_timeout = 0"""
+    SET LOCAL random_page_cost = 1.1; SET LOCAL idle_in_transaction_session_timeout = 0"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +63,9 @@ class PostgresReports:
         self._prices = prices
         self._budget = budget
 
-    def _build(self, first: date, last: date, period: str, work: Callable[[Transaction, date, date], None]) -> None:
-        """Calls `work` for stretches of whole periods, each in a transaction of its own, two at a time: a statement
-        that inserts runs on one core. Nobody else builds meanwhile."""
+    def _build(self, stretches: Iterable[tuple[date, date]], work: Callable[[Transaction, date, date], None]) -> None:
+        """Calls `work` for each stretch in a transaction of its own, two at a time: a statement that inserts runs on
+        one core. Nobody else builds meanwhile."""
         with self._database.transaction() as lock, ThreadPoolExecutor(2) as threads:
             lock.run(_SETTINGS)
             lock.run("SELECT pg_advisory_xact_lock(:key)", key=_LOCK)
@@ -70,7 +75,7 @@ class PostgresReports:
                     tx.run(_SETTINGS)
                     work(tx, *stretch)
 
-            list(threads.map(run, _stretches(first, last, period)))
+            list(threads.map(run, stretches))
 
     def build_facts(self, first: date, last: date) -> dict[date, int]:
         """Replaces the days `first` to `last` of both facts, and their sums: paid jobs per day. Idempotent; what others
@@ -91,7 +96,7 @@ class PostgresReports:
             for table in (OTHER_MONEY, FACTS):
                 _note_build(tx, table, "day", "day", **days)
 
-        self._build(first, last, "day", work)
+        self._build(_stretches(first, last, "day", _FACTS_STRETCH), work)
         return self.row_counts(FACTS, first, last)
 
     def build(self, table: str, first: date, last: date, *, period: str = "day") -> dict[date, int]:
@@ -109,11 +114,16 @@ class PostgresReports:
                 period=period,
                 **days,
             )
-            budget = {"budget": self._budget, "today": tx.value("SELECT smi.now()::date")}
-            tx.run(insert_report(table, period), **days, **(budget if table == "credit_usage" else {}))
+            if table == "processing_times":
+                insert_processing_times(tx, period, first, last)
+            elif table == "credit_usage":
+                today = tx.value("SELECT smi.now()::date")
+                tx.run(insert_report(table, period), **days, budget=self._budget, today=today)
+            else:
+                tx.run(insert_report(table, period), **days)
             _note_build(tx, table, period, "starts_on", **days)
 
-        self._build(first, last, period, work)
+        self._build(_stretches(first, last, period, _REPORT_STRETCH), work)
         return self.row_counts(table, first, last, period=period)
 
     def out_of_date(self, first: date, last: date) -> list[OutOfDate]:
@@ -260,10 +270,10 @@ def _whole_periods(first: date, last: date, period: str) -> tuple[date, date]:
     return _start_of(first, period), _start_of(_start_of(last, period) + timedelta(days=longest), period) - _ONE_DAY
 
 
-def _stretches(first: date, last: date, period: str) -> Iterator[tuple[date, date]]:
-    """The days `first` to `last`, whole periods, in pieces of about `_STRETCH`."""
+def _stretches(first: date, last: date, period: str, length: timedelta) -> Iterator[tuple[date, date]]:
+    """The days `first` to `last`, whole periods, in pieces of about `length`, which is a month or more."""
     while first <= last:
-        following = _start_of(first + _STRETCH, period)
+        following = _start_of(first + length, period)
         yield first, min(last, following - _ONE_DAY)
         first = following
 
