@@ -13,17 +13,22 @@ _RECORDS = """p.received_cents, p.dispute, refunded.cents AS refunded_cents, boo
            WHERE c.payment_intent_id = p.payment_intent_id AND c.kind = 'charge' AND c.currency = p.currency
        )) AS known_fee"""
 _RECORDS_OF_PAYMENTS = """
-    LEFT JOIN (
-        SELECT payment_intent_id, currency, sum(amount_cents) AS cents FROM smi.refunds
-        WHERE state IN ('pending', 'succeeded') GROUP BY payment_intent_id, currency
-    ) AS refunded ON refunded.payment_intent_id = p.payment_intent_id AND refunded.currency = p.currency
-    LEFT JOIN (
-        SELECT payment_intent_id, currency, coalesce(sum(fee_cents) FILTER (WHERE kind = 'refund'), 0) AS refund_fee,
-               -sum(amount_cents) FILTER (WHERE kind = 'dispute') AS disputed_cents,
-               sum(fee_cents) FILTER (WHERE kind = 'dispute') AS dispute_fee_cents
-        FROM reports.stripe_bookings WHERE kind <> 'charge' AND (kind = 'dispute' OR fee_cents <> 0)
-        GROUP BY payment_intent_id, currency
-    ) AS booked ON booked.payment_intent_id = p.payment_intent_id AND booked.currency = p.currency"""
+    LEFT JOIN refunded ON refunded.payment_intent_id = p.payment_intent_id AND refunded.currency = p.currency
+    LEFT JOIN booked ON booked.payment_intent_id = p.payment_intent_id AND booked.currency = p.currency"""
+
+# Few payments have such records: summed up once for all statements.
+SUM_RECORDS = """
+CREATE TEMP TABLE refunded ON COMMIT DROP AS
+    SELECT payment_intent_id, currency, sum(amount_cents) AS cents FROM smi.refunds
+    WHERE state IN ('pending', 'succeeded') GROUP BY payment_intent_id, currency;
+CREATE TEMP TABLE booked ON COMMIT DROP AS
+    SELECT payment_intent_id, currency, coalesce(sum(fee_cents) FILTER (WHERE kind = 'refund'), 0) AS refund_fee,
+           -sum(amount_cents) FILTER (WHERE kind = 'dispute') AS disputed_cents,
+           sum(fee_cents) FILTER (WHERE kind = 'dispute') AS dispute_fee_cents
+    FROM reports.stripe_bookings WHERE kind <> 'charge' AND (kind = 'dispute' OR fee_cents <> 0)
+    GROUP BY payment_intent_id, currency;
+ANALYZE refunded, booked
+"""
 
 _RATE = "CAST(round({cents} * CAST(:fee_percent AS numeric) / 100) AS integer) + :fee_fixed"
 

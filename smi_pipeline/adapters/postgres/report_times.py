@@ -29,7 +29,7 @@ def insert_processing_times(tx: Transaction, period: str, first: date, last: dat
     """Calculates `processing_times` for the whole periods between two days."""
     import numpy as np
 
-    seconds: dict[tuple[str, str, str], list["NDArray[np.float64]"]] = defaultdict(list)
+    seconds: dict[tuple[str, str, str], list[NDArray[np.float64]]] = defaultdict(list)
     for row in tx.rows(_SECONDS, period=period, first=first, last=last):
         for stage in STAGES:
             if row[stage] is not None:

@@ -12,6 +12,7 @@ from smi_pipeline.adapters.postgres.report_sql import (
     INSERT_JOB_FACTS,
     INSERT_OTHER_MONEY,
     PICK_JOBS,
+    SUM_RECORDS,
     insert_report,
 )
 from smi_pipeline.adapters.postgres.report_times import STAGES, insert_processing_times
@@ -88,6 +89,7 @@ class PostgresReports:
             tx.run("DELETE FROM reports.changes WHERE day BETWEEN :first AND :last", **days)
             for table in (FACTS, OTHER_MONEY, "day_sums"):
                 tx.run(f"DELETE FROM reports.{table} WHERE day BETWEEN :first AND :last", **days)
+            tx.run(SUM_RECORDS)
             tx.run(PICK_JOBS, **days)
             tx.run("ANALYZE picked")
             tx.run(INSERT_JOB_FACTS, **rates, credit_cents=self._prices.credit_cents)
