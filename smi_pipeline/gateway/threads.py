@@ -16,29 +16,36 @@ from smi_pipeline.core.models import Queue
 T = TypeVar("T")
 log = structlog.get_logger("smi_pipeline.gateway")
 
-QUICK, ORDERS, FILES = 14, 4, 16
-"""Threads for short work on the database; for new orders, which fetch an image of the shop; for reading files."""
+QUICK, EVENTS, ORDERS, FILES = 14, 14, 4, 16
+"""Threads for short work on the database; for Stripe's events, which read from Stripe; for new orders, which fetch an
+image of the shop; for reading files."""
 
 KICKS = 4
 """Threads for kicks: a payment must not wait until the kick of a webhook has ended."""
 
 FAREWELL_SECONDS = 3.0
 
-DATABASE_CONNECTIONS = 10
-"""Size of the pool; with its overflow of 10 there is a connection for each thread that may want one."""
+DATABASE_CONNECTIONS = 22
+"""Size of the pool; with its overflow of 10 there is a connection for each thread of the first three that may want
+one. They are opened when they are needed."""
 
 
 class Threads:
-    """Three groups of threads, each with its limit."""
+    """Groups of threads, each with its limit."""
 
     def __init__(self) -> None:
         self._quick = anyio.CapacityLimiter(QUICK)
+        self._events = anyio.CapacityLimiter(EVENTS)
         self._orders = anyio.CapacityLimiter(ORDERS)
         self._files = anyio.CapacityLimiter(FILES)
 
     async def quick(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Runs a call that takes milliseconds."""
         return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._quick)
+
+    async def event(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Runs what an event of Stripe means: milliseconds, or half a minute while Stripe does not answer."""
+        return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._events)
 
     async def order(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Runs the registration of an order, which may take a minute."""

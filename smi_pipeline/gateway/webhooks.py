@@ -34,7 +34,7 @@ async def stripe(request: Request) -> Response:
         signature = request.headers.get("stripe-signature", "")
         event = gateway.world.payments.parse_webhook(body, signature)
         try:
-            effect = await gateway.threads.quick(
+            effect = await gateway.threads.event(
                 intake.handle_stripe_event, gateway.world, event, source="stripe webhook"
             )
         except SmiError as error:

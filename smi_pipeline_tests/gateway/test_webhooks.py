@@ -1,12 +1,14 @@
 """Webhooks (W1, W7; section 6 rule 9): what each is answered, and that none has its effect twice."""
 
 import json
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from smi_pipeline.core.models import Queue, Status
+from smi_pipeline.gateway.threads import EVENTS, QUICK
 from smi_pipeline_tests.gateway.shop import Shop, signed, stripe_event, wait_for
 
 STRIPE = "/smi-webhook/stripe"
@@ -141,6 +143,27 @@ def test_while_stripe_itself_fails_the_event_is_to_come_again_and_then_works(who
     assert whole_shop.job(job_id).status is Status.AWAITING_PAYMENT
     whole_shop.sandbox.clear_faults("stripe")
     assert post(whole_shop, body).json()["data"]["effect"] == "order"
+
+
+def test_while_stripe_does_not_answer_everybody_else_is_served(make_shop) -> None:
+    silent = socket.create_server(("127.0.0.1", 0), backlog=64)
+    silent.settimeout(20)
+    shop = make_shop(stripe_api_base=f"http://127.0.0.1:{silent.getsockname()[1]}")
+    job_id = shop.submitted()
+    intent = {"id": "pi_1", "object": "payment_intent", "metadata": {"source": "sell-my-images", "job_id": job_id}}
+    number = max(EVENTS, QUICK)
+    with ThreadPoolExecutor(number) as pool:
+        waiting = [pool.submit(post, shop, stripe_event("payment_intent.succeeded", intent)) for _ in range(number)]
+        held = [silent.accept()[0] for _ in range(EVENTS)]
+        try:  # each of these within a time in which Stripe is still waited for
+            asked = [shop.client.get(f"/smi/v1/job-status/{job_id}", timeout=8), shop.client.get("/health", timeout=8)]
+            asked.append(shop.client.post(UPSAMPLER + shop.callback, json={"id": "x", "status": "SUCCESS"}, timeout=8))
+            assert [reply.status_code for reply in asked] == [200, 200, 200]
+            assert not any(each.done() for each in waiting)
+        finally:
+            for connection in (silent, *held):
+                connection.close()
+    assert {each.result().status_code for each in waiting} == {503}
 
 
 def test_an_event_about_an_object_that_stripe_does_not_know_is_to_come_again(whole_shop: Shop) -> None:
