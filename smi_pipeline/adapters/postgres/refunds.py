@@ -167,7 +167,8 @@ class PostgresRefunds:
             if not into_inbox(tx, *event, "dispute"):
                 return False
             row = tx.row(
-                """UPDATE smi.payments SET dispute = CASE WHEN dispute IN ('won', 'lost') AND :state = 'open'
+                # Events come in any order. A loss is final; what was won may be an inquiry, and the loss follow it.
+                """UPDATE smi.payments SET dispute = CASE WHEN dispute = 'lost' OR dispute = 'won' AND :state = 'open'
                                                           THEN dispute ELSE :state END
                    WHERE payment_intent_id = :pi RETURNING job_id, dispute""",
                 pi=payment_intent_id,

@@ -223,6 +223,18 @@ def test_a_dispute_event_that_comes_after_its_end_opens_nothing(shop: Steps) -> 
     assert shop.tasks() == []
 
 
+def test_a_lost_dispute_stays_lost_when_the_end_of_an_inquiry_before_it_is_told_late(shop: Steps) -> None:
+    job_id = shop.failed()
+    payment_intent = payment_of(shop, job_id)
+    shop.payments.dispute(payment_intent, refundable=False)
+    for name, status in (("dp_2", "lost"), ("dp_1", "warning_closed")):
+        body = {"object": "dispute", "id": name, "payment_intent": payment_intent, "status": status}
+        shop.tell("charge.dispute.closed", body)
+    shop.refund_due()
+    assert shop.job(job_id).status == "refunded"
+    assert shop.payments.keys == []
+
+
 def test_two_workers_refund_once(shop: Steps) -> None:
     job_id = shop.failed()
     lease_id, (key,) = shop.take(Queue.REFUND)
