@@ -233,12 +233,14 @@ class Stress(Customers):
         for stray in self.strays:
             if not stray.answered:
                 self.settle(stray, None if stray.to_return else stray.adopter)
+        strays = {each.intent: each for each in self.strays}
         for task in self.world.state.tasks.opened():
-            if task.kind == "refund_failed":
+            paid = strays.get(task.subject)
+            # its return failed, or it could not be adopted
+            if paid and paid.answered and task.kind == ("orphan_payment" if paid.adopter else "refund_failed"):
+                self.settle(paid, None)
+            elif task.kind == "refund_failed":
                 self._start("person", lambda: self._refund_again(task), END)  # noqa: B023 - it is called at once
-            for stray in self.strays:
-                if task.subject == stray.intent and task.kind == "orphan_payment" and stray.adopter and stray.answered:
-                    self.settle(stray, None)  # it could not be adopted
         for order in self.orders:
             if self.shop.job(order.job_id).hold_reason:
                 self.admin(order, "release")
