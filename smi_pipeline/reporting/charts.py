@@ -94,8 +94,8 @@ def columns(
     if not any(sums):
         return ""
     highest = _round_up(max([*sums, limit[1] if limit else 0]))
-    top, base, left = 20, 160, 34
-    step = min((WIDTH - left) / max(len(labels), 1), 60.0)
+    top, base, left, right = 20, 160, 34, WIDTH - 8
+    step = min((right - left) / max(len(labels), 1), 60.0)
     parts = []
     for share in (0, 0.5, 1):
         y = base - (base - top) * share
@@ -111,7 +111,7 @@ def columns(
             level += height
         # as many labels as fit, counted from the newest
         if (len(labels) - 1 - place) % max(1, round(44 / step + 0.49)) == 0:
-            anchor, at = ("end", WIDTH) if x + step / 2 > WIDTH - 22 else ("middle", x + step / 2)
+            anchor, at = ("end", WIDTH) if x + step / 2 > WIDTH - 21 else ("middle", x + step / 2)
             parts.append(_text(at, base + 16, label, anchor=anchor, colour=_QUIET))
         if place < len(above) and above[place]:
             anchor, at = ("end", WIDTH) if x + step > WIDTH - 20 else ("middle", x + step / 2)
