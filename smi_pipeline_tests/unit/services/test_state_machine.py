@@ -1,10 +1,13 @@
 """Any mixture of orders, crashes, frozen workers, lost answers and repeated webhooks is right at every step and ends.
 
 The services are the real ones over a real PostgreSQL; the outside is in memory and keeps the books by which `judge`
-judges. `SMI_EXAMPLES=2000` makes it a deep run with other examples each time.
+judges. `SMI_EXAMPLES=500` makes it a deep run with other examples each time, half a second each when nothing else
+runs; `-s` shows how far it is. What it finds is made shorter for at most five minutes.
 """
 
 import os
+from collections import Counter
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -61,6 +64,7 @@ class Mixture(RuleBasedStateMachine):
     """Rules are what can happen next; which of them does is hypothesis' choice."""
 
     url = ""
+    done: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
         super().__init__()
@@ -238,6 +242,7 @@ class Mixture(RuleBasedStateMachine):
 
     @invariant()
     def the_books_are_right(self) -> None:
+        self.done["steps"] += 1
         found = violations(self.stress)
         self.ended = bool(found)
         assert not found, found
@@ -250,6 +255,9 @@ class Mixture(RuleBasedStateMachine):
                 assert not found, found
         finally:
             self.stress.shop.close()
+        self.done["examples"] += 1
+        if DEEP and self.done["examples"] % 50 == 0:
+            print(dict(self.done), flush=True)
 
 
 @pytest.mark.timeout(900 if not DEEP else 0)  # a loaded machine is slow, and a timeout within hypothesis misleads
