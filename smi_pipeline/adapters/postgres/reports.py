@@ -33,8 +33,9 @@ REPORTS = (
 _LOCK = 727_464_002  # pg_advisory_xact_lock key: one build at a time, so that two never replace the same day
 
 _ONE_DAY = timedelta(days=1)
-# What one statement takes of a longer range. Facts: more would join on disk, less would read whole tables more often.
-_FACTS_STRETCH = timedelta(days=92)
+# What one statement takes of a longer range: for the facts it reads whole tables, for a report it holds the times of all
+# its jobs in memory.
+_FACTS_STRETCH = timedelta(days=184)
 _REPORT_STRETCH = timedelta(days=31)
 
 # Of a build, not of the server: years take longer than the 20 s that fulfilment gets, their joins more memory (a hash
