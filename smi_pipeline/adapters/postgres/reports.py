@@ -33,8 +33,9 @@ REPORTS = (
 _LOCK = 727_464_002  # pg_advisory_xact_lock key: one build at a time, so that two never replace the same day
 
 _ONE_DAY = timedelta(days=1)
-# What one statement takes of a longer range: for the facts it reads whole tables, for a report it holds the times of all
-# its jobs in memory.
+
+# What one statement takes of a longer range: for the facts it reads whole tables, for a report it holds the times of
+# all its jobs in memory.
 _FACTS_STRETCH = timedelta(days=184)
 _REPORT_STRETCH = timedelta(days=31)
 
