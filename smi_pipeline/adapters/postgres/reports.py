@@ -42,7 +42,7 @@ _REPORT_STRETCH = timedelta(days=31)
 # Of a build, not of the server: years take longer than the 20 s that fulfilment gets, their joins more memory (a hash
 # takes twice work_mem), compiling (jit) takes a short build's whole time, what belongs to a day's jobs is found by
 # index (random_page_cost), and the lock is held by a transaction that does nothing itself.
-_SETTINGS = """SET LOCAL statement_timeout = '10min'; SET LOCAL work_mem = '48MB'; SET LOCAL jit = off;
+_SETTINGS = """SET LOCAL statement_timeout = '10min'; SET LOCAL work_mem = '40MB'; SET LOCAL jit = off;
     SET LOCAL random_page_cost = 1.1; SET LOCAL idle_in_transaction_session_timeout = 0"""
 
 
