@@ -100,18 +100,25 @@ def _insert(tx: Transaction, job: HistoricJob, actor: str) -> str | None:
 def _insert_payment(tx: Transaction, job: HistoricJob, actor: str) -> str | None:
     if not job.payment_intent_id:
         return None
-    # Reconciliation may have met the payment before its job was imported; then it waits as an orphan.
+    # Reconciliation may have met the payment, and what went back of it, before its job was imported: as an orphan.
     taken = tx.run(
         """INSERT INTO smi.payments (payment_intent_id, job_id, role, received_cents, currency, refunded_cents,
                                      paid_at, learned_at, learned_from)
            VALUES (:payment_intent_id, :job_id, 'order', :price_cents, :currency, coalesce(:refund_cents, 0),
                    :paid_at, :paid_at, :origin)
            ON CONFLICT (payment_intent_id) DO UPDATE SET job_id = excluded.job_id, role = 'order'
-           WHERE smi.payments.role = 'orphan' AND smi.payments.settled_by IS NULL""",
+           WHERE smi.payments.role = 'orphan' AND NOT EXISTS (
+               SELECT FROM smi.refunds r WHERE r.payment_intent_id = excluded.payment_intent_id
+               AND r.kind <> 'outside' AND r.state IN ('owed', 'pending', 'succeeded'))""",
         **asdict(job),
     )
     if not taken:
         return f"the payment {job.payment_intent_id} is on record for another job"
+    tx.run(
+        "UPDATE smi.refunds SET job_id = :job_id WHERE payment_intent_id = :pi",
+        job_id=job.job_id,
+        pi=job.payment_intent_id,
+    )
     tx.run(
         """UPDATE smi.person_tasks SET closed_at = smi.now(), acknowledged_by = :actor
            WHERE kind = 'orphan_payment' AND subject = :payment_intent_id AND closed_at IS NULL""",
@@ -136,8 +143,10 @@ def _insert_rest(tx: Transaction, job: HistoricJob, actor: str) -> str | None:
         tx.run(
             """INSERT INTO smi.refunds (job_id, payment_intent_id, kind, n, state, amount_cents, currency,
                                         reason_code, actor, created_at, settled_at)
-               VALUES (:job_id, :payment_intent_id, 'outside', 0, 'succeeded', :refund_cents, :currency,
-                       'refunded_outside', :actor, :refunded_at, :refunded_at)""",
+               SELECT :job_id, :payment_intent_id, 'outside', 0, 'succeeded', :refund_cents, :currency,
+                      'refunded_outside', :actor, :refunded_at, :refunded_at
+               WHERE NOT EXISTS (SELECT FROM smi.refunds WHERE payment_intent_id = :payment_intent_id
+                                 AND state IN ('pending', 'succeeded'))""",
             **asdict(job),
             actor=actor,
         )

@@ -115,6 +115,34 @@ def test_an_orphan_that_reconciliation_met_first_is_taken_up(smi: Smi, shop: Ste
     assert (payment["role"], payment["job_id"]) == ("order", "1" * 32)
 
 
+@pytest.mark.parametrize("told", ["before the import", "after it", "both times"])
+def test_a_refund_that_stripe_tells_of_too_is_counted_once(smi: Smi, shop: Steps, tmp_path: Path, told: str) -> None:
+    job_id = REFUNDED["job_id"]
+    payment_intent = shop.payments.pay(job_id, 96)
+    shop.payments.refund_by_hand(payment_intent, 96)
+    if told != "after it":
+        shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": payment_intent}, job_id)
+    ran = smi("import-wordpress", write(tmp_path, REFUNDED | {"stripe_payment_intent_id": payment_intent}))
+    assert ran.code == 0, ran.err
+    if told != "before the import":
+        shop.tell("charge.refunded", {"object": "charge", "id": "ch_1", "payment_intent": payment_intent})
+    payment = shop.state.views.payment(payment_intent)
+    assert payment is not None
+    assert (payment["role"], payment["job_id"]) == ("order", job_id)
+    refunds = shop.state.refunds.of_job(job_id)
+    assert [(refund.state, refund.amount_cents, refund.stripe_refund_id) for refund in refunds] == [
+        ("succeeded", 96, "re_hand1")
+    ]
+
+
+def test_an_orphan_that_an_operator_returned_is_not_taken_up(smi: Smi, shop: Steps, tmp_path: Path) -> None:
+    payment_intent = shop.payments.pay("1" * 32, 96)
+    shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": payment_intent}, "1" * 32)
+    admin.refund_payment(shop.world, payment_intent)
+    ran = smi("import-wordpress", write(tmp_path, FAILED | {"stripe_payment_intent_id": payment_intent}))
+    assert "is on record for another job" in ran.err
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
