@@ -161,6 +161,8 @@ def adopt(world: World, payment_intent_id: str, job_id: str) -> str:
     job = require_known(world, job_id)
     _require_orphan(world, payment_intent_id)
     facts = world.payments.payment(payment_intent_id)
+    for made in refund.refunds_made(world, facts):  # one that went back unnoticed pays for nothing
+        world.state.refunds.settle_by_facts(made, event=None, actor=world.actor)
     role = world.state.intake.record_payment(
         facts, job.job_id, event=None, source=world.actor, policy=world.policy, adopt=True
     )

@@ -166,10 +166,11 @@ def learn_of_payment(
     facts: PaymentFacts = world.payments.payment(payment_intent_id)
     if facts.status != "succeeded":
         return "not paid yet"
+    # Asked for first: without an answer the payment, too, is told again, and no work starts that is paid back already.
+    refunds = refund.refunds_made(world, facts)
     role = world.state.intake.record_payment(facts, job_id, event=event, source=source, policy=world.policy)
-    if facts.refunded_cents and role not in ("known", "repeated"):
-        for made in world.payments.refunds_of(payment_intent_id):  # without an answer: the comparison finds them
-            world.state.refunds.settle_by_facts(made, event=None, actor=source)
+    for made in refunds:
+        world.state.refunds.settle_by_facts(made, event=None, actor=source)
     return role
 
 

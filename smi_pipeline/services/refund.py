@@ -2,7 +2,7 @@
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import AmbiguousError, NotFound, PermanentError, TransientError
-from smi_pipeline.core.models import Queue, Refund, RefundFacts, StripeEvent
+from smi_pipeline.core.models import PaymentFacts, Queue, Refund, RefundFacts, StripeEvent
 from smi_pipeline.services.keeping import kept
 from smi_pipeline.services.world import StepReport, World, run_step
 
@@ -37,6 +37,11 @@ def refund_now(world: World, job_id: str) -> list[StepReport]:
             with kept(world, lease_id, seconds=REFUND_SECONDS):
                 reports.append(process(world, str(row.refund_row), lease_id))
     return reports
+
+
+def refunds_made(world: World, facts: PaymentFacts) -> list[RefundFacts]:
+    """Stripe's refunds of a payment, by whomever; costs no call where nothing went back."""
+    return world.payments.refunds_of(facts.payment_intent_id) if facts.refunded_cents else []
 
 
 def _call(world: World, row: Refund, lease_id: str) -> StepReport:

@@ -119,12 +119,14 @@ class PostgresRefunds:
         with self._database.transaction() as tx:
             if event and not into_inbox(tx, *event, "refund"):
                 return "repeated"
-            # Stripe's webhook may come before the answer to our own call: known by id, or by the key in its metadata.
+            # Stripe's webhook may come before the answer to our own call: known by id, or by the key in its metadata
+            # (with its payment: a database that was restored makes keys once more).
             row = tx.row(
                 """SELECT refund_row FROM smi.refunds
-                   WHERE stripe_refund_id = :id OR idempotency_key = :key FOR UPDATE""",
+                   WHERE stripe_refund_id = :id OR idempotency_key = :key AND payment_intent_id = :pi FOR UPDATE""",
                 id=facts.refund_id,
                 key=facts.metadata.get("idempotency_key", ""),
+                pi=facts.payment_intent_id,
             )
             if row:
                 return _settle(tx, row["refund_row"], facts, actor, self._mail_domain)
@@ -240,7 +242,7 @@ def _settle(tx: Transaction, refund_row: int, facts: RefundFacts, actor: str, ma
         return state
     if before["kind"] == "outside":  # made by hand, known since it was begun: whoever made it tells the customer
         return state
-    if state == "succeeded":
+    if state == "succeeded" and _kept_cents(tx, before["payment_intent_id"]) <= 0:
         close_task(tx, kind="refund_failed", subject=before["payment_intent_id"], actor=actor)
     if state == "succeeded" and before["kind"] in ("failure", "wrong_amount", "goodwill"):
         _mark_refunded(tx, before["job_id"], actor)
@@ -266,6 +268,18 @@ def _owed_again(tx: Transaction, job_id: str | None, facts: RefundFacts, actor: 
     return bool(owed)
 
 
+def _kept_cents(tx: Transaction, payment_intent_id: str) -> int:
+    """What the shop still has of a payment, by the refunds on record."""
+    kept = tx.value(
+        """SELECT received_cents - (SELECT coalesce(sum(amount_cents), 0) FROM smi.refunds r
+                                    WHERE r.payment_intent_id = p.payment_intent_id
+                                      AND r.state IN ('pending', 'succeeded'))
+           FROM smi.payments p WHERE payment_intent_id = :pi""",
+        pi=payment_intent_id,
+    )
+    return int(kept or 0)
+
+
 def _mark_refunded(tx: Transaction, job_id: str | None, actor: str) -> None:
     if tx.run("UPDATE smi.upscale_jobs SET status = 'refunded' WHERE job_id = :id AND status = 'failed'", id=job_id):
         tx.event(job_id, "refunded", actor=actor, from_status=Status.FAILED, to_status=Status.REFUNDED)
@@ -277,7 +291,14 @@ def _refund_failed(tx: Transaction, row, why: str, actor: str) -> None:
     role = tx.value("SELECT role FROM smi.payments WHERE payment_intent_id = :pi", pi=row["payment_intent_id"])
     if role in ("duplicate", "orphan"):  # `refund` would return the payment that the job was delivered for
         again = f"smi jobs refund-payment {row['payment_intent_id']}"
-    if role == "orphan":  # it waits for a person's word again
+    step = f"Run `{again}`, or return the money another way (Stripe dashboard or bank transfer)."
+    if tx.value(
+        """SELECT 1 FROM smi.refunds WHERE payment_intent_id = :pi AND kind <> 'outside'
+           AND state IN ('owed', 'pending', 'succeeded')""",
+        pi=row["payment_intent_id"],
+    ):  # ours returned the rest, or will: no command makes another
+        step = "What the shop still keeps of it, return another way (Stripe dashboard or bank transfer)."
+    elif role == "orphan":  # it waits for a person's word again
         tx.run("UPDATE smi.payments SET settled_by = NULL WHERE payment_intent_id = :pi", pi=row["payment_intent_id"])
     open_task(
         tx,
@@ -285,7 +306,7 @@ def _refund_failed(tx: Transaction, row, why: str, actor: str) -> None:
         subject=row["payment_intent_id"],
         job_id=row["job_id"],
         message=f"The refund of {row['payment_intent_id']} failed: {why}.",
-        next_step=f"Run `{again}`, or return the money another way (Stripe dashboard or bank transfer).",
+        next_step=step,
     )
 
 
@@ -296,6 +317,14 @@ def _record_outside(tx: Transaction, facts: RefundFacts, actor: str, mail_domain
         return "ignored"
     if not facts.alive:
         return "owed again" if _owed_again(tx, payment["job_id"], facts, actor) else "ignored"
+    tx.run(  # imported history knows it without its id
+        """UPDATE smi.refunds SET stripe_refund_id = :id WHERE refund_row = (
+               SELECT min(refund_row) FROM smi.refunds WHERE payment_intent_id = :pi AND kind = 'outside'
+               AND stripe_refund_id IS NULL AND amount_cents = :amount)""",
+        id=facts.refund_id,
+        pi=facts.payment_intent_id,
+        amount=facts.amount_cents,
+    )
     tx.run(
         """INSERT INTO smi.refunds (job_id, payment_intent_id, kind, n, state, amount_cents, currency,
                                     stripe_refund_id, reason_code, actor, settled_at)
@@ -310,21 +339,18 @@ def _record_outside(tx: Transaction, facts: RefundFacts, actor: str, mail_domain
         reason=reasons.REFUNDED_OUTSIDE,
         actor=actor,
     )
-    back = tx.value(
-        """SELECT coalesce(sum(amount_cents), 0) FROM smi.refunds
-           WHERE payment_intent_id = :pi AND state IN ('pending', 'succeeded')""",
-        pi=facts.payment_intent_id,
-    )
+    kept = _kept_cents(tx, facts.payment_intent_id)
     tx.run(
-        "UPDATE smi.payments SET refunded_cents = :back WHERE payment_intent_id = :pi",
-        back=back,
+        "UPDATE smi.payments SET refunded_cents = received_cents - :kept WHERE payment_intent_id = :pi",
+        kept=kept,
         pi=facts.payment_intent_id,
     )
     tx.event(
         payment["job_id"], "refunded_outside", actor=actor, refund=facts.refund_id, amount_cents=facts.amount_cents
     )
-    if back < payment["received_cents"]:
+    if kept > 0:
         return "outside"
+    close_task(tx, kind="refund_failed", subject=facts.payment_intent_id, actor=actor)
     if payment["role"] == "orphan":
         tx.run(
             "UPDATE smi.payments SET settled_by = coalesce(settled_by, :actor) WHERE payment_intent_id = :pi",

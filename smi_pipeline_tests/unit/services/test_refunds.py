@@ -1,10 +1,12 @@
 """Rule 3: money goes back once, in full, whoever asks and whatever gets lost on the way."""
 
+from dataclasses import replace
+
 import pytest
 
 from smi_pipeline.core.errors import AmbiguousError
 from smi_pipeline.core.models import Queue
-from smi_pipeline.services import admin, refund
+from smi_pipeline.services import admin, compare, refund
 from smi_pipeline_tests.unit.services.steps import Steps
 
 
@@ -165,6 +167,40 @@ def test_a_refund_that_fails_later_is_a_persons_task_and_can_be_repeated(shop: S
     assert shop.payments.keys == [f"refund:{job_id}:1", f"refund:{job_id}:2"]
     assert shop.job(job_id).status == "refunded"
     assert shop.tasks() == [], "the money is back: nothing is left for a person"
+
+
+def test_a_part_that_did_not_go_back_is_a_persons_task_until_it_is_back_too(shop: Steps) -> None:
+    job_id = shop.failed()
+    payment_intent = payment_of(shop, job_id)
+    part = shop.payments.refund_by_hand(payment_intent, 20, status="pending")
+    shop.payments.refund_status = "pending"
+    shop.refund_due()
+    (rest,) = (r for r in shop.payments.refunds_in(payment_intent) if r.refund_id != part.refund_id)
+    compare.compare_payments(shop.world)
+    for made, status in ((part, "failed"), (rest, "succeeded")):
+        shop.payments.set_refund(made.refund_id, status)
+        compare.compare_payments(shop.world)
+        assert shop.tasks() == ["refund_failed"]
+    (told,) = shop.state.tasks.opened()
+    assert "smi jobs" not in told.next_step, "ours is made already"
+    shop.payments.refund_by_hand(payment_intent, 20)
+    compare.compare_payments(shop.world)
+    assert shop.tasks() == []
+
+
+def test_a_refund_of_another_payment_with_the_same_key_settles_nothing(shop: Steps) -> None:
+    job_id = shop.failed()
+    (owed,) = shop.state.refunds.of_job(job_id)
+    second = shop.payments.pay(job_id, shop.job(job_id).price_cents)
+    made = shop.payments.refund_by_hand(second, shop.job(job_id).price_cents)
+    # as one that we made before the database was restored
+    key = {"idempotency_key": owed.idempotency_key or ""}
+    shop.payments.refunds[made.refund_id] = replace(made, metadata=key)
+    shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": second}, job_id)
+    shop.refund_due()
+    assert [shop.payments.returned_cents(name) for name in (owed.payment_intent_id, second)] == [
+        shop.job(job_id).price_cents
+    ] * 2
 
 
 def test_an_older_event_about_a_refund_changes_nothing(shop: Steps) -> None:

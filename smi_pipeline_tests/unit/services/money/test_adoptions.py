@@ -60,13 +60,31 @@ def test_a_refund_told_before_its_payment_is_taken_up_with_the_payment_and_once(
     assert shop.payments.keys == []
 
 
+def test_a_payment_whose_refunds_stripe_does_not_name_is_told_again(shop: Steps) -> None:
+    job_id, payment_intent = refunded_before_we_know(shop)
+    told_of_the_refund(shop, payment_intent)
+    shop.payments.faults.extend([None, AmbiguousError("500")])  # the payment is read, its refunds are not
+    with pytest.raises(AmbiguousError):
+        shop.tell(PAID, {"object": "payment_intent", "id": payment_intent}, job_id)
+    shop.everything()
+    assert shop.tell(PAID, {"object": "payment_intent", "id": payment_intent}, job_id) == "order"
+    shop.everything()
+    assert shop.upscaler.submissions == []
+    assert shop.job(job_id).status == "refunded"
+
+
 def test_a_refund_told_before_its_payment_is_found_by_the_comparison_after_a_crash_between(
     shop: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id, payment_intent = refunded_before_we_know(shop)
     told_of_the_refund(shop, payment_intent)
-    shop.payments.faults.extend([None, AmbiguousError("killed")])  # the payment is read and recorded, no more
-    with pytest.raises(AmbiguousError):
+
+    def killed(*_: object, **__: object) -> str:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shop.state.refunds, "settle_by_facts", killed)
+    with pytest.raises(KeyboardInterrupt):
         shop.tell(PAID, {"object": "payment_intent", "id": payment_intent}, job_id)
     assert shop.job(job_id).status == "pending"
     assert recorded(shop) == []
@@ -120,6 +138,31 @@ def test_an_orphan_that_is_being_returned_is_not_adopted(shop: Steps, monkeypatc
     shop.everything()
     assert shop.job(job_id).status == "awaiting_payment"
     assert shop.payments.returned_cents(payment_intent) == shop.job(job_id).price_cents
+
+
+def test_an_orphan_that_went_back_unnoticed_is_not_adopted(shop: Steps) -> None:
+    job_id = shop.register().job_id
+    price = shop.job(job_id).price_cents
+    payment_intent = an_orphan(shop, price)
+    shop.payments.refund_by_hand(payment_intent, price)
+    with pytest.raises(Conflict):
+        admin.adopt(shop.world, payment_intent, job_id)
+    assert shop.job(job_id).status == "awaiting_payment"
+    assert shop.tasks() == []
+
+
+def test_an_orphan_goes_back_whole_when_a_part_by_hand_fails_before_ours_is_made(shop: Steps) -> None:
+    payment_intent = an_orphan(shop)
+    part = shop.payments.refund_by_hand(payment_intent, 30, status="pending")
+    compare.compare_payments(shop.world)
+    admin.refund_payment(shop.world, payment_intent)
+    shop.payments.set_refund(part.refund_id, "failed", "expired_card")
+    compare.compare_payments(shop.world)
+    shop.refund_due()
+    shop.later(minutes=11)
+    compare.compare_payments(shop.world)
+    assert shop.payments.returned_cents(payment_intent) == 70
+    assert shop.tasks() == []
 
 
 @pytest.mark.parametrize("before", ["a part went back by hand", "its return failed"])
@@ -197,8 +240,7 @@ def test_a_task_about_a_second_payment_names_the_command_that_returns_that_payme
     shop.refund_due()
     made = shop.payments.refund_by_hand(second, price, status="pending")
     compare.compare_payments(shop.world)
-    (task,) = shop.state.tasks.opened()
-    admin.close_task(shop.world, task.task_id)
+    assert shop.tasks() == [], "it is on its way back"
     shop.payments.set_refund(made.refund_id, "failed", "expired_card")
     compare.compare_payments(shop.world)
     (told,) = shop.state.tasks.opened()
