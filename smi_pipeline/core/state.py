@@ -235,8 +235,10 @@ class Refunds(Protocol):
     def give_up(self, refund_row: int, lease_id: str, *, why: str, actor: str) -> None:
         """Makes a refund a person's task."""
 
-    def note_dispute(self, payment_intent_id: str, state: str, *, event: tuple[str, str], actor: str) -> bool:
-        """Notes a dispute's state (open, won, lost) once per event."""
+    def note_dispute(
+        self, payment_intent_id: str, state: str, began: datetime | None, *, event: tuple[str, str], actor: str
+    ) -> bool:
+        """Notes a dispute's state (open, won, lost) once per event. The newest dispute counts, a loss always."""
 
 
 class Emails(Protocol):

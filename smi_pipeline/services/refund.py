@@ -1,5 +1,9 @@
 """Money goes back: owed refunds are called, Stripe's words about refunds and disputes are taken in (rule 3)."""
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import AmbiguousError, NotFound, PermanentError, TransientError
 from smi_pipeline.core.models import PaymentFacts, Queue, Refund, RefundFacts, StripeEvent
@@ -140,5 +144,14 @@ def handle_dispute_event(world: World, event: StripeEvent, payment_intent: str, 
     state = "open"
     if event.type == "charge.dispute.closed":
         state = "won" if event.object.get("status") in ("won", "warning_closed") else "lost"
-    changed = world.state.refunds.note_dispute(payment_intent, state, event=(event.event_id, event.type), actor=source)
+    changed = world.state.refunds.note_dispute(
+        payment_intent, state, _began(event.object), event=(event.event_id, event.type), actor=source
+    )
     return f"dispute {state}" if changed else "repeated"
+
+
+def _began(dispute: Mapping[str, Any]) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(dispute["created"], UTC)
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        return None

@@ -1,5 +1,7 @@
 """Refunds: the key is committed when the refund is decided, the amount before Stripe is called."""
 
+from datetime import datetime
+
 from smi_pipeline.adapters.postgres.database import Database, Transaction, as_record
 from smi_pipeline.adapters.postgres.emails import owe_email
 from smi_pipeline.adapters.postgres.inbox import into_inbox
@@ -164,17 +166,23 @@ class PostgresRefunds:
             if row:
                 _refund_failed(tx, row, why, actor)
 
-    def note_dispute(self, payment_intent_id: str, state: str, *, event: tuple[str, str], actor: str) -> bool:
+    def note_dispute(
+        self, payment_intent_id: str, state: str, began: datetime | None, *, event: tuple[str, str], actor: str
+    ) -> bool:
         with self._database.transaction() as tx:
             if not into_inbox(tx, *event, "dispute"):
                 return False
             row = tx.row(
-                # Events come in any order. A loss is final; what was won may be an inquiry, and the loss follow it.
-                """UPDATE smi.payments SET dispute = CASE WHEN dispute = 'lost' OR dispute = 'won' AND :state = 'open'
-                                                          THEN dispute ELSE :state END
+                # Events come in any order. A loss is final; else the newest dispute counts, and of one its end.
+                """UPDATE smi.payments SET disputed_at = greatest(disputed_at, :began), dispute = CASE
+                       WHEN dispute = 'lost' OR :state = 'lost' THEN 'lost'
+                       WHEN :began < disputed_at THEN dispute
+                       WHEN dispute = 'won' AND (:began > disputed_at) IS NOT TRUE THEN dispute
+                       ELSE :state END
                    WHERE payment_intent_id = :pi RETURNING job_id, dispute""",
                 pi=payment_intent_id,
                 state=state,
+                began=began,
             )
             if row is None:
                 return False
@@ -185,9 +193,9 @@ class PostgresRefunds:
                 pi=payment_intent_id,
             )
             tx.run("UPDATE smi.upscale_jobs SET updated_at = smi.now() WHERE job_id = :id", id=row["job_id"])
-            if state != "open":
+            if row["dispute"] != "open":
                 close_task(tx, kind="dispute", subject=payment_intent_id, actor=actor)
-            elif row["dispute"] == "open":  # not when the news of its beginning comes after that of its end
+            else:
                 open_task(
                     tx,
                     kind="dispute",

@@ -271,6 +271,24 @@ def test_a_lost_dispute_stays_lost_when_the_end_of_an_inquiry_before_it_is_told_
     assert shop.payments.keys == []
 
 
+def test_a_payment_disputed_again_after_an_inquiry_has_ended_is_a_persons_task_again(shop: Steps) -> None:
+    payment_intent = payment_of(shop, shop.delivered())
+    inquiry = {"object": "dispute", "id": "dp_1", "payment_intent": payment_intent, "created": 1_800_000_000}
+    chargeback = inquiry | {"id": "dp_2", "created": 1_800_900_000}
+    told = [
+        ("charge.dispute.created", inquiry | {"status": "warning_needs_response"}, ["dispute"]),
+        ("charge.dispute.closed", inquiry | {"status": "warning_closed"}, []),
+        ("charge.dispute.created", chargeback | {"status": "needs_response"}, ["dispute"]),
+        ("charge.dispute.closed", inquiry | {"status": "warning_closed"}, ["dispute"]),  # told late
+        ("charge.dispute.closed", chargeback | {"status": "won"}, []),
+        ("charge.dispute.created", chargeback | {"status": "needs_response"}, []),  # told late
+        ("charge.dispute.created", inquiry | {"status": "warning_needs_response"}, []),
+    ]
+    for event, dispute, tasks in told:
+        shop.tell(event, dispute)
+        assert shop.tasks() == tasks, (event, dispute)
+
+
 def test_two_workers_refund_once(shop: Steps) -> None:
     job_id = shop.failed()
     lease_id, (key,) = shop.take(Queue.REFUND)
