@@ -45,6 +45,10 @@ class Order:
     def payment_intent_id(self) -> str:
         return f"pi_{self.job_id}"
 
+    @property
+    def paid_currency(self) -> str:
+        return self.payments[0]["currency"] if self.payments else self.currency
+
 
 @dataclass(kw_only=True)
 class Loose:
@@ -120,7 +124,7 @@ def _write(tx: Transaction, order: Order) -> None:
     )
     for payment in order.payments:
         insert(tx, "payments", job_id=order.job_id, learned_from="test", **payment)
-    of_order = {"payment_intent_id": order.payment_intent_id, "currency": order.currency}
+    of_order = {"payment_intent_id": order.payment_intent_id, "currency": order.paid_currency}
     _write_refunds(tx, order.refunds, job_id=order.job_id, **of_order)
     _write_bookings(tx, order.bookings, **of_order)
     for call in order.calls:
@@ -236,7 +240,31 @@ def _bookings(chance: random.Random, payment: dict[str, Any]) -> list[dict[str, 
         found.append({"kind": "dispute", "amount_cents": -amount, "fee_cents": 1500})
         if chance.random() < 0.5:
             found.append({"kind": "dispute", "amount_cents": amount, "fee_cents": 0})
+    if chance.random() < 0.1:
+        found.append({"kind": "refund", "amount_cents": -1, "fee_cents": chance.choice([0, 7])})
     return found
+
+
+def _second_payment(chance: random.Random, order: Order) -> None:
+    """On the same day; in another currency, it is not the job's."""
+    assert order.paid_at
+    second = _payment(
+        order,
+        "duplicate",
+        received_cents=chance.randint(1, 900),
+        currency=chance.choice([order.paid_currency, order.paid_currency, "chf"]),
+        fee_cents=chance.choice([None, 31]),
+        dispute=chance.choice([None] * 3 + ["lost", "won"]),
+        paid_at=moment(order.paid_at.date(), chance.randrange(86_400)),
+    )
+    order.payments.append(second)
+    order.bookings += [booking | _of(second) for booking in _bookings(chance, second)]
+    refund = {
+        "kind": "duplicate_payment",
+        "state": chance.choice(["owed", "pending", "succeeded", "failed"]),
+        "amount_cents": second["received_cents"],
+    }
+    order.refunds.append(refund | _of(second))
 
 
 def _random_order(chance: random.Random, day: date) -> Order:
@@ -253,17 +281,12 @@ def _random_order(chance: random.Random, day: date) -> Order:
     )
     fee = chance.choice([None, chance.randint(0, 90)])
     order.payments = [_payment(order, "order", fee_cents=fee, dispute=chance.choice([None] * 9 + ["lost", "won"]))]
+    if chance.random() < 0.1:  # a wrong amount
+        order.payments[0] |= {"role": "mismatch", "received_cents": chance.randint(1, 900)}
+        order.payments[0] |= {"currency": chance.choice([order.currency, "gbp"])}
     order.bookings = _bookings(chance, order.payments[0])
-    if chance.random() < 0.1:
-        order.payments.append(_payment(order, "duplicate", received_cents=chance.randint(1, 900)))
-        order.refunds.append(
-            {
-                "kind": "duplicate_payment",
-                "payment_intent_id": order.payments[1]["payment_intent_id"],
-                "state": chance.choice(["owed", "pending", "succeeded", "failed"]),
-                "amount_cents": order.payments[1]["received_cents"],
-            }
-        )
+    for _ in range(chance.choice([0] * 8 + [1, 2])):
+        _second_payment(chance, order)
     at = paid
     if chance.random() < 0.9:
         at = order.submitted_at = at + timedelta(seconds=round(chance.expovariate(1), 6))
@@ -353,7 +376,8 @@ def _open(chance: random.Random, order: Order, at: datetime) -> None:
 
 def _imported(chance: random.Random, order: Order, at: datetime) -> None:
     order.imported = True
-    order.payments, order.refunds, order.calls, order.bookings = [], [], [], []
+    order.payments = chance.choice([[], [_payment(order, "order")]])
+    order.refunds, order.calls, order.bookings = [], [], []
     order.status = chance.choice(["completed", "refunded"])
 
 

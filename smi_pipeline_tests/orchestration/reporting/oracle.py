@@ -19,18 +19,19 @@ GIVEN_BACK = ("pending", "succeeded")
 def fact(order: Order) -> dict[str, Any]:
     assert order.paid_at
     outcome, reason = _outcome(order)
-    money = _money(order.payments, order.refunds, order.bookings, order.payment_intent_id)
+    money = _money(_own(order), order.refunds, order.bookings, order.payment_intent_id)
     credits = sum(call["credits"] or 0 for call in order.calls)
     lost = [call for call in order.calls if call["state"] == "lost" and call["credits"] is None]
     assumed = order.expected_credits * len(lost)
     useful = sum(call["credits"] or 0 for call in order.calls if call["state"] == "completed")
     if order.imported:
-        money |= {
-            "received_cents": order.price_cents,
-            "stripe_fee_cents": PRICES.stripe_fee_cents(order.price_cents),
-            "stripe_fee_known": False,
-            "refunded_cents": order.price_cents if order.status == "refunded" else 0,
-        }
+        if not order.payments:
+            money |= {
+                "received_cents": order.price_cents,
+                "stripe_fee_cents": PRICES.stripe_fee_cents(order.price_cents),
+                "stripe_fee_known": False,
+                "refunded_cents": order.price_cents if order.status == "refunded" else 0,
+            }
         credits = useful = order.expected_credits if order.status == "completed" else 0
     cost = PRICES.cost_cents(credits + assumed)
     return {
@@ -46,7 +47,7 @@ def fact(order: Order) -> dict[str, Any]:
         "credits_assumed": assumed,
         "credits_wasted": credits + assumed - (useful if outcome in ("delivered", "open") else 0),
         "api_cost_cents": cost,
-        "currency": order.currency,
+        "currency": order.paid_currency,
         "price_cents": order.price_cents,
         **money,
         "net_margin_cents": _net(money) - cost,
@@ -54,22 +55,18 @@ def fact(order: Order) -> dict[str, Any]:
     }
 
 
+def _own(order: Order) -> list[dict[str, Any]]:
+    """The payments that are counted with the job."""
+    return [payment for payment in order.payments if payment["currency"] == order.paid_currency]
+
+
 def other(entry: Order | Loose) -> list[dict[str, Any]]:
     """What belongs to no paid job: a payment, or the calls of a gift by day."""
     if isinstance(entry, Loose):
-        money = _money([entry.payment], entry.refunds, entry.bookings, entry.payment["payment_intent_id"])
-        used = {"submissions": 0, "credits": 0, "credits_assumed": 0, "api_cost_cents": 0}
-        return [
-            {
-                "day": entry.payment["paid_at"].date(),
-                "subject": entry.payment["payment_intent_id"],
-                "kind": "payment",
-                "currency": entry.payment["currency"],
-                **used,
-                **money,
-                "net_margin_cents": _net(money),
-            }
-        ]
+        return [_apart(entry.payment, entry, entry.payment["payment_intent_id"])]
+    if entry.paid_at:
+        apart = [payment for payment in entry.payments if payment not in _own(entry)]
+        return [_apart(payment, entry, entry.payment_intent_id) for payment in apart]
     rows = []
     for day in sorted({call["created_at"].date() for call in entry.calls}):
         calls = [call for call in entry.calls if call["created_at"].date() == day]
@@ -93,6 +90,19 @@ def other(entry: Order | Loose) -> list[dict[str, Any]]:
     return rows
 
 
+def _apart(payment: dict[str, Any], entry: Order | Loose, main: str) -> dict[str, Any]:
+    money = _money([payment], entry.refunds, entry.bookings, main)
+    return {
+        "day": payment["paid_at"].date(),
+        "subject": payment["payment_intent_id"],
+        "kind": "payment",
+        "currency": payment["currency"],
+        **dict.fromkeys(("submissions", "credits", "credits_assumed", "api_cost_cents"), 0),
+        **money,
+        "net_margin_cents": _net(money),
+    }
+
+
 def _money(
     payments: list[dict[str, Any]], refunds: list[dict[str, Any]], bookings: list[dict[str, Any]], main: str
 ) -> dict[str, Any]:
@@ -107,7 +117,7 @@ def _money(
             for refund in refunds
             if refund["state"] in GIVEN_BACK and refund.get("payment_intent_id", main) == intent
         )
-        booked = bookings if intent == main else []
+        booked = [booking for booking in bookings if booking.get("payment_intent_id", main) == intent]
         fees = [b["fee_cents"] for b in booked if b["kind"] == "charge"]
         fee = payment["fee_cents"] if payment["fee_cents"] is not None else next(iter(fees), None)
         known = known and fee is not None
@@ -120,6 +130,7 @@ def _money(
         money["received_cents"] += payment["received_cents"]
         money["refunded_cents"] += back
         money["stripe_fee_cents"] += PRICES.stripe_fee_cents(payment["received_cents"]) if fee is None else fee
+        money["stripe_fee_cents"] += sum(b["fee_cents"] for b in booked if b["kind"] == "refund")
     return money | {"stripe_fee_known": known}
 
 

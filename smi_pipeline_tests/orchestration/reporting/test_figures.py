@@ -69,7 +69,7 @@ def test_facts_and_reports_of_a_random_history_equal_a_slow_plain_calculation(da
     last = first + timedelta(days=days)
     build(reports, first, last)
     facts = [oracle.fact(order) for order in orders]
-    others = [row for entry in rest for row in oracle.other(entry)]
+    others = [row for entry in [*orders, *rest] for row in oracle.other(entry)]
     stages = {"paid_to_submitted", "submitted_to_ready", "ready_to_delivered", "delivered_to_mailed", "paid_to_mailed"}
     for table, key, wanted in ((FACTS, ("day", "job_id"), facts), (OTHER_MONEY, ("day", "subject"), others)):
         rows = {tuple(row[name] for name in key): row for row in reports.rows(table, first, last)}
