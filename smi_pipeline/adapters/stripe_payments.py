@@ -25,6 +25,7 @@ SOURCE = "sell-my-images"
 MAX_EVENT_TYPES = 20  # per call of the events list, docs.stripe.com/api/events/list
 _PAGE = 100
 _FIRST_PAUSE_SECONDS = 0.05
+_CONNECTIONS = 20  # kept open: one for each of the gateway's threads that may ask at once
 
 
 class StripePayments:
@@ -270,6 +271,8 @@ class _Session(requests.Session):
         super().__init__()
         self.trust_env = False
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        for scheme in ("https://", "http://"):
+            self.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS))
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         return None

@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
+from smi_pipeline.core.errors import TransientError
 from smi_pipeline.core.models import Queue
 
 T = TypeVar("T")
@@ -19,6 +20,10 @@ log = structlog.get_logger("smi_pipeline.gateway")
 QUICK, EVENTS, ORDERS, FILES = 14, 14, 4, 16
 """Threads for short work on the database; for Stripe's events, which read from Stripe; for new orders, which fetch an
 image of the shop; for reading files."""
+
+EVENTS_WAITING = 100
+"""So many more of Stripe's events wait for a thread. Any others are to come again: waiting, they would take up all the
+requests that the server holds at once, and customers would be turned away."""
 
 KICKS = 4
 """Threads for kicks: a payment must not wait until the kick of a webhook has ended."""
@@ -44,7 +49,10 @@ class Threads:
         return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._quick)
 
     async def event(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Runs what an event of Stripe means: milliseconds, or half a minute while Stripe does not answer."""
+        """Runs what an event of Stripe means: milliseconds, or half a minute while Stripe does not answer. Raises
+        TransientError when too many wait for that."""
+        if self._events.statistics().tasks_waiting >= EVENTS_WAITING:
+            raise TransientError("too many events of Stripe wait for Stripe's answers", counts=False)
         return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._events)
 
     async def order(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:

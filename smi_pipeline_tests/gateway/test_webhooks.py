@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from smi_pipeline.core.models import Queue, Status
+from smi_pipeline.gateway import threads
 from smi_pipeline.gateway.threads import EVENTS, QUICK
 from smi_pipeline_tests.gateway.shop import Shop, signed, stripe_event, wait_for
 
@@ -164,6 +165,26 @@ def test_while_stripe_does_not_answer_everybody_else_is_served(make_shop) -> Non
             for connection in (silent, *held):
                 connection.close()
     assert {each.result().status_code for each in waiting} == {503}
+
+
+def test_while_stripe_does_not_answer_so_many_events_wait_and_the_others_are_to_come_again_at_once(
+    make_shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "EVENTS_WAITING", 1)
+    silent = socket.create_server(("127.0.0.1", 0), backlog=64)
+    silent.settimeout(20)
+    shop = make_shop(stripe_api_base=f"http://127.0.0.1:{silent.getsockname()[1]}")
+    intent = {"id": "pi_1", "object": "payment_intent", "metadata": {"source": "sell-my-images", "job_id": "x"}}
+    with ThreadPoolExecutor(EVENTS + 3) as pool:
+        sent = [pool.submit(post, shop, stripe_event("payment_intent.succeeded", intent)) for _ in range(EVENTS + 3)]
+        held = [silent.accept()[0] for _ in range(EVENTS)]
+        try:
+            wait_for(lambda: sum(each.done() for each in sent) == 2)
+            turned_away = [each.result() for each in sent if each.done()]
+            assert [(reply.status_code, "Retry-After" in reply.headers) for reply in turned_away] == [(503, True)] * 2
+        finally:
+            for connection in (silent, *held):
+                connection.close()
 
 
 def test_an_event_about_an_object_that_stripe_does_not_know_is_to_come_again(whole_shop: Shop) -> None:
