@@ -288,9 +288,25 @@ def _kept_cents(tx: Transaction, payment_intent_id: str) -> int:
     return int(kept or 0)
 
 
-def _mark_refunded(tx: Transaction, job_id: str | None, actor: str) -> None:
-    if tx.run("UPDATE smi.upscale_jobs SET status = 'refunded' WHERE job_id = :id AND status = 'failed'", id=job_id):
+def _mark_refunded(tx: Transaction, job_id: str | None, actor: str) -> bool:
+    marked = tx.run(
+        "UPDATE smi.upscale_jobs SET status = 'refunded' WHERE job_id = :id AND status = 'failed'", id=job_id
+    )
+    if marked:
         tx.event(job_id, "refunded", actor=actor, from_status=Status.FAILED, to_status=Status.REFUNDED)
+    return bool(marked)
+
+
+def _gave_up(tx: Transaction, payment_intent_id: str) -> bool:
+    """Whether our refund for a failed job has failed, and none of ours follows."""
+    return bool(
+        tx.value(
+            """SELECT bool_or(kind IN ('failure', 'wrong_amount') AND state IN ('failed', 'canceled'))
+                      AND NOT bool_or(state IN ('owed', 'pending', 'succeeded'))
+               FROM smi.refunds WHERE payment_intent_id = :pi AND kind <> 'outside'""",
+            pi=payment_intent_id,
+        )
+    )
 
 
 def _refund_failed(tx: Transaction, row, why: str, actor: str) -> None:
@@ -366,7 +382,7 @@ def _record_outside(tx: Transaction, facts: RefundFacts, actor: str, mail_domain
             pi=facts.payment_intent_id,
         )
         close_task(tx, kind="orphan_payment", subject=facts.payment_intent_id, actor=actor)
-    if payment["role"] != "order":
+    if payment["role"] not in ("order", "mismatch"):
         return "outside"
     job = tx.row("SELECT * FROM smi.upscale_jobs WHERE job_id = :id FOR UPDATE", id=payment["job_id"])
     # A gift of the shop (a later round) ends without money, whatever becomes of the payment.
@@ -399,7 +415,12 @@ def _record_outside(tx: Transaction, facts: RefundFacts, actor: str, mail_domain
             to_status=Status.FAILED,
             reason=reasons.REFUNDED_OUTSIDE,
         )
-        _mark_refunded(tx, job["job_id"], actor)
+    # A person has returned what ours could not: nothing else would close the job.
+    if (
+        job is not None
+        and (decided or _gave_up(tx, facts.payment_intent_id))
+        and _mark_refunded(tx, job["job_id"], actor)
+    ):
         outside = tx.value("SELECT refund_row FROM smi.refunds WHERE stripe_refund_id = :id", id=facts.refund_id)
         owe_email(tx, job["job_id"], "refund", mail_domain, context={"refund_row": outside})
     return "outside"

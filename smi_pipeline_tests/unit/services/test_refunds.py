@@ -169,6 +169,28 @@ def test_a_refund_that_fails_later_is_a_persons_task_and_can_be_repeated(shop: S
     assert shop.tasks() == [], "the money is back: nothing is left for a person"
 
 
+@pytest.mark.parametrize("why", ["the upscale failed", "the amount was wrong"])
+def test_money_that_a_person_returns_after_ours_failed_closes_the_job_and_the_customer_is_told(
+    shop: Steps, why: str
+) -> None:
+    job_id = shop.failed() if why == "the upscale failed" else shop.register().job_id
+    if why == "the amount was wrong":
+        shop.pay(job_id, 70)
+        (told,) = shop.state.tasks.opened()
+        admin.close_task(shop.world, told.task_id)
+    shop.payments.refund_status = "failed"
+    shop.refund_due()
+    assert shop.tasks() == ["refund_failed"]
+    for part in (20, shop.payments.intents[payment_of(shop, job_id)].amount_cents - 20):
+        assert shop.job(job_id).status == "failed"
+        shop.payments.refund_by_hand(payment_of(shop, job_id), part)
+        compare.compare_payments(shop.world)
+    shop.mail_due()
+    assert shop.job(job_id).status == "refunded"
+    assert shop.mailer.subjects() == ["refund"]
+    assert shop.tasks() == []
+
+
 def test_a_part_that_did_not_go_back_is_a_persons_task_until_it_is_back_too(shop: Steps) -> None:
     job_id = shop.failed()
     payment_intent = payment_of(shop, job_id)
