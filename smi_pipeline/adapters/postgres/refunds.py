@@ -336,6 +336,11 @@ def _refund_failed(tx: Transaction, row, why: str, actor: str) -> None:
 
 def _record_outside(tx: Transaction, facts: RefundFacts, actor: str, mail_domain: str) -> str:
     """A refund made by hand in the Stripe dashboard. A full one before delivery is the outcome of the job."""
+    tx.run(  # the job first, as whoever records a payment does: the other way round they would wait for each other
+        """SELECT FROM smi.upscale_jobs j JOIN smi.payments p USING (job_id) WHERE p.payment_intent_id = :pi
+           FOR UPDATE OF j""",
+        pi=facts.payment_intent_id,
+    )
     payment = tx.row("SELECT * FROM smi.payments WHERE payment_intent_id = :pi FOR UPDATE", pi=facts.payment_intent_id)
     if payment is None:
         return "ignored"

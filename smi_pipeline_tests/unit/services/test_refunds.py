@@ -1,12 +1,13 @@
 """Rule 3: money goes back once, in full, whoever asks and whatever gets lost on the way."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
 from smi_pipeline.core.errors import AmbiguousError
 from smi_pipeline.core.models import Queue
-from smi_pipeline.services import admin, compare, refund
+from smi_pipeline.services import admin, compare, intake, refund
 from smi_pipeline_tests.unit.services.steps import Steps
 
 
@@ -309,6 +310,24 @@ def test_a_payment_disputed_again_after_an_inquiry_has_ended_is_a_persons_task_a
     for event, dispute, tasks in told:
         shop.tell(event, dispute)
         assert shop.tasks() == tasks, (event, dispute)
+
+
+def test_news_of_a_payment_and_of_its_refunds_at_once_do_not_wait_for_each_other(shop: Steps) -> None:
+    job_id = shop.paid()
+    payment_intent = payment_of(shop, job_id)
+
+    def tell_payments() -> None:
+        for _ in range(60):
+            intake.learn_of_payment(shop.world, payment_intent, job_id, event=None, source="test")
+
+    def tell_refunds() -> None:
+        for _ in range(20):
+            made = shop.payments.refund_by_hand(payment_intent, 1)
+            shop.state.refunds.settle_by_facts(made, event=None, actor="test")
+
+    with ThreadPoolExecutor(3) as pool:  # a deadlock is a TransientError
+        for told in [pool.submit(tell) for tell in (tell_payments, tell_payments, tell_refunds)]:
+            told.result(timeout=60)
 
 
 def test_two_workers_refund_once(shop: Steps) -> None:
