@@ -10,7 +10,7 @@ DAGSTER_DATABASE = "dagster"
 # Dagster's history may be lost on a crash of the machine, the state may not (it sets synchronous_commit itself).
 SERVER_SETTINGS = """
 synchronous_commit = off
-max_connections = 200
+max_connections = 300
 shared_buffers = 128MB
 """
 
