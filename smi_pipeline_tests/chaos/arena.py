@@ -1,16 +1,19 @@
 """The running product in front of the stand-ins, with its failpoints, its clock, and a hand that kills.
 
 Belongs here: what can be done to the product. Does not belong here: when (waves.py), and what was right (verdict.py).
-The state's tables are read for pacing only: how far the clock may be moved, and who may be killed.
+The state's tables are read for pacing only: how far the clock may be moved, who may be killed, and what a person is
+asked to do.
 """
 
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +83,7 @@ class Arena:
     said: Callable[[str], None]
     shifted: float = 0.0
     deaths: list[str] = field(default_factory=list)
+    sent_anew: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._engine: Engine = create_engine(self.stack.state_url, pool_pre_ping=True)
@@ -229,6 +233,22 @@ class Arena:
             ).json()
             return answer["data"]["launchRun"]["__typename"] == "LaunchRunSuccess"
         return False
+
+    def send_anew(self, unmailed: Collection[str]) -> list[str]:
+        """A person's part: of these jobs, whose mail is in no mailbox, those whose mail was in doubt twice, which no
+        program sends a third time (rule 7). `smi jobs resend` is what their task says; the jobs it was said of."""
+        found = self.sql(
+            """SELECT DISTINCT job_id FROM smi.person_tasks WHERE kind = 'mail_failed' AND closed_at IS NULL
+               AND message LIKE '%may have arrived%'"""
+        )
+        asked = [row["job_id"] for row in found if row["job_id"] in unmailed and row["job_id"] not in self.sent_anew]
+        environment = {**os.environ, **_environment(self.memory), "SMI_DATABASE_URL": self.stack.state_url}
+        del environment["SMI_FAILPOINTS"]  # persons do not die here
+        for job_id in asked:
+            command = [sys.executable, "-m", "smi_pipeline.cli", "jobs", "resend", job_id]
+            if subprocess.run(command, env=environment, capture_output=True).returncode == 0:
+                self.sent_anew.append(job_id)
+        return asked
 
     def close(self) -> None:
         """Customers go home."""

@@ -58,6 +58,7 @@ def carry_through(arena: Arena, options: Options, report: Report, say: Callable[
             _one(arena, wave, options, report, say, len(planned))
     report.passed = sorted(path.name for path in (arena.failpoints / "passed").iterdir())
     report.deaths = len(arena.deaths)
+    report.outcomes["mail sent anew by a person"] = len(arena.sent_anew)
     everybody = [guest for guest in arena.memory.orders if guest.paid_at is not None]
     verdict = judge(
         everybody,  # type: ignore[arg-type]

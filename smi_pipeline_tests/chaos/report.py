@@ -129,7 +129,8 @@ def summary(report: Report) -> list[str]:
         f"seed {report.seed}, {report.seconds / 60:.1f} minutes, {len(report.hit)} kills, {len(rows(report))} points, "
         f"{report.deaths} deaths by another's hand, {report.outcomes['orders']} paid orders",
         f"violations: {len(report.violations)}; points not hit: {len(report.missed)}; "
-        f"submitted a second time because the first answer was lost: {report.outcomes['submitted a second time']}",
+        f"submitted a second time because the first answer was lost: {report.outcomes['submitted a second time']}; "
+        f"mails sent anew by a person because two answers were lost: {report.outcomes['mail sent anew by a person']}",
         recovery_line(report),
     ]
 

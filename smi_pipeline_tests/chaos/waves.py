@@ -97,6 +97,9 @@ class Watch:
         """To what is due next, or to where the leases of dead workers end. Not while anybody may be at work."""
         if self.quiet < STALLED_SECONDS or any(guest.paid_at is None for guest in self._guests):
             return
+        if self._arena.send_anew([guest.job_id for guest in self.open_ones() if guest.job_id]):
+            self.news()
+            return
         longest, due = self._arena.pace()
         if longest is not None and longest > 0:
             if longest <= ALIVE_SECONDS:
