@@ -62,7 +62,7 @@ NAMED: tuple[tuple[str, str, Path, str, str], ...] = (
         "not world.state.emails.hand_over(email, lease_id, mail.content)",
         "False",
     ),
-    ("outcome", "the outcome's row of a job", POSTGRES / "deliveries.py", "INSERT INTO smi.outcomes", "EXPLAIN {}"),
+    ("outcome", "the outcome's row of a job", POSTGRES / "outcomes.py", "INSERT INTO smi.outcomes", "EXPLAIN {}"),
     ("inbox", "the inbox row of a Stripe event", POSTGRES / "inbox.py", "INSERT INTO smi.webhook_inbox", "EXPLAIN {}"),
 )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from smi_pipeline.adapters.postgres.database import Database, Transaction
 from smi_pipeline.adapters.postgres.emails import owe_email
+from smi_pipeline.adapters.postgres.outcomes import decide
 from smi_pipeline.adapters.postgres.refunds import owe_refund
 from smi_pipeline.adapters.postgres.tasks import open_task
 from smi_pipeline.core.errors import LeaseLost
@@ -66,7 +67,7 @@ class PostgresDeliveries:
     def deliver(self, job_id: str, lease_id: str, *, ttl: timedelta, actor: str) -> bool:
         with self._database.transaction() as tx:
             job = _leased(tx, job_id, lease_id)
-            if not _decide(tx, job, "deliver", None, actor):
+            if not decide(tx, job, "deliver", None, actor):
                 _release(tx, job_id, lease_id)
                 return False
             tx.run(
@@ -282,20 +283,6 @@ def _leased(tx: Transaction, job_id: str, lease_id: str):
     return job
 
 
-def _decide(tx: Transaction, job, outcome: str, reason: str | None, actor: str) -> bool:
-    return bool(
-        tx.run(
-            """INSERT INTO smi.outcomes (job_id, round, outcome, reason, actor)
-               VALUES (:id, :round, :outcome, :reason, :actor) ON CONFLICT DO NOTHING""",
-            id=job["job_id"],
-            round=job["round"],
-            outcome=outcome,
-            reason=reason,
-            actor=actor,
-        )
-    )
-
-
 def _release(tx: Transaction, job_id: str, lease_id: str | None) -> None:
     tx.run(
         """UPDATE smi.upscale_jobs SET queue = NULL, lease_id = NULL, lease_until = NULL
@@ -334,7 +321,7 @@ def _keep_delivered(tx: Transaction, job, reason: str, words: str, actor: str) -
 
 def _fail(tx: Transaction, job, reason: str, words: str, actor: str) -> bool:
     money = job["round"] == 1 and job["payment_intent_id"] is not None
-    if not _decide(tx, job, "refund" if money else "none", reason, actor):
+    if not decide(tx, job, "refund" if money else "none", reason, actor):
         _release(tx, job["job_id"], job["lease_id"])
         return False
     if job["round"] > 1 and _delivered_before(tx, job):

@@ -2,6 +2,7 @@
 
 from smi_pipeline.adapters.postgres.database import Transaction
 from smi_pipeline.adapters.postgres.emails import owe_email
+from smi_pipeline.adapters.postgres.outcomes import decide
 from smi_pipeline.adapters.postgres.tasks import close_task, open_task
 from smi_pipeline.core import reasons
 from smi_pipeline.core.models import RefundFacts, Status
@@ -207,18 +208,7 @@ def record_outside(tx: Transaction, facts: RefundFacts, actor: str, mail_domain:
         return "outside"
     job = tx.row("SELECT * FROM smi.upscale_jobs WHERE job_id = :id FOR UPDATE", id=payment["job_id"])
     # A gift of the shop (a later round) ends without money, whatever becomes of the payment.
-    decided = (
-        job is not None
-        and job["round"] == 1
-        and tx.run(
-            """INSERT INTO smi.outcomes (job_id, round, outcome, reason, actor)
-           VALUES (:id, :round, 'refund', :reason, :actor) ON CONFLICT DO NOTHING""",
-            id=job["job_id"],
-            round=job["round"],
-            reason=reasons.REFUNDED_OUTSIDE,
-            actor=actor,
-        )
-    )
+    decided = job is not None and job["round"] == 1 and decide(tx, job, "refund", reasons.REFUNDED_OUTSIDE, actor)
     if job is not None and decided:
         tx.run(
             """UPDATE smi.upscale_jobs SET status = 'failed', queue = NULL, lease_id = NULL, lease_until = NULL,
