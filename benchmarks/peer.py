@@ -5,8 +5,8 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import create_engine
 
-from smi_pipeline.adapters.postgres.database import Database
-from smi_pipeline.adapters.postgres.reports import STAGES
+from smi_pipeline.state.database import Database
+from smi_pipeline.state.reports.store import STAGES
 
 _MONEY = ["received_cents", "refunded_cents", "disputed_cents", "fees", "api_cost_cents", "net_margin_cents"]
 

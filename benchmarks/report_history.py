@@ -8,7 +8,7 @@ from datetime import date
 
 from sqlalchemy import create_engine, text
 
-from smi_pipeline.adapters.postgres.database import Database, Transaction
+from smi_pipeline.state.database import Database, Transaction
 
 FIRST_DAY = date(2025, 1, 1)
 DAYS = 365

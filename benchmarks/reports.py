@@ -21,13 +21,13 @@ import psutil
 
 from benchmarks.peer import pandas_reports
 from benchmarks.report_history import DAYS, FIRST_DAY, make_history
-from smi_pipeline.adapters.postgres.database import Database
-from smi_pipeline.adapters.postgres.embedded import EmbeddedPostgres
-from smi_pipeline.adapters.postgres.reports import PERIODS, REPORTS, PostgresReports
-from smi_pipeline.adapters.postgres.schema import ensure_database, migrate
 from smi_pipeline.adapters.storage import FileStorage
 from smi_pipeline.core.pricing import Prices
 from smi_pipeline.reporting import pages
+from smi_pipeline.state.database import Database
+from smi_pipeline.state.embedded import EmbeddedPostgres
+from smi_pipeline.state.reports.store import PERIODS, REPORTS, Reports
+from smi_pipeline.state.schema import ensure_database, migrate
 
 LAST_DAY = FIRST_DAY + timedelta(days=DAYS - 1)
 SOME_DAY = FIRST_DAY + timedelta(days=200)
@@ -95,7 +95,7 @@ def shop(jobs: int) -> Iterator[tuple[Path, Database]]:
 def measure(jobs: int, *, peer: bool) -> dict[str, float]:
     """Seconds and MB by name."""
     with shop(jobs) as (folder, database):
-        reports = PostgresReports(database, Prices(), budget=jobs // 4)
+        reports = Reports(database, Prices(), budget=jobs // 4)
 
         def rebuild() -> None:
             for period in PERIODS:

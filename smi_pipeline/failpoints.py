@@ -1,11 +1,11 @@
 """Failpoints: named moments of the money path at which a process can be made to die, hang or fail, for tests alone.
 
 A point lies before and after every call outside and every commit of `CALLS`. They are off, and cost nothing, unless
-`SMI_FAILPOINTS` names a folder: then `wiring` puts `Watched` around the ports, and a process that passes a point
+`SMI_FAILPOINTS` names a folder: then `wiring` puts `FailpointProxy` around the ports, and a process that passes a point
 claims the file of that name in the folder, if there is one. Each file is claimed once, by one process.
 
     FOLDER/armed/payments.create_refund.after                    the first process that passes
-    FOLDER/armed/payments.create_refund.after@worker-errands     that process of the stack only (SMI_PROCESS)
+    FOLDER/armed/payments.create_refund.after@worker-priority     that process of the stack only (SMI_PROCESS)
 
 The file holds what happens: `kill` (SIGKILL to itself), `raise` (FailpointError), `hang` (until the file is removed
 from FOLDER/hit, where the claim has moved it, with the process id at the end of its name). If there is a folder
@@ -37,15 +37,15 @@ COMMITS = (
     "intake.abandon",
     "leases.lease",
     "leases.lease_one",
-    "leases.take_up",
+    "leases.start",
     "leases.reschedule",
     "submissions.prepared",
     "submissions.begin",
     "submissions.accepted",
-    "submissions.not_accepted",
-    "submissions.lost",
-    "submissions.hint",
-    "submissions.due_polls",
+    "submissions.mark_rejected",
+    "submissions.mark_lost",
+    "submissions.mark_for_poll",
+    "submissions.claim_due_polls",
     "submissions.poll_answered",
     "submissions.poll_failed",
     "deliveries.verified",
@@ -136,7 +136,7 @@ class Failpoints:
             raise ValueError(f"{claimed.name} asks for {action!r}; it may be kill, raise or hang")
 
 
-class Watched:
+class FailpointProxy:
     """A port that passes its points. Everything else of it is as it was."""
 
     def __init__(self, port: Any, name: str, failpoints: Failpoints) -> None:
@@ -175,11 +175,11 @@ class Watched:
         return watched
 
 
-class WatchedState:
+class FailpointState:
     """The state, each of its parts watched."""
 
     def __init__(self, state: Any, failpoints: Failpoints) -> None:
         self._state, self._failpoints = state, failpoints
 
     def __getattr__(self, name: str) -> Any:
-        return Watched(getattr(self._state, name), name, self._failpoints)
+        return FailpointProxy(getattr(self._state, name), name, self._failpoints)

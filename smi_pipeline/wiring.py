@@ -11,22 +11,22 @@ from sqlalchemy import make_url
 
 from smi_pipeline.adapters.alert_webhook import alert_webhook
 from smi_pipeline.adapters.dagster_runs import GraphQLRuns
-from smi_pipeline.adapters.fetcher import HttpFetcher
+from smi_pipeline.adapters.fetching.fetcher import HttpFetcher
 from smi_pipeline.adapters.images import VipsImages
-from smi_pipeline.adapters.mailer import SmtpMailer
-from smi_pipeline.adapters.postgres import PostgresState
-from smi_pipeline.adapters.postgres.database import Database
-from smi_pipeline.adapters.postgres.embedded import DAGSTER_DATABASE, STATE_DATABASE, EmbeddedPostgres
-from smi_pipeline.adapters.postgres.limiter import PostgresLimiter
-from smi_pipeline.adapters.postgres.schema import ensure_database, migrate
+from smi_pipeline.adapters.mail.smtp import SmtpMailer
 from smi_pipeline.adapters.storage import FileStorage
-from smi_pipeline.adapters.stripe_payments import StripePayments
-from smi_pipeline.adapters.upsampler import UpsamplerClient
+from smi_pipeline.adapters.stripe.payments import StripePayments
+from smi_pipeline.adapters.upsampler.client import UpsamplerClient
 from smi_pipeline.core.errors import RefusedError
-from smi_pipeline.failpoints import PROCESS_VARIABLE, Failpoints, Watched, WatchedState
-from smi_pipeline.services.kick import Kicker
-from smi_pipeline.services.world import World
+from smi_pipeline.failpoints import PROCESS_VARIABLE, FailpointProxy, Failpoints, FailpointState
+from smi_pipeline.services.context import ServiceContext
+from smi_pipeline.services.dispatch import Dispatcher
 from smi_pipeline.settings import Settings
+from smi_pipeline.state import State
+from smi_pipeline.state.database import Database
+from smi_pipeline.state.embedded import DAGSTER_DATABASE, STATE_DATABASE, EmbeddedPostgres
+from smi_pipeline.state.rate_limiter import RateLimiter
+from smi_pipeline.state.schema import ensure_database, migrate
 
 
 def embedded_postgres(settings: Settings) -> EmbeddedPostgres:
@@ -58,7 +58,7 @@ def dagster_url(settings: Settings, state: str | None = None) -> str:
     return url.update_query_dict({"plugin": "smi_pool"}).render_as_string(hide_password=False)
 
 
-def build_world(settings: Settings, *, actor: str, pool_size: int = 5) -> World:
+def build_context(settings: Settings, *, actor: str, pool_size: int = 5) -> ServiceContext:
     """All ports on the configured services. Opens no connection yet, except to an embedded database.
 
     Raises RefusedError when a secret that everything depends on is missing.
@@ -68,8 +68,8 @@ def build_world(settings: Settings, *, actor: str, pool_size: int = 5) -> World:
         raise RefusedError("SMI_SECRET_KEY must be set to at least 32 random characters")
     policy = settings.policy
     database = Database(state_url(settings), pool_size=pool_size)
-    world = World(
-        state=PostgresState(database, secret_key=secret_key, mail_domain=policy.mail_domain),
+    ctx = ServiceContext(
+        state=State(database, secret_key=secret_key, mail_domain=policy.mail_domain),
         upscaler=UpsamplerClient(
             settings.upsampler_base_url,
             settings.upsampler_api_key.get_secret_value(),
@@ -103,7 +103,7 @@ def build_world(settings: Settings, *, actor: str, pool_size: int = 5) -> World:
             fidelity=settings.smi_fidelity,
         ),
         storage=FileStorage(settings.storage_url),
-        limiter=PostgresLimiter(
+        limiter=RateLimiter(
             database,
             per_minute=settings.upsampler_requests_per_minute,
             per_hour=settings.upsampler_requests_per_hour,
@@ -113,18 +113,19 @@ def build_world(settings: Settings, *, actor: str, pool_size: int = 5) -> World:
         secret_key=secret_key,
         actor=actor,
     )
-    return _watched(world, database, settings.smi_failpoints) if settings.smi_failpoints else world
+    return _watched(ctx, database, settings.smi_failpoints) if settings.smi_failpoints else ctx
 
 
-def _watched(world: World, database: Database, folder: Path) -> World:
-    """The same world, dying where the tests want it to."""
+def _watched(ctx: ServiceContext, database: Database, folder: Path) -> ServiceContext:
+    """Return the same context with failpoints around its ports and its state."""
     failpoints = Failpoints(folder, os.environ.get(PROCESS_VARIABLE, ""))
     database.before_commit(failpoints.committing)
     ports: dict[str, Any] = {
-        name: Watched(getattr(world, name), name, failpoints)
+        name: FailpointProxy(getattr(ctx, name), name, failpoints)
         for name in ("payments", "upscaler", "fetcher", "storage", "mailer", "limiter")
     }
-    return replace(world, state=WatchedState(world.state, failpoints), **ports)
+    state: Any = FailpointState(ctx.state, failpoints)  # answers for `State` in everything a service calls
+    return replace(ctx, state=state, **ports)
 
 
 def alert_post(settings: Settings) -> Callable[[str, list[str]], None] | None:
@@ -132,9 +133,9 @@ def alert_post(settings: Settings) -> Callable[[str, list[str]], None] | None:
     return alert_webhook(settings.smi_alert_webhook_url) if settings.smi_alert_webhook_url else None
 
 
-def build_kicker(settings: Settings, world: World) -> Kicker:
+def build_dispatcher(settings: Settings, ctx: ServiceContext) -> Dispatcher:
     """What starts runs at once, through the Dagster webserver on this host."""
     runs: Any = GraphQLRuns(f"http://127.0.0.1:{settings.smi_dagster_port}")
     if settings.smi_failpoints:
-        runs = Watched(runs, "runs", Failpoints(settings.smi_failpoints, os.environ.get(PROCESS_VARIABLE, "")))
-    return Kicker(world, runs)
+        runs = FailpointProxy(runs, "runs", Failpoints(settings.smi_failpoints, os.environ.get(PROCESS_VARIABLE, "")))
+    return Dispatcher(ctx, runs)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-from smi_pipeline.adapters.postgres.embedded import EmbeddedPostgres
-from smi_pipeline.adapters.postgres.schema import ensure_database, migrate
+from smi_pipeline.state.embedded import EmbeddedPostgres
+from smi_pipeline.state.schema import ensure_database, migrate
 
 TEMPLATE = "smi_template"
 

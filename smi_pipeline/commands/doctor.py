@@ -2,7 +2,7 @@
 
 import click
 
-from smi_pipeline.commands.frame import json_option, print_json
+from smi_pipeline.commands.cli_support import json_option, print_json
 
 _MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "wrong": ("WRONG", "red")}
 
@@ -11,7 +11,7 @@ _MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "wrong": ("WRONG", 
 @json_option
 def doctor(as_json: bool) -> int:
     """Check the configuration and every connection; exit 1 if something is wrong."""
-    from smi_pipeline.commands.checkup import examine
+    from smi_pipeline.commands.diagnostics import examine
 
     findings = examine()
     wrong = sum(finding.state == "wrong" for finding in findings)

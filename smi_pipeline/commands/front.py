@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from smi_pipeline.commands.frame import done, json_option, load_settings
+from smi_pipeline.commands.cli_support import done, json_option, load_settings
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -16,7 +16,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @json_option
 def front(folder: Path, certificate: Path | None, key: Path | None, as_json: bool) -> None:
     """Write nginx.conf and the password files of the doors into FOLDER."""
-    from smi_pipeline.stack.front import write_front
+    from smi_pipeline.stack.nginx import write_front
 
     files = write_front(load_settings(), folder, certificate=certificate, key=key)
     words = f"wrote {', '.join(map(str, files))}; start it by: nginx -c {files[0]}"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from smi_pipeline.commands.frame import done, json_option, load_settings, print_json, who
+from smi_pipeline.commands.cli_support import done, json_option, load_settings, print_json, who
 from smi_pipeline.core.errors import RefusedError
 
 
@@ -21,10 +21,10 @@ def import_wordpress(file: Path, timezone: str, currency: str, skip_bad: bool, a
     """
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-    from smi_pipeline.adapters.postgres.database import Database
-    from smi_pipeline.adapters.postgres.history import PostgresHistory
     from smi_pipeline.commands.wordpress import parse
-    from smi_pipeline.core.words import money
+    from smi_pipeline.core.formatting import money
+    from smi_pipeline.state.database import Database
+    from smi_pipeline.state.imported_jobs import PostgresHistory
     from smi_pipeline.wiring import state_url
 
     try:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from smi_pipeline.commands.frame import done, json_option, load_world, plain, print_json, print_table
+from smi_pipeline.commands.cli_support import done, json_option, load_context, plain, print_json, print_table
 
 _STATUSES = ("awaiting_payment", "pending", "processing", "completed", "failed", "refunded", "abandoned")
 _PRIVATE = ("customer_email", "customer_name")
@@ -24,11 +24,11 @@ def jobs() -> None:
 @json_option
 def add(url: str, resolution: str, email: str, name: str | None, as_json: bool) -> None:
     """Register an order for the image at URL and print where EMAIL pays. Takes no money by itself."""
-    from smi_pipeline.core.words import dimensions, money
+    from smi_pipeline.core.formatting import dimensions, money
     from smi_pipeline.services.intake import JobRequest, register_job
 
     request = JobRequest(image_url=url, resolution=resolution, email=email, customer_name=name)
-    made = register_job(load_world(), request)
+    made = register_job(load_context(), request)
     if as_json:
         print_json(made)
         return
@@ -44,9 +44,9 @@ def add(url: str, resolution: str, email: str, name: str | None, as_json: bool) 
 @json_option
 def list_jobs(status: str | None, limit: int, as_json: bool) -> None:
     """The newest jobs."""
-    from smi_pipeline.core.words import money
+    from smi_pipeline.core.formatting import money
 
-    found = load_world().state.views.jobs(status=status, limit=limit)
+    found = load_context().state.queries.jobs(status=status, limit=limit)
     if as_json:
         print_json({"jobs": [{k: v for k, v in plain(job).items() if k not in _PRIVATE} for job in found]})
         return
@@ -79,7 +79,7 @@ def show(job_id: str, as_json: bool) -> None:
     """Everything known of one job: calls, refunds, mails, the audit trail, and what to do next."""
     from smi_pipeline.services.admin import details, next_step
 
-    known = details(load_world(), job_id)
+    known = details(load_context(), job_id)
     known["next_step"] = next_step(known["job"])
     if as_json:
         document = plain({**known, "emails": []})
@@ -90,7 +90,7 @@ def show(job_id: str, as_json: bool) -> None:
 
 
 def _show(known: dict[str, Any]) -> None:
-    from smi_pipeline.core.words import dimensions, money
+    from smi_pipeline.core.formatting import dimensions, money
 
     job = known["job"]
     facts = {
@@ -149,7 +149,7 @@ def _act(as_json: bool, service: str, *arguments: Any, subject: dict[str, str], 
     from smi_pipeline.services import admin
 
     function: Callable[..., str] = getattr(admin, service)
-    done(as_json, function(load_world(), *arguments, **options), **subject)
+    done(as_json, function(load_context(), *arguments, **options), **subject)
 
 
 @jobs.command()

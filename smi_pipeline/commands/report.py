@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from smi_pipeline.commands.frame import json_option, load_settings, print_json, print_table
+from smi_pipeline.commands.cli_support import json_option, load_settings, print_json, print_table
 from smi_pipeline.core.errors import NotFound
 
 
@@ -36,14 +36,14 @@ class Period(click.ParamType):
 @json_option
 def report(period: tuple[str, date], as_json: bool) -> None:
     """Print what a day (2026-11-20) or month (2026-11) brought, by UTC days of payment."""
-    from smi_pipeline.adapters.postgres.database import Database
-    from smi_pipeline.adapters.postgres.reports import REPORTS, PostgresReports
+    from smi_pipeline.state.database import Database
+    from smi_pipeline.state.reports.store import REPORTS, Reports
     from smi_pipeline.wiring import state_url
 
     kind, start = period
     name = f"{start}" if kind == "day" else f"{start:%Y-%m}"
     settings = load_settings()
-    reports = PostgresReports(Database(state_url(settings), pool_size=1), settings.prices)
+    reports = Reports(Database(state_url(settings), pool_size=1), settings.prices)
     how = f"materialise it with the job rebuild_{kind}s in Dagster (port {settings.smi_dagster_port})"
     if not reports.is_built(kind, start):
         raise NotFound(f"no report of {name} was built yet: {how}")
@@ -64,7 +64,7 @@ def report(period: tuple[str, date], as_json: bool) -> None:
 
 
 def _tables(figures: dict[str, Any]) -> list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]]:
-    from smi_pipeline.core.words import money
+    from smi_pipeline.core.formatting import money
 
     def percent(share: float | None) -> str:
         return "" if share is None else f"{share:.1%}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from smi_pipeline.commands.frame import done, json_option, load_settings, reporter
+from smi_pipeline.commands.cli_support import done, json_option, load_settings, reporter
 
 
 @click.command()
@@ -41,9 +41,9 @@ def up(as_json: bool) -> int:
 @json_option
 def migrate(as_json: bool) -> None:
     """Create the databases where they are missing and bring the state's schema up to date."""
-    from smi_pipeline.adapters.postgres.database import Database
-    from smi_pipeline.adapters.postgres.health import check_database
-    from smi_pipeline.adapters.postgres.schema import ensure_database, migrate
+    from smi_pipeline.state.database import Database
+    from smi_pipeline.state.health import check_database
+    from smi_pipeline.state.schema import ensure_database, migrate
     from smi_pipeline.wiring import state_url
 
     settings = load_settings()

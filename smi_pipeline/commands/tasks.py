@@ -2,7 +2,7 @@
 
 import click
 
-from smi_pipeline.commands.frame import done, json_option, load_world, print_json, print_table
+from smi_pipeline.commands.cli_support import done, json_option, load_context, print_json, print_table
 
 
 @click.group()
@@ -14,7 +14,7 @@ def tasks() -> None:
 @json_option
 def list_tasks(as_json: bool) -> None:
     """All open tasks with their next step."""
-    found = load_world().state.tasks.opened()
+    found = load_context().state.manual_tasks.opened()
     if as_json:
         print_json({"tasks": found})
         return
@@ -36,7 +36,7 @@ def acknowledge(task_id: int, as_json: bool) -> None:
     """Say that you have taken TASK_ID on: its upscale job no longer counts as overdue."""
     from smi_pipeline.services import admin
 
-    done(as_json, admin.acknowledge_task(load_world(), task_id), task_id=task_id)
+    done(as_json, admin.acknowledge_task(load_context(), task_id), task_id=task_id)
 
 
 @tasks.command()
@@ -46,4 +46,4 @@ def close(task_id: int, as_json: bool) -> None:
     """Say that TASK_ID is settled."""
     from smi_pipeline.services import admin
 
-    done(as_json, admin.close_task(load_world(), task_id), task_id=task_id)
+    done(as_json, admin.close_task(load_context(), task_id), task_id=task_id)

@@ -15,10 +15,10 @@ from decimal import Decimal, InvalidOperation
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from smi_pipeline.adapters.postgres.history import HistoricJob
 from smi_pipeline.core import pricing, reasons
 from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.core.models import Status
+from smi_pipeline.state.imported_jobs import HistoricJob
 
 REQUIRED = ("job_id", "image_url", "resolution", "email", "status", "created_at")
 _EMPTY = frozenset({"", "NULL", "\\N", "0000-00-00 00:00:00"})  # how phpMyAdmin, mysql and MySQL write nothing

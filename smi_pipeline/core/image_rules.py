@@ -9,7 +9,7 @@ from typing import Literal
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import PermanentError
-from smi_pipeline.core.models import ImageFacts
+from smi_pipeline.core.models import ImageInfo
 
 Fidelity = Literal["observe", "enforce"]
 
@@ -149,7 +149,7 @@ class Measured:
     min_correlation: float | None
 
 
-def check_output_size(facts: ImageFacts, scale: int, max_output_megapixels: float) -> None:
+def check_output_size(facts: ImageInfo, scale: int, max_output_megapixels: float) -> None:
     """Refuses a source whose upscale would be larger than `max_output_megapixels` (millions of pixels).
 
     Raises PermanentError(source_too_large)."""
@@ -163,7 +163,7 @@ def check_output_size(facts: ImageFacts, scale: int, max_output_megapixels: floa
         )
 
 
-def size_problem(source: ImageFacts, result: ImageFacts, scale: int) -> str:
+def size_problem(source: ImageInfo, result: ImageInfo, scale: int) -> str:
     """Says in a sentence how the result's displayed size differs from the exact one; empty when it does not."""
     width, height = (side * scale for side in source.display_size)
     if result.display_size == (width, height):
@@ -172,7 +172,7 @@ def size_problem(source: ImageFacts, result: ImageFacts, scale: int) -> str:
     return f"the result is {got[0]} x {got[1]} pixels, not {width} x {height} ({scale}x of the source)"
 
 
-def bytes_problem(result: ImageFacts, result_payload: int, source_payload: int, limits: Thresholds) -> str:
+def bytes_problem(result: ImageInfo, result_payload: int, source_payload: int, limits: Thresholds) -> str:
     """Says in a sentence that a result's bytes are implausible for its pixels; empty when they are not. Payloads are
     the bytes of coded pixels, without metadata."""
     pixels = result.width * result.height

@@ -57,7 +57,7 @@ class Wire(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFacts:
+class ImageInfo:
     """What a header tells: `width` and `height` in pixels as stored (before EXIF rotation)."""
 
     format: str  # "PNG" | "JPEG" | "WEBP"
@@ -80,7 +80,7 @@ class Verdict:
     """Result of the image checks (design section 7). `ok` False carries a `reason` code of `core.reasons` and words."""
 
     ok: bool
-    facts: ImageFacts | None
+    facts: ImageInfo | None
     reason: str = ""
     message: str = ""
     min_ssim: float | None = None
@@ -131,7 +131,7 @@ class UpscaleReply:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaymentFacts:
+class StripePayment:
     """A PaymentIntent as Stripe holds it now, with its charge when there is one."""
 
     payment_intent_id: str
@@ -150,7 +150,7 @@ class PaymentFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefundFacts:
+class StripeRefund:
     """A refund as Stripe holds it now. `status`: pending, requires_action, succeeded, failed, canceled."""
 
     refund_id: str
@@ -180,7 +180,7 @@ class CheckoutSession:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Booking:
+class BalanceTransaction:
     """One line of Stripe's balance, in cents: `amount_cents` negative when money leaves, the fee leaves besides."""
 
     booking_id: str
@@ -225,7 +225,7 @@ class NewJob:
     scale: int
     customer_email: str
     customer_name: str | None
-    source: ImageFacts
+    source: ImageInfo
     price_cents: int
     currency: str
     expected_credits: int
@@ -369,7 +369,7 @@ class Email:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PersonTask:
+class ManualTask:
     """Something only a person can settle."""
 
     task_id: int

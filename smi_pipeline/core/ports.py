@@ -9,13 +9,13 @@ from typing import Any, BinaryIO, Protocol
 from smi_pipeline.core.models import (
     CheckoutSession,
     Fetched,
-    ImageFacts,
-    PaymentFacts,
+    ImageInfo,
     Queue,
-    RefundFacts,
     RenderedMail,
     StoredFile,
     StripeEvent,
+    StripePayment,
+    StripeRefund,
     SubmitRequest,
     UpscaleReply,
     Verdict,
@@ -64,9 +64,9 @@ class PaymentsPort(Protocol):
     def expire_checkout(self, session_id: str) -> None:
         """Closes an open session; a session that is no longer open is left as it is."""
 
-    def payment(self, payment_intent_id: str) -> PaymentFacts: ...
+    def payment(self, payment_intent_id: str) -> StripePayment: ...
 
-    def payments_since(self, since: datetime, until: datetime | None = None) -> Iterator[PaymentFacts]:
+    def payments_since(self, since: datetime, until: datetime | None = None) -> Iterator[StripePayment]:
         """PaymentIntents of this shop (metadata source=sell-my-images) created since, and before `until`, both to the
         second; newest first, page by page."""
 
@@ -77,11 +77,11 @@ class PaymentsPort(Protocol):
 
     def create_refund(
         self, *, payment_intent_id: str, amount_cents: int, idempotency_key: str, metadata: Mapping[str, str]
-    ) -> RefundFacts: ...
+    ) -> StripeRefund: ...
 
-    def refund(self, refund_id: str) -> RefundFacts: ...
+    def refund(self, refund_id: str) -> StripeRefund: ...
 
-    def refunds_of(self, payment_intent_id: str) -> list[RefundFacts]: ...
+    def refunds_of(self, payment_intent_id: str) -> list[StripeRefund]: ...
 
     def parse_webhook(self, body: bytes, signature: str) -> StripeEvent:
         """Verifies the signature over the raw body (300 s tolerance). Raises RefusedError (400)."""
@@ -113,11 +113,11 @@ class FetcherPort(Protocol):
 class ImagesPort(Protocol):
     """Header inspection and the checks of design section 7."""
 
-    def inspect(self, path: Path) -> ImageFacts:
+    def inspect(self, path: Path) -> ImageInfo:
         """Reads the header and refuses what is not sold: raises PermanentError (unsupported_format, source_too_large,
         invalid_image) with a sentence that names the cause."""
 
-    def check_source(self, path: Path) -> ImageFacts:
+    def check_source(self, path: Path) -> ImageInfo:
         """`inspect`, then a full decode: raises PermanentError for a truncated or damaged source."""
 
     def check_result(self, source: Path, result: Path, scale: int) -> Verdict:

@@ -1,10 +1,15 @@
-"""Which Dagster job works on which queue, and the configuration of a run for one lease."""
+"""Which Dagster job works on which queue, which Celery queue its runs wait in, and the run configuration of a lease."""
 
 from typing import Any
 
 from smi_pipeline.core.models import Queue
 
 BATCH_LIMIT = 25
+
+FULFILMENT_QUEUE = "fulfilment"
+PRIORITY_QUEUE = "priority"
+REPORTS_QUEUE = "reports"
+"""Celery queues: a backlog of upscales must not delay refunds, mails and admin jobs, nor reports any of them."""
 
 DAGSTER_JOB = {
     Queue.SUBMIT: "submit_upscales",

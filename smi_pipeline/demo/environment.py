@@ -30,7 +30,7 @@ class SandboxError(SmiError):
 
 
 @contextlib.contextmanager
-def nothing_real(memory: Memory) -> Iterator[None]:
+def isolated_environment(memory: Memory) -> Iterator[None]:
     """Keeps the configuration of a real shop out, for this process and all it starts: no variable of ours is set, and
     no `.env` lies in the working folder."""
     before = {name: value for name, value in os.environ.items() if _OURS.match(name)}

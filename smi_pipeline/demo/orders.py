@@ -17,7 +17,7 @@ from pathlib import Path
 from smi_pipeline.core.errors import Conflict
 from smi_pipeline.demo.scenario import BY_NAME, Case, cases
 from smi_pipeline.settings import Settings
-from smi_pipeline.stack.topology import free_port
+from smi_pipeline.stack.process_plan import free_port
 from smi_pipeline.wiring import embedded_postgres
 
 PORTS = ("gateway", "dagster", "upsampler", "stripe", "smtp", "mail", "origin")

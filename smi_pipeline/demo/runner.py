@@ -17,7 +17,7 @@ from rich.console import Console
 
 from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.demo import report
-from smi_pipeline.demo.environment import UI_USER, nothing_real, running_sandbox, stack_environment
+from smi_pipeline.demo.environment import UI_USER, isolated_environment, running_sandbox, stack_environment
 from smi_pipeline.demo.evidence import collect, paid_job
 from smi_pipeline.demo.judge import examine
 from smi_pipeline.demo.orders import Memory, Order, in_use, remember
@@ -53,7 +53,7 @@ def run_demo(jobs: int, once: bool, json_path: Path | None, home: Path | None) -
     with ctrl_c(), in_use(folder):
         try:
             memory = remember(folder, jobs)
-            with nothing_real(memory):
+            with isolated_environment(memory):
                 return _run(console, memory, wire, once, json_path, started)
         except KeyboardInterrupt:
             console.print("Stopped. `smi demo` goes on where this one was.")

@@ -7,10 +7,10 @@ from dagster import Config, Failure, JobDefinition, OpExecutionContext, in_proce
 from pydantic import Field
 
 from smi_pipeline.core.errors import SmiError
-from smi_pipeline.fulfilment.jobs import ERRANDS_QUEUE
+from smi_pipeline.core.runs import PRIORITY_QUEUE
 from smi_pipeline.fulfilment.resources import SmiResource
 from smi_pipeline.services import admin
-from smi_pipeline.services.world import World
+from smi_pipeline.services.context import ServiceContext
 
 
 class JobConfig(Config):
@@ -61,12 +61,12 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def _admin_job(
-    name: str, description: str, config_class: type[AnyConfig], act: Callable[[World, AnyConfig], str]
+    name: str, description: str, config_class: type[AnyConfig], act: Callable[[ServiceContext, AnyConfig], str]
 ) -> JobDefinition:
     @op(name=f"admin_{name}_action", description=description)
     def action(context: OpExecutionContext, config: config_class, smi: SmiResource) -> None:  # type: ignore[valid-type]
         try:
-            done = act(smi.world(f"admin, run {context.run_id}"), config)
+            done = act(smi.ctx(f"admin, run {context.run_id}"), config)
         except SmiError as error:
             raise Failure(description=str(error), allow_retries=False) from error
         context.log.info(done)
@@ -76,7 +76,7 @@ def _admin_job(
         name=f"admin_{name}",
         description=description,
         executor_def=in_process_executor,
-        tags={"dagster-celery/queue": ERRANDS_QUEUE, "smi/admin": name},
+        tags={"dagster-celery/queue": PRIORITY_QUEUE, "smi/admin": name},
     )
     def admin_job() -> None:
         action()
@@ -89,57 +89,55 @@ ADMIN_JOBS = [
         "retry",
         "Starts an upscale job again, in a new round that delivers or ends without money.",
         RetryConfig,
-        lambda world, c: admin.retry(world, c.job_id, admin_override=c.admin_override),
+        lambda ctx, c: admin.retry(ctx, c.job_id, admin_override=c.admin_override),
     ),
-    _admin_job("check", "Asks Upsampler now.", JobConfig, lambda world, c: admin.check(world, c.job_id)),
-    _admin_job(
-        "extend", "Extends the deadline.", ExtendConfig, lambda world, c: admin.extend(world, c.job_id, c.minutes)
-    ),
+    _admin_job("check", "Asks Upsampler now.", JobConfig, lambda ctx, c: admin.check(ctx, c.job_id)),
+    _admin_job("extend", "Extends the deadline.", ExtendConfig, lambda ctx, c: admin.extend(ctx, c.job_id, c.minutes)),
     _admin_job(
         "refund",
         "Returns the payment; after delivery as goodwill.",
         JobConfig,
-        lambda world, c: admin.refund_job(world, c.job_id),
+        lambda ctx, c: admin.refund_job(ctx, c.job_id),
     ),
-    _admin_job("resend", "Sends the closing mail again.", JobConfig, lambda world, c: admin.resend(world, c.job_id)),
+    _admin_job("resend", "Sends the closing mail again.", JobConfig, lambda ctx, c: admin.resend(ctx, c.job_id)),
     _admin_job(
         "token",
         "Makes a new download link, ends the older ones, and mails it (the link itself is not shown in logs).",
         JobConfig,
-        lambda world, c: admin.new_link_by_mail(world, c.job_id),
+        lambda ctx, c: admin.new_link_by_mail(ctx, c.job_id),
     ),
     _admin_job(
-        "cancel", "Ends an open job; a paid one is refunded.", JobConfig, lambda world, c: admin.cancel(world, c.job_id)
+        "cancel", "Ends an open job; a paid one is refunded.", JobConfig, lambda ctx, c: admin.cancel(ctx, c.job_id)
     ),
     _admin_job(
         "hold",
         "Keeps a job from being submitted.",
         HoldConfig,
-        lambda world, c: admin.hold(world, c.job_id, c.reason),
+        lambda ctx, c: admin.hold(ctx, c.job_id, c.reason),
     ),
-    _admin_job("release", "Ends a hold.", JobConfig, lambda world, c: admin.release(world, c.job_id)),
+    _admin_job("release", "Ends a hold.", JobConfig, lambda ctx, c: admin.release(ctx, c.job_id)),
     _admin_job(
         "adopt_payment",
         "Gives a payment without a job to one.",
         AdoptConfig,
-        lambda world, c: admin.adopt(world, c.payment_intent_id, c.job_id),
+        lambda ctx, c: admin.adopt(ctx, c.payment_intent_id, c.job_id),
     ),
     _admin_job(
         "refund_payment",
         "Returns a payment without a job.",
         PaymentConfig,
-        lambda world, c: admin.refund_payment(world, c.payment_intent_id),
+        lambda ctx, c: admin.refund_payment(ctx, c.payment_intent_id),
     ),
     _admin_job(
         "acknowledge_task",
         "Says that a person has taken a task on.",
         TaskConfig,
-        lambda world, c: admin.acknowledge_task(world, c.task_id),
+        lambda ctx, c: admin.acknowledge_task(ctx, c.task_id),
     ),
     _admin_job(
         "close_task",
         "Says that a task is settled.",
         TaskConfig,
-        lambda world, c: admin.close_task(world, c.task_id),
+        lambda ctx, c: admin.close_task(ctx, c.task_id),
     ),
 ]

@@ -26,10 +26,10 @@ def alerts(context: SensorEvaluationContext, smi: SmiResource):
     from smi_pipeline.wiring import alert_post
 
     settings = Settings()
-    world = smi.world("alerts sensor")
-    overdue = raise_alarms(world)
-    watch_budget(world)
-    told = send_alerts(world, settings.smi_admin_email, alert_post(settings))
+    ctx = smi.ctx("alerts sensor")
+    overdue = raise_alarms(ctx)
+    watch_budget(ctx)
+    told = send_alerts(ctx, settings.smi_admin_email, alert_post(settings))
     yield SkipReason(f"{overdue} overdue job(s); {told} task(s) told")
 
 
@@ -44,7 +44,7 @@ def incidents(context: RunFailureSensorContext, smi: SmiResource):
         return
     run = context.dagster_run
     error = context.failure_event.message or "no message"
-    smi.world("incidents sensor").state.tasks.open(
+    smi.ctx("incidents sensor").state.manual_tasks.open(
         kind="run_failed",
         subject=run.job_name,
         job_id=None,

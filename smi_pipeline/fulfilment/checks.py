@@ -16,10 +16,10 @@ from dagster import (
     in_process_executor,
 )
 
-from smi_pipeline.core.models import PersonTask
-from smi_pipeline.fulfilment.jobs import ERRANDS_QUEUE
+from smi_pipeline.core.models import ManualTask
+from smi_pipeline.core.runs import PRIORITY_QUEUE
 from smi_pipeline.fulfilment.resources import SmiResource
-from smi_pipeline.services.world import World
+from smi_pipeline.services.context import ServiceContext
 
 _SHOWN = 50
 _STALE_SECONDS = {"events": 900.0, "payments": 6 * 3600.0, "files": 6 * 3600.0}
@@ -33,8 +33,8 @@ _STALE_SECONDS = {"events": 900.0, "payments": 6 * 3600.0, "files": 6 * 3600.0}
 )
 def no_overdue_paid_job(smi: SmiResource) -> AssetCheckResult:
     """The alarm query is empty (section 6 rule 11)."""
-    world = smi.world("no_overdue_paid_job check")
-    overdue = world.state.views.alarms(world.policy)
+    ctx = smi.ctx("no_overdue_paid_job check")
+    overdue = ctx.state.queries.alarms(ctx.policy)
     metadata: dict[str, Any] = {"overdue jobs": len(overdue)}
     if overdue:
         rows = (
@@ -57,7 +57,7 @@ def no_overdue_paid_job(smi: SmiResource) -> AssetCheckResult:
 )
 def stripe_agrees(smi: SmiResource) -> AssetCheckResult:
     """What the comparison of events and of payments has found."""
-    return _agreement(smi.world("stripe_agrees check"), "events", "payments")
+    return _agreement(smi.ctx("stripe_agrees check"), "events", "payments")
 
 
 @asset_check(
@@ -66,11 +66,11 @@ def stripe_agrees(smi: SmiResource) -> AssetCheckResult:
 )
 def files_agree(smi: SmiResource) -> AssetCheckResult:
     """What the comparison of the storage has found."""
-    return _agreement(smi.world("files_agree check"), "files")
+    return _agreement(smi.ctx("files_agree check"), "files")
 
 
-def _agreement(world: World, *comparisons: str) -> AssetCheckResult:
-    standing = world.state.reconciliation.standing()
+def _agreement(ctx: ServiceContext, *comparisons: str) -> AssetCheckResult:
+    standing = ctx.state.reconciliation.standing()
     metadata: dict[str, Any] = {}
     stale = []
     kinds: set[str] = set()
@@ -80,7 +80,7 @@ def _agreement(world: World, *comparisons: str) -> AssetCheckResult:
         if age is None or age > _STALE_SECONDS[what]:
             stale.append(what)
         kinds.update(standing[what]["differences"])
-    tasks = [task for task in world.state.tasks.opened() if task.kind in kinds]
+    tasks = [task for task in ctx.state.manual_tasks.opened() if task.kind in kinds]
     metadata["differences"] = len(tasks)
     if tasks:
         metadata["what, and what next"] = _named(tasks)
@@ -96,7 +96,7 @@ def _agreement(world: World, *comparisons: str) -> AssetCheckResult:
     )
 
 
-def _named(tasks: list[PersonTask]) -> MetadataValue:
+def _named(tasks: list[ManualTask]) -> MetadataValue:
     rows = ((task.task_id, task.message, task.next_step) for task in tasks[:_SHOWN])
     return _table(("Task", "What", "Next step"), rows)
 
@@ -114,6 +114,6 @@ check_operations = define_asset_job(
     "check_operations",
     selection=AssetSelection.checks(*CHECKS),
     executor_def=in_process_executor,
-    tags={"dagster-celery/queue": ERRANDS_QUEUE, "dagster-celery/run_priority": "1"},
+    tags={"dagster-celery/queue": PRIORITY_QUEUE, "dagster-celery/run_priority": "1"},
     description="Runs the asset checks of the operational side.",
 )

@@ -25,18 +25,18 @@ def refund_at_once(context: HookContext) -> None:
     job_id = job_id_of(context.step_key)
     if job_id is None:
         return
-    world = context.resources.smi.world(f"hook of run {context.run_id}")
-    job = world.state.views.job(job_id)
+    ctx = context.resources.smi.ctx(f"hook of run {context.run_id}")
+    job = ctx.state.queries.job(job_id)
     if job is None or job.status is not Status.FAILED:
         return
     try:
-        refund.refund_now(world, job_id)
-        notify.send_owed(world, job_id)
+        refund.refund_now(ctx, job_id)
+        notify.send_owed(ctx, job_id)
     except SmiError as error:
         context.log.warning(f"upscale job {job_id}: the refund is owed and will be tried again: {error}")
         return
-    after = world.state.views.job(job_id)
-    for row in world.state.refunds.of_job(job_id):
+    after = ctx.state.queries.job(job_id)
+    for row in ctx.state.refunds.of_job(job_id):
         context.log.info(
             f"upscale job {job_id} failed ({job.reason_text}); refund {row.stripe_refund_id or 'not made yet'} is "
             f"{row.state}, {row.amount_cents} {row.currency} cents. Next step: {next_step(after)}"

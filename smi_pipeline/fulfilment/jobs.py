@@ -2,12 +2,9 @@
 
 from dagster import in_process_executor, job
 
+from smi_pipeline.core.runs import FULFILMENT_QUEUE, PRIORITY_QUEUE
 from smi_pipeline.fulfilment import ops
 from smi_pipeline.fulfilment.hooks import refund_at_once
-
-FULFILMENT_QUEUE = "fulfilment"
-ERRANDS_QUEUE = "errands"
-"""Celery queues: a backlog of upscales must not keep refunds, mails and admins waiting."""
 
 
 def _tags(queue: str, priority: int = 5) -> dict[str, str]:
@@ -36,7 +33,7 @@ def fulfil_upscales() -> None:
 
 @job(
     executor_def=in_process_executor,
-    tags=_tags(ERRANDS_QUEUE),
+    tags=_tags(PRIORITY_QUEUE),
     description="Refunds that are owed, and those that Stripe calls pending.",
 )
 def refund_upscales() -> None:
@@ -45,7 +42,7 @@ def refund_upscales() -> None:
 
 @job(
     executor_def=in_process_executor,
-    tags=_tags(ERRANDS_QUEUE),
+    tags=_tags(PRIORITY_QUEUE),
     description="Mails that are owed: their first try failed, or its answer was lost.",
 )
 def send_mails() -> None:

@@ -25,7 +25,7 @@ from smi_pipeline.core.runs import BATCH_LIMIT
 from smi_pipeline.fulfilment.resources import Batch, SmiResource
 from smi_pipeline.services import fulfil, notify, refund, submit
 from smi_pipeline.services.admin import next_step
-from smi_pipeline.services.world import StepReport, World
+from smi_pipeline.services.context import ServiceContext, StepResult
 
 _OUTPUTS = {
     "ready": Out(str, is_required=False, description="goes on to the next step"),
@@ -52,11 +52,11 @@ def mapping_key(work_key: str) -> str:
 def _leased(
     context: OpExecutionContext, config: LeaseConfig, smi: SmiResource, batch: Batch, queue: Queue
 ) -> Iterator[DynamicOutput]:
-    leases = smi.world(actor(context)).state.leases
+    leases = smi.ctx(actor(context)).state.leases
     lease_id = config.lease_id
     if not lease_id:
         lease_id, _ = leases.lease(queue, BATCH_LIMIT) or ("", [])
-    keys = leases.take_up(queue, lease_id) if lease_id else []
+    keys = leases.start(queue, lease_id) if lease_id else []
     if keys:
         batch.hold(lease_id, keys, step_seconds=60)
     else:
@@ -93,15 +93,15 @@ def mails_leased(
     yield from _leased(context, config, smi, batch, Queue.MAIL)
 
 
-def _ended_well(report: StepReport, work_key: str) -> Iterator[Output]:
+def _ended_well(report: StepResult, work_key: str) -> Iterator[Output]:
     metadata = {"what": report.message, **{k: v for k, v in report.details.items() if v is not None}}
     if report.retry_seconds is not None:
         metadata["again in seconds"] = report.retry_seconds
     yield Output(work_key, "ready" if report.state == "done" else "later", metadata=metadata)
 
 
-def _upscale_failed(world: World, job_id: str, error: PermanentError) -> Failure:
-    job = world.state.views.job(job_id)
+def _upscale_failed(ctx: ServiceContext, job_id: str, error: PermanentError) -> Failure:
+    job = ctx.state.queries.job(job_id)
     return Failure(
         description=f"Upscale job {job_id} failed: {error}",
         metadata={
@@ -110,7 +110,7 @@ def _upscale_failed(world: World, job_id: str, error: PermanentError) -> Failure
             "reason in words": str(error),
             "customer is told": reasons.FOR_CUSTOMER.get(error.reason, ""),
             "next step": next_step(job) if job else "Look into the audit trail.",
-            "audit trail": MetadataValue.url(f"{world.policy.public_url}/ops/jobs/{job_id}"),
+            "audit trail": MetadataValue.url(f"{ctx.policy.public_url}/ops/jobs/{job_id}"),
         },
         allow_retries=False,
     )
@@ -118,12 +118,12 @@ def _upscale_failed(world: World, job_id: str, error: PermanentError) -> Failure
 
 def _step_on_job(
     context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id: str, seconds: float, service: Callable
-) -> StepReport:
-    world = smi.world(actor(context))
+) -> StepResult:
+    ctx = smi.ctx(actor(context))
     try:
-        return service(world, job_id, batch.step(seconds))
+        return service(ctx, job_id, batch.step(seconds))
     except PermanentError as error:
-        raise _upscale_failed(world, job_id, error) from error
+        raise _upscale_failed(ctx, job_id, error) from error
 
 
 @op(out=_OUTPUTS, description="W4: payment and source are checked, the source is kept, progress starts.")
@@ -151,12 +151,12 @@ def verify_result(context: OpExecutionContext, smi: SmiResource, batch: Batch, j
 @op(out=_OUTPUTS, description="W12, W14: the outcome is decided, the link is made, the mail goes out.")
 def deliver(context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id: str) -> Iterator[Output]:
     report = _step_on_job(context, smi, batch, job_id, 90, fulfil.deliver)
-    world = smi.world(actor(context))
+    ctx = smi.ctx(actor(context))
     if report.state == "done":
-        for mail in notify.send_owed(world, job_id):
+        for mail in notify.send_owed(ctx, job_id):
             context.log.info(f"upscale job {job_id}: {mail.message}")
-        job = world.state.views.job(job_id)
-        spent = sum(call.credits or 0 for call in world.state.submissions.of_job(job_id))
+        job = ctx.state.queries.job(job_id)
+        spent = sum(call.credits or 0 for call in ctx.state.submissions.of_job(job_id))
         batch.ended(context, job_id, "delivered", bytes=(job.result_bytes or 0) if job else 0, credits=spent)
     else:
         batch.ended(context, job_id, "later")
@@ -165,18 +165,18 @@ def deliver(context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id:
 
 @op(out=_OUTPUTS, description="Calls Stripe for one owed refund, or asks how a pending one stands; then the mail.")
 def refund_payment(context: OpExecutionContext, smi: SmiResource, batch: Batch, work_key: str) -> Iterator[Output]:
-    world = smi.world(actor(context))
+    ctx = smi.ctx(actor(context))
     try:
-        report = refund.process(world, work_key, batch.step(refund.REFUND_SECONDS))
+        report = refund.process(ctx, work_key, batch.step(refund.REFUND_SECONDS))
     except PermanentError as error:
         raise Failure(
             description=f"Refund {work_key} failed and is a person's task now: {error}",
             metadata={"reason": error.reason, "next step": "See the open tasks on the ops page."},
             allow_retries=False,
         ) from error
-    row = world.state.refunds.get(int(work_key))
+    row = ctx.state.refunds.get(int(work_key))
     if row is not None and row.job_id is not None:
-        for mail in notify.send_owed(world, row.job_id):
+        for mail in notify.send_owed(ctx, row.job_id):
             context.log.info(f"upscale job {row.job_id}: {mail.message}")
     yield from _ended_well(report, work_key)
 
@@ -184,7 +184,7 @@ def refund_payment(context: OpExecutionContext, smi: SmiResource, batch: Batch, 
 @op(out=_OUTPUTS, description="Sends one owed mail.")
 def send_mail(context: OpExecutionContext, smi: SmiResource, batch: Batch, work_key: str) -> Iterator[Output]:
     try:
-        report = notify.send(smi.world(actor(context)), work_key, batch.step(notify.SEND_SECONDS))
+        report = notify.send(smi.ctx(actor(context)), work_key, batch.step(notify.SEND_SECONDS))
     except PermanentError as error:
         raise Failure(
             description=f"The mail {work_key} could not be sent: {error}",

@@ -1,4 +1,4 @@
-"""What ops and sensors get: the world (built once per process, after any fork), and the lease of their run."""
+"""Resources of ops and sensors: the service context, built once per process after any fork, and the lease of a run."""
 
 import os
 import threading
@@ -10,26 +10,26 @@ from time import monotonic
 from dagster import AssetMaterialization, ConfigurableResource, InitResourceContext, OpExecutionContext
 from pydantic import PrivateAttr
 
-from smi_pipeline.services.keeping import keep_alive
-from smi_pipeline.services.world import World
+from smi_pipeline.services.context import ServiceContext
+from smi_pipeline.services.lease_renewal import start_renewing
 
-_worlds: dict[int, World] = {}
+_contexts: dict[int, ServiceContext] = {}
 _building = threading.Lock()
 
 
 class SmiResource(ConfigurableResource):
     """The configured services. Nothing is read or opened before the first use."""
 
-    def world(self, actor: str) -> World:
-        """This process's world, acting as `actor` in the audit trail."""
+    def ctx(self, actor: str) -> ServiceContext:
+        """This process's service context, acting as `actor` in the audit trail."""
         with _building:
-            world = _worlds.get(os.getpid())
-            if world is None:
+            ctx = _contexts.get(os.getpid())
+            if ctx is None:
                 from smi_pipeline.settings import Settings
-                from smi_pipeline.wiring import build_world
+                from smi_pipeline.wiring import build_context
 
-                world = _worlds[os.getpid()] = build_world(Settings(), actor=actor)
-        return world.acting_as(actor)
+                ctx = _contexts[os.getpid()] = build_context(Settings(), actor=actor)
+        return ctx.acting_as(actor)
 
 
 class Batch(ConfigurableResource):
@@ -59,7 +59,7 @@ class Batch(ConfigurableResource):
         self._lease_id = lease_id
         self._open.update(work_keys)
         self._step_ends = monotonic() + step_seconds
-        keep_alive(self.smi.world("lease"), lease_id, self._stopped, lambda: self._step_ends)
+        start_renewing(self.smi.ctx("lease"), lease_id, self._stopped, lambda: self._step_ends)
 
     def step(self, seconds: float) -> str:
         """A step begins that may take so long. Returns the lease it works under."""
@@ -90,7 +90,7 @@ class Batch(ConfigurableResource):
             )
 
 
-def forget_worlds() -> None:
-    """Drops this process's world, so that the next use reads the environment anew (tests)."""
+def forget_contexts() -> None:
+    """Drops this process's service context, so that the next use reads the environment anew (tests)."""
     with _building:
-        _worlds.clear()
+        _contexts.clear()

@@ -15,11 +15,12 @@ from dagster import (
     op,
 )
 
+from smi_pipeline.core.runs import PRIORITY_QUEUE
 from smi_pipeline.fulfilment.checks import check_operations
-from smi_pipeline.fulfilment.jobs import ERRANDS_QUEUE
 from smi_pipeline.fulfilment.ops import actor
 from smi_pipeline.fulfilment.resources import SmiResource
-from smi_pipeline.services import compare, files, intake
+from smi_pipeline.services import intake
+from smi_pipeline.services.reconciliation import stored_files, stripe_payments
 
 KEEP_RUNS = timedelta(days=30)
 """How long Dagster's history of finished runs is kept. The audit trail of upscale jobs is kept for ever."""
@@ -27,10 +28,10 @@ KEEP_RUNS = timedelta(days=30)
 STEP_SECONDS = 30.0
 """How long one step goes on; what is left is for the next time. All of them stay far below a run's longest time."""
 
-_TAGS = {"dagster-celery/queue": ERRANDS_QUEUE, "dagster-celery/run_priority": "1"}
+_TAGS = {"dagster-celery/queue": PRIORITY_QUEUE, "dagster-celery/run_priority": "1"}
 
 
-def _for_a_while(step: Callable[[], int]) -> int:
+def repeat_until(step: Callable[[], int]) -> int:
     """Repeats a bounded step while it finds something to do and there is time. Returns how much it did."""
     ends = time.monotonic() + STEP_SECONDS
     done = 0
@@ -41,33 +42,33 @@ def _for_a_while(step: Callable[[], int]) -> int:
 
 @op(description="Closes orders that nobody paid within a day, their Checkout sessions first.")
 def close_abandoned_checkouts(context: OpExecutionContext, smi: SmiResource) -> None:
-    world = smi.world(actor(context))
-    closed = _for_a_while(lambda: intake.close_abandoned(world, 50))
+    ctx = smi.ctx(actor(context))
+    closed = repeat_until(lambda: intake.close_abandoned(ctx, 50))
     context.add_output_metadata({"closed": closed})
 
 
 @op(description="Compares Stripe's payments and refunds with ours, both ways. Differences become a person's tasks.")
 def compare_payments(context: OpExecutionContext, smi: SmiResource) -> None:
-    tally = compare.compare_payments(smi.world(actor(context)), seconds=STEP_SECONDS)
+    tally = stripe_payments.compare_payments(smi.ctx(actor(context)), seconds=STEP_SECONDS)
     context.add_output_metadata({name: count for name, count in tally.items()})
 
 
 @op(description="Compares the storage with the rows that name its files, once an hour. Removes what is left over.")
 def compare_files(context: OpExecutionContext, smi: SmiResource) -> None:
-    tally = files.compare_files(smi.world(actor(context)), seconds=STEP_SECONDS)
+    tally = stored_files.compare_files(smi.ctx(actor(context)), seconds=STEP_SECONDS)
     context.add_output_metadata({name: count for name, count in tally.items()})
 
 
 @op(description="Removes sources and results whose links expired a day ago.")
 def remove_expired_files(context: OpExecutionContext, smi: SmiResource) -> None:
-    world = smi.world(actor(context))
-    removed = _for_a_while(lambda: files.remove_expired_files(world))
-    context.add_output_metadata({"jobs": removed, "left-over temporary files": files.sweep_temporary_files(world)})
+    ctx = smi.ctx(actor(context))
+    removed = repeat_until(lambda: stored_files.remove_expired_files(ctx))
+    context.add_output_metadata({"jobs": removed, "left-over temporary files": stored_files.sweep_temporary_files(ctx)})
 
 
 @op(description="Deletes finished runs of Dagster, with their events, after 30 days: Dagster itself never does.")
 def prune_run_history(context: OpExecutionContext, smi: SmiResource) -> None:
-    before: datetime = smi.world(actor(context)).state.submissions.now() - KEEP_RUNS
+    before: datetime = smi.ctx(actor(context)).state.submissions.now() - KEEP_RUNS
     finished = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
     runs = context.instance.get_runs(RunsFilter(statuses=finished, updated_before=before), limit=500)
     for run in runs:

@@ -14,16 +14,16 @@ from smi_pipeline.fulfilment import jobs
 from smi_pipeline.fulfilment.resources import SmiResource
 from smi_pipeline.services.batches import next_batches
 from smi_pipeline.services.completions import check_completions
-from smi_pipeline.services.reconcile import reconcile_events
-from smi_pipeline.services.world import World
+from smi_pipeline.services.context import ServiceContext
+from smi_pipeline.services.reconciliation.stripe_events import reconcile_events
 
 MAX_LEASES = {Queue.SUBMIT: 4, Queue.FULFIL: 4, Queue.REFUND: 2, Queue.MAIL: 2}
 """Live leases per queue: about two runs per warm worker, so that a backlog makes no pile of runs."""
 
 
-def _requests(world: World, queue: Queue) -> Iterator[RunRequest | SkipReason]:
+def _requests(ctx: ServiceContext, queue: Queue) -> Iterator[RunRequest | SkipReason]:
     started = 0
-    for lease_id, keys in next_batches(world, queue, max_leases=MAX_LEASES[queue], limit=BATCH_LIMIT):
+    for lease_id, keys in next_batches(ctx, queue, max_leases=MAX_LEASES[queue], limit=BATCH_LIMIT):
         started += 1
         yield RunRequest(run_key=lease_id, run_config=run_config(queue, lease_id), tags={"smi/leased": str(len(keys))})
     if not started:
@@ -32,7 +32,7 @@ def _requests(world: World, queue: Queue) -> Iterator[RunRequest | SkipReason]:
 
 RUNNING = DefaultSensorStatus.RUNNING
 
-EVERY_LOOK = 4
+TICK_SECONDS = 4
 """Seconds. The daemon looks every 5 s, and counts from the start of the last tick, a little after that look: with 5
 here it skips every other look, and ticks every 10 s."""
 
@@ -40,44 +40,44 @@ here it skips every other look, and ticks every 10 s."""
 @sensor(
     job=jobs.submit_upscales,
     description="W3: paid upscale jobs start by themselves.",
-    minimum_interval_seconds=EVERY_LOOK,
+    minimum_interval_seconds=TICK_SECONDS,
     default_status=RUNNING,
 )
 def paid_jobs(context: SensorEvaluationContext, smi: SmiResource):
-    yield from _requests(smi.world("paid_jobs sensor"), Queue.SUBMIT)
+    yield from _requests(smi.ctx("paid_jobs sensor"), Queue.SUBMIT)
 
 
 @sensor(
     job=jobs.fulfil_upscales,
     description="W8: asks Upsampler for what is due (hinted by webhooks first), owns the deadlines, starts fulfilment.",
-    minimum_interval_seconds=EVERY_LOOK,
+    minimum_interval_seconds=TICK_SECONDS,
     default_status=RUNNING,
 )
 def upsampler_completions(context: SensorEvaluationContext, smi: SmiResource):
-    world = smi.world("upsampler_completions sensor")
-    tally = check_completions(world)
+    ctx = smi.ctx("upsampler_completions sensor")
+    tally = check_completions(ctx)
     context.log.info(f"status calls: {dict(tally)}")
-    yield from _requests(world, Queue.FULFIL)
+    yield from _requests(ctx, Queue.FULFIL)
 
 
 @sensor(
     job=jobs.refund_upscales,
     description="W15: the guarantee that every owed refund is made.",
-    minimum_interval_seconds=EVERY_LOOK,
+    minimum_interval_seconds=TICK_SECONDS,
     default_status=RUNNING,
 )
 def refunds_owed(context: SensorEvaluationContext, smi: SmiResource):
-    yield from _requests(smi.world("refunds_owed sensor"), Queue.REFUND)
+    yield from _requests(smi.ctx("refunds_owed sensor"), Queue.REFUND)
 
 
 @sensor(
     job=jobs.send_mails,
     description="The guarantee that every owed mail is sent.",
-    minimum_interval_seconds=EVERY_LOOK,
+    minimum_interval_seconds=TICK_SECONDS,
     default_status=RUNNING,
 )
 def mails_owed(context: SensorEvaluationContext, smi: SmiResource):
-    yield from _requests(smi.world("mails_owed sensor"), Queue.MAIL)
+    yield from _requests(smi.ctx("mails_owed sensor"), Queue.MAIL)
 
 
 @sensor(
@@ -87,7 +87,7 @@ def mails_owed(context: SensorEvaluationContext, smi: SmiResource):
     description="W2: Stripe events whose webhook never came.",
 )
 def stripe_reconciliation(context: SensorEvaluationContext, smi: SmiResource):
-    tally = reconcile_events(smi.world("stripe_reconciliation sensor"))
+    tally = reconcile_events(smi.ctx("stripe_reconciliation sensor"))
     yield SkipReason(f"events that had not come by webhook: {dict(tally)}" if tally else "every event was known")
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from smi_pipeline.core.errors import SmiError
 from smi_pipeline.gateway import logs
-from smi_pipeline.gateway.wiring import build_app, server_config
+from smi_pipeline.gateway.server import build_app, server_config
 from smi_pipeline.settings import Settings
 
 

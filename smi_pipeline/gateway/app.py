@@ -10,19 +10,19 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from smi_pipeline.core.models import Queue
-from smi_pipeline.gateway import administration, customers, downloads, operations, reports, storefront, webhooks
+from smi_pipeline.gateway import admin_api, customers, downloads, ops, reports, storefront, webhooks
 from smi_pipeline.gateway.context import Gateway
-from smi_pipeline.gateway.envelope import Envelope
 from smi_pipeline.gateway.errors import EXCEPTION_HANDLERS
-from smi_pipeline.gateway.guesses import Guesses
 from smi_pipeline.gateway.metrics import Metrics
+from smi_pipeline.gateway.middleware import RequestMiddleware
 from smi_pipeline.gateway.rendering import STATIC, Pages
 from smi_pipeline.gateway.threads import Kick, Threads
-from smi_pipeline.services.world import World
+from smi_pipeline.gateway.throttle import Throttle
+from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.settings import Settings
 
 
-def create_app(world: World, settings: Settings, *, on_work: Callable[[Queue], None] | None = None) -> Starlette:
+def create_app(ctx: ServiceContext, settings: Settings, *, on_work: Callable[[Queue], None] | None = None) -> Starlette:
     """The application. `on_work(queue)`, if given, is called in the background after a verified payment
     (`Queue.SUBMIT`) and after an accepted Upsampler webhook (`Queue.FULFIL`); it may start a run at once."""
     kick = Kick(on_work)
@@ -35,12 +35,12 @@ def create_app(world: World, settings: Settings, *, on_work: Callable[[Queue], N
         Route("/smi/v1/job-status/{job_id}", customers.job_status, methods=["GET", "OPTIONS"]),
         Route("/smi/v1/download/{token}", downloads.download, methods=["GET"]),
         Route("/smi/v1/rate/{job_id}", customers.rating, methods=["GET", "POST"]),
-        Route("/smi/v1/admin/jobs/{job_id}/{action}", administration.act, methods=["POST"]),
-        Route("/ops", operations.ops, methods=["GET"]),
-        Route("/ops/jobs/{job_id}", operations.ops_job, methods=["GET"]),
+        Route("/smi/v1/admin/jobs/{job_id}/{action}", admin_api.act, methods=["POST"]),
+        Route("/ops", ops.ops, methods=["GET"]),
+        Route("/ops/jobs/{job_id}", ops.ops_job, methods=["GET"]),
         Route("/ops/reports/{path:path}", reports.file, methods=["GET"]),
-        Route("/metrics", operations.metrics, methods=["GET"]),
-        Route("/health", operations.health, methods=["GET"]),
+        Route("/metrics", ops.metrics, methods=["GET"]),
+        Route("/health", ops.health, methods=["GET"]),
     ]
     patterns = {route.endpoint: route.path for route in routes} | {static: "/static"}
 
@@ -52,21 +52,21 @@ def create_app(world: World, settings: Settings, *, on_work: Callable[[Queue], N
 
     app = Starlette(
         routes=[*routes, Mount("/static", static)],
-        middleware=[Middleware(Envelope, routes=patterns, https=settings.public_url.startswith("https://"))],
+        middleware=[Middleware(RequestMiddleware, routes=patterns, https=settings.public_url.startswith("https://"))],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # it would answer with an address made from the Host header
     app.state.gateway = Gateway(
-        world=world,
+        ctx=ctx,
         settings=settings,
         pages=Pages(settings),
-        metrics=Metrics(world, settings),
+        metrics=Metrics(ctx, settings),
         threads=Threads(),
         kick=kick,
-        guesses=Guesses(),
+        guesses=Throttle(),
     )
-    app.state.overview = operations.Overview()
+    app.state.overview = ops.Overview()
     return app
 
 

@@ -6,11 +6,11 @@ import structlog
 from starlette.requests import HTTPConnection
 
 from smi_pipeline.core.errors import SmiError
-from smi_pipeline.gateway.guesses import Guesses
 from smi_pipeline.gateway.metrics import Metrics
 from smi_pipeline.gateway.rendering import Pages
 from smi_pipeline.gateway.threads import Kick, Threads
-from smi_pipeline.services.world import World
+from smi_pipeline.gateway.throttle import Throttle
+from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.settings import Settings
 
 log = structlog.get_logger("smi_pipeline.gateway")
@@ -18,15 +18,15 @@ log = structlog.get_logger("smi_pipeline.gateway")
 
 @dataclass(frozen=True, kw_only=True)
 class Gateway:
-    """The world of the services, the settings of the doors, and this process's own tools."""
+    """The service context, the settings, and this process's own tools."""
 
-    world: World
+    ctx: ServiceContext
     settings: Settings
     pages: Pages
     metrics: Metrics
     threads: Threads
     kick: Kick
-    guesses: Guesses
+    guesses: Throttle
 
     def note_unavailable(self, error: SmiError) -> None:
         """Logs what does not answer; the callers are told no details."""

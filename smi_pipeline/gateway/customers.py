@@ -10,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from smi_pipeline.core.errors import NotFound, SmiError
+from smi_pipeline.core.formatting import RATINGS
 from smi_pipeline.core.lifecycle import rating_token
 from smi_pipeline.core.models import UpscaleJob
-from smi_pipeline.core.words import RATINGS
 from smi_pipeline.gateway import errors
+from smi_pipeline.gateway.auth import find_job, may_rate, may_view, shop_headers
 from smi_pipeline.gateway.bodies import FORM_BYTES, read_body, require_content_type
 from smi_pipeline.gateway.context import Gateway, gateway_of
-from smi_pipeline.gateway.doors import find_job, may_rate, may_view, shop_headers
 from smi_pipeline.gateway.progress import STEPS, snapshot
 
 log = structlog.get_logger("smi_pipeline.gateway")
@@ -43,7 +43,7 @@ async def job_status(request: Request) -> Response:
 
 def _status(gateway: Gateway, request: Request) -> dict[str, Any]:
     job = find_job(request)
-    return snapshot(gateway.world, job, full=may_view(request, job.job_id))
+    return snapshot(gateway.ctx, job, full=may_view(request, job.job_id))
 
 
 async def job_page(request: Request) -> Response:
@@ -56,7 +56,7 @@ async def job_page(request: Request) -> Response:
 def _page(gateway: Gateway, request: Request) -> dict[str, Any]:
     job = find_job(request)
     full = may_view(request, job.job_id)
-    data = snapshot(gateway.world, job, full=full)
+    data = snapshot(gateway.ctx, job, full=full)
     query = f"?view={request.query_params['view']}" if full else ""
     return {
         "job": data,
@@ -80,7 +80,7 @@ def _steps(step: str, job: UpscaleJob) -> list[tuple[str, str]]:
 
 
 def _rating_links(gateway: Gateway, job: UpscaleJob) -> list[tuple[int, str, str]]:
-    base = f"{gateway.pages.root}/smi/v1/rate/{job.job_id}?key={rating_token(gateway.world.secret_key, job.job_id)}"
+    base = f"{gateway.pages.root}/smi/v1/rate/{job.job_id}?key={rating_token(gateway.ctx.secret_key, job.job_id)}"
     return [(stars, word, f"{base}&stars={stars}") for stars, word in RATINGS.items()]
 
 
@@ -115,7 +115,7 @@ async def _rate(request: Request) -> Response:
     comment = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", form.get("comment", [""])[0]).strip()
     if len(comment) > MAX_COMMENT:
         raise HTTPException(422, f"The comment is longer than {MAX_COMMENT:,} characters.")
-    await gateway.threads.quick(gateway.world.state.deliveries.rate, job.job_id, int(given), comment or None)
+    await gateway.threads.quick(gateway.ctx.state.deliveries.rate, job.job_id, int(given), comment or None)
     log.info("rated", action="rate", job_id=job.job_id, stars=int(given))
     return gateway.pages.response("thanks.html", {"stars": int(given), "word": RATINGS[int(given)]})
 

@@ -12,8 +12,8 @@ from starlette.responses import Response, StreamingResponse
 
 from smi_pipeline.core.errors import NotFound, SmiError
 from smi_pipeline.core.models import Status
+from smi_pipeline.gateway.auth import is_token
 from smi_pipeline.gateway.context import Gateway, gateway_of
-from smi_pipeline.gateway.doors import is_token
 from smi_pipeline.services.notify import delivered_name
 
 log = structlog.get_logger("smi_pipeline.gateway")
@@ -58,7 +58,7 @@ async def download(request: Request) -> Response:
 
 def _find(gateway: Gateway, request: Request) -> dict[str, Any]:
     token = request.path_params["token"]
-    file = gateway.world.state.deliveries.find_download(token) if is_token(token) else None
+    file = gateway.ctx.state.deliveries.find_download(token) if is_token(token) else None
     if file is None:
         gateway.guesses.note_wrong(request)
         raise HTTPException(404, "There is no such download; please check the address.")
@@ -75,11 +75,11 @@ def _find(gateway: Gateway, request: Request) -> dict[str, Any]:
 
 def _open(gateway: Gateway, file: dict[str, Any], at: int) -> BinaryIO:
     try:
-        stream = gateway.world.storage.open(file["result_key"])
+        stream = gateway.ctx.storage.open(file["result_key"])
     except NotFound:
         # A valid link without a file: nothing the customer can mend.
         log.error("a delivered file is missing", action="download", job_id=file["job_id"])
-        gateway.world.state.tasks.open(
+        gateway.ctx.state.manual_tasks.open(
             kind="file_missing",
             subject=file["job_id"],
             job_id=file["job_id"],
@@ -106,7 +106,7 @@ async def _chunks(gateway: Gateway, stream: BinaryIO, left: int, count_for: str 
         stream.close()
     if count_for:
         try:
-            await gateway.threads.quick(gateway.world.state.deliveries.downloaded, count_for)
+            await gateway.threads.quick(gateway.ctx.state.deliveries.downloaded, count_for)
         except SmiError as error:
             gateway.note_unavailable(error)
 

@@ -8,7 +8,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from smi_pipeline.core.models import Status
-from smi_pipeline.services.world import World
+from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.settings import Settings
 
 log = structlog.get_logger("smi_pipeline.gateway")
@@ -19,7 +19,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5, 5, 10, 30)
 class Metrics:
     """One registry per application."""
 
-    def __init__(self, world: World, settings: Settings) -> None:
+    def __init__(self, ctx: ServiceContext, settings: Settings) -> None:
         self._registry = CollectorRegistry()
         self.webhooks = Counter(
             "smi_webhooks", "Webhooks received, by what they did.", ("source", "outcome"), registry=self._registry
@@ -37,7 +37,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._registry.register(_StateCollector(world, settings))
+        self._registry.register(_StateCollector(ctx, settings))
 
     def page(self) -> bytes:
         """Everything, in Prometheus' text format. Asks the database."""
@@ -47,8 +47,8 @@ class Metrics:
 class _StateCollector(Collector):
     """Reads the state at each scrape; when it does not answer, only `smi_database_up 0` is said."""
 
-    def __init__(self, world: World, settings: Settings) -> None:
-        self._world = world
+    def __init__(self, ctx: ServiceContext, settings: Settings) -> None:
+        self._ctx = ctx
         self._allowance = {
             "minute": settings.upsampler_requests_per_minute,
             "hour": settings.upsampler_requests_per_hour,
@@ -71,7 +71,7 @@ class _StateCollector(Collector):
         yield from metrics
 
     def _state(self) -> Iterator[Metric]:
-        views = self._world.state.views
+        views = self._ctx.state.queries
         counts, queue = views.counts(), views.queue()
         jobs = GaugeMetricFamily("smi_jobs", "Upscale jobs by status.", labels=["status"])
         for status in Status:
@@ -96,7 +96,7 @@ class _StateCollector(Collector):
             ("smi_person_tasks", "person_tasks", "Open tasks for a person."),
         ):
             yield GaugeMetricFamily(name, help_, value=queue[key])
-        alarms = len(views.alarms(self._world.policy))
+        alarms = len(views.alarms(self._ctx.policy))
         yield GaugeMetricFamily("smi_alarms", "Paid jobs neither delivered nor refunded in time.", value=alarms)
         yield GaugeMetricFamily(
             "smi_sensors_seconds_ago",
@@ -122,7 +122,7 @@ class _StateCollector(Collector):
         age = GaugeMetricFamily(
             "smi_compared_seconds_ago", "Since the last whole comparison; -1: there was none yet.", labels=["compared"]
         )
-        for what, found in self._world.state.reconciliation.standing().items():
+        for what, found in self._ctx.state.reconciliation.standing().items():
             for kind, count in found["differences"].items():
                 differences.add_metric([what, kind], count)
             age.add_metric([what], -1 if found["age_seconds"] is None else found["age_seconds"])

@@ -3,11 +3,11 @@
 from datetime import datetime
 from typing import Any
 
-from smi_pipeline.core import reasons, words
+from smi_pipeline.core import formatting, reasons
 from smi_pipeline.core.lifecycle import CUSTOMER_STAGE, progress_percent
 from smi_pipeline.core.models import Refund, Stage, Status, UpscaleJob
 from smi_pipeline.services import notify, submit
-from smi_pipeline.services.world import World
+from smi_pipeline.services.context import ServiceContext
 
 STEPS = ("awaiting_payment", "queued", "preparing", "upscaling", "checking", "completed")
 ENDED = ("completed", "refunded", "abandoned", "failed")
@@ -20,12 +20,12 @@ POLL_SECONDS_UNPAID = 3  # who comes back from Checkout waits for Stripe's webho
 POLL_SECONDS_REFUND = 60  # a pending refund takes days
 
 
-def snapshot(world: World, job: UpscaleJob, *, full: bool) -> dict[str, Any]:
+def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, Any]:
     """The state of an order now. `full` adds what only its customer may see: the order, the link, the refunds."""
-    now = world.state.submissions.now()
+    now = ctx.state.submissions.now()
     step = step_of(job)
-    eta = _eta_seconds(world, job, now)
-    refunds = [_refund(world, job, r) for r in world.state.refunds.of_job(job.job_id)]
+    eta = _eta_seconds(ctx, job, now)
+    refunds = [_refund(ctx, job, r) for r in ctx.state.refunds.of_job(job.job_id)]
     pending = any(r["state"] in ("owed", "pending") for r in refunds)
     poll_after = _poll_after(step, pending)
     progress = progress_percent(
@@ -46,7 +46,7 @@ def snapshot(world: World, job: UpscaleJob, *, full: bool) -> dict[str, Any]:
         # Also without the signed word a page must notice that something changed; what, it is not told.
         return data | {"revision": step}
     width, height = job.output_size
-    download = _download(world, job, now) if job.status is Status.COMPLETED else None
+    download = _download(ctx, job, now) if job.status is Status.COMPLETED else None
     revision = "/".join([step, *(f"{r['kind']}:{r['state']}" for r in refunds), str(bool(download))])
     return data | {
         "revision": revision,
@@ -79,11 +79,11 @@ def step_of(job: UpscaleJob) -> str:
             return job.status.value
 
 
-def _eta_seconds(world: World, job: UpscaleJob, now: datetime) -> int | None:
+def _eta_seconds(ctx: ServiceContext, job: UpscaleJob, now: datetime) -> int | None:
     """Seconds until the image is probably ready; None when nobody can say."""
     if job.status is Status.PENDING:
-        wait = world.state.views.forecast_wait_seconds(world.policy.requests_per_minute)
-        return round(wait + submit.expected_seconds(world, job))
+        wait = ctx.state.queries.forecast_wait_seconds(ctx.policy.requests_per_minute)
+        return round(wait + submit.expected_seconds(ctx, job))
     if job.status is not Status.PROCESSING or job.processing_at is None:
         return None
     left = (job.expected_seconds or 60.0) - (now - job.processing_at).total_seconds()
@@ -117,37 +117,37 @@ def _reason(job: UpscaleJob) -> str | None:
     return reasons.FOR_CUSTOMER.get(job.reason_code or "", "The order could not be fulfilled.")
 
 
-def _download(world: World, job: UpscaleJob, now: datetime) -> dict[str, Any] | None:
-    link = world.state.deliveries.current_token(job.job_id)
+def _download(ctx: ServiceContext, job: UpscaleJob, now: datetime) -> dict[str, Any] | None:
+    link = ctx.state.deliveries.current_token(job.job_id)
     if link is None:
         return None
-    file = world.state.deliveries.find_download(link["token"]) or {}
+    file = ctx.state.deliveries.find_download(link["token"]) or {}
     available = not link["expired"] and bool(job.result_key) and file.get("files_removed_at") is None
     return {
         "available": available,
-        "url": f"{world.policy.public_url}/smi/v1/download/{link['token']}" if available else None,
+        "url": f"{ctx.policy.public_url}/smi/v1/download/{link['token']}" if available else None,
         "file_name": notify.delivered_name(job.file_name, job.resolution, job.result_format),
         "format": job.result_format,
         "bytes": job.result_bytes,
         "width": job.result_width,
         "height": job.result_height,
         "expires_at": _iso(link["expires_at"]),
-        "expires_text": words.moment(link["expires_at"]),
-        "time_left": words.time_left(link["expires_at"], now),
+        "expires_text": formatting.moment(link["expires_at"]),
+        "time_left": formatting.time_left(link["expires_at"], now),
     }
 
 
-def _refund(world: World, job: UpscaleJob, refund: Refund) -> dict[str, Any]:
+def _refund(ctx: ServiceContext, job: UpscaleJob, refund: Refund) -> dict[str, Any]:
     amount = refund.amount_cents
     if amount is None:  # not asked of Stripe yet, or returned by others: all that was paid
-        payment = world.state.views.payment(refund.payment_intent_id)
+        payment = ctx.state.queries.payment(refund.payment_intent_id)
         amount = payment["received_cents"] if payment else job.price_cents
     return {
         "kind": refund.kind,
         "state": refund.state,
         "amount_cents": amount,
         "currency": refund.currency,
-        "amount_text": words.money(amount, refund.currency),
+        "amount_text": formatting.money(amount, refund.currency),
         "reason": reasons.FOR_CUSTOMER.get(refund.reason_code, "The order could not be fulfilled."),
         "since": _iso(refund.settled_at or refund.first_called_at or refund.created_at),
     }

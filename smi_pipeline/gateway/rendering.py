@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse
 
-from smi_pipeline.core import words
+from smi_pipeline.core import formatting
 from smi_pipeline.settings import Settings
 
 FOLDER = Path(__file__).parent / "pages"
@@ -45,10 +45,10 @@ class Pages:
             "version": hashlib.sha256(style).hexdigest()[:12],
         }
         self._environment.filters |= {
-            "moment": words.moment,
-            "dimensions": lambda size: words.dimensions(*size),
-            "file_size": words.file_size,
-            "money": words.money,
+            "moment": formatting.moment,
+            "dimensions": lambda size: formatting.dimensions(*size),
+            "file_size": formatting.file_size,
+            "money": formatting.money,
             "duration": duration,
             "stamp": stamp,
             "commands": commands,

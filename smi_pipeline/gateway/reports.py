@@ -6,8 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from smi_pipeline.core.errors import NotFound
+from smi_pipeline.gateway.auth import require_operator
 from smi_pipeline.gateway.context import Gateway, gateway_of
-from smi_pipeline.gateway.doors import require_operator
 
 _PATH = re.compile(r"(?:day|week|month)/[0-9-]{7,10}/[a-z_]{1,40}\.(html|csv|parquet)", re.ASCII)
 _TYPES = {"html": "text/html; charset=utf-8", "csv": "text/csv; charset=utf-8"}
@@ -28,5 +28,5 @@ async def file(request: Request) -> Response:
 
 
 def _read(gateway: Gateway, key: str) -> bytes:
-    with gateway.world.storage.open(key) as stream:
+    with gateway.ctx.storage.open(key) as stream:
         return stream.read()

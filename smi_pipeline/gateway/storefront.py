@@ -8,9 +8,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from smi_pipeline.gateway.auth import require_key
 from smi_pipeline.gateway.bodies import ORDER_BYTES, json_object, read_body, require_content_type
 from smi_pipeline.gateway.context import gateway_of
-from smi_pipeline.gateway.doors import require_key
 from smi_pipeline.services.intake import JobRequest, register_job
 
 log = structlog.get_logger("smi_pipeline.gateway")
@@ -26,7 +26,7 @@ async def register(request: Request) -> Response:
     require_key(request, gateway.settings.smi_api_key, "SMI_API_KEY")
     require_content_type(request, "application/json")
     order = parse_order(json_object(await read_body(request, ORDER_BYTES)))
-    job = await gateway.threads.order(register_job, gateway.world, order)
+    job = await gateway.threads.order(register_job, gateway.ctx, order)
     log.info("job registered", action="register", job_id=job.job_id, price_cents=job.price_cents)
     data = {
         "job_id": job.job_id,

@@ -12,9 +12,9 @@ from starlette.responses import JSONResponse, Response
 
 from smi_pipeline.core.errors import NotFound, RefusedError, SmiError
 from smi_pipeline.core.models import Queue, StripeEvent
+from smi_pipeline.gateway.auth import is_token
 from smi_pipeline.gateway.bodies import WEBHOOK_BYTES, read_body
 from smi_pipeline.gateway.context import Gateway, gateway_of
-from smi_pipeline.gateway.doors import is_token
 from smi_pipeline.gateway.errors import unavailable
 from smi_pipeline.services import completions, intake
 
@@ -32,10 +32,10 @@ async def stripe(request: Request) -> Response:
             raise HTTPException(503, "Webhooks are closed: STRIPE_WEBHOOK_SECRET is not set.", {"Retry-After": "300"})
         body = await read_body(request, WEBHOOK_BYTES)
         signature = request.headers.get("stripe-signature", "")
-        event = gateway.world.payments.parse_webhook(body, signature)
+        event = gateway.ctx.payments.parse_webhook(body, signature)
         try:
             effect = await gateway.threads.event(
-                intake.handle_stripe_event, gateway.world, event, source="stripe webhook"
+                intake.handle_stripe_event, gateway.ctx, event, source="stripe webhook"
             )
         except SmiError as error:
             # Authentic, but not applied, also when Stripe does not know its own object: Stripe shall send it again,
@@ -57,7 +57,7 @@ async def upsampler(request: Request) -> Response:
         if not is_token(token):
             raise NotFound("unknown webhook token")
         body = await read_body(request, WEBHOOK_BYTES)
-        reply = await gateway.threads.quick(completions.take_hint, gateway.world, token, body)
+        reply = await gateway.threads.quick(completions.take_hint, gateway.ctx, token, body)
         outcome.append("hint")
         log.info("upsampler webhook", action="webhook", source=UPSAMPLER, stage=reply.stage)
         gateway.kick(Queue.FULFIL)

@@ -19,12 +19,12 @@ from dagster import (
     multi_asset,
 )
 
-from smi_pipeline.adapters.postgres.reports import FACTS, OTHER_MONEY, PERIODS, REPORTS, PostgresReports
 from smi_pipeline.reporting import charts, pages
 from smi_pipeline.reporting.figures import FIGURES
 from smi_pipeline.reporting.partitions import PARTITIONS, earlier, last_day, starts_of
 from smi_pipeline.reporting.presentation import Measure, Table, Trend, jobs, label, money, number
 from smi_pipeline.reporting.resources import ReportsResource
+from smi_pipeline.state.reports.store import FACTS, OTHER_MONEY, PERIODS, REPORTS, Reports
 
 SHOWN_PERIODS = 31
 """Periods of a run, the newest ones, that get words, chart and files; all get their tables. The files of one take about
@@ -208,7 +208,7 @@ def _starts(context: AssetExecutionContext) -> tuple[date, date]:
     return starts
 
 
-def column_schema(reports: PostgresReports, table: str) -> TableSchema:
+def column_schema(reports: Reports, table: str) -> TableSchema:
     """The table as the database describes it."""
     return TableSchema(
         columns=[

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from smi_pipeline.reporting import drawings
+from smi_pipeline.reporting import report_charts
 from smi_pipeline.reporting.presentation import (
     CENTS,
     EMPTY,
@@ -276,14 +276,14 @@ FIGURES = {
         "jobs do not count; once delivered, a job stays delivered.",
         _completion,
         _all("completion_rate", "delivered, %", 100),
-        drawings.completion,
+        report_charts.completion,
     ),
     "error_rate": Figure(
         "Errors",
         "Why upscale jobs were not delivered: each reason's share of the decided jobs, with its 95 % Wilson interval.",
         _errors,
         _all("error_rate", "not delivered, %", 100),
-        drawings.errors,
+        report_charts.errors,
     ),
     "processing_times": Figure(
         "Processing times",
@@ -291,7 +291,7 @@ FIGURES = {
         "resolution; from the payment to the moment the mail server took the closing mail.",
         _times,
         _total_p95,
-        drawings.times,
+        report_charts.times,
     ),
     "profit_margin": Figure(
         "Profit margin",
@@ -299,7 +299,7 @@ FIGURES = {
         "Fees are not returned on a refund. A later refund changes the day of the payment.",
         _margin,
         _margins,
-        drawings.margin,
+        report_charts.margin,
     ),
     "credit_usage": Figure(
         "Credits",
@@ -307,13 +307,13 @@ FIGURES = {
         "forecast of the day it runs out.",
         _credits,
         _all("credits", "credits"),
-        drawings.credits,
+        report_charts.credits,
     ),
     "customer_satisfaction": Figure(
         "Customer satisfaction",
         "Mean and distribution of the stars that customers gave, and the share of them that answered, by resolution.",
         _satisfaction,
         _all("mean_stars", "mean stars"),
-        drawings.satisfaction,
+        report_charts.satisfaction,
     ),
 }

@@ -23,12 +23,12 @@ from dagster import (
     sensor,
 )
 
-from smi_pipeline.adapters.postgres.reports import PERIODS, OutOfDate
+from smi_pipeline.core.runs import REPORTS_QUEUE
 from smi_pipeline.reporting.assets import BOOKINGS, BY_PERIOD, column_schema
 from smi_pipeline.reporting.partitions import FIRST_DAY, PARTITIONS, contiguous, last_day
 from smi_pipeline.reporting.resources import ReportsResource
+from smi_pipeline.state.reports.store import PERIODS, OutOfDate
 
-REPORTS_QUEUE = "reports"
 MAX_RUNTIME_SECONDS = 1800
 """Years in one run, and its wait for another build, may take longer than the 300 s that fulfilment gets."""
 

@@ -10,10 +10,10 @@ from datetime import UTC, date, datetime
 from functools import cache
 from typing import Any, Protocol
 
-from smi_pipeline.adapters.postgres.reports import FACTS, OTHER_MONEY, REPORTS, PostgresReports
 from smi_pipeline.reporting.figures import FIGURES
 from smi_pipeline.reporting.partitions import earlier, last_day
 from smi_pipeline.reporting.presentation import EMPTY, Rows, Table, Trend, bare, span
+from smi_pipeline.state.reports.store import FACTS, OTHER_MONEY, REPORTS, Reports
 
 TREND = 14
 """Periods in the charts that show several, the one itself last."""
@@ -57,7 +57,7 @@ def trend(rows: Rows, period: str, starts_on: date) -> Trend:
     return [(start, found.get(start, [])) for start in starts]
 
 
-def write(reports: PostgresReports, files: Files, period: str, starts_on: date) -> dict[str, str]:
+def write(reports: Reports, files: Files, period: str, starts_on: date) -> dict[str, str]:
     """Writes the page and the tables of one period: what each is, by its key in the storage."""
     last = last_day(starts_on, period)
     tables: dict[str, Rows] = {table: reports.rows(table, starts_on, starts_on, period=period) for table in REPORTS}
@@ -74,7 +74,7 @@ def write(reports: PostgresReports, files: Files, period: str, starts_on: date) 
     return {key: "page"} | written
 
 
-def _exports(reports: PostgresReports, table: str, rows: Rows) -> dict[str, bytes]:
+def _exports(reports: Reports, table: str, rows: Rows) -> dict[str, bytes]:
     import pandas as pd
 
     frame = pd.DataFrame(rows, columns=[name for name, *_ in reports.columns(table)])
@@ -90,7 +90,7 @@ _TYPES = {"integer": "Int64", "bigint": "Int64", "double": "float64", "numeric":
           "text": "string"}  # fmt: skip
 
 
-def page(reports: PostgresReports, period: str, starts_on: date, downloads: Sequence[str] = ()) -> str:
+def page(reports: Reports, period: str, starts_on: date, downloads: Sequence[str] = ()) -> str:
     """The page of one period as HTML that needs nothing from any network."""
     first = earlier(starts_on, period, TREND - 1)
     sections = []

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from dagster import ConfigurableResource, MetadataValue
 
-from smi_pipeline.adapters.postgres.database import Database
-from smi_pipeline.adapters.postgres.report_checks import PostgresReportChecks
-from smi_pipeline.adapters.postgres.reports import PostgresReports
-from smi_pipeline.adapters.postgres.tasks import PostgresTasks
-from smi_pipeline.core.models import Booking
+from smi_pipeline.core.models import BalanceTransaction
 from smi_pipeline.settings import Settings
+from smi_pipeline.state.database import Database
+from smi_pipeline.state.manual_tasks import ManualTasks
+from smi_pipeline.state.reports.checks import ReportChecks
+from smi_pipeline.state.reports.store import Reports
 
 if TYPE_CHECKING:
     from smi_pipeline.adapters.storage import FileStorage
@@ -40,18 +40,18 @@ class ReportsResource(ConfigurableResource):
                 database = _databases[os.getpid(), self.database_url] = Database(url, pool_size=2)
         return database
 
-    def reports(self) -> PostgresReports:
+    def reports(self) -> Reports:
         """Builds and reads the report tables, at the prices and with the budget that are configured now."""
         settings = Settings()
-        return PostgresReports(self._database(settings), settings.prices, budget=settings.smi_monthly_credit_budget)
+        return Reports(self._database(settings), settings.prices, budget=settings.smi_monthly_credit_budget)
 
-    def checks(self) -> PostgresReportChecks:
+    def checks(self) -> ReportChecks:
         """Questions to the reports."""
-        return PostgresReportChecks(self._database(Settings()))
+        return ReportChecks(self._database(Settings()))
 
-    def tasks(self) -> PostgresTasks:
+    def tasks(self) -> ManualTasks:
         """What a person is told of."""
-        return PostgresTasks(self._database(Settings()))
+        return ManualTasks(self._database(Settings()))
 
     def settings(self) -> Settings:
         """The thresholds of the checks among them."""
@@ -67,9 +67,9 @@ class ReportsResource(ConfigurableResource):
         """A link to a file of the reports, behind the login of the operations page."""
         return MetadataValue.url(f"{Settings().public_url}/ops/{key}")
 
-    def bookings(self, since: datetime, until: datetime) -> Iterator[Booking]:
+    def bookings(self, since: datetime, until: datetime) -> Iterator[BalanceTransaction]:
         """What Stripe booked from `since` to before `until`, newest first."""
-        from smi_pipeline.adapters.stripe_payments import StripePayments
+        from smi_pipeline.adapters.stripe.payments import StripePayments
 
         settings = Settings()
         stripe = StripePayments(

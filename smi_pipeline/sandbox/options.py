@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from smi_pipeline.sandbox.upsampler_wire import Wire
+from smi_pipeline.sandbox.upsampler.api_format import Wire
 
 HOST = "127.0.0.1"
 STAND_INS = ("upsampler", "stripe", "mail", "origin")

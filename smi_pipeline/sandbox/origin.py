@@ -25,8 +25,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from smi_pipeline.sandbox import photos
+from smi_pipeline.sandbox.base import REQUEST_KINDS, StandIn
 from smi_pipeline.sandbox.faults import Kind
-from smi_pipeline.sandbox.standin import REQUEST_KINDS, StandIn
 
 _CONTENTS = ("gif", "bmp", "tiff", "text", "html", "svg", "other_photo")
 _KINDS = {

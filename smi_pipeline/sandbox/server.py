@@ -24,13 +24,13 @@ from typing import Any, Self
 import requests
 import uvicorn
 
+from smi_pipeline.sandbox.base import StandIn
 from smi_pipeline.sandbox.connections import RememberingProtocol
-from smi_pipeline.sandbox.mail import Mail
+from smi_pipeline.sandbox.mail.service import Mail
 from smi_pipeline.sandbox.options import HOST, STAND_INS, Options, Urls
 from smi_pipeline.sandbox.origin import Origin
-from smi_pipeline.sandbox.standin import StandIn
-from smi_pipeline.sandbox.stripe import Stripe
-from smi_pipeline.sandbox.upsampler import Upsampler
+from smi_pipeline.sandbox.stripe.service import Stripe
+from smi_pipeline.sandbox.upsampler.service import Upsampler
 
 _START_SECONDS = 20
 _STOP_SECONDS = 5

@@ -1,19 +1,19 @@
 """What a person must hear of (W25): open tasks, the alarm query, incidents of the orchestration."""
 
 from smi_pipeline.core.errors import SmiError
-from smi_pipeline.services.world import World, log
+from smi_pipeline.services.context import ServiceContext, log
 
 
-def raise_alarms(world: World) -> int:
+def raise_alarms(ctx: ServiceContext) -> int:
     """Opens a task for each job of the alarm query (section 6 rule 11), and closes those that are over. Returns how
     many jobs are overdue."""
-    overdue = world.state.views.alarms(world.policy)
+    overdue = ctx.state.queries.alarms(ctx.policy)
     late = {row["job_id"] for row in overdue}
-    for task in world.state.tasks.opened():
+    for task in ctx.state.manual_tasks.opened():
         if task.kind == "overdue" and task.subject not in late and task.acknowledged_at is None:
-            world.state.tasks.close("overdue", task.subject, actor="settled")
+            ctx.state.manual_tasks.close("overdue", task.subject, actor="settled")
     for row in overdue:
-        world.state.tasks.open(
+        ctx.state.manual_tasks.open(
             kind="overdue",
             subject=row["job_id"],
             job_id=row["job_id"],
@@ -21,9 +21,9 @@ def raise_alarms(world: World) -> int:
             "after its last deadline.",
             next_step=f"`smi jobs show {row['job_id']}`, then retry or refund it.",
         )
-    _name_late_refunds(world, late)
-    _watch_storage(world)
-    _watch_sensors(world)
+    _name_late_refunds(ctx, late)
+    _watch_storage(ctx)
+    _watch_sensors(ctx)
     return len(overdue)
 
 
@@ -31,14 +31,14 @@ SILENCE_SECONDS = 300.0
 """So long the sensor that owns the clocks may give no sign of life while this one does."""
 
 
-def _watch_sensors(world: World) -> None:
+def _watch_sensors(ctx: ServiceContext) -> None:
     """A task while nothing looks after the clocks of the jobs, although the service is not down: somebody has
     switched that sensor off, or it fails at each tick. The alarm query takes it for an outage of the service."""
-    silent = world.state.views.queue()["silent_seconds"]
+    silent = ctx.state.queries.queue()["silent_seconds"]
     if silent is None or silent < SILENCE_SECONDS:
-        world.state.tasks.close("sensor_silent", "upsampler_completions", actor="settled")
+        ctx.state.manual_tasks.close("sensor_silent", "upsampler_completions", actor="settled")
         return
-    world.state.tasks.open(
+    ctx.state.manual_tasks.open(
         kind="sensor_silent",
         subject="upsampler_completions",
         job_id=None,
@@ -49,14 +49,14 @@ def _watch_sensors(world: World) -> None:
     )
 
 
-def _watch_storage(world: World) -> None:
+def _watch_storage(ctx: ServiceContext) -> None:
     """A task as long as the storage has no room: jobs wait then, without an error that anybody would look at."""
-    shortage = world.storage.shortage()
+    shortage = ctx.storage.shortage()
     if shortage is None:
-        world.state.tasks.close("disk_full", "storage", actor="settled")
+        ctx.state.manual_tasks.close("disk_full", "storage", actor="settled")
         return
     log.error("the storage has no room: %s", shortage)
-    world.state.tasks.open(
+    ctx.state.manual_tasks.open(
         kind="disk_full",
         subject="storage",
         job_id=None,
@@ -65,16 +65,14 @@ def _watch_storage(world: World) -> None:
     )
 
 
-def _name_late_refunds(world: World, overdue: set[str]) -> None:
+def _name_late_refunds(ctx: ServiceContext, overdue: set[str]) -> None:
     """A task for each refund that is owed too long, as long as it is. That of an overdue job is named there."""
-    owed = {
-        r["payment_intent_id"]: r for r in world.state.views.late_refunds(world.policy) if r["job_id"] not in overdue
-    }
-    for task in world.state.tasks.opened():
+    owed = {r["payment_intent_id"]: r for r in ctx.state.queries.late_refunds(ctx.policy) if r["job_id"] not in overdue}
+    for task in ctx.state.manual_tasks.opened():
         if task.kind == "refund_late" and task.subject not in owed:
-            world.state.tasks.close("refund_late", task.subject, actor="settled")
+            ctx.state.manual_tasks.close("refund_late", task.subject, actor="settled")
     for payment_intent, row in owed.items():
-        world.state.tasks.open(
+        ctx.state.manual_tasks.open(
             kind="refund_late",
             subject=payment_intent,
             job_id=row["job_id"],
@@ -87,16 +85,16 @@ BUDGET_MARKS = (80, 100)
 """Percent of the monthly credit budget at which a person is told (W22)."""
 
 
-def watch_budget(world: World) -> int | None:
+def watch_budget(ctx: ServiceContext) -> int | None:
     """Opens a task when the month's credits pass 80 and 100 % of the budget. Returns percent used; None: no budget."""
-    budget = world.policy.monthly_credit_budget
+    budget = ctx.policy.monthly_credit_budget
     if budget is None:
         return None
-    used = world.state.views.credits_this_month()
-    month = f"{world.state.submissions.now():%Y-%m}"
+    used = ctx.state.queries.credits_this_month()
+    month = f"{ctx.state.submissions.now():%Y-%m}"
     for mark in BUDGET_MARKS:
         if used * 100 >= budget * mark:
-            world.state.tasks.open_once(
+            ctx.state.manual_tasks.open_once(
                 kind="budget",
                 subject=f"{month} {mark} %",
                 message=f"{used} of the {budget} credits budgeted for {month} are used ({mark} % mark passed).",
@@ -105,12 +103,12 @@ def watch_budget(world: World) -> int | None:
     return used * 100 // budget
 
 
-def send_alerts(world: World, to: str | None, post, *, limit: int = 20) -> int:
+def send_alerts(ctx: ServiceContext, to: str | None, post, *, limit: int = 20) -> int:
     """Tells a person of tasks that were not told yet, in one message. Returns how many.
 
     `post(subject, lines)` hands them to the alert webhook, or is None. A task counts as told when one way worked.
     """
-    tasks = world.state.tasks.unalerted(limit)
+    tasks = ctx.state.manual_tasks.unalerted(limit)
     if not tasks or not (to or post):
         return 0
     subject = tasks[0].message if len(tasks) == 1 else f"{len(tasks)} things need a person"
@@ -123,19 +121,19 @@ def send_alerts(world: World, to: str | None, post, *, limit: int = 20) -> int:
         except SmiError as error:
             log.warning("the alert webhook did not take the alert: %s", error)
     if to:
-        now = world.state.submissions.now()
-        mail = world.mailer.render(
+        now = ctx.state.submissions.now()
+        mail = ctx.mailer.render(
             "alert",
             to=to,
-            message_id=f"<alert.{tasks[0].task_id}.{int(now.timestamp())}@{world.policy.mail_domain}>",
-            context={"subject": subject[:150], "lines": lines, "links": {"Ops page": f"{world.policy.public_url}/ops"}},
+            message_id=f"<alert.{tasks[0].task_id}.{int(now.timestamp())}@{ctx.policy.mail_domain}>",
+            context={"subject": subject[:150], "lines": lines, "links": {"Ops page": f"{ctx.policy.public_url}/ops"}},
             at=now,
         )
         try:
-            world.mailer.send(mail)
+            ctx.mailer.send(mail)
             told = True
         except SmiError as error:
             log.warning("the alert mail was not taken: %s", error)
     if told:
-        world.state.tasks.alerted([task.task_id for task in tasks])
+        ctx.state.manual_tasks.alerted([task.task_id for task in tasks])
     return len(tasks) if told else 0

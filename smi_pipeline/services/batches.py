@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from smi_pipeline.core.models import Queue
-from smi_pipeline.services.world import World
+from smi_pipeline.services.context import ServiceContext
 
 
-def next_batches(world: World, queue: Queue, *, max_leases: int, limit: int) -> Iterator[tuple[str, list[str]]]:
+def next_batches(ctx: ServiceContext, queue: Queue, *, max_leases: int, limit: int) -> Iterator[tuple[str, list[str]]]:
     """Leases what is due, batch by batch, while there is a free slot: (lease_id, work keys).
 
     Submissions stop at `max_in_flight` open ones: what Upsampler has not finished is waited for first.
@@ -14,10 +14,10 @@ def next_batches(world: World, queue: Queue, *, max_leases: int, limit: int) -> 
     for _ in range(max_leases):
         room = limit
         if queue is Queue.SUBMIT:
-            room = min(limit, world.policy.max_in_flight - world.state.submissions.in_flight())
+            room = min(limit, ctx.policy.max_in_flight - ctx.state.submissions.in_flight())
             if room <= 0:
                 return
-        leased = world.state.leases.lease(queue, room, max_leases=max_leases)
+        leased = ctx.state.leases.lease(queue, room, max_leases=max_leases)
         if leased is None:
             return
         yield leased

@@ -9,35 +9,35 @@ from smi_pipeline.core.backoff import retry_seconds
 from smi_pipeline.core.errors import AccountError, NotFound, RateLimited, TransientError
 from smi_pipeline.core.lifecycle import token_hash
 from smi_pipeline.core.models import Submission, UpscaleReply
-from smi_pipeline.services.world import World
+from smi_pipeline.services.context import ServiceContext
 
 
-def take_hint(world: World, token: str, body: bytes) -> UpscaleReply:
+def take_hint(ctx: ServiceContext, token: str, body: bytes) -> UpscaleReply:
     """An Upsampler webhook: proves nothing, but makes the status call of its submission due now.
 
     Raises NotFound for an unknown token, RefusedError (400) for an unreadable body.
     """
-    reply = world.upscaler.parse_webhook(body)
-    if not world.state.submissions.hint(token_hash(token), reply, policy=world.policy):
+    reply = ctx.upscaler.parse_webhook(body)
+    if not ctx.state.submissions.mark_for_poll(token_hash(token), reply, policy=ctx.policy):
         raise NotFound("unknown webhook token")
     return reply
 
 
-def check_completions(world: World, *, limit: int = 60, seconds: float = 12.0, threads: int = 4) -> Counter[str]:
+def check_completions(ctx: ServiceContext, *, limit: int = 60, seconds: float = 12.0, threads: int = 4) -> Counter[str]:
     """Asks for the status of what is due, hinted first, within a time budget; ends waiting that took too long.
 
     Returns how many submissions ended each way: ready, waiting, settled, later, known, limited.
     """
     ends = time.monotonic() + seconds
     tally: Counter[str] = Counter()
-    tally["not_started"] = world.state.submissions.expire_unstarted(policy=world.policy)
-    due = world.state.submissions.due_polls(limit)
+    tally["not_started"] = ctx.state.submissions.expire_unstarted(policy=ctx.policy)
+    due = ctx.state.submissions.claim_due_polls(limit)
 
     def one(submission: Submission) -> str:
         if time.monotonic() > ends:
-            world.state.submissions.not_polled(submission.submission_id, seconds=0)
+            ctx.state.submissions.release_poll(submission.submission_id, seconds=0)
             return "out_of_time"
-        return _check(world, submission)
+        return _check(ctx, submission)
 
     if due:
         with ThreadPoolExecutor(max_workers=min(threads, len(due))) as pool:
@@ -45,45 +45,43 @@ def check_completions(world: World, *, limit: int = 60, seconds: float = 12.0, t
     return tally
 
 
-def _check(world: World, submission: Submission) -> str:
-    state = world.state.submissions
+def _check(ctx: ServiceContext, submission: Submission) -> str:
+    state = ctx.state.submissions
     if submission.external_id is None:  # nobody can be asked: only its deadline can end it
-        return state.poll_failed(
-            submission.submission_id, seconds=60, policy=world.policy, actor=world.actor, counts=False
-        )
+        return state.poll_failed(submission.submission_id, seconds=60, policy=ctx.policy, actor=ctx.actor, counts=False)
     urgent = (
         submission.state == "accepted"  # the others are asked for their credits' sake only
         and submission.deadline_at is not None
         and (submission.deadline_at - state.now()).total_seconds() < 60
     )
     try:
-        world.limiter.acquire("urgent_poll" if urgent else "poll")
-        reply = _ask(world, submission.external_id)
+        ctx.limiter.acquire("urgent_poll" if urgent else "poll")
+        reply = _ask(ctx, submission.external_id)
     except (RateLimited, AccountError) as error:
         # No call was answered: the deadline's last call is still owed, but only for the patience of rule 5.
         return state.poll_failed(
             submission.submission_id,
             seconds=error.retry_after or 5,
-            policy=world.policy,
-            actor=world.actor,
+            policy=ctx.policy,
+            actor=ctx.actor,
             counts=False,
         )
     except (TransientError, NotFound):
-        seconds = retry_seconds(submission.poll_errors + 1, asked=None, first=world.policy.poll_every.total_seconds())
+        seconds = retry_seconds(submission.poll_errors + 1, asked=None, first=ctx.policy.poll_every.total_seconds())
         return state.poll_failed(
-            submission.submission_id, seconds=seconds, policy=world.policy, actor=world.actor, counts=True
+            submission.submission_id, seconds=seconds, policy=ctx.policy, actor=ctx.actor, counts=True
         )
-    return state.poll_answered(submission.submission_id, reply, policy=world.policy, actor=world.actor)
+    return state.poll_answered(submission.submission_id, reply, policy=ctx.policy, actor=ctx.actor)
 
 
-def _ask(world: World, external_id: str) -> UpscaleReply:
+def _ask(ctx: ServiceContext, external_id: str) -> UpscaleReply:
     """The status call; what it says of our account and our pace holds for every process."""
     try:
-        return world.upscaler.status(external_id)
+        return ctx.upscaler.status(external_id)
     except AccountError as error:
-        world.limiter.open_breaker(str(error))
+        ctx.limiter.open_breaker(str(error))
         raise
     except RateLimited as error:
         pause = timedelta(seconds=error.retry_after or 1)
-        world.limiter.blocked_until(world.state.submissions.now() + pause, str(error))
+        ctx.limiter.blocked_until(ctx.state.submissions.now() + pause, str(error))
         raise

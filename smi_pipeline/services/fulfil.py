@@ -6,58 +6,58 @@ from contextlib import ExitStack, contextmanager
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import LeaseLost, PermanentError, TransientError
 from smi_pipeline.core.models import Fetched, Queue, Submission, UpscaleJob
-from smi_pipeline.services.world import StepReport, World, outage, run_step
+from smi_pipeline.services.context import ServiceContext, StepResult, outage, run_step
 
 _NO_RESULT = "the result could not be fetched"
 
 
-def verify_result(world: World, job_id: str, lease_id: str) -> StepReport:
+def verify_result(ctx: ServiceContext, job_id: str, lease_id: str) -> StepResult:
     """Downloads the result, checks it and stores it. Raises PermanentError after `failed` was committed."""
-    job = world.state.views.job(job_id)
+    job = ctx.state.queries.job(job_id)
     if job is None or job.lease_id != lease_id:
-        return StepReport(state="lost", message="another run has this job")
+        return StepResult(state="lost", message="another run has this job")
     try:
-        return run_step(world, Queue.FULFIL, job_id, lease_id, job.attempts, lambda: _verify(world, job, lease_id))
+        return run_step(ctx, Queue.FULFIL, job_id, lease_id, job.attempts, lambda: _verify(ctx, job, lease_id))
     except PermanentError as error:
         try:
-            world.state.deliveries.fail(job_id, lease_id, reason=error.reason, words=str(error), actor=world.actor)
+            ctx.state.deliveries.fail(job_id, lease_id, reason=error.reason, words=str(error), actor=ctx.actor)
         except LeaseLost as lost:
-            return StepReport(state="lost", message=str(lost))
+            return StepResult(state="lost", message=str(lost))
         raise
 
 
-def deliver(world: World, job_id: str, lease_id: str) -> StepReport:
+def deliver(ctx: ServiceContext, job_id: str, lease_id: str) -> StepResult:
     """Decides the outcome, makes the token, completes the job and owes the mail: one transaction."""
 
-    def step() -> StepReport:
-        if not world.state.deliveries.deliver(job_id, lease_id, ttl=world.policy.download_ttl, actor=world.actor):
-            return StepReport(state="settled", message="the outcome of this job was decided before")
-        return StepReport(state="done", message="delivered; the customer's link is valid")
+    def step() -> StepResult:
+        if not ctx.state.deliveries.deliver(job_id, lease_id, ttl=ctx.policy.download_ttl, actor=ctx.actor):
+            return StepResult(state="settled", message="the outcome of this job was decided before")
+        return StepResult(state="done", message="delivered; the customer's link is valid")
 
-    return run_step(world, Queue.FULFIL, job_id, lease_id, 1, step)
+    return run_step(ctx, Queue.FULFIL, job_id, lease_id, 1, step)
 
 
-def _verify(world: World, job: UpscaleJob, lease_id: str) -> StepReport:
-    if job.attempts > world.policy.max_attempts:
+def _verify(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> StepResult:
+    if job.attempts > ctx.policy.max_attempts:
         raise PermanentError(
             reasons.SET_ASIDE, f"set aside after {job.attempts - 1} attempts; last error: {job.last_error or 'none'}"
         )
-    submission = _result_of(job, world.state.submissions.of_job(job.job_id))
+    submission = _result_of(job, ctx.state.submissions.of_job(job.job_id))
     if job.source_key is None or not submission.result_url:
         raise PermanentError(reasons.NO_RESULT, "Upsampler reported success without an image")
-    with world.storage.local_path(job.source_key) as source, _fetched(world, job, submission.result_url) as result:
-        verdict = world.images.check_result(source, result.path, job.scale)
+    with ctx.storage.local_path(job.source_key) as source, _fetched(ctx, job, submission.result_url) as result:
+        verdict = ctx.images.check_result(source, result.path, job.scale)
         if not verdict.ok or verdict.facts is None:
             raise PermanentError(verdict.reason or reasons.RESULT_REJECTED, verdict.message)
         # Named by its content, too: a worker that was thought dead cannot put another file over the delivered one.
         name = f"{job.job_id}-{job.round}-{verdict.facts.sha256[:16]}"
         key = f"results/{job.job_id[:2]}/{name}.{verdict.facts.format.lower()}"
-        world.storage.put(key, result.path)
-    world.state.deliveries.verified(job.job_id, lease_id, verdict, result_key=key, actor=world.actor)
+        ctx.storage.put(key, result.path)
+    ctx.state.deliveries.verified(job.job_id, lease_id, verdict, result_key=key, actor=ctx.actor)
     if job.result_key not in (None, key):  # an earlier round's: no link leads to it any more
-        world.storage.delete(job.result_key or "")
+        ctx.storage.delete(job.result_key or "")
     facts = verdict.facts
-    return StepReport(
+    return StepResult(
         state="done",
         message=f"{facts.format} {facts.width} x {facts.height}, {facts.bytes} bytes, matches its source",
         details={
@@ -71,19 +71,19 @@ def _verify(world: World, job: UpscaleJob, lease_id: str) -> StepReport:
 
 
 @contextmanager
-def _fetched(world: World, job: UpscaleJob, url: str) -> Iterator[Fetched]:
+def _fetched(ctx: ServiceContext, job: UpscaleJob, url: str) -> Iterator[Fetched]:
     """The result in a temporary file. An outage of its host is waited for until a little after the deadline, and
     whoever came to the result late himself tries twice."""
-    max_bytes = int(world.policy.max_output_megapixels * 1e6 * 4)  # RGBA, uncompressed
-    fetch = world.fetcher.fetch(url, kind="result", max_bytes=max_bytes)
+    max_bytes = int(ctx.policy.max_output_megapixels * 1e6 * 4)  # RGBA, uncompressed
+    fetch = ctx.fetcher.fetch(url, kind="result", max_bytes=max_bytes)
     with ExitStack() as stack:
         try:
             result = stack.enter_context(fetch)
         except TransientError as error:
-            now = world.state.submissions.now()
+            now = ctx.state.submissions.now()
             ends = max(at for at in (job.deadline_at, job.result_ready_at, job.learned_at, job.created_at) if at)
             tried_before = (job.last_error or "").startswith(_NO_RESULT)
-            if tried_before and now >= ends + world.policy.last_poll_patience:
+            if tried_before and now >= ends + ctx.policy.last_poll_patience:
                 raise PermanentError(reasons.RESULT_UNREACHABLE, str(error)) from error
             told = TransientError(f"{_NO_RESULT}: {error}", retry_after=error.retry_after)
             raise outage(told, since=job.result_ready_at, now=now) from error

@@ -9,12 +9,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from smi_pipeline.core.errors import NotFound, PermanentError, RefusedError, TransientError, Unavailable
+from smi_pipeline.core.formatting import one_line
 from smi_pipeline.core.image_rules import check_output_size
 from smi_pipeline.core.lifecycle import view_token
-from smi_pipeline.core.models import CheckoutSession, NewJob, PaymentFacts, StripeEvent, UpscaleJob
-from smi_pipeline.core.words import one_line
+from smi_pipeline.core.models import CheckoutSession, NewJob, StripeEvent, StripePayment, UpscaleJob
 from smi_pipeline.services import refund
-from smi_pipeline.services.world import World, log
+from smi_pipeline.services.context import ServiceContext, log
 
 SCALES = {"4x": 4, "8x": 8}
 SOURCE = "sell-my-images"
@@ -55,26 +55,26 @@ class RegisteredJob:
     status_url: str
 
 
-def register_job(world: World, request: JobRequest) -> RegisteredJob:
+def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
     """Checks and prices an order, and opens its Checkout session. Takes no money.
 
     Raises RefusedError (422) for what the shop should correct, Unavailable (503) while no orders are taken.
     """
-    _refuse_while_overloaded(world)
+    _refuse_while_overloaded(ctx)
     if request.resolution not in SCALES:
         raise RefusedError(f"resolution must be one of {', '.join(SCALES)}", status=422)
     scale = SCALES[request.resolution]
     email = _checked_email(request.email)
     try:
-        with world.fetcher.fetch(request.image_url, kind="source", max_bytes=world.policy.max_source_bytes) as fetched:
-            facts = world.images.check_source(fetched.path)
-            check_output_size(facts, scale, world.policy.max_output_megapixels)
+        with ctx.fetcher.fetch(request.image_url, kind="source", max_bytes=ctx.policy.max_source_bytes) as fetched:
+            facts = ctx.images.check_source(fetched.path)
+            check_output_size(facts, scale, ctx.policy.max_output_megapixels)
     except PermanentError as error:
         raise RefusedError(f"image_url: {error}", status=422) from error
     except TransientError as error:
         raise RefusedError(f"image_url: the image could not be fetched now: {error}", status=422) from error
     width, height = facts.display_size
-    quote = world.prices.quote(width, height, scale)
+    quote = ctx.prices.quote(width, height, scale)
     job_id = uuid.uuid4().hex
     job = NewJob(
         job_id=job_id,
@@ -86,14 +86,14 @@ def register_job(world: World, request: JobRequest) -> RegisteredJob:
         customer_name=one_line(request.customer_name or "", 100) or None,
         source=facts,
         price_cents=quote.price_cents,
-        currency=world.policy.currency,
+        currency=ctx.policy.currency,
         expected_credits=quote.credits,
     )
-    world.state.intake.register(job, actor=world.actor)
-    status_url = f"{world.policy.public_url}/smi/v1/jobs/{job_id}?view={view_token(world.secret_key, job_id)}"
-    expires_at = world.state.submissions.now() + world.policy.checkout_ttl
+    ctx.state.intake.register(job, actor=ctx.actor)
+    status_url = f"{ctx.policy.public_url}/smi/v1/jobs/{job_id}?view={view_token(ctx.secret_key, job_id)}"
+    expires_at = ctx.state.submissions.now() + ctx.policy.checkout_ttl
     try:
-        session = world.payments.create_checkout(
+        session = ctx.payments.create_checkout(
             job_id=job_id,
             resolution=request.resolution,
             amount_cents=job.price_cents,
@@ -107,9 +107,9 @@ def register_job(world: World, request: JobRequest) -> RegisteredJob:
         )
     except (TransientError, PermanentError, NotFound) as error:
         # Nobody can have paid: the address of the session never left us.
-        world.state.intake.abandon(job_id, actor=world.actor)
+        ctx.state.intake.abandon(job_id, actor=ctx.actor)
         raise Unavailable(f"the payment service does not answer properly now: {error}") from error
-    world.state.intake.checkout_created(job_id, session.session_id, expires_at)
+    ctx.state.intake.checkout_created(job_id, session.session_id, expires_at)
     return RegisteredJob(
         job_id=job_id,
         price_cents=job.price_cents,
@@ -121,7 +121,7 @@ def register_job(world: World, request: JobRequest) -> RegisteredJob:
     )
 
 
-def handle_stripe_event(world: World, event: StripeEvent, *, source: str) -> str:
+def handle_stripe_event(ctx: ServiceContext, event: StripeEvent, *, source: str) -> str:
     """Applies one Stripe event, at most once, whatever its order. Returns what it did in one word.
 
     The objects are read again from Stripe before anything moves: events are unordered and may be old. An event that had
@@ -138,7 +138,7 @@ def handle_stripe_event(world: World, event: StripeEvent, *, source: str) -> str
         if payment_intent is None or not _are_ids(event.event_id, payment_intent, body.get("id")):
             return "not ours"
         handle = refund.handle_refund_event if event.type in REFUND_EVENTS else refund.handle_dispute_event
-        return handle(world, event, payment_intent, source=source)
+        return handle(ctx, event, payment_intent, source=source)
     if not _is_ours(body):
         return "not ours"
     job_id = body["metadata"].get("job_id", "")
@@ -149,71 +149,71 @@ def handle_stripe_event(world: World, event: StripeEvent, *, source: str) -> str
             body.get("object") == "checkout.session" and body.get("payment_status") != "paid"
         ):
             return "not paid yet"
-        if world.state.intake.seen_events([event.event_id]):
+        if ctx.state.intake.seen_events([event.event_id]):
             return "repeated"
-        return learn_of_payment(world, payment_intent, job_id, event=name, source=source)
+        return learn_of_payment(ctx, payment_intent, job_id, event=name, source=source)
     if event.type in CLOSING_EVENTS:
-        return "abandoned" if world.state.intake.abandon(job_id, actor=source, event=name) else "known"
-    world.state.intake.note_event(*name, "payment failed")
+        return "abandoned" if ctx.state.intake.abandon(job_id, actor=source, event=name) else "known"
+    ctx.state.intake.note_event(*name, "payment failed")
     return "noted"
 
 
 def learn_of_payment(
-    world: World, payment_intent_id: str, job_id: str, *, event: tuple[str, str] | None, source: str
+    ctx: ServiceContext, payment_intent_id: str, job_id: str, *, event: tuple[str, str] | None, source: str
 ) -> str:
     """Reads the PaymentIntent and records it when it has succeeded, with the refunds that were told of before it: they
     were not ours then. Returns its role, or why there is none."""
-    facts: PaymentFacts = world.payments.payment(payment_intent_id)
+    facts: StripePayment = ctx.payments.payment(payment_intent_id)
     if facts.status != "succeeded":
         return "not paid yet"
     # Asked for first: without an answer the payment, too, is told again, and no work starts that is paid back already.
-    refunds = refund.refunds_made(world, facts)
-    role = world.state.intake.record_payment(facts, job_id, event=event, source=source, policy=world.policy)
+    refunds = refund.refunds_made(ctx, facts)
+    role = ctx.state.intake.record_payment(facts, job_id, event=event, source=source, policy=ctx.policy)
     for made in refunds:
-        world.state.refunds.settle_by_facts(made, event=None, actor=source)
+        ctx.state.refunds.settle_by_facts(made, event=None, actor=source)
     return role
 
 
-def close_abandoned(world: World, limit: int = 100) -> int:
+def close_abandoned(ctx: ServiceContext, limit: int = 100) -> int:
     """Closes orders that nobody paid within a day (W24); their Checkout sessions first, so that none can be paid.
     One whose session cannot be closed is looked at again in an hour, so that it hides no newer one."""
     closed = failed = 0
-    for job_id, session_id in world.state.intake.abandoned_candidates(limit):
+    for job_id, session_id in ctx.state.intake.abandoned_candidates(limit):
         try:
-            session = _closed_session(world, session_id) if session_id else None
+            session = _closed_session(ctx, session_id) if session_id else None
             if session and session.payment_intent_id and session.payment_status == "paid":
-                learn_of_payment(world, session.payment_intent_id, job_id, event=None, source=world.actor)
+                learn_of_payment(ctx, session.payment_intent_id, job_id, event=None, source=ctx.actor)
             else:
-                closed += world.state.intake.abandon(job_id, actor=world.actor)
+                closed += ctx.state.intake.abandon(job_id, actor=ctx.actor)
                 continue
         except (TransientError, PermanentError, NotFound) as error:
             log.warning("the Checkout session of job %s was not closed: %s", job_id, error)
             failed += 1
-        world.state.intake.not_abandoned(job_id, seconds=3600)
+        ctx.state.intake.not_abandoned(job_id, seconds=3600)
         if failed >= _MAX_FAILED:
             break
     return closed
 
 
-def _closed_session(world: World, session_id: str) -> CheckoutSession | None:
+def _closed_session(ctx: ServiceContext, session_id: str) -> CheckoutSession | None:
     """The session after it was closed; None when Stripe does not know it: then nobody can pay it either."""
     try:
-        world.payments.expire_checkout(session_id)
-        return world.payments.checkout(session_id)
+        ctx.payments.expire_checkout(session_id)
+        return ctx.payments.checkout(session_id)
     except NotFound:
         return None
 
 
-def _refuse_while_overloaded(world: World) -> None:
-    reason = world.limiter.breaker_reason()
+def _refuse_while_overloaded(ctx: ServiceContext) -> None:
+    reason = ctx.limiter.breaker_reason()
     if reason:
         raise Unavailable("no orders are taken at the moment: the upscaling service is not available", retry_after=300)
-    if world.policy.budget_hold and world.policy.monthly_credit_budget is not None:
-        used = world.state.views.credits_this_month()
-        if used >= world.policy.monthly_credit_budget:
+    if ctx.policy.budget_hold and ctx.policy.monthly_credit_budget is not None:
+        used = ctx.state.queries.credits_this_month()
+        if used >= ctx.policy.monthly_credit_budget:
             raise Unavailable("no orders are taken until next month: the budget is used", retry_after=86_400)
-    wait = world.state.views.forecast_wait_seconds(world.policy.requests_per_minute)
-    if wait > world.policy.max_wait.total_seconds():
+    wait = ctx.state.queries.forecast_wait_seconds(ctx.policy.requests_per_minute)
+    if wait > ctx.policy.max_wait.total_seconds():
         raise Unavailable("no orders are taken at the moment: too many are waiting", retry_after=int(wait))
 
 
@@ -248,10 +248,10 @@ def _file_name(url: str) -> str:
     return safe or "image"
 
 
-def require_known(world: World, job_id: str) -> UpscaleJob:
+def require_known(ctx: ServiceContext, job_id: str) -> UpscaleJob:
     """The job, by its id with or without hyphens. Raises NotFound."""
     plain = job_id.replace("-", "").lower()
-    job = world.state.views.job(plain) if re.fullmatch(r"[0-9a-f]{32}", plain) else None
+    job = ctx.state.queries.job(plain) if re.fullmatch(r"[0-9a-f]{32}", plain) else None
     if job is None:
         raise NotFound(f"there is no upscale job {job_id[:64]!r}")
     return job

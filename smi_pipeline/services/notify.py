@@ -8,8 +8,8 @@ from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import AmbiguousError, PermanentError, RefusedError, TransientError
 from smi_pipeline.core.lifecycle import download_token, rating_token, view_token
 from smi_pipeline.core.models import Email, Queue, RenderedMail, UpscaleJob
-from smi_pipeline.services.keeping import kept
-from smi_pipeline.services.world import StepReport, World, run_step
+from smi_pipeline.services.context import ServiceContext, StepResult, run_step
+from smi_pipeline.services.lease_renewal import kept
 
 SEND_SECONDS = 60
 """So long one mail may take; the mailer begins to send the content of none later than that."""
@@ -21,40 +21,40 @@ MAX_TRIES = 12
 """A mail that was refused, or could not be written, so often is given to a person; an outage does not count."""
 
 
-def send(world: World, work_key: str, lease_id: str) -> StepReport:
+def send(ctx: ServiceContext, work_key: str, lease_id: str) -> StepResult:
     """Sends one leased mail. Raises PermanentError when a person must act; the delivery stands all the same."""
-    email = world.state.emails.get(work_key)
+    email = ctx.state.emails.get(work_key)
     if email is None or email.state not in ("claimed", "handed_over"):
-        return StepReport(state="settled", message="this mail was sent")
+        return StepResult(state="settled", message="this mail was sent")
     try:
-        return run_step(world, Queue.MAIL, work_key, lease_id, email.attempts, lambda: _send(world, email, lease_id))
+        return run_step(ctx, Queue.MAIL, work_key, lease_id, email.attempts, lambda: _send(ctx, email, lease_id))
     except PermanentError as error:
-        world.state.emails.give_up(email, lease_id, why=str(error), actor=world.actor)
+        ctx.state.emails.give_up(email, lease_id, why=str(error), actor=ctx.actor)
         raise
 
 
-def send_owed(world: World, job_id: str) -> list[StepReport]:
+def send_owed(ctx: ServiceContext, job_id: str) -> list[StepResult]:
     """Sends what is owed to this job's customer at once; what another worker has is left to it.
 
     A mail that fails stays owed or becomes a person's task: it never undoes what it reports.
     """
     reports = []
-    for email in world.state.emails.of_job(job_id):
+    for email in ctx.state.emails.of_job(job_id):
         if email.state not in ("claimed", "handed_over"):
             continue
         work_key = f"{email.job_id}/{email.kind}/{email.serial}"
-        lease_id = world.state.leases.lease_one(Queue.MAIL, work_key)
+        lease_id = ctx.state.leases.lease_one(Queue.MAIL, work_key)
         if lease_id:
             try:
-                with kept(world, lease_id, seconds=SEND_SECONDS):
-                    reports.append(send(world, work_key, lease_id))
+                with kept(ctx, lease_id, seconds=SEND_SECONDS):
+                    reports.append(send(ctx, work_key, lease_id))
             except PermanentError as error:
-                reports.append(StepReport(state="settled", message=f"the mail could not be sent: {error}"))
+                reports.append(StepResult(state="settled", message=f"the mail could not be sent: {error}"))
     return reports
 
 
-def _send(world: World, email: Email, lease_id: str) -> StepReport:
-    job = world.state.views.job(email.job_id)
+def _send(ctx: ServiceContext, email: Email, lease_id: str) -> StepResult:
+    job = ctx.state.queries.job(email.job_id)
     if job is None:
         raise PermanentError("mail_refused", "the job of this mail does not exist")
     if email.attempts > MAX_TRIES:
@@ -63,27 +63,27 @@ def _send(world: World, email: Email, lease_id: str) -> StepReport:
         )
     if email.hand_overs >= MAX_HAND_OVERS:
         raise PermanentError("mail_refused", "the mail server twice gave no answer; the mail may have arrived")
-    mail = _rendered(world, job, email, world.state.submissions.now())
-    if not world.state.emails.hand_over(email, lease_id, mail.content):
-        return StepReport(state="lost", message="another worker has this mail")
+    mail = _rendered(ctx, job, email, ctx.state.submissions.now())
+    if not ctx.state.emails.hand_over(email, lease_id, mail.content):
+        return StepResult(state="lost", message="another worker has this mail")
     try:
-        world.mailer.send(mail)
+        ctx.mailer.send(mail)
     except AmbiguousError:
         raise
     except TransientError as error:
         seconds = error.retry_after or (5.0 * 2 ** min(email.attempts - 1, 7) if error.counts else 30.0)
         if error.counts and email.attempts >= MAX_TRIES:
             raise PermanentError("mail_refused", f"refused {email.attempts} times: {error}") from error
-        world.state.emails.refused(email, lease_id, seconds=seconds, error=str(error), counts=error.counts)
-        return StepReport(state="later", message=str(error), retry_seconds=seconds)
-    world.state.emails.accepted(email, actor=world.actor)
-    return StepReport(state="done", message=f"{email.kind} mail accepted by the mail server")
+        ctx.state.emails.refused(email, lease_id, seconds=seconds, error=str(error), counts=error.counts)
+        return StepResult(state="later", message=str(error), retry_seconds=seconds)
+    ctx.state.emails.accepted(email, actor=ctx.actor)
+    return StepResult(state="done", message=f"{email.kind} mail accepted by the mail server")
 
 
-def _rendered(world: World, job: UpscaleJob, email: Email, now: datetime) -> RenderedMail:
+def _rendered(ctx: ServiceContext, job: UpscaleJob, email: Email, now: datetime) -> RenderedMail:
     try:
-        mail = world.mailer.render(
-            email.kind, to=job.customer_email, message_id=email.message_id, context=_context(world, job, email), at=now
+        mail = ctx.mailer.render(
+            email.kind, to=job.customer_email, message_id=email.message_id, context=_context(ctx, job, email), at=now
         )
     except RefusedError as error:
         raise PermanentError("mail_refused", f"it cannot be written: {error}") from error
@@ -98,17 +98,17 @@ def _rendered(world: World, job: UpscaleJob, email: Email, now: datetime) -> Ren
     )
 
 
-def _context(world: World, job: UpscaleJob, email: Email) -> Mapping[str, Any]:
+def _context(ctx: ServiceContext, job: UpscaleJob, email: Email) -> Mapping[str, Any]:
     context: dict[str, Any] = {
         "job_id": job.job_id,
         "customer_name": job.customer_name,
-        "status_url": status_url(world, job.job_id),
+        "status_url": status_url(ctx, job.job_id),
     }
     if email.kind == "completion":
-        token = world.state.deliveries.current_token(job.job_id)
+        token = ctx.state.deliveries.current_token(job.job_id)
         if token is None:
             raise PermanentError("mail_refused", "the job has no valid download link")
-        rating = f"{world.policy.public_url}/smi/v1/rate/{job.job_id}?key={rating_token(world.secret_key, job.job_id)}"
+        rating = f"{ctx.policy.public_url}/smi/v1/rate/{job.job_id}?key={rating_token(ctx.secret_key, job.job_id)}"
         return context | {
             "resolution": job.resolution,
             "width": job.result_width,
@@ -116,14 +116,14 @@ def _context(world: World, job: UpscaleJob, email: Email) -> Mapping[str, Any]:
             "file_bytes": job.result_bytes,
             "format": job.result_format,
             "file_name": delivered_name(job.file_name, job.resolution, job.result_format),
-            "download_url": f"{world.policy.public_url}/smi/v1/download/{token['token']}",
+            "download_url": f"{ctx.policy.public_url}/smi/v1/download/{token['token']}",
             "expires_at": token["expires_at"],
             "price_cents": job.price_cents,
             "currency": job.currency,
             "rating_urls": {stars: f"{rating}&stars={stars}" for stars in range(1, 6)},
         }
     wanted = email.context.get("refund_row")
-    refund = next(r for r in world.state.refunds.of_job(job.job_id) if r.refund_row == wanted)
+    refund = next(r for r in ctx.state.refunds.of_job(job.job_id) if r.refund_row == wanted)
     amount = refund.amount_cents
     if amount is None:  # returned by others (dispute, or by hand): all that was paid
         amount = job.price_cents
@@ -138,15 +138,15 @@ def _context(world: World, job: UpscaleJob, email: Email) -> Mapping[str, Any]:
     }
 
 
-def status_url(world: World, job_id: str) -> str:
+def status_url(ctx: ServiceContext, job_id: str) -> str:
     """The customer's page with link and refund details."""
-    return f"{world.policy.public_url}/smi/v1/jobs/{job_id}?view={view_token(world.secret_key, job_id)}"
+    return f"{ctx.policy.public_url}/smi/v1/jobs/{job_id}?view={view_token(ctx.secret_key, job_id)}"
 
 
-def download_url(world: World, job: UpscaleJob, serial: int) -> str:
+def download_url(ctx: ServiceContext, job: UpscaleJob, serial: int) -> str:
     """The address of one download link."""
-    token = download_token(world.secret_key, job.job_id, job.round, serial)
-    return f"{world.policy.public_url}/smi/v1/download/{token}"
+    token = download_token(ctx.secret_key, job.job_id, job.round, serial)
+    return f"{ctx.policy.public_url}/smi/v1/download/{token}"
 
 
 def delivered_name(file_name: str, resolution: str, format_: str | None) -> str:

@@ -6,73 +6,73 @@ from typing import Any
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import AmbiguousError, NotFound, PermanentError, TransientError
-from smi_pipeline.core.models import PaymentFacts, Queue, Refund, RefundFacts, StripeEvent
-from smi_pipeline.services.keeping import kept
-from smi_pipeline.services.world import StepReport, World, run_step
+from smi_pipeline.core.models import Queue, Refund, StripeEvent, StripePayment, StripeRefund
+from smi_pipeline.services.context import ServiceContext, StepResult, run_step
+from smi_pipeline.services.lease_renewal import kept
 
 REFUND_SECONDS = 90
 """So long the calls of one refund may take."""
 
 
-def process(world: World, work_key: str, lease_id: str) -> StepReport:
+def process(ctx: ServiceContext, work_key: str, lease_id: str) -> StepResult:
     """Carries out one leased refund, or asks how a pending one stands. Raises PermanentError when a person must act."""
-    row = world.state.refunds.get(int(work_key))
+    row = ctx.state.refunds.get(int(work_key))
     if row is None:
-        return StepReport(state="lost", message="there is no such refund")
+        return StepResult(state="lost", message="there is no such refund")
 
-    def step() -> StepReport:
-        return _follow(world, row) if row.state == "pending" else _call(world, row, lease_id)
+    def step() -> StepResult:
+        return _follow(ctx, row) if row.state == "pending" else _call(ctx, row, lease_id)
 
     try:
-        return run_step(world, Queue.REFUND, work_key, lease_id, row.attempts, step)
+        return run_step(ctx, Queue.REFUND, work_key, lease_id, row.attempts, step)
     except PermanentError as error:
-        world.state.refunds.give_up(row.refund_row, lease_id, why=str(error), actor=world.actor)
+        ctx.state.refunds.give_up(row.refund_row, lease_id, why=str(error), actor=ctx.actor)
         raise
 
 
-def refund_now(world: World, job_id: str) -> list[StepReport]:
+def refund_now(ctx: ServiceContext, job_id: str) -> list[StepResult]:
     """Carries out what is owed to this job at once (failure hook, CLI); what another worker has is left to it."""
     reports = []
-    for row in world.state.refunds.of_job(job_id):
+    for row in ctx.state.refunds.of_job(job_id):
         if row.state != "owed":
             continue
-        lease_id = world.state.leases.lease_one(Queue.REFUND, str(row.refund_row))
+        lease_id = ctx.state.leases.lease_one(Queue.REFUND, str(row.refund_row))
         if lease_id:
-            with kept(world, lease_id, seconds=REFUND_SECONDS):
-                reports.append(process(world, str(row.refund_row), lease_id))
+            with kept(ctx, lease_id, seconds=REFUND_SECONDS):
+                reports.append(process(ctx, str(row.refund_row), lease_id))
     return reports
 
 
-def refunds_made(world: World, facts: PaymentFacts) -> list[RefundFacts]:
+def refunds_made(ctx: ServiceContext, facts: StripePayment) -> list[StripeRefund]:
     """Stripe's refunds of a payment, by whomever; costs no call where nothing went back."""
-    return world.payments.refunds_of(facts.payment_intent_id) if facts.refunded_cents else []
+    return ctx.payments.refunds_of(facts.payment_intent_id) if facts.refunded_cents else []
 
 
-def _call(world: World, row: Refund, lease_id: str) -> StepReport:
-    facts = world.payments.payment(row.payment_intent_id)
-    now = world.state.submissions.now()
-    refunds = world.payments.refunds_of(row.payment_intent_id)
+def _call(ctx: ServiceContext, row: Refund, lease_id: str) -> StepResult:
+    facts = ctx.payments.payment(row.payment_intent_id)
+    now = ctx.state.submissions.now()
+    refunds = ctx.payments.refunds_of(row.payment_intent_id)
     ours = _ours(row, refunds)
     if ours is not None:  # an earlier call was carried out, its answer was lost
-        return _settled(world, row, ours, "found at Stripe")
+        return _settled(ctx, row, ours, "found at Stripe")
     rest = facts.amount_received_cents - sum(r.amount_cents for r in refunds if r.alive)
     if rest <= 0:
-        world.state.refunds.not_needed(row.refund_row, lease_id, why=reasons.REFUNDED_IN_FULL, actor=world.actor)
-        return StepReport(state="settled", message="already refunded in full outside the pipeline")
+        ctx.state.refunds.not_needed(row.refund_row, lease_id, why=reasons.REFUNDED_IN_FULL, actor=ctx.actor)
+        return StepResult(state="settled", message="already refunded in full outside the pipeline")
     if not facts.refundable:
-        payment = world.state.views.payment(row.payment_intent_id)
+        payment = ctx.state.queries.payment(row.payment_intent_id)
         if payment and payment["dispute"] == "lost":
             why = "the bank has returned the money (dispute lost)"
-            world.state.refunds.not_needed(row.refund_row, lease_id, why=why, actor=world.actor)
-            return StepReport(state="settled", message=why)
+            ctx.state.refunds.not_needed(row.refund_row, lease_id, why=why, actor=ctx.actor)
+            return StepResult(state="settled", message=why)
         raise TransientError("an open dispute blocks the refund", retry_after=3600, counts=False)
-    too_old = row.first_called_at is not None and now - row.first_called_at > world.policy.refund_key_life
+    too_old = row.first_called_at is not None and now - row.first_called_at > ctx.policy.refund_key_life
     changed = row.amount_cents is not None and row.amount_cents != rest
-    intended = world.state.refunds.intend(row.refund_row, lease_id, rest, renew_key=too_old or changed)
+    intended = ctx.state.refunds.intend(row.refund_row, lease_id, rest, renew_key=too_old or changed)
     if intended is None or intended.idempotency_key is None:
-        return StepReport(state="lost", message="another worker has this refund")
+        return StepResult(state="lost", message="another worker has this refund")
     try:
-        answer = world.payments.create_refund(
+        answer = ctx.payments.create_refund(
             payment_intent_id=intended.payment_intent_id,
             amount_cents=rest,
             idempotency_key=intended.idempotency_key,
@@ -86,10 +86,10 @@ def _call(world: World, row: Refund, lease_id: str) -> StepReport:
         if error.reason in ("charge_already_refunded", "charge_disputed"):  # changed since our look: look again
             raise AmbiguousError(str(error)) from error
         raise
-    return _settled(world, intended, answer, "asked of Stripe")
+    return _settled(ctx, intended, answer, "asked of Stripe")
 
 
-def _ours(row: Refund, refunds: list[RefundFacts]) -> RefundFacts | None:
+def _ours(row: Refund, refunds: list[StripeRefund]) -> StripeRefund | None:
     for facts in refunds:
         if not facts.alive:
             continue
@@ -98,9 +98,9 @@ def _ours(row: Refund, refunds: list[RefundFacts]) -> RefundFacts | None:
     return None
 
 
-def _settled(world: World, row: Refund, facts: RefundFacts, how: str) -> StepReport:
-    state = world.state.refunds.settle(row.refund_row, facts, actor=world.actor)
-    return StepReport(
+def _settled(ctx: ServiceContext, row: Refund, facts: StripeRefund, how: str) -> StepResult:
+    state = ctx.state.refunds.settle(row.refund_row, facts, actor=ctx.actor)
+    return StepResult(
         state="done",
         message=f"refund {facts.refund_id} of {facts.amount_cents} {facts.currency} cents {how}: {facts.status}",
         details={
@@ -112,39 +112,39 @@ def _settled(world: World, row: Refund, facts: RefundFacts, how: str) -> StepRep
     )
 
 
-def _follow(world: World, row: Refund) -> StepReport:
+def _follow(ctx: ServiceContext, row: Refund) -> StepResult:
     if row.stripe_refund_id is None:
         raise TransientError("a pending refund without id")
-    return _settled(world, row, world.payments.refund(row.stripe_refund_id), "looked up")
+    return _settled(ctx, row, ctx.payments.refund(row.stripe_refund_id), "looked up")
 
 
-def handle_refund_event(world: World, event: StripeEvent, payment_intent: str, *, source: str) -> str:
+def handle_refund_event(ctx: ServiceContext, event: StripeEvent, payment_intent: str, *, source: str) -> str:
     """Takes in charge.refunded and refund.*: every refund of the intent is read again from Stripe, known ones are
     settled, others recorded as made outside."""
-    if world.state.views.payment(payment_intent) is None:
+    if ctx.state.queries.payment(payment_intent) is None:
         return "not ours"
     if event.type == "charge.refunded":
-        for facts in world.payments.refunds_of(payment_intent):
-            world.state.refunds.settle_by_facts(facts, event=None, actor=source)
-        world.state.intake.note_event(event.event_id, event.type, "refund")
+        for facts in ctx.payments.refunds_of(payment_intent):
+            ctx.state.refunds.settle_by_facts(facts, event=None, actor=source)
+        ctx.state.intake.note_event(event.event_id, event.type, "refund")
         return "refund"
-    if world.state.intake.seen_events([event.event_id]):
+    if ctx.state.intake.seen_events([event.event_id]):
         return "repeated"
     try:
-        facts = world.payments.refund(str(event.object.get("id")))
+        facts = ctx.payments.refund(str(event.object.get("id")))
     except NotFound:
         return "not ours"
-    return world.state.refunds.settle_by_facts(facts, event=(event.event_id, event.type), actor=source)
+    return ctx.state.refunds.settle_by_facts(facts, event=(event.event_id, event.type), actor=source)
 
 
-def handle_dispute_event(world: World, event: StripeEvent, payment_intent: str, *, source: str) -> str:
+def handle_dispute_event(ctx: ServiceContext, event: StripeEvent, payment_intent: str, *, source: str) -> str:
     """Notes a dispute on its payment and tells a person; whether a refund may go on is read from Stripe each time."""
-    if world.state.views.payment(payment_intent) is None:
+    if ctx.state.queries.payment(payment_intent) is None:
         return "not ours"
     state = "open"
     if event.type == "charge.dispute.closed":
         state = "won" if event.object.get("status") in ("won", "warning_closed") else "lost"
-    changed = world.state.refunds.note_dispute(
+    changed = ctx.state.refunds.note_dispute(
         payment_intent, state, _began(event.object), event=(event.event_id, event.type), actor=source
     )
     return f"dispute {state}" if changed else "repeated"

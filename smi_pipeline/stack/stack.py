@@ -1,6 +1,7 @@
 """Starts databases and children, waits until they answer, keeps them running, stops them within ten seconds."""
 
 import contextlib
+import importlib.resources
 import os
 import signal
 import socket
@@ -15,13 +16,13 @@ from typing import Any
 import requests
 import yaml  # dagster's own format and dependency
 
-from smi_pipeline.adapters.postgres.embedded import STATE_DATABASE, EmbeddedPostgres
-from smi_pipeline.adapters.postgres.schema import ensure_database, migrate
 from smi_pipeline.core.errors import SmiError
 from smi_pipeline.failpoints import PROCESS_VARIABLE
 from smi_pipeline.settings import Settings
 from smi_pipeline.stack.children import Child
-from smi_pipeline.stack.topology import dagster_environment, plan
+from smi_pipeline.stack.process_plan import dagster_environment, plan
+from smi_pipeline.state.embedded import STATE_DATABASE, EmbeddedPostgres
+from smi_pipeline.state.schema import ensure_database, migrate
 from smi_pipeline.wiring import dagster_url
 
 STOP_SECONDS = 6.0
@@ -97,7 +98,7 @@ class Stack:
             analysts_port=settings.smi_analysts_port if settings.smi_analysts_url else None,
         )
         subprocess.run(
-            [sys.executable, "-m", "smi_pipeline.fulfilment.leftovers"],
+            [sys.executable, "-m", "smi_pipeline.dagster_instance.startup_cleanup"],
             env=planned.environment,
             check=True,
             stdout=subprocess.DEVNULL,
@@ -216,13 +217,11 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
 
 
 def _instance() -> str:
-    """dagster.yaml of the checkout, with the warm workers put over it."""
-    checkout = Path(__file__).parents[2]
+    """Return the text of dagster.yaml with the sections for warm workers in place of its own."""
+    files = importlib.resources.files("smi_pipeline.dagster_instance")
     instance: dict[str, Any] = {}
-    for path in (checkout / "dagster.yaml", checkout / "deploy" / "dagster-workers.yaml"):
-        if not path.exists():
-            raise StackError(f"{path} is missing: run smi from a checkout (make install)")
-        instance |= yaml.safe_load(path.read_text())
+    for name in ("dagster.yaml", "dagster-workers.yaml"):
+        instance |= yaml.safe_load((files / name).read_text())
     return yaml.safe_dump(instance, sort_keys=False)
 
 

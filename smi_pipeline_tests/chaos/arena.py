@@ -24,7 +24,7 @@ import requests
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from smi_pipeline.demo.environment import nothing_real, running_sandbox, stack_environment
+from smi_pipeline.demo.environment import isolated_environment, running_sandbox, stack_environment
 from smi_pipeline.demo.orders import Memory, Order, fresh
 from smi_pipeline.demo.scenario import Case
 from smi_pipeline.demo.shop import CustomerError, Shop
@@ -268,7 +268,7 @@ def arena(home: Path | None, say: Callable[[str], None]) -> Iterator[Arena]:
         memory = Notebook(home, **{name: getattr(fresh(home), name) for name in ("ports", "secrets")})
         for folder in ("armed", "hit", "passed"):
             (home / "failpoints" / folder).mkdir(parents=True, exist_ok=True)
-        stack.enter_context(nothing_real(memory))
+        stack.enter_context(isolated_environment(memory))
         stack.enter_context(_many_deaths())
         stack.enter_context(running_sandbox(memory))
         product = stack.enter_context(Stack(_environment(memory), memory.stack_folder, say=say))

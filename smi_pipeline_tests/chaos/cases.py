@@ -9,13 +9,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from smi_pipeline.failpoints import CALLS
-from smi_pipeline_tests.chaos.recipes import ERRANDS, FINAL, GATEWAY, NEAR_MONEY, NOT_KILLED, PASSED_BY, SENSORS, WORKER
+from smi_pipeline_tests.chaos.recipes import (
+    FINAL,
+    GATEWAY,
+    NEAR_MONEY,
+    NOT_KILLED,
+    PASSED_BY,
+    PRIORITY,
+    SENSORS,
+    WORKER,
+)
 
 ITSELF = "itself"
 VICTIMS = ("daemon", SENSORS, GATEWAY, "postgres")
 REPEATS, FULL_REPEATS = 3, 20
 
-_PER_WAVE = {WORKER: 12, ERRANDS: 5, GATEWAY: 7, SENSORS: 6}
+_PER_WAVE = {WORKER: 12, PRIORITY: 5, GATEWAY: 7, SENSORS: 6}
 """Deaths of each process in one wave: an order may die four times before it is set aside."""
 
 

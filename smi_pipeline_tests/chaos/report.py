@@ -14,11 +14,11 @@ from rich.table import Table
 
 from smi_pipeline.failpoints import POINTS
 from smi_pipeline_tests.chaos.cases import ITSELF, VICTIMS, Kill
-from smi_pipeline_tests.chaos.recipes import ERRANDS, GATEWAY, SENSORS, WORKER
+from smi_pipeline_tests.chaos.recipes import GATEWAY, PRIORITY, SENSORS, WORKER
 from smi_pipeline_tests.chaos.waves import Result
 
 RECOVERY_BAR_SECONDS = 60.0
-PROCESSES = (WORKER, ERRANDS, GATEWAY, SENSORS)
+PROCESSES = (WORKER, PRIORITY, GATEWAY, SENSORS)
 
 
 @dataclass(kw_only=True)

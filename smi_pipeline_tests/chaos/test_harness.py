@@ -14,15 +14,15 @@ from smi_pipeline_tests.chaos.matrix import Options, chosen
 from smi_pipeline_tests.chaos.report import Report, rows
 from smi_pipeline_tests.chaos.verdict import PATIENCE_SECONDS, Verdict, judge
 from smi_pipeline_tests.chaos.waves import Result
-from smi_pipeline_tests.unit.demo.test_judge import GOOD, World, letter, photo
+from smi_pipeline_tests.unit.demo.test_judge import GOOD, ServiceContext, letter, photo
 
 __all__ = ["photo"]
 
 PAID_AT = 1000.0
 
 
-def guests(world: World) -> list[Guest]:
-    """The world's two orders, ended a minute after they were paid."""
+def guests(ctx: ServiceContext) -> list[Guest]:
+    """The two orders of a case, ended a minute after they were paid."""
     return [
         Guest(
             number=number,
@@ -36,69 +36,69 @@ def guests(world: World) -> list[Guest]:
             ended_at=PAID_AT + 60,
             interrupted=True,
         )
-        for number, (recipe, job) in enumerate(zip(("good", "fails"), world.jobs, strict=True), start=1)
+        for number, (recipe, job) in enumerate(zip(("good", "fails"), ctx.jobs, strict=True), start=1)
     ]
 
 
-def evidence(world: World) -> Evidence:
+def evidence(ctx: ServiceContext) -> Evidence:
     return Evidence(
-        stripe=world.stripe,
-        upsampler=world.upsampler,
-        letters=world.letters,
+        stripe=ctx.stripe,
+        upsampler=ctx.upsampler,
+        letters=ctx.letters,
         staff=frozenset({"owner@shop.example"}),
-        download=lambda link: world.files.get(link, (404, b"")),
-        source=lambda url: world.photo,
+        download=lambda link: ctx.files.get(link, (404, b"")),
+        source=lambda url: ctx.photo,
     )
 
 
 def judged(
-    world: World, orders: list[Guest] | None = None, *, now: float = PAID_AT + 60, ambiguous: int = 0
+    ctx: ServiceContext, orders: list[Guest] | None = None, *, now: float = PAID_AT + 60, ambiguous: int = 0
 ) -> Verdict:
-    orders = guests(world) if orders is None else orders
-    return judge(orders, evidence(world), now, ambiguous=ambiguous, everybody=orders)
+    orders = guests(ctx) if orders is None else orders
+    return judge(orders, evidence(ctx), now, ambiguous=ambiguous, everybody=orders)
 
 
 @pytest.fixture
-def world(photo: bytes) -> World:
-    return World(photo)
+def ctx(photo: bytes) -> ServiceContext:
+    return ServiceContext(photo)
 
 
-def test_what_ended_well_is_no_violation(world: World) -> None:
-    assert judged(world) == Verdict(violations=[], resubmitted=0)
+def test_what_ended_well_is_no_violation(ctx: ServiceContext) -> None:
+    assert judged(ctx) == Verdict(violations=[], resubmitted=0)
 
 
-def _double_refund(world: World) -> None:
-    world.stripe["refunds"].append({"id": "re_2", "payment_intent": "pi_2", "amount": 50, "status": "succeeded"})
+def _double_refund(ctx: ServiceContext) -> None:
+    ctx.stripe["refunds"].append({"id": "re_2", "payment_intent": "pi_2", "amount": 50, "status": "succeeded"})
 
 
-def _double_mail(world: World) -> None:
-    world.letters.append(letter("3", "ada@example.com", world.letters[0].text))
+def _double_mail(ctx: ServiceContext) -> None:
+    ctx.letters.append(letter("3", "ada@example.com", ctx.letters[0].text))
 
 
-def _lost_job(world: World) -> None:
-    del world.letters[0]
+def _lost_job(ctx: ServiceContext) -> None:
+    del ctx.letters[0]
 
 
-def _double_submission(world: World) -> None:
-    world.upsampler["submissions"].append(dict(world.upsampler["submissions"][0], credits=0))
+def _double_submission(ctx: ServiceContext) -> None:
+    ctx.upsampler["submissions"].append(dict(ctx.upsampler["submissions"][0], credits=0))
 
 
-def _triple_submission(world: World) -> None:
-    _double_submission(world)
-    _double_submission(world)
+def _triple_submission(ctx: ServiceContext) -> None:
+    _double_submission(ctx)
+    _double_submission(ctx)
 
 
-def _wrong_file(world: World) -> None:
-    link = next(iter(world.files))
-    world.files[link] = (200, world.photo)
+def _wrong_file(ctx: ServiceContext) -> None:
+    link = next(iter(ctx.files))
+    ctx.files[link] = (200, ctx.photo)
 
 
-def _refunded_good(world: World) -> None:
-    world.letters[0] = dataclasses.replace(
-        world.letters[0], text=f"Your refund has been made. Amount: $1.20. Order: {GOOD}"
+def _refunded_good(ctx: ServiceContext) -> None:
+    ctx.letters[0] = dataclasses.replace(
+        ctx.letters[0], text=f"Your refund has been made. Amount: $1.20. Order: {GOOD}"
     )
-    world.stripe["refunds"].append({"id": "re_9", "payment_intent": "pi_1", "amount": 120, "status": "succeeded"})
-    world.stripe["balance_cents"] -= 120
+    ctx.stripe["refunds"].append({"id": "re_9", "payment_intent": "pi_1", "amount": 120, "status": "succeeded"})
+    ctx.stripe["balance_cents"] -= 120
 
 
 @pytest.mark.parametrize(
@@ -113,30 +113,30 @@ def _refunded_good(world: World) -> None:
         (_refunded_good, "was refunded, but could have been delivered"),
     ],
 )
-def test_a_planted_wrong_is_reported(world: World, plant: Callable[[World], Any], said: str) -> None:
-    plant(world)
-    assert any(said in what for what in judged(world).violations)
+def test_a_planted_wrong_is_reported(ctx: ServiceContext, plant: Callable[[ServiceContext], Any], said: str) -> None:
+    plant(ctx)
+    assert any(said in what for what in judged(ctx).violations)
 
 
-def test_a_submission_that_lost_its_answer_may_be_made_once_more(world: World) -> None:
-    _double_submission(world)
-    assert judged(world, ambiguous=1) == Verdict(violations=[], resubmitted=1)
+def test_a_submission_that_lost_its_answer_may_be_made_once_more(ctx: ServiceContext) -> None:
+    _double_submission(ctx)
+    assert judged(ctx, ambiguous=1) == Verdict(violations=[], resubmitted=1)
 
 
-def test_an_order_that_never_ends_is_stuck_and_one_that_ends_late_as_well(world: World) -> None:
-    open_one, late = guests(world)
+def test_an_order_that_never_ends_is_stuck_and_one_that_ends_late_as_well(ctx: ServiceContext) -> None:
+    open_one, late = guests(ctx)
     open_one.ended_at = None
     late.ended_at = PAID_AT + PATIENCE_SECONDS + 1
-    said = judged(world, [open_one, late], now=PAID_AT + PATIENCE_SECONDS + 1).violations
+    said = judged(ctx, [open_one, late], now=PAID_AT + PATIENCE_SECONDS + 1).violations
     assert f"good (job {GOOD}) is stuck: it has not ended after 1201 s" in said
     assert any("ended only after 1201 s" in what for what in said)
 
 
-def test_a_customer_who_could_not_pay_is_reported_and_one_who_did_not_want_to_is_not(world: World) -> None:
-    first, second = guests(world)
+def test_a_customer_who_could_not_pay_is_reported_and_one_who_did_not_want_to_is_not(ctx: ServiceContext) -> None:
+    first, second = guests(ctx)
     first.paid_at = second.paid_at = None
     second.pays = False
-    assert [what for what in judged(world, [first, second]).violations if "could not be ordered" in what] == [
+    assert [what for what in judged(ctx, [first, second]).violations if "could not be ordered" in what] == [
         f"good of {first.email} could not be ordered and paid"
     ]
 
@@ -168,7 +168,7 @@ def test_every_failpoint_is_in_the_matrix_with_every_victim_it_can_have() -> Non
 
 
 def test_who_passes_a_point_that_the_matrix_does_not_know_is_named() -> None:
-    assert cases.surprises(["mailer.send.after@worker-errands", "mailer.send.before@code-fulfilment"]) == []
+    assert cases.surprises(["mailer.send.after@worker-priority", "mailer.send.before@code-fulfilment"]) == []
     assert cases.surprises(["mailer.send.after@webserver"]) == ["mailer.send@webserver"]
 
 
@@ -185,11 +185,11 @@ def test_a_seed_gives_the_same_waves_again_and_none_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("only", "names"),
     [
-        ("submissions.hint.after@gateway", {"submissions.hint.after@gateway"}),
-        ("submissions.hint.after@gateway/postgres", {"submissions.hint.after@gateway/postgres"}),
+        ("submissions.mark_for_poll.after@gateway", {"submissions.mark_for_poll.after@gateway"}),
+        ("submissions.mark_for_poll.after@gateway/postgres", {"submissions.mark_for_poll.after@gateway/postgres"}),
         (
-            "submissions.hint.after",
-            {f"submissions.hint.after@gateway{v}" for v in ("", "/daemon", "/code-fulfilment", "/postgres")},
+            "submissions.mark_for_poll.after",
+            {f"submissions.mark_for_poll.after@gateway{v}" for v in ("", "/daemon", "/code-fulfilment", "/postgres")},
         ),
     ],
 )

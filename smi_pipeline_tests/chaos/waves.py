@@ -249,7 +249,7 @@ def at_random(arena: Arena, seed: int, seconds: float) -> Result:
     chance = random.Random(f"{seed}/random")
     result = Result(wave=Wave(number=0, victim="random", kills=()))
     started, shifted = time.monotonic(), arena.shifted
-    victims = ("daemon", "code-fulfilment", "gateway", "postgres", "worker-fulfilment", "worker-errands", "webserver")
+    victims = ("daemon", "code-fulfilment", "gateway", "postgres", "worker-fulfilment", "worker-priority", "webserver")
     kinds = [name for name in RECIPES if name not in FINAL]
     watch = Watch(arena, result.guests)
     next_order, next_death = 0.0, 3.0

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import stripe
 
-from smi_pipeline.adapters.stripe_payments import StripePayments
+from smi_pipeline.adapters.stripe.payments import StripePayments
 from smi_pipeline.core.errors import AmbiguousError
-from smi_pipeline.core.models import Queue, RefundFacts, Stage, StripeEvent, UpscaleReply
+from smi_pipeline.core.models import Queue, Stage, StripeEvent, StripeRefund, UpscaleReply
 from smi_pipeline.sandbox.server import Sandbox
 from smi_pipeline.services import intake, refund
-from smi_pipeline_tests.unit.services.steps import Steps
+from smi_pipeline_tests.integration.services.steps import Steps
 
 KEY, SECRET = "sk_test_sandbox", "whsec_sandbox"
 
@@ -30,11 +30,11 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 class RealStripe(StripePayments):
     """The adapter, with a moment between Stripe's answer to a refund and whoever asked for it."""
 
-    answered: Callable[[RefundFacts], None] = staticmethod(lambda facts: None)
+    answered: Callable[[StripeRefund], None] = staticmethod(lambda facts: None)
 
     def create_refund(
         self, *, payment_intent_id: str, amount_cents: int, idempotency_key: str, metadata: Mapping[str, str]
-    ) -> RefundFacts:
+    ) -> StripeRefund:
         facts = super().create_refund(
             payment_intent_id=payment_intent_id,
             amount_cents=amount_cents,
@@ -52,7 +52,7 @@ class Shop(Steps):
         super().__init__(url)
         self.sandbox = sandbox
         self.stripe = RealStripe(KEY, SECRET, sandbox.urls.stripe, timeout=5)
-        self.world = replace(self.world, payments=self.stripe)
+        self.ctx = replace(self.ctx, payments=self.stripe)
 
     def events(self, *types: str, about: str) -> list[StripeEvent]:  # type: ignore[override]
         """Stripe's events of one PaymentIntent, oldest first."""
@@ -64,7 +64,7 @@ class Shop(Steps):
         """The webhooks of these events arrive."""
         events = self.events(*types, about=about)
         assert events, types
-        return [intake.handle_stripe_event(self.world, event, source="stripe webhook") for event in events]
+        return [intake.handle_stripe_event(self.ctx, event, source="stripe webhook") for event in events]
 
     def checkout(self) -> tuple[str, str]:
         """A customer orders and pays: (job id, PaymentIntent)."""
@@ -129,7 +129,7 @@ def test_woocommerce_838_the_refund_webhook_comes_before_the_refund_call_is_answ
 def test_woocommerce_2724_the_webhook_comes_and_the_answer_never_does(shop: Shop) -> None:
     job_id, intent = shop.owed()
 
-    def lost(facts: RefundFacts) -> None:
+    def lost(facts: StripeRefund) -> None:
         shop.hears("charge.refunded", about=intent)
         raise AmbiguousError("the answer was lost")
 
@@ -159,13 +159,13 @@ def test_saleor_2446_the_same_refund_is_handled_by_two_workers(shop: Shop) -> No
     lease_id, (key,) = shop.begin(Queue.REFUND) or ("", [""])
     others: list[object] = []
 
-    def meanwhile(facts: RefundFacts) -> None:
+    def meanwhile(facts: StripeRefund) -> None:
         shop.stripe.answered = lambda _: None  # type: ignore[method-assign]
         shop.later(seconds=60)  # the first one's lease has run out
         others.extend(shop.refund_due())
 
     shop.stripe.answered = meanwhile  # type: ignore[method-assign]
-    refund.process(shop.world, key, lease_id)
+    refund.process(shop.ctx, key, lease_id)
     assert len(others) == 1
     once(shop, job_id, intent)
 
@@ -177,7 +177,7 @@ def test_gumroad_6193_one_refund_that_is_told_many_times_at_once_is_recorded_onc
     assert len(events) >= 2
     with ThreadPoolExecutor(4) as pool:  # all look before any of them commits
         told = [
-            pool.submit(intake.handle_stripe_event, shop.world, event, source="stripe webhook")
+            pool.submit(intake.handle_stripe_event, shop.ctx, event, source="stripe webhook")
             for _ in range(4)
             for event in events
         ]

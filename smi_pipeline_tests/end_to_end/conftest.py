@@ -12,7 +12,7 @@ import requests
 from smi_pipeline.sandbox.server import Sandbox
 from smi_pipeline.settings import Settings
 from smi_pipeline.stack import Stack
-from smi_pipeline.stack.topology import free_port
+from smi_pipeline.stack.process_plan import free_port
 from smi_pipeline_tests.gateway.nginx import doors, front
 
 API_KEY = "storefront-key-of-the-tests"

@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from smi_pipeline.sandbox.server import Sandbox
-from smi_pipeline.stack.topology import free_port
+from smi_pipeline.stack.process_plan import free_port
 from smi_pipeline_tests.end_to_end.conftest import Storefront, environment, wait_until
 
 pytestmark = [pytest.mark.timeout(240)]

@@ -12,11 +12,11 @@ import pytest
 import requests
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from smi_pipeline.adapters.postgres.database import Database
-from smi_pipeline.adapters.postgres.reports import PostgresReports
 from smi_pipeline.core.lifecycle import callback_token, download_token, rating_token, view_token
 from smi_pipeline.core.pricing import Prices
 from smi_pipeline.settings import Settings
+from smi_pipeline.state.database import Database
+from smi_pipeline.state.reports.store import Reports
 from smi_pipeline.wiring import dagster_url
 from smi_pipeline_tests.end_to_end.conftest import RunningShop, wait_until
 from smi_pipeline_tests.end_to_end.doors import Door
@@ -133,7 +133,7 @@ def test_reports_appear_by_themselves_and_are_what_the_ledgers_say(running_shop:
     """To the cent and to the credit: revenue - refunds - disputes - fees is Stripe's balance."""
 
     database = Database(running_shop.stack.state_url, pool_size=1)
-    reports = PostgresReports(database, Prices())
+    reports = Reports(database, Prices())
     month = datetime.now(UTC).date().replace(day=1)
 
     def agreed() -> bool:

@@ -10,9 +10,9 @@ import pytest
 import stripe
 from sqlalchemy import create_engine, text
 
-from smi_pipeline.adapters.postgres.embedded import EmbeddedPostgres
-from smi_pipeline.adapters.postgres.schema import ensure_database, migrate
 from smi_pipeline.sandbox.server import Sandbox
+from smi_pipeline.state.embedded import EmbeddedPostgres
+from smi_pipeline.state.schema import ensure_database, migrate
 from smi_pipeline_tests.gateway.shop import Shop
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from smi_pipeline.settings import Settings
-from smi_pipeline.stack.front import write_front
+from smi_pipeline.stack.nginx import write_front
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin") or ""
 needs_nginx = pytest.mark.skipif(not NGINX, reason="nginx is not installed")

@@ -19,21 +19,21 @@ import uvicorn
 from smi_pipeline.core import reasons
 from smi_pipeline.core.lifecycle import rating_token, view_token
 from smi_pipeline.core.models import (
-    ImageFacts,
+    ImageInfo,
     NewJob,
-    PaymentFacts,
     Queue,
-    RefundFacts,
     Stage,
+    StripePayment,
+    StripeRefund,
     UpscaleJob,
     UpscaleReply,
     Verdict,
 )
 from smi_pipeline.gateway.app import create_app
-from smi_pipeline.gateway.wiring import server_config
+from smi_pipeline.gateway.server import server_config
 from smi_pipeline.sandbox.server import Sandbox
 from smi_pipeline.settings import Settings
-from smi_pipeline.wiring import build_world
+from smi_pipeline.wiring import build_context
 
 API_KEY = "storefront-key-for-tests"
 STRIPE_SECRET = "whsec_sandbox"
@@ -42,7 +42,7 @@ CONTENT = bytes(range(256)) * 40
 
 
 class Shop:
-    """`client` speaks HTTP to the application at `url`; `settings` and `world` are what it was built from."""
+    """`client` speaks HTTP to the application at `url`; `settings` and `ctx` are what it was built from."""
 
     def __init__(self, state_url: str, folder: Path, sandbox: Sandbox | None = None, **changes: Any) -> None:
         listening = socket.create_server(("127.0.0.1", 0))
@@ -76,10 +76,10 @@ class Shop:
             }
         self.sandbox = sandbox
         self.settings = Settings(_env_file=None, **(values | changes))
-        self.world = build_world(self.settings, actor="gateway", pool_size=10)
-        self.state = self.world.state
+        self.ctx = build_context(self.settings, actor="gateway", pool_size=10)
+        self.state = self.ctx.state
         self.kicks: list[Queue] = []
-        self.app = create_app(self.world, self.settings, on_work=self.kicks.append)
+        self.app = create_app(self.ctx, self.settings, on_work=self.kicks.append)
         self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=30)
         proxies = self.settings.smi_trusted_proxies
         self._server = uvicorn.Server(server_config(self.app, host="127.0.0.1", port=0, proxies=proxies))
@@ -100,7 +100,7 @@ class Shop:
             "scale": 4,
             "customer_email": "anna.smith@example.com",
             "customer_name": "Anna Smith",
-            "source": ImageFacts(format="PNG", width=640, height=480, bytes=123_456, sha256="0" * 64),
+            "source": ImageInfo(format="PNG", width=640, height=480, bytes=123_456, sha256="0" * 64),
             "price_cents": 249,
             "currency": "usd",
             "expected_credits": 2,
@@ -114,14 +114,14 @@ class Shop:
         job_id = job_id or self.ordered(**changes)
         job = self.job(job_id)
         amount = job.price_cents if cents is None else cents
-        facts = PaymentFacts(
+        facts = StripePayment(
             payment_intent_id=f"pi_{uuid.uuid4().hex}",
             status="succeeded",
             amount_cents=amount,
             amount_received_cents=amount,
             currency=job.currency,
         )
-        self.state.intake.record_payment(facts, job_id, event=None, source="test", policy=self.world.policy)
+        self.state.intake.record_payment(facts, job_id, event=None, source="test", policy=self.ctx.policy)
         return job_id
 
     def preparing(self, **changes: Any) -> str:
@@ -131,7 +131,7 @@ class Shop:
         self.state.submissions.prepared(
             job_id,
             self.lease_id,
-            source=ImageFacts(format="PNG", width=640, height=480, bytes=123_456, sha256="0" * 64),
+            source=ImageInfo(format="PNG", width=640, height=480, bytes=123_456, sha256="0" * 64),
             source_key="sources/x.png",
             expected_seconds=60,
             actor="test",
@@ -145,7 +145,7 @@ class Shop:
         assert begun
         self.submission_id, self.callback = begun
         reply = UpscaleReply(external_id=f"up-{job_id}", stage=Stage.PROCESSING)
-        self.state.submissions.accepted(self.submission_id, reply, policy=self.world.policy, actor="test")
+        self.state.submissions.accepted(self.submission_id, reply, policy=self.ctx.policy, actor="test")
         return job_id
 
     def checking(self, **changes: Any) -> str:
@@ -154,7 +154,7 @@ class Shop:
         reply = UpscaleReply(
             external_id=f"up-{job_id}", stage=Stage.COMPLETED, result_url="https://cdn.example/x.png", credits=2
         )
-        self.state.submissions.poll_answered(self.submission_id, reply, policy=self.world.policy, actor="test")
+        self.state.submissions.poll_answered(self.submission_id, reply, policy=self.ctx.policy, actor="test")
         self.lease_id = self.state.leases.lease_one(Queue.FULFIL, job_id) or ""
         return job_id
 
@@ -162,8 +162,8 @@ class Shop:
         """A completed job with `content` as its file."""
         job_id = self.checking(**changes)
         key = f"results/{job_id}.png"
-        self.world.storage.put_bytes(key, content)
-        facts = ImageFacts(
+        self.ctx.storage.put_bytes(key, content)
+        facts = ImageInfo(
             format="PNG", width=2560, height=1920, bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
         )
         verdict = Verdict(ok=True, facts=facts, min_ssim=0.97, mean_colour_shift=0.4)
@@ -187,7 +187,7 @@ class Shop:
 
     def settle_refund(self, job_id: str, status: str) -> None:
         refund = self.state.refunds.of_job(job_id)[-1]
-        facts = RefundFacts(
+        facts = StripeRefund(
             refund_id=refund.stripe_refund_id or f"re_{uuid.uuid4().hex}",
             payment_intent_id=refund.payment_intent_id,
             amount_cents=self.job(job_id).price_cents,
@@ -199,7 +199,7 @@ class Shop:
     # --- asking
 
     def job(self, job_id: str) -> UpscaleJob:
-        found = self.state.views.job(job_id)
+        found = self.state.queries.job(job_id)
         assert found
         return found
 
@@ -209,10 +209,10 @@ class Shop:
         return link["token"]
 
     def view(self, job_id: str) -> str:
-        return view_token(self.world.secret_key, job_id)
+        return view_token(self.ctx.secret_key, job_id)
 
     def rating_key(self, job_id: str) -> str:
-        return rating_token(self.world.secret_key, job_id)
+        return rating_token(self.ctx.secret_key, job_id)
 
     def status(self, job_id: str, *, view: bool = False) -> dict[str, Any]:
         query = f"?view={self.view(job_id)}" if view else ""

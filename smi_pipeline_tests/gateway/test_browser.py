@@ -85,13 +85,13 @@ def test_an_order_goes_from_checkout_to_the_saved_file_while_the_customer_watche
     wait_for(lambda: shop.kicks == [Queue.SUBMIT])
 
     lease = shop.state.leases.lease_one(Queue.SUBMIT, job_id) or ""
-    assert submit.prepare(shop.world, job_id, lease).state == "done"
-    assert submit.submit(shop.world, job_id, lease).state == "done"
+    assert submit.prepare(shop.ctx, job_id, lease).state == "done"
+    assert submit.submit(shop.ctx, job_id, lease).state == "done"
     wait_for(lambda: Queue.FULFIL in shop.kicks)  # Upsampler's webhook came
-    assert completions.check_completions(shop.world)["ready"] == 1
+    assert completions.check_completions(shop.ctx)["ready"] == 1
     lease = shop.state.leases.lease_one(Queue.FULFIL, job_id) or ""
-    assert fulfil.verify_result(shop.world, job_id, lease).state == "done"
-    assert fulfil.deliver(shop.world, job_id, lease).state == "done"
+    assert fulfil.verify_result(shop.ctx, job_id, lease).state == "done"
+    assert fulfil.deliver(shop.ctx, job_id, lease).state == "done"
     assert shop.job(job_id).status is Status.COMPLETED
 
     page.reload()
@@ -150,7 +150,7 @@ def test_a_customer_rates_with_the_keyboard(shop: Shop, open_page: Any) -> None:
     page.get_by_label("Anything you want to tell us?").fill("Lovely <b>grain</b>")
     page.get_by_role("button", name="Send my rating").click()
     page.get_by_role("heading", name="Thank you!").wait_for()
-    assert shop.state.operations.rating(job_id)["score"] == 5  # type: ignore[index]
+    assert shop.state.dashboard.rating(job_id)["score"] == 5  # type: ignore[index]
 
 
 def test_every_page_fits_small_and_large_screens(shop: Shop, open_page: Any) -> None:
@@ -180,7 +180,7 @@ def test_every_page_fits_small_and_large_screens(shop: Shop, open_page: Any) -> 
     for state in ("completed", "refund-failed"):
         look_at(page, f"{shop.url}/ops/jobs/{jobs[state]}", f"ops-job-{state}")
     shop.sql("UPDATE smi.clock SET shift = '23 hours'")
-    shop.world.limiter.open_breaker("402: no credits left on the account")
+    shop.ctx.limiter.open_breaker("402: no credits left on the account")
     shop.app.state.overview._taken_at = float("-inf")
     look_at(page, f"{shop.url}/ops", "ops-alarms")
     shop.sql("UPDATE smi.clock SET shift = '25 hours'")

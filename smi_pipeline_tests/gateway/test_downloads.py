@@ -143,7 +143,7 @@ def test_an_expired_link_is_a_410_with_the_support_address_for_a_browser(shop: S
 def test_a_replaced_link_is_a_410_and_the_new_one_works(shop: Shop) -> None:
     job_id = shop.delivered()
     old = shop.token(job_id)
-    new = admin.new_token(shop.world, job_id).rpartition("/")[2]
+    new = admin.new_token(shop.ctx, job_id).rpartition("/")[2]
     assert (get(shop, old).status_code, get(shop, new).status_code) == (410, 200)
     assert "newer" in get(shop, old).json()["error"]["message"]
 
@@ -159,7 +159,7 @@ def test_a_removed_file_is_a_410(shop: Shop) -> None:
 def test_while_a_new_version_is_made_the_link_is_a_425(shop: Shop) -> None:
     job_id = shop.delivered()
     token = shop.token(job_id)
-    admin.retry(shop.world, job_id, admin_override=True)
+    admin.retry(shop.ctx, job_id, admin_override=True)
     reply = get(shop, token)
     assert reply.status_code == 425
     assert int(reply.headers["retry-after"]) > 0
@@ -168,15 +168,15 @@ def test_while_a_new_version_is_made_the_link_is_a_425(shop: Shop) -> None:
 
 def test_a_file_that_is_missing_is_told_to_a_person_once(shop: Shop) -> None:
     job_id = shop.delivered()
-    shop.world.storage.delete(f"results/{job_id}.png")
+    shop.ctx.storage.delete(f"results/{job_id}.png")
     assert [get(shop, shop.token(job_id)).status_code for _ in range(2)] == [503, 503]
-    [task] = shop.state.tasks.opened()
+    [task] = shop.state.manual_tasks.opened()
     assert (task.kind, task.job_id) == ("file_missing", job_id)
 
 
 def test_a_file_that_got_shorter_never_passes_for_whole(shop: Shop) -> None:
     job_id = shop.delivered()
-    shop.world.storage.put_bytes(f"results/{job_id}.png", CONTENT[:100])
+    shop.ctx.storage.put_bytes(f"results/{job_id}.png", CONTENT[:100])
     with pytest.raises(httpx.RemoteProtocolError):
         get(shop, shop.token(job_id))
     assert downloads(shop) == 0

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from smi_pipeline.adapters.postgres.embedded import EmbeddedPostgres
-from smi_pipeline.adapters.postgres.schema import ensure_database, migrate
 from smi_pipeline.core.errors import TransientError
 from smi_pipeline.core.models import Status
+from smi_pipeline.state.embedded import EmbeddedPostgres
+from smi_pipeline.state.schema import ensure_database, migrate
 from smi_pipeline_tests.gateway.conftest import MakeShop
 from smi_pipeline_tests.gateway.shop import Shop, signed, stripe_event
 from smi_pipeline_tests.soak.outages import small_disk
@@ -48,20 +48,20 @@ def shop(make_shop: MakeShop, disk: SmallDisk) -> Shop:
 def test_nothing_is_stored_by_half_and_what_was_stored_stays(shop: Shop, disk: SmallDisk, tmp_path: Path) -> None:
     new = tmp_path / "new.png"
     new.write_bytes(os.urandom(100_000))
-    shop.world.storage.put_bytes("results/aa/kept.png", b"kept")
+    shop.ctx.storage.put_bytes("results/aa/kept.png", b"kept")
     disk.fill()
-    assert "below the reserve" in str(shop.world.storage.shortage())
+    assert "below the reserve" in str(shop.ctx.storage.shortage())
     with pytest.raises(TransientError, match="Not enough disk space"):
-        shop.world.storage.put("results/aa/kept.png", new)
+        shop.ctx.storage.put("results/aa/kept.png", new)
     with pytest.raises(TransientError, match="Not enough disk space"):
-        shop.world.storage.put("results/bb/new.png", new)
-    assert list(shop.world.storage.keys("")) == ["results/aa/kept.png"]
-    with shop.world.storage.open("results/aa/kept.png") as file:
+        shop.ctx.storage.put("results/bb/new.png", new)
+    assert list(shop.ctx.storage.keys("")) == ["results/aa/kept.png"]
+    with shop.ctx.storage.open("results/aa/kept.png") as file:
         assert file.read() == b"kept"
     disk.free()
-    assert shop.world.storage.shortage() is None
-    shop.world.storage.put("results/bb/new.png", new)
-    assert shop.world.storage.size("results/bb/new.png") == 100_000
+    assert shop.ctx.storage.shortage() is None
+    shop.ctx.storage.put("results/bb/new.png", new)
+    assert shop.ctx.storage.size("results/bb/new.png") == 100_000
 
 
 def test_the_doors_stay_open_while_the_disk_of_the_files_is_full(shop: Shop, disk: SmallDisk) -> None:

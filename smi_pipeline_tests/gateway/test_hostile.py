@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smi_pipeline.gateway import guesses
+from smi_pipeline.gateway import throttle
 from smi_pipeline_tests.gateway.shop import API_KEY, SECRET_KEY, Shop, signed
 
 TRIES = 3_000 if os.environ.get("SMI_FULL") else 30
@@ -35,7 +35,7 @@ NEVER_SAID = (
 @pytest.fixture
 def patient_shop(make_shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """A shop with orders in every state, that lets everybody guess on."""
-    monkeypatch.setattr(guesses, "GUESSES", 10**9)
+    monkeypatch.setattr(throttle, "GUESSES", 10**9)
     shop: Shop = make_shop(smi_admin_api_key=ADMIN_KEY)
     for make in (shop.ordered, shop.submitted, shop.delivered, shop.refunded):
         make()

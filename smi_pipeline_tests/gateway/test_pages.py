@@ -240,7 +240,7 @@ def test_a_wrong_key_or_an_unknown_job_rates_nothing(shop: Shop) -> None:
 
 def test_after_a_gift_the_page_shows_the_new_round_and_the_old_refund(shop: Shop) -> None:
     job_id = shop.refunded()
-    admin.retry(shop.world, job_id, admin_override=True)
+    admin.retry(shop.ctx, job_id, admin_override=True)
     page = text(shop.page(job_id))
     assert "Your order is in line" in page
     assert "Refunded: $2.49" in page

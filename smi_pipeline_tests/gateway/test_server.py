@@ -14,7 +14,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from smi_pipeline.gateway import bodies, wiring
+from smi_pipeline.gateway import bodies, server
 from smi_pipeline.gateway.__main__ import main
 from smi_pipeline_tests.gateway.shop import API_KEY, SECRET_KEY, Shop, signed, wait_for
 
@@ -89,7 +89,7 @@ def test_a_bug_is_a_500_without_its_words(shop: Shop, monkeypatch: pytest.Monkey
     def broken(job_id: str) -> None:
         raise RuntimeError("anna.smith@example.com")
 
-    monkeypatch.setattr(shop.state.views, "job", broken)
+    monkeypatch.setattr(shop.state.queries, "job", broken)
     with capture_logs() as logs:
         reply = shop.client.get("/smi/v1/job-status/" + "e" * 32)
         page = shop.client.get("/smi/v1/jobs/" + "e" * 32, headers=BROWSER)
@@ -143,7 +143,7 @@ def answer_to(url: str, sent: bytes, *, seconds: float = 5) -> bytes:
 
 
 def test_a_head_that_never_ends_is_given_up(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wiring, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
     started = time.monotonic()
     assert answer_to(shop.url, b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: ") == b""
     assert answer_to(shop.url, b"") == b""
@@ -185,7 +185,7 @@ def test_a_client_that_leaves_breaks_nothing(shop: Shop) -> None:
 
 
 def test_a_client_that_does_not_read_its_answer_is_cut(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wiring, "SEND_SECONDS", 0.3)
+    monkeypatch.setattr(server, "SEND_SECONDS", 0.3)
     token = shop.token(shop.delivered(bytes(30_000_000)))
     host, port = shop.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:

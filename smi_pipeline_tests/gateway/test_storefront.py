@@ -187,7 +187,7 @@ def test_a_body_must_say_that_it_is_json(shop: Shop) -> None:
 
 
 def test_while_the_upscaler_refuses_our_account_no_money_is_taken(whole_shop: Shop) -> None:
-    whole_shop.world.limiter.open_breaker("402: no credits")
+    whole_shop.ctx.limiter.open_breaker("402: no credits")
     before = whole_shop.everything()
     reply = whole_shop.register()
     refused(whole_shop, reply, 503, "no orders", before=before)
@@ -210,7 +210,7 @@ def test_while_stripe_fails_the_order_is_refused_and_closed(whole_shop: Shop) ->
     reply = whole_shop.register()
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, "unavailable")
     assert int(reply.headers["retry-after"]) > 0
-    assert whole_shop.state.views.counts() == {"abandoned": 1}
+    assert whole_shop.state.queries.counts() == {"abandoned": 1}
 
 
 def test_without_a_database_no_order_is_taken(dead_shop: Shop) -> None:

@@ -99,13 +99,13 @@ def test_each_stripe_event_of_an_orders_life_has_one_effect(whole_shop: Shop) ->
     job_id, intent, of_payment = bought(shop)
     assert storm(shop, of_payment) == {200: TIMES * len(of_payment)}
     assert shop.job(job_id).status is Status.PENDING
-    assert [e["event"] for e in shop.state.views.events(job_id)].count("paid") == 1
-    assert len(shop.state.operations.payments(job_id)) == 1
+    assert [e["event"] for e in shop.state.queries.events(job_id)].count("paid") == 1
+    assert len(shop.state.dashboard.payments(job_id)) == 1
     assert refunds(shop, intent) == []
     assert shop.kicks.count(Queue.SUBMIT) == 1
 
     shop.state.deliveries.cancel(job_id, reason=reasons.TIMED_OUT, words="too late", actor="test")
-    assert [report.state for report in refund.refund_now(shop.world, job_id)] == ["done"]
+    assert [report.state for report in refund.refund_now(shop.ctx, job_id)] == ["done"]
     [made] = refunds(shop, intent)
     charge = {"id": intent["latest_charge"], "object": "charge", "payment_intent": intent["id"]}
     refunded = {"id": made["id"], "object": "refund", "payment_intent": intent["id"], "status": made["status"]}
@@ -138,7 +138,7 @@ def test_each_dispute_event_has_one_effect(whole_shop: Shop) -> None:
         ("charge.dispute.closed", 1),
         ("charge.dispute.created", 1),
     ]
-    assert len([task for task in shop.state.tasks.opened() if "dispute" in task.kind]) <= 1
+    assert len([task for task in shop.state.manual_tasks.opened() if "dispute" in task.kind]) <= 1
     assert refunds(shop, intent) == []
 
 
@@ -148,8 +148,8 @@ def test_each_upsampler_webhook_has_one_effect(whole_shop: Shop) -> None:
     job_id, _, of_payment = bought(shop)
     assert storm(shop, of_payment[:1], times=1) == {200: 1}
     lease = shop.state.leases.lease_one(Queue.SUBMIT, job_id) or ""
-    assert submit.prepare(shop.world, job_id, lease).state == "done"
-    assert submit.submit(shop.world, job_id, lease).state == "done"
+    assert submit.prepare(shop.ctx, job_id, lease).state == "done"
+    assert submit.submit(shop.ctx, job_id, lease).state == "done"
     [row] = shop.state.submissions.of_job(job_id)
     path = UPSAMPLER + callback_token(SECRET_KEY, row.submission_id)
     external_id = row.external_id or ""
@@ -164,14 +164,14 @@ def test_each_upsampler_webhook_has_one_effect(whole_shop: Shop) -> None:
     assert shop.job(job_id).status is Status.PROCESSING
     assert [s.state for s in shop.state.submissions.of_job(job_id)] == ["accepted"]
 
-    assert completions.check_completions(shop.world)["ready"] == 1
+    assert completions.check_completions(shop.ctx)["ready"] == 1
     lease = shop.state.leases.lease_one(Queue.FULFIL, job_id) or ""
-    assert fulfil.verify_result(shop.world, job_id, lease).state == "done"
-    assert fulfil.deliver(shop.world, job_id, lease).state == "done"
+    assert fulfil.verify_result(shop.ctx, job_id, lease).state == "done"
+    assert fulfil.deliver(shop.ctx, job_id, lease).state == "done"
     before = shop.everything()
     assert storm(shop, hints, times=20) == {200: 20 * len(hints)}
     assert shop.everything() == before
-    assert completions.check_completions(shop.world)["ready"] == 0
+    assert completions.check_completions(shop.ctx)["ready"] == 0
     calls = [call for call in shop.sandbox.ledger("upsampler")["requests"] if external_id in json.dumps(call)]
     assert len(shop.state.submissions.of_job(job_id)) == 1
     assert [call["method"] for call in calls] == ["GET"], "one status call, after three hundred hints"

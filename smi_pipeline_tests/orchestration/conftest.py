@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from dagster import DagsterInstance, ExecuteInProcessResult, RunRequest, build_sensor_context
 
-from smi_pipeline.adapters.postgres.database import Database
 from smi_pipeline.core.models import Queue, UpscaleJob
 from smi_pipeline.fulfilment import resources, sensors
 from smi_pipeline.fulfilment.definitions import build_defs
 from smi_pipeline.sandbox.server import Sandbox
 from smi_pipeline.services.completions import check_completions
+from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.intake import JobRequest, RegisteredJob, register_job
-from smi_pipeline.services.reconcile import reconcile_events
-from smi_pipeline.services.world import World
+from smi_pipeline.services.reconciliation.stripe_events import reconcile_events
 from smi_pipeline.settings import Settings
-from smi_pipeline.wiring import build_world
+from smi_pipeline.state.database import Database
+from smi_pipeline.wiring import build_context
 
 JOB_OF = {
     Queue.SUBMIT: "submit_upscales",
@@ -37,9 +37,9 @@ SENSOR_OF = {
 class Shop:
     """Orders, pays and runs the Dagster jobs in this process, as the sensors would start them."""
 
-    def __init__(self, sandbox: Sandbox, world: World, instance: DagsterInstance) -> None:
+    def __init__(self, sandbox: Sandbox, ctx: ServiceContext, instance: DagsterInstance) -> None:
         self.sandbox = sandbox
-        self.world = world
+        self.ctx = ctx
         self.instance = instance
         self.defs = build_defs()
 
@@ -47,7 +47,7 @@ class Shop:
         """Registers a job and pays it; Stripe's events are found by reconciliation. Returns the job id."""
         url = f"{self.sandbox.urls.origin}/photos/{photo}"
         made: RegisteredJob = register_job(
-            self.world, JobRequest(image_url=url, resolution=resolution, email="ann@customer.example")
+            self.ctx, JobRequest(image_url=url, resolution=resolution, email="ann@customer.example")
         )
         if pay:
             self.pay(made.job_id)
@@ -56,11 +56,11 @@ class Shop:
     def pay(self, job_id: str, **rest: Any) -> None:
         """The customer pays at Checkout."""
         self.sandbox.pay(self.job(job_id).checkout_session_id or "", **rest)
-        reconcile_events(self.world)
+        reconcile_events(self.ctx)
 
     def job(self, job_id: str) -> UpscaleJob:
         """The row as it is now."""
-        job = self.world.state.views.job(job_id)
+        job = self.ctx.state.queries.job(job_id)
         assert job is not None
         return job
 
@@ -87,15 +87,15 @@ class Shop:
         ends = time.monotonic() + seconds
         while self.job(job_id).queue is not Queue.FULFIL:
             assert time.monotonic() < ends, f"not ready: {self.job(job_id)}"
-            self.world.state.deliveries.check_now(job_id, actor="test")
-            check_completions(self.world)
+            self.ctx.state.deliveries.check_now(job_id, actor="test")
+            check_completions(self.ctx)
             time.sleep(0.1)
 
     def shift_clock(self, **duration: float) -> None:
         """Moves the state's clock."""
         from datetime import timedelta
 
-        with Database(self.world.state.database.url).transaction() as tx:  # type: ignore[attr-defined]
+        with Database(self.ctx.state.database.url).transaction() as tx:  # type: ignore[attr-defined]
             tx.run("UPDATE smi.clock SET shift = shift + CAST(:by AS interval)", by=timedelta(**duration))
 
 
@@ -141,9 +141,9 @@ def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
 @pytest.fixture
 def shop(environment: dict[str, str], sandbox: Sandbox) -> Iterator[Shop]:
     """The shop of this test."""
-    resources.forget_worlds()
-    world = build_world(Settings(), actor="test")  # type: ignore[call-arg]
+    resources.forget_contexts()
+    ctx = build_context(Settings(), actor="test")  # type: ignore[call-arg]
     with DagsterInstance.ephemeral() as instance:
-        yield Shop(sandbox, world, instance)
-    resources.forget_worlds()
-    world.state.database.dispose()  # type: ignore[attr-defined]
+        yield Shop(sandbox, ctx, instance)
+    resources.forget_contexts()
+    ctx.state.database.dispose()  # type: ignore[attr-defined]

@@ -5,11 +5,11 @@ from typing import Any
 
 from dagster import AssetCheckEvaluation
 
-from smi_pipeline.adapters.postgres.database import Database
 from smi_pipeline.core.models import Queue
 from smi_pipeline.gateway.metrics import Metrics
 from smi_pipeline.services.alerts import raise_alarms
 from smi_pipeline.settings import Settings
+from smi_pipeline.state.database import Database
 from smi_pipeline_tests.orchestration.conftest import Shop
 
 
@@ -26,7 +26,7 @@ def checks(shop: Shop) -> dict[str, AssetCheckEvaluation]:
 
 
 def metric(shop: Shop, line: str) -> float:
-    page = Metrics(shop.world, Settings()).page().decode()  # type: ignore[call-arg]
+    page = Metrics(shop.ctx, Settings()).page().decode()  # type: ignore[call-arg]
     (value,) = [each.rsplit(" ", 1)[1] for each in page.splitlines() if each.startswith(line + " ")]
     return float(value)
 
@@ -38,7 +38,7 @@ def said(check: AssetCheckEvaluation) -> str:
 def test_the_alarm_is_the_same_as_a_task_as_a_check_and_as_a_metric(shop: Shop):
     quiet = checks(shop)["upscale_jobs.no_overdue_paid_job"]
     assert quiet.passed
-    assert metric(shop, "smi_alarms") == raise_alarms(shop.world) == 0
+    assert metric(shop, "smi_alarms") == raise_alarms(shop.ctx) == 0
     job_ids = {shop.order(), shop.order("rocket-200.jpg")}
     shop.shift_clock(hours=2)
     overdue = checks(shop)["upscale_jobs.no_overdue_paid_job"]
@@ -46,8 +46,8 @@ def test_the_alarm_is_the_same_as_a_task_as_a_check_and_as_a_metric(shop: Shop):
     assert overdue.metadata["overdue jobs"].value == 2
     assert all(job_id in said(overdue) for job_id in job_ids)
     assert "smi jobs refund" in said(overdue)
-    assert metric(shop, "smi_alarms") == raise_alarms(shop.world) == 2
-    assert {task.subject for task in shop.world.state.tasks.opened()} == job_ids
+    assert metric(shop, "smi_alarms") == raise_alarms(shop.ctx) == 2
+    assert {task.subject for task in shop.ctx.state.manual_tasks.opened()} == job_ids
 
 
 def test_differences_from_stripe_and_the_storage_are_shown_with_what_to_do(shop: Shop, tmp_path: Path):
@@ -69,7 +69,7 @@ def test_differences_from_stripe_and_the_storage_are_shown_with_what_to_do(shop:
     lost = tmp_path / "storage" / (shop.job(job_id).result_key or "")
     lost.unlink()
     # Received otherwise at Stripe than recorded here.
-    with Database(shop.world.state.database.url).transaction() as tx:  # type: ignore[attr-defined]
+    with Database(shop.ctx.state.database.url).transaction() as tx:  # type: ignore[attr-defined]
         tx.run("UPDATE smi.payments SET received_cents = received_cents + 1")
     shop.shift_clock(hours=2)
     run(shop, "clean_up")

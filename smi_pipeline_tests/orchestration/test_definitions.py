@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from dagster import DagsterInstance, DefaultSensorStatus
 
-from smi_pipeline.adapters.postgres.database import Database
 from smi_pipeline.core.models import Queue
 from smi_pipeline.core.runs import DAGSTER_JOB, FIRST_OP
 from smi_pipeline.fulfilment.definitions import build_defs
 from smi_pipeline.fulfilment.hooks import job_id_of
+from smi_pipeline.state.database import Database
 from smi_pipeline_tests.orchestration.conftest import Shop
 
 CHECKOUT = Path(__file__).parents[2]
@@ -67,8 +67,7 @@ def test_after_real_runs_the_workers_process_holds_no_pandas_matplotlib_or_sciki
     run = """
 import sys
 from dagster import DagsterInstance
-from smi_pipeline.fulfilment import worker
-worker._import_locations()  # what a warm worker does before it forks
+import smi_pipeline.dagster_instance.worker, smi_pipeline.fulfilment.definitions, smi_pipeline.reporting.definitions
 from smi_pipeline.fulfilment.definitions import defs
 with DagsterInstance.ephemeral() as instance:
     assert defs.resolve_job_def('JOB').execute_in_process(instance=instance).success

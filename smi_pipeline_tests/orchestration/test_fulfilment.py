@@ -3,8 +3,8 @@
 import pytest
 from dagster import DagsterEventType
 
-from smi_pipeline.adapters.postgres.leases import PostgresLeases
 from smi_pipeline.core.models import Queue, Status
+from smi_pipeline.state.leases import Leases
 from smi_pipeline_tests.orchestration.conftest import Shop
 
 
@@ -157,17 +157,17 @@ def test_a_backlog_makes_no_pile_of_runs(shop: Shop):
 
 
 def test_a_lease_is_renewed_while_a_step_takes_long(shop: Shop, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("smi_pipeline.services.keeping.RENEW_SECONDS", 0.05)
+    monkeypatch.setattr("smi_pipeline.services.lease_renewal.RENEW_SECONDS", 0.05)
     shop.sandbox.fault("upsampler", "latency", match={"endpoint": "submit"}, seconds=1.0)
     job_id = shop.order()
     renewed: list[int] = []
-    renew = PostgresLeases.renew
+    renew = Leases.renew
 
-    def counted(leases: PostgresLeases, lease_id: str) -> int:
+    def counted(leases: Leases, lease_id: str) -> int:
         renewed.append(renew(leases, lease_id))
         return renewed[-1]
 
-    monkeypatch.setattr(PostgresLeases, "renew", counted)
+    monkeypatch.setattr(Leases, "renew", counted)
     for _ in range(2):  # the second run in this process renews as well
         shop.run(Queue.SUBMIT)
         job_id = shop.order()
@@ -184,7 +184,7 @@ def test_a_stripe_event_that_cannot_be_applied_keeps_no_other_waiting(shop: Shop
     job_id = shop.order(pay=False)
     shop.pay(job_id)
     shop.sandbox.clear_faults("stripe")
-    assert any(task.kind == "stripe_event" for task in shop.world.state.tasks.opened())
+    assert any(task.kind == "stripe_event" for task in shop.ctx.state.manual_tasks.opened())
 
 
 def test_the_clean_up_closes_compares_removes_and_prunes(shop: Shop):
@@ -192,13 +192,13 @@ def test_the_clean_up_closes_compares_removes_and_prunes(shop: Shop):
     shop.run(Queue.SUBMIT)
     shop.until_ready(delivered)
     shop.run(Queue.FULFIL)
-    assert len(list(shop.world.storage.keys(""))) == 2
+    assert len(list(shop.ctx.storage.keys(""))) == 2
     shop.sandbox.configure("stripe", clock_offset=3 * 86_400)
     shop.shift_clock(days=3)
     result = shop.defs.resolve_job_def("clean_up").execute_in_process(instance=shop.instance)
     assert result.success
     assert shop.job(unpaid).status is Status.ABANDONED
-    assert list(shop.world.storage.keys("")) == []
+    assert list(shop.ctx.storage.keys("")) == []
     assert shop.job(delivered).status is Status.COMPLETED
 
 

@@ -19,9 +19,9 @@ from smi_pipeline_tests.removals.removals import Removal, all_removals
 
 ROOT = Path(__file__).parents[2]
 TESTS = (  # those that notice most come first: the first failure ends a run
-    "smi_pipeline_tests/contract/adapters/test_state_schema.py",
-    "smi_pipeline_tests/unit/services/test_zombies.py",
-    "smi_pipeline_tests/unit/services",
+    "smi_pipeline_tests/integration/state/test_schema.py",
+    "smi_pipeline_tests/integration/services/test_zombies.py",
+    "smi_pipeline_tests/integration",
 )
 AT_ONCE = 2
 

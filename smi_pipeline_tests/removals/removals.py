@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-POSTGRES = Path("smi_pipeline/adapters/postgres")
+POSTGRES = Path("smi_pipeline/state")
 SERVICES = Path("smi_pipeline/services")
 
 
@@ -45,21 +45,21 @@ NAMED: tuple[tuple[str, str, Path, str, str], ...] = (
         "intent",
         "the submission's row before the call to Upsampler",
         SERVICES / "submit.py",
-        "world.state.submissions.begin(job.job_id, lease_id, actor=world.actor)",
+        "ctx.state.submissions.begin(job.job_id, lease_id, actor=ctx.actor)",
         '(0, "t" * 43)',
     ),
     (
         "intent",
         "amount and key of a refund before the call to Stripe",
         SERVICES / "refund.py",
-        "world.state.refunds.intend(row.refund_row, lease_id, rest, renew_key=too_old or changed)",
+        "ctx.state.refunds.intend(row.refund_row, lease_id, rest, renew_key=too_old or changed)",
         "row",
     ),
     (
         "intent",
         "the hand-over of a mail before it is sent",
         SERVICES / "notify.py",
-        "not world.state.emails.hand_over(email, lease_id, mail.content)",
+        "not ctx.state.emails.hand_over(email, lease_id, mail.content)",
         "False",
     ),
     ("outcome", "the outcome's row of a job", POSTGRES / "outcomes.py", "INSERT INTO smi.outcomes", "EXPLAIN {}"),

@@ -6,9 +6,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from smi_pipeline.adapters.postgres.embedded import DAGSTER_DATABASE, STATE_DATABASE, EmbeddedPostgres
-from smi_pipeline.adapters.postgres.schema import ensure_database
 from smi_pipeline.demo.runner import ctrl_c
+from smi_pipeline.state.embedded import DAGSTER_DATABASE, STATE_DATABASE, EmbeddedPostgres
+from smi_pipeline.state.schema import ensure_database
 from smi_pipeline_tests.soak import outages
 from smi_pipeline_tests.soak.runner import Plan, soak
 

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from smi_pipeline.adapters.postgres.database import Database
-from smi_pipeline.adapters.postgres.tasks import PostgresTasks
 from smi_pipeline.demo.environment import OWNER
 from smi_pipeline.demo.evidence import letter_of
 from smi_pipeline.demo.judge import LINK, Letter
 from smi_pipeline.demo.orders import Memory, Order
 from smi_pipeline.demo.shop import Shop
+from smi_pipeline.state.database import Database
+from smi_pipeline.state.manual_tasks import ManualTasks
 from smi_pipeline_tests.soak.faults import label
 
 _THREADS = 12
@@ -43,7 +43,7 @@ class Collector:
     def __init__(self, memory: Memory, state_url: str) -> None:
         self._memory = memory
         self._shop = Shop(memory)
-        self._tasks = PostgresTasks(Database(state_url))  # what `smi tasks list` shows
+        self._tasks = ManualTasks(Database(state_url))  # what `smi tasks list` shows
         self._letters: dict[int, Letter] = {}
         self._files: dict[str, tuple[int, str]] = {}
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="evidence")

@@ -5,7 +5,7 @@ Belongs here: rates, and which faults excuse what. Does not belong here: what a 
 
 from typing import Any
 
-from smi_pipeline.sandbox.corrupt import SPOILERS
+from smi_pipeline.sandbox.upsampler.corruption import SPOILERS
 
 Fault = dict[str, Any]
 

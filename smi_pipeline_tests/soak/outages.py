@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import psutil
 import requests
 
-from smi_pipeline.adapters.postgres.embedded import EmbeddedPostgres
 from smi_pipeline.stack import Stack
+from smi_pipeline.state.embedded import EmbeddedPostgres
 
 if TYPE_CHECKING:
     from smi_pipeline_tests.soak.runner import Soak

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import requests
 
-from smi_pipeline.demo.environment import nothing_real, running_sandbox, stack_environment
+from smi_pipeline.demo.environment import isolated_environment, running_sandbox, stack_environment
 from smi_pipeline.demo.orders import Memory
 from smi_pipeline.stack import Stack
-from smi_pipeline.stack.topology import free_port
+from smi_pipeline.stack.process_plan import free_port
 from smi_pipeline_tests.soak.customers import Customers
 from smi_pipeline_tests.soak.evidence import STAFF, Collector
 from smi_pipeline_tests.soak.faults import FAULTS
@@ -207,7 +207,7 @@ def soak(plan: Plan) -> Report:
     wire = "live" if plan.seed % 2 else "documented"
     environment = {**stack_environment(memory, wire), **ENVIRONMENT, **plan.environment}
     sandbox = {"rate_minute": 0, "rate_hour": 0, "processing_seconds": 0.3}
-    with nothing_real(memory), running_sandbox(memory, **sandbox), contextlib.ExitStack() as running:
+    with isolated_environment(memory), running_sandbox(memory, **sandbox), contextlib.ExitStack() as running:
         stacks = [running.enter_context(Stack(environment, memory.stack_folder, say=print))]
         if plan.second:
             other = {**environment, **plan.second, **{name: str(free_port()) for name in _OWN_PORTS}}

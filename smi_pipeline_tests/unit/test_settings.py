@@ -15,7 +15,7 @@ from pydantic import SecretStr, ValidationError
 
 from smi_pipeline.core.errors import RateLimited, RefusedError
 from smi_pipeline.settings import Settings, postgres_url
-from smi_pipeline.wiring import alert_post, build_world
+from smi_pipeline.wiring import alert_post, build_context
 from smi_pipeline_tests.contract.adapters.conftest import ScriptedServer
 
 ROOT = Path(__file__).parents[2]
@@ -217,26 +217,26 @@ def test_the_price_list_is_the_plugins() -> None:
     assert Settings().smi_margin_floor_percent == Decimal(30)
 
 
-def world(**changes: Any):
-    """The wired world; nothing in it connects before it is used."""
+def ctx(**changes: Any):
+    """The wired service context; nothing in it connects before it is used."""
     given = {
         "smi_secret_key": "s" * 32,
         "smi_database_url": "postgresql://127.0.0.1:9/x",
         "smi_mail_from": "shop@example.com",
         "smi_support_email": "help@example.com",
     }
-    return build_world(Settings(**(given | changes)), actor="test")
+    return build_context(Settings(**(given | changes)), actor="test")
 
 
 def test_a_short_secret_key_builds_no_world() -> None:
     with pytest.raises(RefusedError, match="SMI_SECRET_KEY"):
-        world(smi_secret_key="s" * 31)
+        ctx(smi_secret_key="s" * 31)
 
 
 def test_the_secret_key_decides_links() -> None:
     from smi_pipeline.core.lifecycle import view_token
 
-    links = {view_token(world(smi_secret_key=key * 32).secret_key, "f" * 32) for key in "ab"}
+    links = {view_token(ctx(smi_secret_key=key * 32).secret_key, "f" * 32) for key in "ab"}
     assert len(links) == 2
 
 
@@ -249,10 +249,10 @@ def test_the_secret_key_decides_links() -> None:
 )
 def test_only_allowed_hosts_are_fetched_from(change: dict[str, str], kind: str, url: str) -> None:
     with pytest.raises(RefusedError, match=f"set SMI_ALLOWED_{kind.upper()}_HOSTS"):
-        world().fetcher.check_url(url, kind)
-    assert world(**change).fetcher.check_url(url, kind) == url
+        ctx().fetcher.check_url(url, kind)
+    assert ctx(**change).fetcher.check_url(url, kind) == url
     with pytest.raises(RefusedError):
-        world(**change).fetcher.check_url("https://other.example/x.png", kind)
+        ctx(**change).fetcher.check_url("https://other.example/x.png", kind)
 
 
 def test_the_limits_of_images_reach_the_checks(tmp_path: Path) -> None:
@@ -262,24 +262,24 @@ def test_the_limits_of_images_reach_the_checks(tmp_path: Path) -> None:
 
     path = tmp_path / "x.png"
     Image.new("RGB", (100, 100), "red").save(path)
-    assert world().images.check_source(path).width == 100
+    assert ctx().images.check_source(path).width == 100
     for change in ({"smi_max_source_bytes": 100}, {"smi_max_output_megapixels": 0.1}):
         with pytest.raises(PermanentError) as refused:
-            world(**change).images.check_source(path)
+            ctx(**change).images.check_source(path)
         assert refused.value.reason == "source_too_large"
 
 
 def test_the_storage_url_decides_where_files_are(tmp_path: Path) -> None:
-    world(smi_storage_url=str(tmp_path / "a")).storage.put_bytes("k", b"x")
+    ctx(smi_storage_url=str(tmp_path / "a")).storage.put_bytes("k", b"x")
     assert (tmp_path / "a" / "k").read_bytes() == b"x"
-    world(smi_home=tmp_path / "b").storage.put_bytes("k", b"x")
+    ctx(smi_home=tmp_path / "b").storage.put_bytes("k", b"x")
     assert (tmp_path / "b" / "storage" / "k").read_bytes() == b"x"
 
 
 def test_sender_support_address_and_copy_to_the_owner_are_in_the_mails() -> None:
     from datetime import UTC, datetime
 
-    made = world(
+    made = ctx(
         smi_mail_from="Photos <p@shop.example>", smi_support_email="sos@shop.example", smi_admin_email="o@x.example"
     )
     mail = made.mailer.render(
@@ -307,7 +307,7 @@ def test_address_key_and_wire_of_upsampler_decide_the_call(server: ScriptedServe
     from smi_pipeline.core.models import SubmitRequest
 
     server.says(200, {"job_id": "up_1", "id": "up_1", "status": "queued"})
-    made = world(upsampler_base_url=f"{server.url}/api/", upsampler_api_key="the-key", upsampler_wire=wire)
+    made = ctx(upsampler_base_url=f"{server.url}/api/", upsampler_api_key="the-key", upsampler_wire=wire)
     request = SubmitRequest(job_id="f" * 32, image_url="https://x.example/a.png", scale=4, webhook_url="https://g/x")
     made.upscaler.submit(request)
     (call,) = server.requests
@@ -317,7 +317,7 @@ def test_address_key_and_wire_of_upsampler_decide_the_call(server: ScriptedServe
 
 def test_address_and_key_of_stripe_decide_the_call(server: ScriptedServer) -> None:
     server.says(200, {"id": "re_1", "object": "refund", "amount": 5, "currency": "usd", "status": "succeeded"})
-    world(stripe_api_base=server.url, stripe_api_key="sk_test_the_key").payments.refund("re_1")
+    ctx(stripe_api_base=server.url, stripe_api_key="sk_test_the_key").payments.refund("re_1")
     (call,) = server.requests
     assert (call.path, call.headers["Authorization"]) == ("/v1/refunds/re_1", "Bearer sk_test_the_key")
 
@@ -331,15 +331,15 @@ def test_the_webhook_secret_decides_which_events_are_believed() -> None:
     body, at = json.dumps(event).encode(), int(time.time())
     signature = hmac.new(b"whsec_right", f"{at}.".encode() + body, "sha256").hexdigest()
     header = f"t={at},v1={signature}"
-    assert world(stripe_webhook_secret="whsec_right").payments.parse_webhook(body, header).event_id == "evt_1"
+    assert ctx(stripe_webhook_secret="whsec_right").payments.parse_webhook(body, header).event_id == "evt_1"
     with pytest.raises(RefusedError):
-        world(stripe_webhook_secret="whsec_wrong").payments.parse_webhook(body, header)
+        ctx(stripe_webhook_secret="whsec_wrong").payments.parse_webhook(body, header)
 
 
 @pytest.mark.parametrize("setting", ["upsampler_requests_per_minute", "upsampler_requests_per_hour"])
 def test_the_allowance_is_kept(state_url: str, setting: str) -> None:
     others = {"upsampler_requests_per_minute": 0, "upsampler_requests_per_hour": 0}
-    made = world(smi_database_url=state_url, **(others | {setting: 3}))
+    made = ctx(smi_database_url=state_url, **(others | {setting: 3}))
     for _ in range(3):
         made.limiter.acquire("urgent_poll")
     with pytest.raises(RateLimited):
@@ -363,7 +363,7 @@ def test_the_mail_settings_decide_the_connection() -> None:
         thread = Thread(target=answer)
         thread.start()
         with pytest.raises(TransientError, match="554 not today"):
-            world(smtp_host="127.0.0.1", smtp_port=port, smtp_starttls=False).mailer.check()
+            ctx(smtp_host="127.0.0.1", smtp_port=port, smtp_starttls=False).mailer.check()
         thread.join()
 
 

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from smi_pipeline.adapters.images import containers
+from smi_pipeline.adapters.images.anomalies import summarise
 from smi_pipeline.adapters.images.decoding import decode, decode_whole
 from smi_pipeline.adapters.images.structure import Layout
-from smi_pipeline.adapters.images.suspicions import summarise
 from smi_pipeline.core import image_rules, reasons
 from smi_pipeline.core.errors import PermanentError
 from smi_pipeline.core.image_rules import Fidelity, Thresholds
-from smi_pipeline.core.models import ImageFacts, Verdict
+from smi_pipeline.core.models import ImageInfo, Verdict
 
 _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"Rar!", b"7z\xbc\xaf", b"%PDF", b"MZ", b"\x7fELF", b"<script", b"<?php")
 
@@ -40,14 +40,14 @@ class VipsImages:
         self._fidelity = fidelity
         self._limits = thresholds or Thresholds()
 
-    def inspect(self, path: Path) -> ImageFacts:
+    def inspect(self, path: Path) -> ImageInfo:
         """Identifies a source by its content and reads its structure, without decoding a pixel.
 
         Raises PermanentError: source_too_large, unsupported_format (another format, animation, CMYK, 16 bit),
         invalid_image (empty, truncated, no size, foreign data attached)."""
         return replace(self._source(path)[0], sha256=_sha256(path))
 
-    def check_source(self, path: Path) -> ImageFacts:
+    def check_source(self, path: Path) -> ImageInfo:
         """`inspect`, then a full decode. Raises PermanentError, also source_too_large when not even the smallest scale
         sold would fit."""
         facts, layout = self._source(path)
@@ -62,7 +62,7 @@ class VipsImages:
             source_facts, source_layout = self._source(source)
         except PermanentError as error:
             return Verdict(ok=False, facts=None, reason=error.reason, message=f"source: {error}")
-        facts: ImageFacts | None = None
+        facts: ImageInfo | None = None
         try:
             layout = containers.read_layout(result)
             facts = _facts(result, layout)
@@ -79,7 +79,7 @@ class VipsImages:
         except PermanentError as error:
             return _refused(facts, str(error))
 
-    def _source(self, path: Path) -> tuple[ImageFacts, Layout]:
+    def _source(self, path: Path) -> tuple[ImageInfo, Layout]:
         size = path.stat().st_size
         if size > self._max_source_bytes:
             raise PermanentError(
@@ -125,7 +125,7 @@ class VipsImages:
         return f"{extra} bytes of something else are attached after the end of the image; save it again and retry"
 
     def _before_decoding(
-        self, source: ImageFacts, source_layout: Layout, facts: ImageFacts, layout: Layout, scale: int, path: Path
+        self, source: ImageInfo, source_layout: Layout, facts: ImageInfo, layout: Layout, scale: int, path: Path
     ) -> str:
         problem = image_rules.size_problem(source, facts, scale)
         if problem:
@@ -145,10 +145,10 @@ class VipsImages:
     def _compare(
         self,
         source: Path,
-        source_facts: ImageFacts,
+        source_facts: ImageInfo,
         source_layout: Layout,
         result: Path,
-        facts: ImageFacts,
+        facts: ImageInfo,
         layout: Layout,
         scale: int,
         beside: ThreadPoolExecutor,
@@ -207,7 +207,7 @@ class _SourceBroken(PermanentError):
     """The kept source cannot be decoded: not the result's fault."""
 
 
-def _refused(facts: ImageFacts | None, message: str) -> Verdict:
+def _refused(facts: ImageInfo | None, message: str) -> Verdict:
     return Verdict(ok=False, facts=facts, reason=reasons.RESULT_REJECTED, message=message)
 
 
@@ -226,8 +226,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _facts(path: Path, layout: Layout) -> ImageFacts:
-    return ImageFacts(
+def _facts(path: Path, layout: Layout) -> ImageInfo:
+    return ImageInfo(
         format=layout.format,
         width=layout.width,
         height=layout.height,

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote
 import pytest
 import stripe
 
-from smi_pipeline.adapters.stripe_payments import StripePayments, leaves_refundable
+from smi_pipeline.adapters.stripe.payments import StripePayments, leaves_refundable
 from smi_pipeline.core.errors import (
     AccountError,
     AmbiguousError,
@@ -21,7 +21,7 @@ from smi_pipeline.core.errors import (
     RefusedError,
     SmiError,
 )
-from smi_pipeline.core.models import CheckoutSession, PaymentFacts, RefundFacts
+from smi_pipeline.core.models import CheckoutSession, StripePayment, StripeRefund
 from smi_pipeline_tests.contract.adapters.conftest import ScriptedServer
 
 KEY = "sk_test_0123456789abcdef"
@@ -174,7 +174,7 @@ def test_a_session_that_stays_open_although_it_should_expire_is_an_error(server:
 
 def test_a_payment_is_read_with_its_fee_its_refunds_and_the_customer(server: ScriptedServer) -> None:
     server.says(200, INTENT)
-    assert client_of(server).payment("pi_1") == PaymentFacts(
+    assert client_of(server).payment("pi_1") == StripePayment(
         payment_intent_id="pi_1",
         status="succeeded",
         amount_cents=192,
@@ -274,7 +274,7 @@ def test_a_refund_is_asked_for_with_the_callers_key_and_exact_amount(server: Scr
     facts = client_of(server).create_refund(
         payment_intent_id="pi_1", amount_cents=142, idempotency_key="refund:5f0c:1", metadata={"job_id": "5f0c"}
     )
-    assert facts == RefundFacts(
+    assert facts == StripeRefund(
         refund_id="re_1",
         payment_intent_id="pi_1",
         amount_cents=142,

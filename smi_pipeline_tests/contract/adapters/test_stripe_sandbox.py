@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import stripe
 
-from smi_pipeline.adapters.stripe_payments import StripePayments
+from smi_pipeline.adapters.stripe.payments import StripePayments
 from smi_pipeline.core.errors import AccountError, AmbiguousError, NotFound, PermanentError, RefusedError, SmiError
-from smi_pipeline.core.models import CheckoutSession, PaymentFacts
+from smi_pipeline.core.models import CheckoutSession, StripePayment
 from smi_pipeline.sandbox.server import Sandbox
 from smi_pipeline_tests.contract.adapters.conftest import ScriptedServer
 
@@ -56,12 +56,12 @@ def opened(payments: StripePayments, **changes: Any) -> CheckoutSession:
     return payments.create_checkout(**{**values, **changes})
 
 
-def paid(payments: StripePayments, sandbox: Sandbox) -> PaymentFacts:
+def paid(payments: StripePayments, sandbox: Sandbox) -> StripePayment:
     session = opened(payments)
     return payments.payment(sandbox.pay(session.session_id)["id"])
 
 
-def refunds_in_ledger(sandbox: Sandbox, payment: PaymentFacts) -> list[dict[str, Any]]:
+def refunds_in_ledger(sandbox: Sandbox, payment: StripePayment) -> list[dict[str, Any]]:
     return [r for r in sandbox.ledger("stripe")["refunds"] if r["payment_intent"] == payment.payment_intent_id]
 
 

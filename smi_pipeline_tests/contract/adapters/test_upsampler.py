@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from smi_pipeline.adapters.upsampler import UpsamplerClient
+from smi_pipeline.adapters.upsampler.client import UpsamplerClient
 from smi_pipeline.core.errors import (
     AccountError,
     AmbiguousError,

@@ -9,7 +9,7 @@ from urllib.request import urlopen
 import pytest
 from PIL import Image
 
-from smi_pipeline.adapters.upsampler import UpsamplerClient
+from smi_pipeline.adapters.upsampler.client import UpsamplerClient
 from smi_pipeline.core.errors import (
     AccountError,
     AmbiguousError,

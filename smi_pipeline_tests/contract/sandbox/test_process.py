@@ -13,9 +13,9 @@ import pytest
 import requests
 import stripe
 
-from smi_pipeline.sandbox import stripe_objects
 from smi_pipeline.sandbox.ledger import Ledger
 from smi_pipeline.sandbox.server import Sandbox
+from smi_pipeline.sandbox.stripe import objects
 from smi_pipeline_tests.contract.sandbox.conftest import KEY, Receiver, new_session, until
 
 HEADERS = {"Authorization": f"Bearer {KEY}"}
@@ -112,7 +112,7 @@ def test_the_ledger_stays_quick_at_ten_thousand_jobs(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "stripe" / "stripe.sqlite")
     with ledger.transaction():
         for number in range(10_000):
-            intent = stripe_objects.intent(now=number, amount=500, currency="usd", metadata={}, email=None)
+            intent = objects.intent(now=number, amount=500, currency="usd", metadata={}, email=None)
             ledger.put("intents", intent["id"], intent)
     started = time.monotonic()
     for number in range(1_000):

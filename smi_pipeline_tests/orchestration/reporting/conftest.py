@@ -9,17 +9,17 @@ import pytest
 import requests
 from dagster import AssetKey, DagsterInstance, Definitions, ExecuteInProcessResult
 
-from smi_pipeline.adapters.postgres.database import Database
-from smi_pipeline.adapters.postgres.reports import FACTS, OTHER_MONEY, PERIODS, REPORTS, PostgresReports
 from smi_pipeline.core.pricing import Prices
 from smi_pipeline.reporting.definitions import build_defs
 from smi_pipeline.reporting.resources import ReportsResource
+from smi_pipeline.state.database import Database
+from smi_pipeline.state.reports.store import FACTS, OTHER_MONEY, PERIODS, REPORTS, Reports
 from smi_pipeline_tests.orchestration.conftest import Shop
 
 DAILY_TABLES = (FACTS, OTHER_MONEY, *REPORTS)
 
 
-def build(reports: PostgresReports, first: date, last: date, *, periods: tuple[str, ...] = PERIODS) -> None:
+def build(reports: Reports, first: date, last: date, *, periods: tuple[str, ...] = PERIODS) -> None:
     """All tables of the days from `first` to `last`, and the weeks and months above them."""
     reports.build_facts(first, last)
     for period in periods:
@@ -43,8 +43,8 @@ def database(state_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def reports(database: Database) -> PostgresReports:
-    return PostgresReports(database, Prices())
+def reports(database: Database) -> Reports:
+    return Reports(database, Prices())
 
 
 @pytest.fixture

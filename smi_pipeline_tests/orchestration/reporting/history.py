@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from smi_pipeline.adapters.postgres.database import Database, Transaction
+from smi_pipeline.state.database import Database, Transaction
 
 DAY = date(2025, 11, 10)
 

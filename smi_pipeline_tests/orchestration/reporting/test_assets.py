@@ -7,10 +7,10 @@ import pandas
 import pytest
 from dagster import AssetKey, AssetSelection, TableSchema, define_asset_job
 
-from smi_pipeline.adapters.postgres.reports import REPORTS
-from smi_pipeline.adapters.postgres.tasks import PostgresTasks
 from smi_pipeline.reporting import assets, pages
 from smi_pipeline.reporting.partitions import PARTITIONS
+from smi_pipeline.state.manual_tasks import ManualTasks
+from smi_pipeline.state.reports.store import REPORTS
 from smi_pipeline_tests.orchestration.reporting.conftest import DAILY_TABLES, build
 from smi_pipeline_tests.orchestration.reporting.history import (
     DAY,
@@ -175,7 +175,7 @@ def test_a_failing_check_becomes_a_persons_task_and_a_passing_one_closes_it(data
         "net margin is 0.45 USD, not 0.44 USD; net margin of the facts is 0.45 USD, not 0.44 USD",
     )
     checked()
-    tasks = PostgresTasks(database)
+    tasks = ManualTasks(database)
     (task,) = tasks.unalerted(9)
     assert (task.kind, task.subject) == ("report_check", "money_adds_up")
     assert "money_adds_up of profit_margin fails: net margin is 0.45 USD" in task.message

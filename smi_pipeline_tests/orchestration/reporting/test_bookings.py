@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from dagster import DagsterInstance, SensorResult, SkipReason, TableSchema, build_sensor_context
 
-from smi_pipeline.adapters.postgres.database import Database
-from smi_pipeline.adapters.postgres.reports import PostgresReports
 from smi_pipeline.core.errors import TransientError
 from smi_pipeline.reporting import jobs
 from smi_pipeline.reporting.jobs import changed_report_days, stripe_bookings
 from smi_pipeline.reporting.resources import ReportsResource
+from smi_pipeline.state.database import Database
+from smi_pipeline.state.reports.store import Reports
 from smi_pipeline_tests.orchestration.conftest import Shop
 from smi_pipeline_tests.orchestration.reporting.conftest import build, stripe_says
 
@@ -66,7 +66,7 @@ def test_each_tick_keeps_what_stripe_has_newly_booked_and_tells_it_once(shop, da
 
 
 def test_a_dispute_that_is_booked_has_the_day_of_its_payment_rebuilt(
-    shop, database, reports: PostgresReports, tick, monkeypatch
+    shop, database, reports: Reports, tick, monkeypatch
 ):
     job_id = shop.order()
     tick()
@@ -92,7 +92,7 @@ def test_while_stripe_is_away_the_tick_fails_in_clear_words_and_the_next_one_mis
 
 
 def test_after_a_long_rest_a_tick_reads_day_by_day_for_as_long_as_it_may_and_the_next_reads_on(
-    shop, database, reports: PostgresReports, tick, monkeypatch
+    shop, database, reports: Reports, tick, monkeypatch
 ):
     shop.order()
     with database.transaction() as tx:

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from smi_pipeline.adapters.postgres.database import Database
-from smi_pipeline.adapters.postgres.reports import PostgresReports
 from smi_pipeline.core.pricing import Prices
+from smi_pipeline.state.database import Database
+from smi_pipeline.state.reports.store import Reports
 from smi_pipeline_tests.orchestration.reporting.history import DAY, delivered, write
 
 IDLE_SECONDS = 0.3
-BUILDS: dict[str, Callable[[PostgresReports], Any]] = {
+BUILDS: dict[str, Callable[[Reports], Any]] = {
     "the facts": lambda reports: reports.build_facts(DAY, DAY),
     "a report": lambda reports: reports.build("profit_margin", DAY, DAY),
 }
@@ -30,7 +30,7 @@ _LIMITS = """SELECT name, setting::int AS value FROM pg_settings
 @pytest.mark.parametrize("table", BUILDS)
 def test_a_build_that_takes_longer_than_a_transaction_may_be_idle_keeps_its_lock(state_url: str, table: str) -> None:
     database, other = Database(state_url, idle_seconds=IDLE_SECONDS), Database(state_url)
-    reports = PostgresReports(database, Prices())
+    reports = Reports(database, Prices())
     write(other, [delivered(DAY)])
     with database.transaction() as tx:
         limits = tx.rows(_LIMITS)

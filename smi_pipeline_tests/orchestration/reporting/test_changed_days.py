@@ -15,13 +15,13 @@ from dagster import (
     build_sensor_context,
 )
 
-from smi_pipeline.adapters.postgres import PostgresState
-from smi_pipeline.adapters.postgres.database import Database
-from smi_pipeline.adapters.postgres.reports import REPORTS, PostgresReports
-from smi_pipeline.core.models import Booking, RefundFacts
+from smi_pipeline.core.models import BalanceTransaction, StripeRefund
 from smi_pipeline.reporting import jobs
 from smi_pipeline.reporting.jobs import changed_report_days
 from smi_pipeline.reporting.partitions import FIRST_DAY
+from smi_pipeline.state import State
+from smi_pipeline.state.database import Database
+from smi_pipeline.state.reports.store import REPORTS, Reports
 from smi_pipeline_tests.orchestration.reporting.conftest import DAILY_TABLES, build
 from smi_pipeline_tests.orchestration.reporting.history import (
     DAY,
@@ -39,7 +39,7 @@ FOREVER = date(2027, 12, 31)
 
 
 @pytest.fixture
-def orders(database: Database, reports: PostgresReports) -> list[Order]:
+def orders(database: Database, reports: Reports) -> list[Order]:
     """One refunded and one delivered order on each of five days, all built."""
     orders = [order for day in DAYS for order in (delivered(day, rating=3), failed(day, refund="pending"))]
     write(database, orders)
@@ -48,11 +48,11 @@ def orders(database: Database, reports: PostgresReports) -> list[Order]:
 
 
 @pytest.fixture
-def state(database: Database) -> PostgresState:
-    return PostgresState(database, secret_key="s" * 32, mail_domain="shop.example")
+def state(database: Database) -> State:
+    return State(database, secret_key="s" * 32, mail_domain="shop.example")
 
 
-def stale(reports: PostgresReports) -> list[date]:
+def stale(reports: Reports) -> list[date]:
     return [day.starts_on for day in reports.out_of_date(FIRST_DAY, FOREVER) if day.period == "day"]
 
 
@@ -117,7 +117,7 @@ def test_money_of_nobody_and_gifts_make_their_own_days_out_of_date(database, rep
     [("charge", 31, False), ("charge", 33, True), ("refund", 0, False), ("dispute", 0, True)],
 )
 def test_a_booking_that_only_confirms_what_is_known_rebuilds_nothing(database, reports, orders, kind, fee, changes):
-    booking = Booking(
+    booking = BalanceTransaction(
         booking_id="txn_1",
         created_at=moment(DAYS[4], 0),
         source_id="x",
@@ -164,7 +164,7 @@ def test_a_rating_a_goodwill_refund_and_a_failed_refund_reach_their_day_through_
             idempotency_key="k",
         )
         pending = tx.value("SELECT refund_row FROM smi.refunds WHERE job_id = :id", id=orders[9].job_id)
-    given = RefundFacts(
+    given = StripeRefund(
         refund_id="re_1",
         payment_intent_id=orders[4].payment_intent_id,
         amount_cents=50,

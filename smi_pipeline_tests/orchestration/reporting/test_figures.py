@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from smi_pipeline.adapters.postgres.database import Database
-from smi_pipeline.adapters.postgres.reports import FACTS, OTHER_MONEY, PERIODS, REPORTS, PostgresReports
 from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.core.pricing import Prices
+from smi_pipeline.state.database import Database
+from smi_pipeline.state.reports.store import FACTS, OTHER_MONEY, PERIODS, REPORTS, Reports
 from smi_pipeline_tests.orchestration.reporting import oracle
 from smi_pipeline_tests.orchestration.reporting.conftest import build
 from smi_pipeline_tests.orchestration.reporting.history import (
@@ -44,7 +44,7 @@ def keyed(table: str, rows: list[dict[str, Any]]) -> dict[tuple, dict[str, Any]]
     }
 
 
-def figures(reports: PostgresReports, table: str, first: date = DAY, last: date = LAST) -> dict[tuple, dict[str, Any]]:
+def figures(reports: Reports, table: str, first: date = DAY, last: date = LAST) -> dict[tuple, dict[str, Any]]:
     return keyed(table, reports.rows(table, first, last))
 
 
@@ -63,7 +63,7 @@ def about(report: dict[Any, dict[str, Any]]) -> dict[Any, Any]:
 def test_facts_and_reports_of_a_random_history_equal_a_slow_plain_calculation(database: Database, seed: int):
     first, days = date(2025, 10, 30), 8  # a Thursday; two weeks, two months
     budget = [None, 1, 700, 2000, 100_000][seed]
-    reports = PostgresReports(database, Prices(), budget=budget)
+    reports = Reports(database, Prices(), budget=budget)
     orders, rest = random_orders(seed, days=days, first=first), random_rest(seed, days=days, first=first)
     write(database, [*orders, *rest])
     last = first + timedelta(days=days)
@@ -93,7 +93,7 @@ def test_the_budget_of_the_month_that_is_under_way_is_forecast_from_its_days_so_
     write(database, orders)
 
     def forecast(budget: int) -> tuple[Any, ...]:
-        reports = PostgresReports(database, Prices(), budget=budget)
+        reports = Reports(database, Prices(), budget=budget)
         build(reports, date(2025, 11, 1), date(2025, 11, 9))
         row = keyed("credit_usage", reports.rows("credit_usage", date(2025, 11, 1), DAY, period="month"))
         return tuple(row[date(2025, 11, 1), "all"][name] for name in ("forecast_credits", "runs_out_on"))
@@ -191,7 +191,7 @@ def test_a_second_payment_in_another_currency_is_shown_beside_the_job(database, 
     assert revenue == {(DAY, "usd", "4x"): 50, (DAY + timedelta(days=1), "eur", "none"): 50}
 
 
-def tables(reports: PostgresReports) -> dict[Any, Any]:
+def tables(reports: Reports) -> dict[Any, Any]:
     found: dict[Any, Any] = {table: reports.rows(table, DAY, LAST) for table in (FACTS, OTHER_MONEY)}
     for table in REPORTS:
         for period in PERIODS:
@@ -229,7 +229,7 @@ def test_the_configured_fee_and_credit_price_are_used_where_stripe_has_not_told(
     order.payments = [order.payments[0] | {"fee_cents": None, "received_cents": 1000}]
     write(database, [order])
     prices = Prices(credit_cents=Decimal("7.5"), fee_percent=Decimal(10), fee_fixed_cents=1)
-    reports = PostgresReports(database, prices)
+    reports = Reports(database, prices)
     build(reports, DAY, LAST)
     (row,) = reports.rows(FACTS, DAY, LAST)
     assert (row["stripe_fee_cents"], row["stripe_fee_known"], row["api_cost_cents"]) == (101, False, 8)

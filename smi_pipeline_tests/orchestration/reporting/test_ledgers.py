@@ -7,15 +7,15 @@ from typing import Any
 
 from dagster import DagsterInstance, build_sensor_context
 
-from smi_pipeline.adapters.postgres.report_checks import PostgresReportChecks
-from smi_pipeline.adapters.postgres.reports import PostgresReports
 from smi_pipeline.core.models import Queue, Status
 from smi_pipeline.demo.scenario import SPECIAL, Case
 from smi_pipeline.reporting.jobs import stripe_bookings
 from smi_pipeline.services import admin
 from smi_pipeline.services.completions import check_completions
 from smi_pipeline.services.intake import SOURCE
-from smi_pipeline.services.reconcile import reconcile_events
+from smi_pipeline.services.reconciliation.stripe_events import reconcile_events
+from smi_pipeline.state.reports.checks import ReportChecks
+from smi_pipeline.state.reports.store import Reports
 from smi_pipeline_tests.orchestration.conftest import Shop
 from smi_pipeline_tests.orchestration.reporting.conftest import build, stripe_says
 
@@ -38,8 +38,8 @@ def order(shop: Shop, case: Case) -> str:
 def work_off(shop: Shop, jobs: list[str]) -> None:
     """All that the sensors do, again and again as the clock goes on, until each job is closed and nothing owed."""
     for _ in range(60):
-        reconcile_events(shop.world)
-        check_completions(shop.world)
+        reconcile_events(shop.ctx)
+        check_completions(shop.ctx)
         ran = [len(shop.run(queue)) for queue in SENSORS]
         if not any(ran) and all(shop.job(job_id).status in CLOSED for job_id in jobs):
             return
@@ -51,7 +51,7 @@ SENSORS = (Queue.SUBMIT, Queue.FULFIL, Queue.REFUND, Queue.MAIL)
 
 
 def test_after_a_day_of_everything_the_reports_equal_the_ledgers_to_the_cent_and_to_the_credit(
-    shop: Shop, reports: PostgresReports, reports_db: Any, instance: DagsterInstance
+    shop: Shop, reports: Reports, reports_db: Any, instance: DagsterInstance
 ) -> None:
     control = shop.sandbox.control
     jobs = {case.name: order(shop, case) for case in SPECIAL}
@@ -60,14 +60,14 @@ def test_after_a_day_of_everything_the_reports_equal_the_ledgers_to_the_cent_and
     jobs["unanswered"] = shop.order("rocket-200.jpg?order=unanswered", pay=False)
     for name in ("disputed", "goodwill", "twice", "unanswered"):
         shop.sandbox.pay(shop.job(jobs[name]).checkout_session_id or "")
-    reconcile_events(shop.world)  # so that this one is the second
+    reconcile_events(shop.ctx)  # so that this one is the second
     control("stripe", "/_pay", amount=500, currency="usd", metadata={"source": SOURCE, "job_id": jobs["twice"]})
     nobody = control("stripe", "/_pay", amount=700, currency="usd", metadata={"source": SOURCE, "job_id": "0" * 32})
     gift = shop.order("coffee-200.jpg?order=gift", pay=False)
-    admin.retry(shop.world, gift, admin_override=True)
+    admin.retry(shop.ctx, gift, admin_override=True)
     work_off(shop, [*jobs.values(), gift])
 
-    admin.refund_job(shop.world, jobs["goodwill"])
+    admin.refund_job(shop.ctx, jobs["goodwill"])
     control("stripe", "/_dispute", payment_intent=shop.job(jobs["disputed"]).payment_intent_id)
     by_hand = shop.job(jobs["api-429"]).payment_intent_id
     control("stripe", "/_refund", payment_intent=by_hand, amount=20)
@@ -100,9 +100,9 @@ def test_after_a_day_of_everything_the_reports_equal_the_ledgers_to_the_cent_and
     taken = sum(one["credits"] or 0 for one in upsampler["submissions"])
     assert credits["credits"] + credits["credits_assumed"] == taken
     assert credits["credits_assumed"] == shop.job(jobs["unanswered"]).expected_credits
-    assert PostgresReportChecks(shop.world.state.database).stripe_differences(first, last) == []  # type: ignore[attr-defined]
+    assert ReportChecks(shop.ctx.state.database).stripe_differences(first, last) == []  # type: ignore[attr-defined]
     assert nobody["id"] in {row["subject"] for row in reports.rows("other_money", first, last)}
 
 
-def whole(reports: PostgresReports, table: str, first: Any, last: Any) -> list[dict[str, Any]]:
+def whole(reports: Reports, table: str, first: Any, last: Any) -> list[dict[str, Any]]:
     return [row for row in reports.rows(table, first, last) if row["resolution"] == "all"]

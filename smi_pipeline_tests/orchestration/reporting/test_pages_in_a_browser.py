@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from smi_pipeline.adapters.postgres.database import Database
-from smi_pipeline.adapters.postgres.reports import PostgresReports
 from smi_pipeline.core.pricing import Prices
 from smi_pipeline.reporting import pages
+from smi_pipeline.state.database import Database
+from smi_pipeline.state.reports.store import Reports
 from smi_pipeline_tests.orchestration.reporting.conftest import build
 from smi_pipeline_tests.orchestration.reporting.history import (
     DAY,
@@ -75,7 +75,7 @@ def page() -> Iterator[Any]:
 def test_no_page_is_wider_than_its_screen_or_sheet_and_no_words_of_a_chart_lie_on_each_other(
     database: Database, page: Any
 ) -> None:
-    reports = PostgresReports(database, Prices(), budget=9)
+    reports = Reports(database, Prices(), budget=9)
     days = {name: DAY + timedelta(days=n) for n, name in enumerate(HISTORIES)}
     for name, history in HISTORIES.items():
         write(database, history(days[name]))

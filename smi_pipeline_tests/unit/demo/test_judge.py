@@ -10,8 +10,8 @@ from PIL import Image
 
 from smi_pipeline.demo.judge import Evidence, Letter, PaidJob, examine, fee_cents
 from smi_pipeline.sandbox import photos
-from smi_pipeline.sandbox.corrupt import SPOILERS
-from smi_pipeline.sandbox.upscale import upscale
+from smi_pipeline.sandbox.upsampler.corruption import SPOILERS
+from smi_pipeline.sandbox.upsampler.upscaling import upscale
 
 GOOD, BAD = "a" * 32, "b" * 32
 OWNER = "owner@shop.example"
@@ -25,7 +25,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-class World:
+class ServiceContext:
     """A shop with one delivered and one refunded job, all in order; tests spoil it."""
 
     def __init__(self, photo: bytes) -> None:
@@ -99,66 +99,66 @@ def letter(number: str, to: str, text: str, subject: str = "subject") -> Letter:
 
 
 @pytest.fixture
-def world(photo: bytes) -> World:
-    return World(photo)
+def ctx(photo: bytes) -> ServiceContext:
+    return ServiceContext(photo)
 
 
-def test_good_ledgers_give_no_violation(world: World) -> None:
-    assert world.violations() == []
+def test_good_ledgers_give_no_violation(ctx: ServiceContext) -> None:
+    assert ctx.violations() == []
 
 
-def test_findings_hold_what_the_ledgers_say(world: World) -> None:
-    good, bad = world.examine()[0]
+def test_findings_hold_what_the_ledgers_say(ctx: ServiceContext) -> None:
+    good, bad = ctx.examine()[0]
     assert (good.outcome, good.mails, good.refunds, good.submissions) == ("delivered", 1, 0, 1)
     assert (good.revenue_cents, good.cost_cents, good.margin_cents) == (120, 4 + 33, 83)
     assert (bad.outcome, bad.revenue_cents, bad.cost_cents, bad.margin_cents) == ("refunded", 0, 31, -31)
     assert (good.submitted_at, good.closed_at) == (1001.5, 1010.0)
 
 
-def test_a_double_refund_is_seen(world: World) -> None:
-    world.stripe["refunds"].append({**world.stripe["refunds"][0], "id": "re_2"})
-    world.stripe["balance_cents"] -= 50
-    assert any("upscale-fails" in said and "refunded 2 times" in said for said in world.violations())
-    assert any("100 of 50 cents" in said for said in world.violations())
+def test_a_double_refund_is_seen(ctx: ServiceContext) -> None:
+    ctx.stripe["refunds"].append({**ctx.stripe["refunds"][0], "id": "re_2"})
+    ctx.stripe["balance_cents"] -= 50
+    assert any("upscale-fails" in said and "refunded 2 times" in said for said in ctx.violations())
+    assert any("100 of 50 cents" in said for said in ctx.violations())
 
 
-def test_a_double_refund_of_halves_is_seen(world: World) -> None:
-    first = world.stripe["refunds"][0]
-    world.stripe["refunds"] = [{**first, "amount": 25}, {**first, "id": "re_2", "amount": 25}]
-    assert any("refunded 2 times" in said for said in world.violations())
+def test_a_double_refund_of_halves_is_seen(ctx: ServiceContext) -> None:
+    first = ctx.stripe["refunds"][0]
+    ctx.stripe["refunds"] = [{**first, "amount": 25}, {**first, "id": "re_2", "amount": 25}]
+    assert any("refunded 2 times" in said for said in ctx.violations())
 
 
-def test_a_refund_that_failed_does_not_count(world: World) -> None:
-    world.stripe["refunds"].insert(0, {**world.stripe["refunds"][0], "id": "re_0", "status": "failed"})
-    assert world.violations() == []
+def test_a_refund_that_failed_does_not_count(ctx: ServiceContext) -> None:
+    ctx.stripe["refunds"].insert(0, {**ctx.stripe["refunds"][0], "id": "re_0", "status": "failed"})
+    assert ctx.violations() == []
 
 
-def test_a_lost_job_is_seen(world: World) -> None:
-    del world.letters[0]
-    said = world.violations()
+def test_a_lost_job_is_seen(ctx: ServiceContext) -> None:
+    del ctx.letters[0]
+    said = ctx.violations()
     assert any("good-4x" in line and "neither delivered nor refunded" in line for line in said)
     assert any("0 closing mails" in line for line in said)
 
 
-def test_a_lost_refund_is_seen_even_if_the_mail_promises_it(world: World) -> None:
-    world.stripe["refunds"].clear()
-    world.stripe["balance_cents"] += 50
-    assert any("neither delivered nor refunded" in said for said in world.violations())
+def test_a_lost_refund_is_seen_even_if_the_mail_promises_it(ctx: ServiceContext) -> None:
+    ctx.stripe["refunds"].clear()
+    ctx.stripe["balance_cents"] += 50
+    assert any("neither delivered nor refunded" in said for said in ctx.violations())
 
 
-def test_a_double_mail_is_seen(world: World) -> None:
-    world.letters.append(dataclasses.replace(world.letters[1], message_id="<3@shop>"))
-    assert any("upscale-fails" in said and "2 closing mails" in said for said in world.violations())
+def test_a_double_mail_is_seen(ctx: ServiceContext) -> None:
+    ctx.letters.append(dataclasses.replace(ctx.letters[1], message_id="<3@shop>"))
+    assert any("upscale-fails" in said and "2 closing mails" in said for said in ctx.violations())
 
 
-def test_the_same_mail_handed_over_twice_is_one_mail(world: World) -> None:
-    world.letters.append(dataclasses.replace(world.letters[0], at=1020.0))
-    assert world.violations() == []
+def test_the_same_mail_handed_over_twice_is_one_mail(ctx: ServiceContext) -> None:
+    ctx.letters.append(dataclasses.replace(ctx.letters[0], at=1020.0))
+    assert ctx.violations() == []
 
 
-def test_a_missing_mail_is_seen(world: World) -> None:
-    del world.letters[1]
-    assert any("upscale-fails" in said and "0 closing mails" in said for said in world.violations())
+def test_a_missing_mail_is_seen(ctx: ServiceContext) -> None:
+    del ctx.letters[1]
+    assert any("upscale-fails" in said and "0 closing mails" in said for said in ctx.violations())
 
 
 @pytest.mark.parametrize(
@@ -171,122 +171,122 @@ def test_a_missing_mail_is_seen(world: World) -> None:
         ("wrong_dimensions", {"pixels": 16}),
     ],
 )
-def test_a_wrong_file_is_seen(world: World, kind: str, params: dict[str, Any]) -> None:
-    world.files[LINK] = (200, SPOILERS[kind](upscale(world.photo, 4), params))
-    assert any("good-4x" in said and "wrong file" in said for said in world.violations())
+def test_a_wrong_file_is_seen(ctx: ServiceContext, kind: str, params: dict[str, Any]) -> None:
+    ctx.files[LINK] = (200, SPOILERS[kind](upscale(ctx.photo, 4), params))
+    assert any("good-4x" in said and "wrong file" in said for said in ctx.violations())
 
 
-def test_a_file_in_another_format_is_seen(world: World) -> None:
+def test_a_file_in_another_format_is_seen(ctx: ServiceContext) -> None:
     out = io.BytesIO()
-    Image.open(io.BytesIO(world.files[LINK][1])).save(out, "PNG")
-    world.files[LINK] = (200, out.getvalue())
-    assert any("wrong file" in said for said in world.violations())
+    Image.open(io.BytesIO(ctx.files[LINK][1])).save(out, "PNG")
+    ctx.files[LINK] = (200, out.getvalue())
+    assert any("wrong file" in said for said in ctx.violations())
 
 
-def test_a_shifted_file_is_seen(world: World) -> None:
-    image = Image.open(io.BytesIO(world.files[LINK][1]))
+def test_a_shifted_file_is_seen(ctx: ServiceContext) -> None:
+    image = Image.open(io.BytesIO(ctx.files[LINK][1]))
     out = io.BytesIO()
     image.transform(image.size, Image.Transform.AFFINE, (1, 0, 8, 0, 1, 0)).save(out, "JPEG", quality=92)
-    world.files[LINK] = (200, out.getvalue())
-    assert any("wrong file" in said for said in world.violations())
+    ctx.files[LINK] = (200, out.getvalue())
+    assert any("wrong file" in said for said in ctx.violations())
 
 
-def test_a_link_that_leads_nowhere_is_seen(world: World) -> None:
-    world.files.clear()
-    said = world.violations()
+def test_a_link_that_leads_nowhere_is_seen(ctx: ServiceContext) -> None:
+    ctx.files.clear()
+    said = ctx.violations()
     assert any("a link that answers 404" in line for line in said)
     assert any("neither delivered nor refunded" in line for line in said)
 
 
-def test_refunded_and_delivered_is_seen(world: World) -> None:
-    world.stripe["refunds"].append({"id": "re_9", "payment_intent": "pi_1", "amount": 120, "status": "pending"})
-    world.stripe["balance_cents"] -= 120
-    assert any("delivered and refunded" in said for said in world.violations())
+def test_refunded_and_delivered_is_seen(ctx: ServiceContext) -> None:
+    ctx.stripe["refunds"].append({"id": "re_9", "payment_intent": "pi_1", "amount": 120, "status": "pending"})
+    ctx.stripe["balance_cents"] -= 120
+    assert any("delivered and refunded" in said for said in ctx.violations())
 
 
-def test_a_wrong_refund_amount_is_seen(world: World) -> None:
-    world.stripe["refunds"][0]["amount"] = 49
-    world.stripe["balance_cents"] += 1
-    assert any("got 49 of 50 cents back" in said for said in world.violations())
+def test_a_wrong_refund_amount_is_seen(ctx: ServiceContext) -> None:
+    ctx.stripe["refunds"][0]["amount"] = 49
+    ctx.stripe["balance_cents"] += 1
+    assert any("got 49 of 50 cents back" in said for said in ctx.violations())
 
 
-def test_a_wrong_price_is_seen(world: World) -> None:
-    world.stripe["intents"][0]["amount_received"] = 12
-    assert any("paid with 12 cents instead of 120" in said for said in world.violations())
+def test_a_wrong_price_is_seen(ctx: ServiceContext) -> None:
+    ctx.stripe["intents"][0]["amount_received"] = 12
+    assert any("paid with 12 cents instead of 120" in said for said in ctx.violations())
 
 
-def test_a_second_payment_that_was_not_given_back_is_seen(world: World) -> None:
-    world.stripe["intents"].append({**world.stripe["intents"][0], "id": "pi_4"})
-    world.stripe["balance_cents"] += 120 - 33
-    assert any("2 payments" in said for said in world.violations())
+def test_a_second_payment_that_was_not_given_back_is_seen(ctx: ServiceContext) -> None:
+    ctx.stripe["intents"].append({**ctx.stripe["intents"][0], "id": "pi_4"})
+    ctx.stripe["balance_cents"] += 120 - 33
+    assert any("2 payments" in said for said in ctx.violations())
 
 
-def test_the_wrong_outcome_is_seen(world: World) -> None:
-    world.jobs[1] = dataclasses.replace(world.jobs[1], expected="delivered")
-    assert any("was refunded, but had to be delivered" in said for said in world.violations())
+def test_the_wrong_outcome_is_seen(ctx: ServiceContext) -> None:
+    ctx.jobs[1] = dataclasses.replace(ctx.jobs[1], expected="delivered")
+    assert any("was refunded, but had to be delivered" in said for said in ctx.violations())
 
 
-def test_the_wrong_kind_of_mail_is_seen(world: World) -> None:
-    text = world.letters[1].text + "\n" + LINK
-    world.letters[1] = dataclasses.replace(world.letters[1], text=text)
-    world.files[LINK] = (410, b"")
-    assert any("the wrong mail for being refunded" in said for said in world.violations())
+def test_the_wrong_kind_of_mail_is_seen(ctx: ServiceContext) -> None:
+    text = ctx.letters[1].text + "\n" + LINK
+    ctx.letters[1] = dataclasses.replace(ctx.letters[1], text=text)
+    ctx.files[LINK] = (410, b"")
+    assert any("the wrong mail for being refunded" in said for said in ctx.violations())
 
 
-def test_a_refund_mail_with_another_amount_or_reason_is_seen(world: World) -> None:
-    text = world.letters[1].text
-    world.letters[1] = dataclasses.replace(world.letters[1], text=text.replace("0.50", "5.00"))
-    assert any("does not name the $0.50" in said for said in world.violations())
-    world.letters[1] = dataclasses.replace(world.letters[1], text=text.replace("could not", "would not"))
-    assert any("without the reason" in said for said in world.violations())
+def test_a_refund_mail_with_another_amount_or_reason_is_seen(ctx: ServiceContext) -> None:
+    text = ctx.letters[1].text
+    ctx.letters[1] = dataclasses.replace(ctx.letters[1], text=text.replace("0.50", "5.00"))
+    assert any("does not name the $0.50" in said for said in ctx.violations())
+    ctx.letters[1] = dataclasses.replace(ctx.letters[1], text=text.replace("could not", "would not"))
+    assert any("without the reason" in said for said in ctx.violations())
 
 
-def test_a_mail_about_another_order_is_seen(world: World) -> None:
-    world.letters[0] = dataclasses.replace(world.letters[0], text=world.letters[0].text.replace(GOOD, BAD))
-    assert any("does not name the order" in said for said in world.violations())
+def test_a_mail_about_another_order_is_seen(ctx: ServiceContext) -> None:
+    ctx.letters[0] = dataclasses.replace(ctx.letters[0], text=ctx.letters[0].text.replace(GOOD, BAD))
+    assert any("does not name the order" in said for said in ctx.violations())
 
 
-def test_a_second_submission_is_seen_unless_everything_was_stopped_in_between(world: World) -> None:
-    world.upsampler["submissions"].append(copy.deepcopy(world.upsampler["submissions"][0]))
-    assert any("submitted 2 times" in said for said in world.violations())
-    world.jobs[0] = dataclasses.replace(world.jobs[0], interrupted=True)
-    assert world.violations() == []
+def test_a_second_submission_is_seen_unless_everything_was_stopped_in_between(ctx: ServiceContext) -> None:
+    ctx.upsampler["submissions"].append(copy.deepcopy(ctx.upsampler["submissions"][0]))
+    assert any("submitted 2 times" in said for said in ctx.violations())
+    ctx.jobs[0] = dataclasses.replace(ctx.jobs[0], interrupted=True)
+    assert ctx.violations() == []
 
 
-def test_a_job_that_was_stopped_may_be_late_but_not_lost(world: World) -> None:
-    world.jobs[1] = dataclasses.replace(world.jobs[1], expected="delivered", mail_says="", interrupted=True)
-    assert world.violations() == []
-    world.stripe["refunds"].clear()
-    world.stripe["balance_cents"] += 50
-    assert any("neither delivered nor refunded" in said for said in world.violations())
+def test_a_job_that_was_stopped_may_be_late_but_not_lost(ctx: ServiceContext) -> None:
+    ctx.jobs[1] = dataclasses.replace(ctx.jobs[1], expected="delivered", mail_says="", interrupted=True)
+    assert ctx.violations() == []
+    ctx.stripe["refunds"].clear()
+    ctx.stripe["balance_cents"] += 50
+    assert any("neither delivered nor refunded" in said for said in ctx.violations())
 
 
-def test_credits_that_do_not_fit_the_image_are_seen(world: World) -> None:
-    world.upsampler["submissions"][0]["credits"] = 2
-    assert any("cost 2 credits instead of 1" in said for said in world.violations())
+def test_credits_that_do_not_fit_the_image_are_seen(ctx: ServiceContext) -> None:
+    ctx.upsampler["submissions"][0]["credits"] = 2
+    assert any("cost 2 credits instead of 1" in said for said in ctx.violations())
 
 
-def test_a_submission_without_job_id_is_found_by_its_image(world: World) -> None:
-    for record in world.upsampler["submissions"]:
+def test_a_submission_without_job_id_is_found_by_its_image(ctx: ServiceContext) -> None:
+    for record in ctx.upsampler["submissions"]:
         record["job_id"] = None
-    assert [finding.submissions for finding in world.examine()[0]] == [1, 1]
+    assert [finding.submissions for finding in ctx.examine()[0]] == [1, 1]
 
 
-def test_a_submission_at_the_wrong_scale_is_seen(world: World) -> None:
-    world.upsampler["submissions"][0]["scale"] = 8
-    assert any("submitted for 8x instead of 4x" in said for said in world.violations())
+def test_a_submission_at_the_wrong_scale_is_seen(ctx: ServiceContext) -> None:
+    ctx.upsampler["submissions"][0]["scale"] = 8
+    assert any("submitted for 8x instead of 4x" in said for said in ctx.violations())
 
 
-def test_money_that_does_not_add_up_is_seen(world: World) -> None:
-    world.stripe["balance_cents"] -= 1
-    assert any("the balance is" in said for said in world.violations())
+def test_money_that_does_not_add_up_is_seen(ctx: ServiceContext) -> None:
+    ctx.stripe["balance_cents"] -= 1
+    assert any("the balance is" in said for said in ctx.violations())
 
 
-def test_payments_refunds_and_mails_of_strangers_are_seen(world: World) -> None:
-    world.stripe["intents"].append({"id": "pi_9", "amount_received": 100, "metadata": {}})
-    world.stripe["refunds"].append({"id": "re_9", "payment_intent": "pi_8", "amount": 1, "status": "succeeded"})
-    world.letters.append(letter("9", "eve@example.com", "hello"))
-    said = " ".join(world.violations())
+def test_payments_refunds_and_mails_of_strangers_are_seen(ctx: ServiceContext) -> None:
+    ctx.stripe["intents"].append({"id": "pi_9", "amount_received": 100, "metadata": {}})
+    ctx.stripe["refunds"].append({"id": "re_9", "payment_intent": "pi_8", "amount": 1, "status": "succeeded"})
+    ctx.letters.append(letter("9", "eve@example.com", "hello"))
+    said = " ".join(ctx.violations())
     assert "the payment pi_9 belongs to none" in said
     assert "the refund re_9 belongs to no payment" in said
     assert "a mail went to eve@example.com" in said

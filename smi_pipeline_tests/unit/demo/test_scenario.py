@@ -11,10 +11,10 @@ from smi_pipeline.demo.shop import Shop
 from smi_pipeline.sandbox import photos
 from smi_pipeline.sandbox.faults import FaultBook
 from smi_pipeline.sandbox.ledger import Ledger
-from smi_pipeline.sandbox.mail import Mail
+from smi_pipeline.sandbox.mail.service import Mail
 from smi_pipeline.sandbox.origin import Origin
-from smi_pipeline.sandbox.stripe import Stripe
-from smi_pipeline.sandbox.upsampler import Upsampler
+from smi_pipeline.sandbox.stripe.service import Stripe
+from smi_pipeline.sandbox.upsampler.service import Upsampler
 
 PROMISED = {
     "good-4x": "delivered",

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from smi_pipeline.adapters.pinned_http import PinnedHttp
+from smi_pipeline.adapters.fetching.pinned_http import PinnedHttp
 
 PUBLIC = "93.184.215.14"
 Answer = Callable[[BaseHTTPRequestHandler], None]

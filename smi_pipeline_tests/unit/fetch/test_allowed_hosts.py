@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smi_pipeline.adapters.allowed_hosts import AllowedHosts, is_public
+from smi_pipeline.adapters.fetching.allowed_hosts import AllowedHosts, is_public
 from smi_pipeline.core.errors import RefusedError
 
 HOSTS = AllowedHosts(["Images.Example.com", "köln.example", "http://127.0.0.1:8123", " "], "SMI_ALLOWED_SOURCE_HOSTS")

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from smi_pipeline.adapters.mailer import SmtpMailer
+from smi_pipeline.adapters.mail.smtp import SmtpMailer
 from smi_pipeline.core.models import RenderedMail
 
 AT = datetime(2026, 11, 20, 14, 5, tzinfo=UTC)

@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from smi_pipeline.adapters import mail_format as fmt
+from smi_pipeline.adapters.mail import content as fmt
 from smi_pipeline.core.errors import RefusedError
 
 

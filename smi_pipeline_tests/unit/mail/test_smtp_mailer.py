@@ -15,7 +15,7 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from smi_pipeline.adapters.mailer import SmtpMailer
+from smi_pipeline.adapters.mail.smtp import SmtpMailer
 from smi_pipeline.core.errors import AmbiguousError, PermanentError, TransientError
 from smi_pipeline.core.models import RenderedMail
 from smi_pipeline_tests.unit.mail.conftest import AT, CUSTOMER, MESSAGE_ID, OWNER

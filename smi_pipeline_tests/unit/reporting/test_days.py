@@ -6,9 +6,9 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smi_pipeline.adapters.postgres.reports import OutOfDate
 from smi_pipeline.reporting.jobs import QUIET, ROLL_UP_STALENESS, STALENESS, due, requests
 from smi_pipeline.reporting.partitions import DAILY, FIRST_DAY, PARTITIONS, contiguous, earlier, last_day
+from smi_pipeline.state.reports.store import OutOfDate
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 

@@ -1,0 +1,1 @@
+"""Downloads from allowed hosts, connected to the very address that was checked."""

@@ -1,0 +1,210 @@
+"""Downloads images from allowed hosts into temporary files: redirects, statuses, sizes.
+
+Which URLs and addresses are allowed is decided in `adapters.allowed_hosts`, a single request is made by
+`adapters.pinned_http`, and whether the file is a good image is asked in `adapters.images`.
+"""
+
+import hashlib
+import http.client
+import ssl
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urljoin
+
+from smi_pipeline.adapters.fetching.allowed_hosts import AllowedHosts
+from smi_pipeline.adapters.fetching.pinned_http import PinnedHttp, Resolver, system_resolver
+from smi_pipeline.core import reasons
+from smi_pipeline.core.errors import PermanentError, RefusedError, TransientError
+from smi_pipeline.core.models import Fetched
+
+MAX_REDIRECTS = 5
+MAX_RETRY_AFTER = 900.0
+_CHUNK = 64 * 1024
+_TEMPORARY_PREFIX = "smi-fetch-"
+_REDIRECTS = {301, 302, 303, 307, 308}
+_TRANSIENT_STATUS = {408, 425, 429}
+_UNREACHABLE = {"source": reasons.SOURCE_UNREACHABLE, "result": reasons.RESULT_UNREACHABLE}
+_TOO_LARGE = {"source": reasons.SOURCE_TOO_LARGE, "result": reasons.RESULT_REJECTED}
+_EMPTY = {"source": reasons.INVALID_IMAGE, "result": reasons.NO_RESULT}
+_NOUN = {"source": "image", "result": "upscaled image"}
+
+
+class HttpFetcher:
+    """`core.ports.FetcherPort`.
+
+    `allowed_source_hosts` and `allowed_result_hosts` are exact host names, or `http://127.0.0.1:PORT`; ValueError for
+    anything else, and an empty list refuses every URL. Timeouts in seconds; `total_timeout` covers one `fetch` with all
+    its redirects. `resolver` and `tls_context` replace the system's, for tests and private authorities; `http` replaces
+    the whole client.
+    """
+
+    def __init__(
+        self,
+        allowed_source_hosts: Iterable[str],
+        allowed_result_hosts: Iterable[str],
+        temp_dir: Path,
+        connect_timeout: float = 5,
+        read_timeout: float = 20,
+        total_timeout: float = 60,
+        *,
+        resolver: Resolver = system_resolver,
+        tls_context: ssl.SSLContext | None = None,
+        http: PinnedHttp | None = None,
+    ) -> None:
+        self._hosts = {
+            "source": AllowedHosts(allowed_source_hosts, "SMI_ALLOWED_SOURCE_HOSTS"),
+            "result": AllowedHosts(allowed_result_hosts, "SMI_ALLOWED_RESULT_HOSTS"),
+        }
+        self._temp_dir = Path(temp_dir)
+        self._total_timeout = total_timeout
+        self._http = http or PinnedHttp(
+            connect_timeout=connect_timeout, read_timeout=read_timeout, resolver=resolver, tls_context=tls_context
+        )
+
+    def check_url(self, url: str, kind: str) -> str:
+        """The URL as it would be requested (escaped, without fragment), for the intake of an order. Asks no network:
+        where the name leads is checked at each fetch. Raises RefusedError with a sentence for the caller."""
+        return str(self._hosts[kind].check(url))
+
+    @contextmanager
+    def fetch(self, url: str, *, kind: str, max_bytes: int) -> Iterator[Fetched]:
+        """Streams `url` into a temporary file that lives as long as the context; `kind` is 'source' or 'result'.
+
+        Raises PermanentError for a refused URL or address, a status that says the file is not there, an encoded body,
+        an empty one (source: invalid_image, result: no_result) and one over `max_bytes` (source: source_too_large,
+        result: result_rejected); TransientError for everything that may be better later.
+        """
+        path = self._temporary()
+        try:
+            with path.open("wb") as file:
+                fetched = self._follow(url, kind, max_bytes, file, path)
+            yield fetched
+        finally:
+            path.unlink(missing_ok=True)
+
+    def sweep(self, older_than_seconds: float = 3600) -> int:
+        """Removes temporary files that a killed process left behind, and says how many."""
+        removed = 0
+        for path in self._temp_dir.glob(f"{_TEMPORARY_PREFIX}*"):
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < time.time() - older_than_seconds:
+                    path.unlink()
+                    removed += 1
+        return removed
+
+    def _temporary(self) -> Path:
+        try:
+            self._temp_dir.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._temp_dir, prefix=_TEMPORARY_PREFIX, delete=False) as file:
+                return Path(file.name)
+        except OSError as error:
+            raise TransientError(f"No temporary file for a download: {error.strerror}.", counts=False) from error
+
+    def _follow(self, url: str, kind: str, max_bytes: int, file: BinaryIO, path: Path) -> Fetched:
+        deadline = time.monotonic() + self._total_timeout
+        for _ in range(MAX_REDIRECTS + 1):
+            try:
+                checked = self._hosts[kind].check(url)
+                with self._http.get(checked, deadline) as response:
+                    if response.status in _REDIRECTS and (location := response.headers.get("Location")):
+                        url = _target(str(checked), location)
+                        continue
+                    self._check_status(response, checked.host, kind)
+                    size, digest = self._receive(response, checked.host, kind, max_bytes, file)
+            except RefusedError as error:
+                raise PermanentError(_UNREACHABLE[kind], str(error)) from None
+            content_type = response.headers.get_content_type() if "Content-Type" in response.headers else ""
+            return Fetched(path=path, bytes=size, sha256=digest, content_type=content_type, final_url=str(checked))
+        raise PermanentError(_UNREACHABLE[kind], f"The {_NOUN[kind]}'s URL redirects more than {MAX_REDIRECTS} times.")
+
+    def _check_status(self, response: http.client.HTTPResponse, host: str, kind: str) -> None:
+        status = response.status
+        said = f"The {_NOUN[kind]} could not be fetched: {host} answered {status}."
+        if status in _TRANSIENT_STATUS or status >= 500:
+            raise TransientError(said, retry_after=_retry_after(response), counts=status != 429)
+        if 300 <= status < 500:
+            raise PermanentError(_UNREACHABLE[kind], said)
+        if status not in (200, 203, 204, 205):
+            raise TransientError(said)
+        encodings = (
+            response.headers.get(name, "").strip().lower() for name in ("Content-Encoding", "Transfer-Encoding")
+        )
+        encoding = next((value for value in encodings if value not in ("", "identity", "chunked")), "")
+        if encoding:
+            # We asked for identity: an encoded body is either a mistake or a bomb.
+            raise PermanentError(_UNREACHABLE[kind], f"{host} sent the {_NOUN[kind]} encoded as {encoding[:20]!r}.")
+
+    def _receive(
+        self, response: http.client.HTTPResponse, host: str, kind: str, max_bytes: int, file: BinaryIO
+    ) -> tuple[int, str]:
+        """Streams the body into `file`; returns its size and SHA-256."""
+        announced = None if response.chunked else _content_length(response)
+        too_large = PermanentError(_TOO_LARGE[kind], f"The {_NOUN[kind]} is larger than {max_bytes:,} bytes.")
+        if announced is not None and announced > max_bytes:
+            raise too_large
+        digest, size = hashlib.sha256(), 0
+        # read1 gives what is there, so that the cap holds at once; a server that keeps the connection open in spite
+        # of our `Connection: close` must not be waited for, so nothing is read beyond the announced length.
+        while announced is None or size < announced:
+            block = response.read1(_CHUNK if announced is None else min(_CHUNK, announced - size))
+            if not block:
+                break
+            size += len(block)
+            if size > max_bytes:
+                raise too_large
+            digest.update(block)
+            _write(file, block)
+        _write(file, b"")
+        if announced is not None and size != announced:
+            raise TransientError(f"{host} sent {size:,} of {announced:,} bytes of the {_NOUN[kind]}.")
+        if size == 0:
+            raise PermanentError(_EMPTY[kind], f"The {_NOUN[kind]} at {host} is empty.")
+        return size, digest.hexdigest()
+
+
+def _write(file: BinaryIO, block: bytes) -> None:
+    try:
+        file.write(block)
+        if not block:
+            file.flush()
+    except OSError as error:
+        raise TransientError(f"The download could not be written to disk: {error.strerror}.", counts=False) from error
+
+
+def _target(base: str, location: str) -> str:
+    """Where a redirect leads. Raises RefusedError when it is no URL at all."""
+    # http.client reads headers as latin-1; servers that do not escape a path send UTF-8.
+    with suppress(UnicodeError):
+        location = location.encode("latin-1").decode("utf-8")
+    try:
+        return urljoin(base, location)
+    except ValueError:
+        raise RefusedError("The image's URL redirects to something that is no URL.") from None
+
+
+def _content_length(response: http.client.HTTPResponse) -> int | None:
+    values = {value.strip() for value in response.headers.get_all("Content-Length", [])}
+    if not values:
+        return None
+    value = values.pop()
+    if values or not (value.isascii() and value.isdigit()) or len(value) > 18:
+        raise http.client.HTTPException("unreadable Content-Length")
+    return int(value)
+
+
+def _retry_after(response: http.client.HTTPResponse) -> float | None:
+    """Seconds (RFC 9110, 10.2.3: a number or a date), at most 15 minutes; None when absent or unreadable."""
+    value = (response.headers.get("Retry-After") or "").strip()
+    try:
+        seconds = (
+            float(value) if value.isdigit() else (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        )
+    except (ValueError, TypeError):
+        return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)

@@ -1,0 +1,169 @@
+"""One GET to the very address that was checked. No redirects, no proxies, no cookies, no credentials.
+
+Made here rather than by an HTTP library, because two things must be certain: the socket goes to an address of the one
+answer that was looked at (a name may resolve differently a moment later), and one deadline covers name, handshake,
+headers and body, however slowly a server trickles them.
+"""
+
+import http.client
+import queue
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import certifi
+
+from smi_pipeline.adapters.fetching.allowed_hosts import CheckedUrl, is_public
+from smi_pipeline.core.errors import RefusedError, SmiError, TransientError
+
+MAX_ADDRESSES = 4
+Resolver = Callable[[str, int], list[str]]
+
+
+def system_resolver(host: str, port: int) -> list[str]:
+    """The addresses of `host` in the system's order of preference. Raises OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+
+class PinnedHttp:
+    """Makes single requests; timeouts in seconds. `resolver` and `tls_context` replace the system's."""
+
+    def __init__(
+        self,
+        *,
+        connect_timeout: float,
+        read_timeout: float,
+        resolver: Resolver = system_resolver,
+        tls_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._connect_timeout, self._read_timeout = connect_timeout, read_timeout
+        self._resolver = resolver
+        self._tls_context = tls_context
+
+    @contextmanager
+    def get(self, url: CheckedUrl, deadline: float) -> Iterator[http.client.HTTPResponse]:
+        """Yields the answer with its body unread; `deadline` on `time.monotonic()` ends also the reading of the body.
+
+        Raises RefusedError when the host is not on the public internet, TransientError for every other failure until
+        the context ends, except for errors of our own that the body of the context raises.
+        """
+        addresses = self._addresses(url, deadline)
+        sock: socket.socket | None = None
+        with _watchdog(lambda: sock, deadline) as expired:
+            try:
+                sock = self._connect(addresses, url.port, deadline)
+                if not url.is_local:
+                    # Wrapped first and shaken hands with afterwards, so that the watchdog holds the socket in use.
+                    sock = self._tls().wrap_socket(sock, server_hostname=url.host, do_handshake_on_connect=False)
+                    sock.do_handshake()
+                sock.settimeout(self._read_timeout)
+                connection = http.client.HTTPConnection(url.host, url.port)
+                connection.sock = sock
+                connection.request("GET", url.target, headers=_headers(url))
+                with connection.getresponse() as response:
+                    yield response
+                if expired():
+                    raise TimeoutError  # cut off by us, a body without a length looks complete
+            except (OSError, http.client.HTTPException, SmiError) as error:
+                if expired():
+                    raise TransientError(f"{url.host} did not send everything within the time allowed.") from error
+                if isinstance(error, SmiError):
+                    raise
+                raise TransientError(f"{url.host} could not be read: {_cause(error)}.") from error
+            finally:
+                if sock is not None:
+                    sock.close()
+
+    def _addresses(self, url: CheckedUrl, deadline: float) -> list[str]:
+        """Resolves once. What comes back is what is connected to, so that a second answer can change nothing."""
+        if url.is_local:
+            return ["127.0.0.1"]
+        answers: queue.Queue[list[str] | Exception] = queue.Queue()
+
+        def resolve() -> None:
+            try:
+                answers.put(self._resolver(url.host, url.port))
+            except Exception as error:
+                answers.put(error)
+
+        # In a thread, because the system's resolver has no timeout of its own.
+        threading.Thread(target=resolve, daemon=True, name="smi-resolve").start()
+        try:
+            answer = answers.get(timeout=max(0.0, min(self._read_timeout, deadline - time.monotonic())))
+        except queue.Empty:
+            raise TransientError(f"The name {url.host} was not resolved in time.") from None
+        if isinstance(answer, Exception) or not answer:
+            raise TransientError(f"The name {url.host} could not be resolved.")
+        if not all(is_public(address) for address in answer):
+            raise RefusedError(f"The host {url.host} is not on the public internet.")
+        return answer[:MAX_ADDRESSES]
+
+    def _connect(self, addresses: list[str], port: int, deadline: float) -> socket.socket:
+        failure: OSError = TimeoutError()
+        for address in addresses:
+            timeout = min(self._connect_timeout, deadline - time.monotonic())
+            if timeout <= 0:
+                break
+            try:
+                # The timeout stays on the socket and bounds the handshake too.
+                return socket.create_connection(self._endpoint(address, port), timeout)
+            except OSError as error:
+                failure = error
+        raise failure
+
+    def _endpoint(self, address: str, port: int) -> tuple[str, int]:
+        """Where the socket goes: the address that was checked. A seam for tests, which have no public address."""
+        return address, port
+
+    def _tls(self) -> ssl.SSLContext:
+        if self._tls_context is None:
+            context = ssl.create_default_context()
+            context.load_verify_locations(certifi.where())  # slim images come without the system's store
+            self._tls_context = context
+        return self._tls_context
+
+
+@contextmanager
+def _watchdog(current: Callable[[], socket.socket | None], deadline: float) -> Iterator[Callable[[], bool]]:
+    """Ends the connection at the deadline, whatever is being read: socket timeouts start anew with each byte."""
+    expired = threading.Event()
+
+    def bark() -> None:
+        expired.set()
+        if (sock := current()) is not None:
+            with suppress(OSError):
+                # Below TLS: the reading thread sees the end of the stream, and nothing of its state is touched.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), bark)
+    timer.daemon = True
+    timer.start()
+    try:
+        # Past the deadline counts also before the timer's thread has run.
+        yield lambda: expired.is_set() or time.monotonic() >= deadline
+    finally:
+        timer.cancel()
+
+
+def _headers(url: CheckedUrl) -> dict[str, str]:
+    return {
+        "Host": url.host_header,
+        "User-Agent": "smi-pipeline",
+        "Accept": "image/png, image/jpeg, image/webp, */*;q=0.1",
+        "Accept-Encoding": "identity",
+        "Connection": "close",
+    }
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid ({error.verify_message})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[:100]
+    return "the connection was lost" if isinstance(error, OSError) else "its answer is broken"

@@ -1,0 +1,1 @@
+"""Mail: content, rendering and delivery by SMTP."""

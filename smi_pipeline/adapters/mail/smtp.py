@@ -1,0 +1,199 @@
+"""Hands mails to an SMTP server and says how it went. What a mail says is in `adapters.mail_render`.
+
+The one question that matters here is whether the server can have accepted the message: before its first byte was sent
+it cannot (TransientError), after that only the server knows until it has answered (AmbiguousError).
+"""
+
+import logging
+import re
+import smtplib
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from time import monotonic
+from typing import Any
+
+from smi_pipeline.adapters.mail.rendering import MailRenderer
+from smi_pipeline.core.errors import AmbiguousError, PermanentError, TransientError
+from smi_pipeline.core.models import RenderedMail
+
+MAIL_REFUSED = "mail_refused"
+IMPLICIT_TLS_PORT = 465  # RFC 8314: TLS from the first byte, no STARTTLS
+_ACCOUNT_CODES = {530, 534, 535, 538}  # RFC 4954: who we are is refused, not this message
+_log = logging.getLogger(__name__)
+
+
+class SmtpMailer:
+    """`core.ports.MailerPort` over SMTP.
+
+    `user` and `password` may be empty for a server without AUTH. `starttls` demands STARTTLS with a certificate valid
+    for `host`; port 465 speaks TLS from the start. `owner_copy` gets a blind copy of each customer's mail.
+    `timeout_seconds` bounds each answer of the server; a server that is slow at all of them, so that the content could
+    not begin within `session_seconds`, gets none: by then somebody else may have the mail. `tls_context` replaces the
+    system's trusted authorities.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        user: str | None,
+        password: str | None,
+        starttls: bool,
+        sender: str,
+        support_email: str,
+        owner_copy: str | None,
+        shop_name: str = "Sell My Images",
+        timeout_seconds: float = 20,
+        session_seconds: float = 40,
+        tls_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._renderer = MailRenderer(
+            sender=sender, support_email=support_email, owner_copy=owner_copy, shop_name=shop_name
+        )
+        self._host, self._port, self._starttls = host, port, starttls
+        self._user, self._password = user or "", password or ""
+        self._timeout = timeout_seconds
+        self._session_seconds = session_seconds
+        self._tls_context = tls_context
+        # Named after our own domain: the default asks DNS for this machine's name, which can take seconds.
+        self._helo = self._renderer.sender.rpartition("@")[2]
+
+    def render(self, kind: str, *, to: str, message_id: str, context: Mapping[str, Any], at: datetime) -> RenderedMail:
+        """Builds the complete message; `kind` is completion, refund, duplicate_payment, goodwill or alert. The same
+        arguments give the same bytes. Raises RefusedError for line breaks in header values and for a `context` that
+        lacks or misuses a value."""
+        return self._renderer.render(kind, to=to, message_id=message_id, context=context, at=at)
+
+    def send(self, mail: RenderedMail) -> None:
+        """Hands `mail.content` over as it is. Raises TransientError (certainly not accepted, worth another try),
+        AmbiguousError (perhaps accepted), PermanentError(reason 'mail_refused')."""
+        ends = monotonic() + self._session_seconds
+        with self._session() as smtp:
+            with self._before_content():
+                self._envelope(smtp, mail)
+                self._expect(smtp.docmd("DATA"), "the message", 354)
+            if monotonic() > ends:
+                smtp.close()  # without an end of the content the server keeps nothing
+                raise TransientError("The mail server is too slow.", counts=False)
+            self._expect(self._content(smtp, mail.content), "the message", 250)
+
+    def check(self) -> str:
+        """Connects, encrypts and logs in without sending, for `smi doctor`; returns the server's name and port.
+        Raises TransientError with the cause."""
+        with self._session() as smtp, self._before_content():
+            self._expect(smtp.noop(), "NOOP", 250)
+        return f"{self._host}:{self._port}"
+
+    @contextmanager
+    def _session(self) -> Iterator[smtplib.SMTP]:
+        with self._before_content():
+            smtp = self._connect()
+        try:
+            yield smtp
+        finally:
+            # The answer to QUIT changes nothing any more, and a server that has hung up gives none.
+            with suppress(OSError, smtplib.SMTPException):
+                if smtp.sock is not None:
+                    smtp.sock.settimeout(min(2.0, self._timeout))
+                smtp.quit()
+            smtp.close()
+
+    def _connect(self) -> smtplib.SMTP:
+        context = self._tls_context or ssl.create_default_context()
+        if self._port == IMPLICIT_TLS_PORT:
+            smtp: smtplib.SMTP = smtplib.SMTP_SSL(
+                self._host, self._port, self._helo, timeout=self._timeout, context=context
+            )
+        else:
+            smtp = smtplib.SMTP(self._host, self._port, self._helo, timeout=self._timeout)
+        try:
+            smtp.ehlo_or_helo_if_needed()
+            if self._starttls and self._port != IMPLICIT_TLS_PORT:
+                smtp.starttls(context=context)  # raises when not offered: never falls back to plain text
+                smtp.ehlo()
+            if self._user:
+                smtp.login(self._user, self._password)
+        except BaseException:
+            smtp.close()
+            raise
+        return smtp
+
+    def _envelope(self, smtp: smtplib.SMTP, mail: RenderedMail) -> None:
+        options = [f"SIZE={len(mail.content)}"] if smtp.has_extn("size") else []
+        if not all(address.isascii() for address in (mail.sender, *mail.recipients)):
+            if not smtp.has_extn("smtputf8"):
+                raise PermanentError(MAIL_REFUSED, "The mail server cannot reach addresses with letters beyond ASCII.")
+            options += ["SMTPUTF8", "BODY=8BITMIME"]
+        self._expect(smtp.mail(mail.sender, options), "the sender", 250)
+        customer, *copies = mail.recipients
+        self._expect(smtp.rcpt(customer), "the recipient", 250, 251)
+        for copy in copies:
+            code, _ = smtp.rcpt(copy)
+            if code not in (250, 251):
+                # The customer's mail must not hang on the owner's mailbox.
+                _log.warning("mail server refused the owner's copy (%s); the mail goes to the customer alone", code)
+
+    @staticmethod
+    def _content(smtp: smtplib.SMTP, content: bytes) -> tuple[int, bytes]:
+        # A line that begins with a dot would end the message (RFC 5321, 4.5.2). The lines are CRLF already.
+        stuffed = re.sub(rb"(?m)^\.", b"..", content)
+        try:
+            smtp.send(stuffed + (b"" if stuffed.endswith(b"\r\n") else b"\r\n") + b".\r\n")
+            code, text = smtp.getreply()
+        except (OSError, smtplib.SMTPException) as error:
+            raise AmbiguousError(
+                f"The mail server gave no answer after the message was sent ({_cause(error)}); it may be on its way."
+            ) from None
+        if code // 100 not in (2, 4, 5):
+            raise AmbiguousError("The mail server gave an unreadable answer after the message was sent.")
+        return code, text
+
+    @contextmanager
+    def _before_content(self) -> Iterator[None]:
+        """Whatever fails in here, no byte of the message was sent."""
+        try:
+            yield
+        except smtplib.SMTPNotSupportedError as error:
+            raise TransientError(
+                f"The mail server does not offer what is configured: {error}", retry_after=60.0, counts=False
+            ) from None
+        except smtplib.SMTPResponseException as error:
+            # Greeting, EHLO, STARTTLS and AUTH know nothing of this mail: a wrong password must not fail it for ever.
+            raise TransientError(
+                f"The mail server refuses us: {error.smtp_code} {_scrub(error.smtp_error)}",
+                retry_after=60.0,
+                counts=False,
+            ) from None
+        except (OSError, smtplib.SMTPException, UnicodeError) as error:
+            raise TransientError(f"No connection to the mail server ({_cause(error)}).", counts=False) from None
+
+    @staticmethod
+    def _expect(answer: tuple[int, bytes], what: str, *good: int) -> None:
+        code, text = answer
+        if code in good:
+            return
+        said = f"The mail server refused {what}: {code} {_scrub(text)}"
+        if code in _ACCOUNT_CODES:
+            raise TransientError(said, retry_after=60.0, counts=False)
+        if code // 100 == 5:
+            raise PermanentError(MAIL_REFUSED, said)
+        raise TransientError(said)
+
+
+def _scrub(text: bytes | str) -> str:
+    """A server's answer as one line without addresses and links: it is written to rows and logs."""
+    words = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    words = re.sub(r"https?://\S+", "[link]", " ".join(words.split()))
+    return re.sub(r"[^\s<>()\[\]\"',;:]+@[^\s<>()\[\]\"',;:]+", "[address]", words)[:300]
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {error.verify_message}"
+    if isinstance(error, OSError) and error.strerror:
+        return _scrub(error.strerror)
+    return _scrub(str(error)) or type(error).__name__

@@ -1,0 +1,1 @@
+"""Stripe's API: payments, refunds, events, and how its errors are classified."""

@@ -1,0 +1,362 @@
+"""Stripe: Checkout, payments, refunds, events and webhooks, read into our own models.
+
+Here belong the calls and what Stripe's objects and errors mean. What to do about them does not: nothing in this module
+decides to refund, and idempotency keys come from the caller, who has committed them before (design section 6).
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import stripe
+
+from smi_pipeline.adapters.stripe.errors import translated
+from smi_pipeline.core.errors import PermanentError, RefusedError
+from smi_pipeline.core.models import BalanceTransaction, CheckoutSession, StripeEvent, StripePayment, StripeRefund
+
+SOURCE = "sell-my-images"
+"""Metadata `source` of everything this shop creates; objects of other sources are not ours."""
+
+MAX_EVENT_TYPES = 20  # per call of the events list, docs.stripe.com/api/events/list
+_PAGE = 100
+_FIRST_PAUSE_SECONDS = 0.05
+_CONNECTIONS = 20  # kept open: one for each of the gateway's threads that may ask at once
+
+
+class StripePayments:
+    """Implements `core.ports.PaymentsPort`. Safe to share between threads; build it after a fork, not before.
+
+    `api_base` None means Stripe itself. `timeout` in seconds bounds connecting (at most 5) and waiting for each
+    answer; a call is tried three times, so it may last three times as long. `clock_tolerance` in seconds is the age up
+    to which a signed webhook is accepted. Proxies and .netrc of the environment are not used and redirects are not
+    followed. Raises ValueError for a base URL, key or tolerance that cannot work.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        webhook_secret: str,
+        api_base: str | None = None,
+        timeout: float = 20,
+        clock_tolerance: int = 300,
+    ) -> None:
+        api_key = api_key.strip()
+        if not (api_key.isascii() and api_key.isprintable()):
+            raise ValueError("the Stripe API key contains characters that no key has")
+        base = urlsplit(api_base or stripe.DEFAULT_API_BASE)
+        if base.scheme not in ("http", "https") or not base.hostname:
+            raise ValueError("the Stripe API base is not an http(s) URL")
+        if clock_tolerance < 1:  # the library takes 0 as "any age"
+            raise ValueError("the tolerance for the age of webhooks must be at least 1 second")
+        # Telemetry writes a file into the home folder; below WARNING the library logs requests with e-mail addresses.
+        stripe.enable_telemetry = False
+        logging.getLogger("stripe").setLevel(logging.WARNING)
+        self._api_base = api_base.rstrip("/") if api_base else None
+        self._webhook_secret = webhook_secret.strip()
+        self._clock_tolerance = clock_tolerance
+        self._client = stripe.StripeClient(
+            api_key,
+            base_addresses={"api": self._api_base} if self._api_base else None,
+            max_network_retries=2,
+            http_client=_Client(timeout=(min(5, timeout), timeout), session=_Session()),
+        )
+
+    def __repr__(self) -> str:
+        return f"StripePayments({self._api_base or stripe.DEFAULT_API_BASE!r})"
+
+    # -- Checkout ------------------------------------------------------------------------------------------------
+
+    def create_checkout(
+        self,
+        *,
+        job_id: str,
+        resolution: str,
+        amount_cents: int,
+        currency: str,
+        customer_email: str,
+        description: str,
+        success_url: str,
+        cancel_url: str,
+        expires_at: datetime,
+        idempotency_key: str,
+    ) -> CheckoutSession:
+        """Opens a Checkout session for one upscale. `expires_at` must lie 30 minutes to 24 hours ahead by Stripe's
+        clock. A second try needs the same parameters, `expires_at` included, or Stripe refuses its key."""
+        metadata = {"job_id": job_id, "resolution": resolution, "source": SOURCE}
+        with translated():
+            session = self._client.v1.checkout.sessions.create(
+                {
+                    "mode": "payment",
+                    "line_items": [
+                        {
+                            "quantity": 1,
+                            "price_data": {
+                                "currency": currency,
+                                "unit_amount": amount_cents,
+                                "product_data": {"name": description},
+                            },
+                        }
+                    ],
+                    "customer_email": customer_email,
+                    "metadata": metadata,
+                    "payment_intent_data": {"metadata": metadata, "description": description},
+                    "success_url": success_url,
+                    "cancel_url": cancel_url,
+                    "expires_at": int(expires_at.timestamp()),
+                },
+                {"idempotency_key": idempotency_key},
+            )
+            return _checkout(session.to_dict())
+
+    def checkout(self, session_id: str) -> CheckoutSession:
+        """The session as it is now. Raises NotFound."""
+        with translated():
+            return _checkout(self._client.v1.checkout.sessions.retrieve(session_id).to_dict())
+
+    def expire_checkout(self, session_id: str) -> None:
+        """Closes an open session; one that is no longer open is left as it is. Raises NotFound."""
+        try:
+            with translated():
+                self._client.v1.checkout.sessions.expire(session_id)
+        except PermanentError:
+            if self.checkout(session_id).status == "open":
+                raise
+
+    # -- payments ------------------------------------------------------------------------------------------------
+
+    def payment(self, payment_intent_id: str) -> StripePayment:
+        """The PaymentIntent as it is now, with its charge, fee, refunds and disputes. Raises NotFound."""
+        with translated():
+            intent = self._client.v1.payment_intents.retrieve(
+                payment_intent_id, {"expand": ["latest_charge.balance_transaction"]}
+            )
+            return self._payment(intent.to_dict())
+
+    def payments_since(self, since: datetime, until: datetime | None = None) -> Iterator[StripePayment]:
+        """PaymentIntents of this shop created at `since` or later, and before `until`, to the second; newest first,
+        fetched page by page."""
+        with translated():
+            intents = self._client.v1.payment_intents.list(
+                {
+                    "created": _created(since, until),
+                    "limit": _PAGE,
+                    "expand": ["data.latest_charge.balance_transaction"],
+                }
+            )
+            for intent in _all_pages(intents):
+                data = intent.to_dict()
+                if (data.get("metadata") or {}).get("source") == SOURCE:
+                    yield self._payment(data)
+
+    def _payment(self, intent: Mapping[str, Any]) -> StripePayment:
+        charge = intent.get("latest_charge")
+        charge = charge if isinstance(charge, Mapping) else {}
+        transaction = charge.get("balance_transaction")
+        # A payment settled in another currency has its fee in that currency: not comparable, so not known.
+        transaction = transaction if isinstance(transaction, Mapping) else {}
+        comparable = transaction.get("currency") == intent["currency"]
+        disputed = bool(charge.get("disputed"))
+        return StripePayment(
+            payment_intent_id=intent["id"],
+            status=intent["status"],
+            amount_cents=intent["amount"],
+            amount_received_cents=intent.get("amount_received") or 0,
+            currency=intent["currency"],
+            metadata=dict(intent.get("metadata") or {}),
+            charge_id=charge.get("id"),
+            refunded_cents=charge.get("amount_refunded") or 0,
+            disputed=disputed,
+            refundable=not disputed or self._refundable(intent["id"]),
+            fee_cents=transaction.get("fee") if comparable else None,
+            created_at=_moment(intent["created"]),
+            customer_email=(charge.get("billing_details") or {}).get("email") or intent.get("receipt_email"),
+        )
+
+    def _refundable(self, payment_intent_id: str) -> bool:
+        disputes = self._client.v1.disputes.list({"payment_intent": payment_intent_id, "limit": _PAGE})
+        return all(leaves_refundable(dispute.to_dict()) for dispute in _all_pages(disputes))
+
+    # -- refunds -------------------------------------------------------------------------------------------------
+
+    def create_refund(
+        self, *, payment_intent_id: str, amount_cents: int, idempotency_key: str, metadata: Mapping[str, str]
+    ) -> StripeRefund:
+        """Asks for a refund. The same key with the same parameters answers the first refund again for 24 hours;
+        with others it is PermanentError('stripe_refused'). Raises PermanentError('charge_already_refunded') and
+        PermanentError('charge_disputed') by name."""
+        with translated():
+            refund = self._client.v1.refunds.create(
+                {"payment_intent": payment_intent_id, "amount": amount_cents, "metadata": dict(metadata)},
+                {"idempotency_key": idempotency_key},
+            )
+            return _refund(refund.to_dict())
+
+    def refund(self, refund_id: str) -> StripeRefund:
+        """The refund as it is now. Raises NotFound."""
+        with translated():
+            return _refund(self._client.v1.refunds.retrieve(refund_id).to_dict())
+
+    def refunds_of(self, payment_intent_id: str) -> list[StripeRefund]:
+        """All refunds of a PaymentIntent, newest first, failed and canceled ones included."""
+        with translated():
+            refunds = self._client.v1.refunds.list({"payment_intent": payment_intent_id, "limit": _PAGE})
+            return [_refund(refund.to_dict()) for refund in _all_pages(refunds)]
+
+    # -- balance -------------------------------------------------------------------------------------------------
+
+    def bookings(self, since: datetime, until: datetime) -> Iterator[BalanceTransaction]:
+        """What was booked on the balance for payments, refunds and disputes at `since` or later, and before the second
+        after `until`, newest first, fetched page by page; also of another shop on the account. Payouts and the like
+        belong to no payment."""
+        with translated():
+            transactions = self._client.v1.balance_transactions.list(
+                {"created": _created(since, until + timedelta(seconds=1)), "limit": _PAGE, "expand": ["data.source"]}
+            )
+            for transaction in _all_pages(transactions):
+                booking = _booking(transaction.to_dict())
+                if booking:
+                    yield booking
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def events_since(
+        self, since: datetime, types: tuple[str, ...], until: datetime | None = None
+    ) -> Iterator[StripeEvent]:
+        """Events of the `types` (1 to 20) created at `since` or later, and before `until`, to the second; newest
+        first, fetched page by page. Stripe keeps them 30 days. Raises ValueError for more types than one call can
+        ask for."""
+        if not 1 <= len(types) <= MAX_EVENT_TYPES:
+            raise ValueError(f"Stripe lists 1 to {MAX_EVENT_TYPES} types of events at once, not {len(types)}")
+        return self._events(since, types, until)
+
+    def _events(self, since: datetime, types: tuple[str, ...], until: datetime | None) -> Iterator[StripeEvent]:
+        with translated():
+            events = self._client.v1.events.list(
+                {"created": _created(since, until), "types": list(types), "limit": _PAGE}
+            )
+            for event in _all_pages(events):
+                yield _event(event.to_dict())
+
+    def parse_webhook(self, body: bytes, signature: str) -> StripeEvent:
+        """Verifies the Stripe-Signature header over the raw body and its age, then reads the event.
+        Raises RefusedError (400)."""
+        try:
+            stripe.WebhookSignature.verify_header(body, signature, self._webhook_secret, self._clock_tolerance)
+        except (stripe.SignatureVerificationError, ValueError, TypeError):  # the last two: bytes that are not text
+            raise RefusedError("The webhook's signature is not valid.") from None
+        try:
+            return _event(json.loads(body))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, OSError):
+            raise RefusedError("The webhook's body is not a Stripe event.") from None
+
+
+class _Client(stripe.RequestsClient):
+    """Tries a failed call again almost at once the first time, where the library waits half a second: most often only a
+    connection was closed, and a webhook's sender waits for the answer."""
+
+    def _sleep_time_seconds(self, num_retries: int) -> float:
+        return _FIRST_PAUSE_SECONDS if num_retries == 1 else super()._sleep_time_seconds(num_retries - 1)
+
+
+class _Session(requests.Session):
+    """Sends what it is given to the address it is given: no proxy, no .netrc in place of the key, no cookies, no
+    redirects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        for scheme in ("https://", "http://"):
+            self.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS))
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
+def _created(since: datetime, until: datetime | None) -> Any:
+    bounds = {"gte": int(since.timestamp())}
+    return bounds if until is None else bounds | {"lt": int(until.timestamp())}
+
+
+def _all_pages(listing: stripe.ListObject[Any]) -> Iterator[Any]:
+    """Every object of a list. One without data would count as empty in the library; here it is an AttributeError,
+    because a failed read is never an empty result."""
+    if listing.data is None:
+        raise AttributeError("data")
+    return iter(listing.auto_paging_iter())
+
+
+def leaves_refundable(dispute: Mapping[str, Any]) -> bool:
+    """Whether a dispute leaves its charge refundable. Won and withdrawn ones do; a lost one has paid the customer
+    back already. For all others Stripe says it (`is_charge_refundable`: an inquiry leaves the charge refundable, a
+    chargeback does not, docs.stripe.com/api/disputes/object); where it does not say, only inquiries
+    (warning_*) do."""
+    status = str(dispute.get("status"))
+    if status in ("won", "warning_closed"):
+        return True
+    if status == "lost":
+        return False
+    said = dispute.get("is_charge_refundable")
+    return said if isinstance(said, bool) else status.startswith("warning_")
+
+
+def _checkout(session: Mapping[str, Any]) -> CheckoutSession:
+    return CheckoutSession(
+        session_id=session["id"],
+        url=session.get("url"),
+        status=session["status"],
+        payment_status=session["payment_status"],
+        payment_intent_id=_id(session.get("payment_intent")),
+        metadata=dict(session.get("metadata") or {}),
+    )
+
+
+def _refund(refund: Mapping[str, Any]) -> StripeRefund:
+    return StripeRefund(
+        refund_id=refund["id"],
+        payment_intent_id=_id(refund.get("payment_intent")) or "",
+        amount_cents=refund["amount"],
+        currency=refund["currency"],
+        status=refund["status"],
+        metadata=dict(refund.get("metadata") or {}),
+        failure_reason=refund.get("failure_reason"),
+    )
+
+
+def _booking(transaction: Mapping[str, Any]) -> BalanceTransaction | None:
+    source = transaction.get("source")
+    source = source if isinstance(source, Mapping) else {}
+    payment_intent = _id(source.get("payment_intent"))
+    if source.get("object") not in ("charge", "refund", "dispute") or not payment_intent:
+        return None
+    return BalanceTransaction(
+        booking_id=transaction["id"],
+        created_at=_moment(transaction["created"]),
+        source_id=source["id"],
+        kind=source["object"],
+        payment_intent_id=payment_intent,
+        amount_cents=transaction["amount"],
+        fee_cents=transaction["fee"],
+        currency=transaction["currency"],
+    )
+
+
+def _event(event: Mapping[str, Any]) -> StripeEvent:
+    event_id, kind, subject = event["id"], event["type"], event["data"]["object"]
+    if not (isinstance(event_id, str) and isinstance(kind, str) and isinstance(subject, Mapping)):
+        raise TypeError("not a Stripe event")
+    return StripeEvent(event_id=event_id, type=kind, created_at=_moment(event["created"]), object=subject)
+
+
+def _id(value: Any) -> str | None:
+    """An id, also when the object itself was expanded in its place."""
+    return value.get("id") if isinstance(value, Mapping) else value
+
+
+def _moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

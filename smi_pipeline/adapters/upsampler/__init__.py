@@ -1,0 +1,1 @@
+"""The Upsampler API: the client and its two API formats."""

@@ -1,0 +1,124 @@
+"""Shared by all commands: settings, service context, the option --json, and printing both kinds of output."""
+
+import dataclasses
+import getpass
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from smi_pipeline.commands.errors import keep_secret
+from smi_pipeline.core.errors import RefusedError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from smi_pipeline.services.context import ServiceContext
+    from smi_pipeline.settings import Settings
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+
+
+def load_settings() -> "Settings":
+    """The configuration. Raises pydantic's ValidationError, which the frame tells variable by variable."""
+    from pydantic import SecretStr
+
+    from smi_pipeline.settings import Settings
+
+    settings = Settings()
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            keep_secret(value.get_secret_value())
+    return settings
+
+
+def load_context() -> "ServiceContext":
+    """All ports on the configured services. Raises RefusedError naming what is configured wrongly."""
+    from smi_pipeline.wiring import build_context
+
+    settings = load_settings()
+    try:
+        return build_context(settings, actor=who(), pool_size=2)
+    except ValueError as error:
+        raise RefusedError(f"the configuration cannot work: {error} (`smi doctor` checks all of it)") from error
+
+
+def who() -> str:
+    """How the audit trail names the person at this command line."""
+    try:
+        return f"cli, {getpass.getuser()}"
+    except (KeyError, OSError, ImportError):  # a container without an entry for its user
+        return "cli"
+
+
+def console() -> "Console":
+    """Where tables go: as wide as the terminal, and wide enough for a whole row when nobody looks at it."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
+
+
+def plain(value: Any) -> Any:
+    """`value` in the words of JSON: records as objects, times as ISO 8601."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def print_table(
+    title: str | None, columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()
+) -> None:
+    """A table of plain values; empty cells for None. Columns named in `right` hold numbers."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
+    table.show_header = any(columns)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else shown(cell)) for cell in row))
+    console().print(table)
+
+
+def shown(value: object) -> str:
+    """One value for a person: times to the second in UTC."""
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return str(value)
+
+
+def done(as_json: bool, message: str, **more: Any) -> None:
+    """Tells what a command did."""
+    if as_json:
+        print_json({**more, "done": message})
+    else:
+        click.echo(message)
+
+
+def reporter(as_json: bool) -> Callable[[str], None]:
+    """Prints the lines of a command that goes on for long: plain, or one JSON object per line."""
+
+    def say(line: str) -> None:
+        click.echo(json.dumps({"said": line}, ensure_ascii=False) if as_json else line)
+        sys.stdout.flush()
+
+    return say

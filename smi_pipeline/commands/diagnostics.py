@@ -1,0 +1,284 @@
+"""What `smi doctor` looks at. Nothing here changes anything, except a probe file that is removed again."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from smi_pipeline.commands.cli_support import load_settings
+from smi_pipeline.commands.errors import lines, scrubbed, settings_problems
+from smi_pipeline.core.errors import NotFound, RateLimited, SmiError
+from smi_pipeline.settings import Settings
+
+SHORTEST_SECRET = 32
+SHORTEST_API_KEY = 16
+MAX_SKEW = timedelta(seconds=5)
+LITTLE_SPACE = 2_000_000_000  # bytes; a busy day of 256 MP results
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_NOT_SETTINGS = frozenset({"SMI_CELERY_BACKEND_URL"})  # set by the stack for its own children
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`state`: ok, note (worth knowing) or wrong; `to_do` says what to do about it."""
+
+    name: str
+    state: str
+    message: str
+    to_do: str = ""
+
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        return f"{self.message}; {self.to_do}" if self.to_do else self.message
+
+
+def ok(name: str, message: str) -> Finding:
+    return Finding(name, "ok", scrubbed(message))
+
+
+def wrong(name: str, message: str, to_do: str) -> Finding:
+    return Finding(name, "wrong", scrubbed(message), to_do)
+
+
+def examine() -> list[Finding]:
+    """All findings, the configuration first. An unreadable configuration is all there is to say."""
+    from pydantic import ValidationError
+
+    try:
+        settings = load_settings()
+    except ValidationError as error:
+        told = (problem.partition(": ") for problem in settings_problems(error))
+        return [wrong(name, problem, "correct it in the environment or in .env") for name, _, problem in told]
+    return [*configuration(settings), *connections(settings)]
+
+
+def configuration(settings: Settings) -> Iterator[Finding]:
+    """What can be said of the settings without asking anybody."""
+    yield _secret("SMI_SECRET_KEY", settings.smi_secret_key.get_secret_value(), SHORTEST_SECRET)
+    api_key, admin_key = settings.smi_api_key.get_secret_value(), settings.smi_admin_api_key.get_secret_value()
+    yield _secret("SMI_API_KEY", api_key, SHORTEST_API_KEY)
+    if admin_key and admin_key == api_key:
+        yield wrong(
+            "SMI_ADMIN_API_KEY",
+            "is the same as SMI_API_KEY: a broken-into shop could refund",
+            f"set it to {SHORTEST_SECRET} other random characters",
+        )
+    else:
+        yield _secret("SMI_ADMIN_API_KEY", admin_key, SHORTEST_API_KEY)
+    yield _public_url(settings)
+    for name, value in (
+        ("UPSAMPLER_API_KEY", settings.upsampler_api_key.get_secret_value()),
+        ("STRIPE_API_KEY", settings.stripe_api_key.get_secret_value()),
+        ("STRIPE_WEBHOOK_SECRET", settings.stripe_webhook_secret.get_secret_value()),
+        ("SMTP_HOST", settings.smtp_host),
+    ):
+        yield ok(name, "is set") if value.strip() else wrong(name, "is not set", "see .env.example")
+    for name, address in (
+        ("SMI_MAIL_FROM", settings.smi_mail_from),
+        ("SMI_SUPPORT_EMAIL", settings.smi_support_email),
+        ("SMI_ADMIN_EMAIL", settings.smi_admin_email),
+    ):
+        yield _address(name, address, required=name != "SMI_ADMIN_EMAIL")
+    for name, hosts, what in (
+        ("SMI_ALLOWED_SOURCE_HOSTS", settings.smi_allowed_source_hosts, "images are sold"),
+        ("SMI_ALLOWED_RESULT_HOSTS", settings.smi_allowed_result_hosts, "Upsampler's results come"),
+    ):
+        yield _hosts(name, hosts, what)
+    for name, user, password in (
+        ("SMI_UI", settings.smi_ui_user, settings.smi_ui_password),
+        ("SMI_ANALYSTS", settings.smi_analysts_user, settings.smi_analysts_password),
+    ):
+        if bool(user) != bool(password.get_secret_value()):
+            yield wrong(f"{name}_USER", f"only one of {name}_USER and {name}_PASSWORD is set", "set both or none")
+    known = {name.upper() for name in type(settings).model_fields} | _NOT_SETTINGS
+    for name in sorted(name for name in os.environ if name.startswith("SMI_") and name not in known):
+        yield Finding(name, "note", "is not a setting", "misspelt? .env.example lists all of them")
+
+
+def _secret(name: str, value: str, shortest: int) -> Finding:
+    make = f"set it to {SHORTEST_SECRET} random characters (python3 -c 'import secrets; print(secrets.token_hex(32))')"
+    if not value:
+        return wrong(name, "is not set", make)
+    if len(value) < shortest:
+        return wrong(name, f"has {len(value)} characters, at least {shortest} are needed", make)
+    return ok(name, f"is set, {len(value)} characters")
+
+
+def _public_url(settings: Settings) -> Finding:
+    url, name = urlsplit(settings.public_url), "SMI_PUBLIC_URL"
+    in_earnest = urlsplit(settings.upsampler_base_url).hostname not in _LOOPBACK
+    if in_earnest and url.hostname in _LOOPBACK:
+        return wrong(
+            name,
+            f"is {settings.public_url}: neither customers nor webhooks reach it",
+            "set it to the address under which the internet reaches the gateway",
+        )
+    if in_earnest and url.scheme != "https":
+        return wrong(name, "is not https: download links would travel in the clear", "put TLS in front of the gateway")
+    return ok(name, settings.public_url)
+
+
+def _address(name: str, address: str | None, *, required: bool) -> Finding:
+    from email.utils import parseaddr
+
+    from email_validator import EmailNotValidError, validate_email
+
+    if not address:
+        if required:
+            return wrong(name, "is not set", "mails cannot be written without it")
+        return Finding(name, "note", "is not set", "alerts reach nobody by mail")
+    try:
+        validate_email(parseaddr(address)[1] if "<" in address else address, check_deliverability=False)
+    except EmailNotValidError as error:
+        return wrong(name, f"is not an e-mail address: {error}", "correct it")
+    return ok(name, "is set")
+
+
+def _hosts(name: str, hosts: tuple[str, ...], what: str) -> Finding:
+    from smi_pipeline.adapters.fetching.allowed_hosts import AllowedHosts
+
+    if not hosts:
+        return wrong(name, "is not set: every image is refused", f"list the host names from which {what}")
+    try:
+        AllowedHosts(hosts, name)
+    except ValueError as error:
+        return wrong(name, str(error).removeprefix(f"{name}: "), "correct the list")
+    return ok(name, ", ".join(hosts))
+
+
+def connections(settings: Settings) -> Iterator[Finding]:
+    """Whether each service answers, and takes us for who we are."""
+    for name, look, to_do in (
+        ("database", _database, "start it, or correct SMI_DATABASE_URL"),
+        (
+            "Dagster's database",
+            _dagster_database,
+            "start it, or correct DAGSTER_POSTGRES_URL; `smi migrate` creates it",
+        ),
+        ("storage", _storage, "correct SMI_STORAGE_URL or the folder's permissions"),
+        ("mail server", _mail, "correct SMTP_HOST, SMTP_PORT, SMTP_USER, SMTP_PASSWORD, SMTP_STARTTLS"),
+        ("Stripe", _stripe, "correct STRIPE_API_KEY or STRIPE_API_BASE"),
+        ("Upsampler", _upsampler, "correct UPSAMPLER_API_KEY or UPSAMPLER_BASE_URL"),
+    ):
+        yield _asked(name, look, to_do, settings)
+
+
+def _asked(name: str, look: Callable[[Settings], str | Finding], to_do: str, settings: Settings) -> Finding:
+    try:
+        found = look(settings)
+    except Exception as error:  # whatever a driver raises is a finding, too
+        return wrong(name, lines(error)[0], to_do)
+    return found if isinstance(found, Finding) else ok(name, found)
+
+
+def _database(settings: Settings) -> str | Finding:
+    from smi_pipeline.state.database import Database
+    from smi_pipeline.state.health import check_database
+    from smi_pipeline.wiring import state_url
+
+    database = Database(state_url(settings), pool_size=1)
+    try:
+        health = check_database(database)
+    finally:
+        database.dispose()
+    if health.revision != health.head:
+        found = f"its schema is at {health.revision or 'nothing'}, this release needs {health.head}"
+        return wrong("database", found, "run `smi migrate`")
+    if abs(health.skew) > MAX_SKEW:
+        found = f"its clock differs from this machine's by {health.skew.total_seconds():.0f} s"
+        return wrong("database", found, "synchronise both clocks: signatures and links depend on them")
+    if health.shift:
+        found = f"the state's clock is shifted by {health.shift}"
+        return wrong("database", found, "UPDATE smi.clock SET shift = '0': only tests shift it")
+    where = "embedded " if settings.smi_database_url is None else ""
+    return f"{where}PostgreSQL {health.server}, revision {health.revision}"
+
+
+def _dagster_database(settings: Settings) -> str:
+    from smi_pipeline.state.health import server_version
+
+    if settings.dagster_postgres_url is None:
+        return "beside the state's, made at the first start"
+    return f"PostgreSQL {server_version(settings.dagster_postgres_url)}"
+
+
+def _storage(settings: Settings) -> str | Finding:
+    from upath import UPath
+
+    from smi_pipeline.adapters.storage import FileStorage
+
+    storage, key = FileStorage(settings.storage_url), f"doctor/{uuid.uuid4().hex}"
+    storage.put_bytes(key, b"probe")
+    try:
+        with storage.open(key) as file:
+            if file.read() != b"probe":
+                return wrong("storage", "gives back other bytes than were stored", "look into the file system")
+    finally:
+        storage.delete(key)
+    root = UPath(settings.storage_url)
+    if root.protocol not in ("", "file", "local"):
+        return f"{root.protocol}, written and read"
+    free = shutil.disk_usage(Path(root.path)).free
+    if free < LITTLE_SPACE:
+        return wrong("storage", f"only {free / 1e9:.1f} GB are free", "make room, or set SMI_STORAGE_URL elsewhere")
+    return f"{root.path}, written and read, {free / 1e9:.0f} GB free"
+
+
+def _mail(settings: Settings) -> str:
+    from smi_pipeline.adapters.mail.smtp import SmtpMailer
+
+    if not settings.smtp_host.strip():
+        raise SmiError("not asked: SMTP_HOST is not set")
+    nobody = "doctor@example.com"  # nothing is sent; whether the addresses are right has been said above
+    sender_is_right = _address("SMI_MAIL_FROM", settings.smi_mail_from, required=True).state == "ok"
+    mailer = SmtpMailer(
+        settings.smtp_host,
+        settings.smtp_port,
+        settings.smtp_user,
+        settings.smtp_password.get_secret_value(),
+        settings.smtp_starttls,
+        sender=settings.smi_mail_from if sender_is_right else nobody,
+        support_email=nobody,
+        owner_copy=None,
+        timeout_seconds=10,
+    )
+    return f"{mailer.check()} takes us"
+
+
+def _stripe(settings: Settings) -> str:
+    from smi_pipeline.adapters.stripe.payments import StripePayments
+
+    key = settings.stripe_api_key.get_secret_value()
+    if not key.strip():
+        raise SmiError("not asked: STRIPE_API_KEY is not set")
+    payments = StripePayments(key, "whsec_unused", settings.stripe_api_base, timeout=10)
+    next(iter(payments.payments_since(datetime.now(UTC))), None)
+    return "takes the key, payments can be listed" + ("; test mode" if "_test_" in key else "")
+
+
+def _upsampler(settings: Settings) -> str:
+    from smi_pipeline.adapters.upsampler.client import UpsamplerClient
+
+    key = settings.upsampler_api_key.get_secret_value()
+    if not key.strip():
+        raise SmiError("not asked: UPSAMPLER_API_KEY is not set")
+    client = UpsamplerClient(
+        settings.upsampler_base_url,
+        key,
+        settings.upsampler_wire,
+        read_timeout=10,
+    )
+    try:
+        client.status("smi-doctor")
+    except NotFound:
+        return f"takes the key, wire format {settings.upsampler_wire}"
+    except RateLimited:
+        return "answers, but its rate limit is reached now"
+    finally:
+        client.close()
+    raise SmiError("answers a question about an upscale that cannot exist: is this really Upsampler?")

@@ -1,0 +1,168 @@
+"""The operators' pages (W23), read-only behind a password, and what machines ask: /metrics and /health."""
+
+import re
+from time import monotonic
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from smi_pipeline.core.errors import TransientError
+from smi_pipeline.core.models import Status
+from smi_pipeline.gateway.auth import find_job, require_operator
+from smi_pipeline.gateway.context import Gateway, gateway_of
+from smi_pipeline.gateway.rendering import masked_address
+from smi_pipeline.services import admin
+
+log = structlog.get_logger("smi_pipeline.gateway")
+
+_RUN_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+FRESH_SECONDS = 3.0
+"""So long the figures of the overview are shown again: many open pages cost no more than one."""
+
+
+class Overview:
+    """The figures of the overview, kept for a few seconds."""
+
+    def __init__(self) -> None:
+        self._taken_at = float("-inf")
+        self._figures: dict[str, Any] = {}
+
+    def figures(self, gateway: Gateway) -> dict[str, Any]:
+        """All that the overview shows."""
+        if monotonic() - self._taken_at > FRESH_SECONDS:
+            self._figures = _figures(gateway)
+            self._taken_at = monotonic()
+        return self._figures
+
+
+async def ops(request: Request) -> Response:
+    """GET /ops."""
+    require_operator(request)
+    gateway = gateway_of(request)
+    figures = await gateway.threads.quick(request.app.state.overview.figures, gateway)
+    return gateway.pages.response("ops.html", figures)
+
+
+async def ops_job(request: Request) -> Response:
+    """GET /ops/jobs/{job_id}: everything about one order, its address masked."""
+    require_operator(request)
+    gateway = gateway_of(request)
+    values = await gateway.threads.quick(_job, gateway, request)
+    return gateway.pages.response("ops_job.html", values)
+
+
+async def metrics(request: Request) -> Response:
+    """GET /metrics, in Prometheus' text format: numbers only, nothing of any customer."""
+    gateway = gateway_of(request)
+    content = await gateway.threads.quick(gateway.metrics.page)
+    return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def health(request: Request) -> Response:
+    """GET /health: 200 when the database answers and has room to write, else 503."""
+    gateway = gateway_of(request)
+    try:
+        await gateway.threads.quick(gateway.ctx.state.queries.counts)
+    except Exception as error:  # not reachable, or there and not migrated: either way not healthy
+        log.warning("not healthy", action="health", error=type(error).__name__)
+        words = "The database does not answer, or `smi migrate` has not been run on it."
+        body = {"success": False, "error": {"code": "unavailable", "message": words}}
+        return JSONResponse(body, status_code=503, headers={"Retry-After": "5"})
+    try:
+        await gateway.threads.quick(gateway.ctx.state.dashboard.can_write)
+    except TransientError as error:
+        log.error("the database cannot write", action="health", error=str(error))
+        words = "The database cannot write: its disk is full, or it is read-only."
+        body = {"success": False, "error": {"code": "unavailable", "message": words}}
+        return JSONResponse(body, status_code=503, headers={"Retry-After": "5"})
+    return JSONResponse({"success": True, "data": {"status": "ok", "database": "ok"}})
+
+
+def _figures(gateway: Gateway) -> dict[str, Any]:
+    ctx, settings = gateway.ctx, gateway.settings
+    state = ctx.state
+    queue = state.queries.queue()
+    outcomes = state.dashboard.outcomes()
+    ended = sum(outcomes.values())
+    money = state.dashboard.money_today(ctx.policy.currency)
+    prices = ctx.prices
+    received = sum(cents * n for cents, _, n in money["payments"])
+    fees = sum((prices.stripe_fee_cents(cents) if fee is None else fee) * n for cents, fee, n in money["payments"])
+    cost = prices.cost_cents(money["credits"])
+    return {
+        "now": state.submissions.now(),
+        "counts": [(status.value, state_count) for status, state_count in _counts(state.queries.counts())],
+        "queue": queue,
+        "silent": int((queue["silent_seconds"] or 0) // 60),
+        "allowance": {
+            "minute": settings.upsampler_requests_per_minute,
+            "hour": settings.upsampler_requests_per_hour,
+        },
+        "gate": state.dashboard.gate(),
+        "ended": ended,
+        "delivered": outcomes.get("delivered", 0),
+        "failures": [(reason, n) for reason, n in outcomes.items() if reason != "delivered"],
+        "durations": state.dashboard.durations(),
+        "money": {
+            "received": received,
+            "fees": fees,
+            "cost": cost,
+            "refunded": money["refunded_cents"],
+            "margin": received - money["refunded_cents"] - fees - cost,
+            "credits": money["credits"],
+            "payments": sum(n for _, _, n in money["payments"]),
+            "currency": ctx.policy.currency,
+        },
+        "credits_month": state.queries.credits_this_month(),
+        "budget": ctx.policy.monthly_credit_budget,
+        "tasks": state.manual_tasks.opened(),
+        "alarms": state.queries.alarms(ctx.policy),
+        "jobs": state.queries.jobs(limit=25),
+        "dagster_url": dagster_url(gateway),
+    }
+
+
+def _counts(counts: dict[str, int]) -> list[tuple[Status, int]]:
+    return [(status, counts.get(status, 0)) for status in Status]
+
+
+def _job(gateway: Gateway, request: Request) -> dict[str, Any]:
+    job = find_job(request)
+    state = gateway.ctx.state
+    return {
+        "job": job,
+        "address": masked_address(job.customer_email),
+        "source": without_query(job.source_url),
+        "next_step": admin.next_step(job),
+        "now": state.submissions.now(),
+        "events": [event | {"run": _run_of(event["actor"])} for event in state.queries.events(job.job_id)],
+        "submissions": state.submissions.of_job(job.job_id),
+        "payments": state.dashboard.payments(job.job_id),
+        "refunds": state.refunds.of_job(job.job_id),
+        "mails": state.emails.of_job(job.job_id),
+        "downloads": state.dashboard.downloads(job.job_id),
+        "rating": state.dashboard.rating(job.job_id),
+        "tasks": [task for task in state.manual_tasks.opened() if task.job_id == job.job_id],
+        "cost": gateway.ctx.prices.cost_cents(sum(s.credits or 0 for s in state.submissions.of_job(job.job_id))),
+        "dagster_url": dagster_url(gateway),
+    }
+
+
+def dagster_url(gateway: Gateway) -> str:
+    """Where the team opens Dagster's UI: through the front, or on this machine only (design section 5)."""
+    return gateway.settings.smi_team_url or f"http://127.0.0.1:{gateway.settings.smi_dagster_port}"
+
+
+def _run_of(actor: str) -> str | None:
+    found = _RUN_ID.search(actor)
+    return found[0] if found else None
+
+
+def without_query(url: str) -> str:
+    """An address without its query, which may hold keys of the shop."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))

@@ -1,0 +1,95 @@
+"""Builds the gateway from the settings and serves it. The only module here that reaches for adapters."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from smi_pipeline.gateway.app import create_app
+from smi_pipeline.gateway.threads import DATABASE_CONNECTIONS
+from smi_pipeline.settings import Settings
+from smi_pipeline.wiring import build_context, build_dispatcher
+
+HEAD_SECONDS = 15.0
+"""So long a client may take for the head of a request, also for its first byte."""
+
+SEND_SECONDS = 60.0
+"""So long a client may leave what was sent to it unread: a quarter of a megabyte of a download."""
+
+
+def build_app(settings: Settings) -> Starlette:
+    """The application on the configured services. Raises RefusedError when a secret is missing."""
+    ctx = build_context(settings, actor="gateway", pool_size=DATABASE_CONNECTIONS)
+    return create_app(ctx, settings, on_work=build_dispatcher(settings, ctx))
+
+
+def server_config(app: Starlette, *, host: str, port: int, proxies: Sequence[str] = ()) -> uvicorn.Config:
+    """How uvicorn serves it: no access log (paths hold tokens; the envelope logs their patterns), no server header,
+    bounded heads, connections and farewells. Only `proxies` are believed what they say about the client's address."""
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=TimeoutProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
+        limit_concurrency=500,
+        backlog=512,
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=8,
+        h11_max_incomplete_event_size=32 * 1024,
+    )
+
+
+class TimeoutProtocol(H11Protocol):
+    """uvicorn's protocol, which by itself waits for ever for a client that sends its head byte by byte or does not
+    read its answer."""
+
+    _waiting: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        self._is_read()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._is_read()
+        self._unread = self.loop.call_later(SEND_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._is_read()
+        super().resume_writing()
+
+    def _is_read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._wait()
+
+    def _wait(self) -> None:
+        self._stop_waiting()
+        self._waiting = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def _give_up(self) -> None:
+        if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
+            self.transport.close()

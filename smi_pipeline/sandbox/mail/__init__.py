@@ -1,0 +1,1 @@
+"""The SMTP sandbox: a server that keeps mails and a page that shows them."""

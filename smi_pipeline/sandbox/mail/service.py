@@ -1,0 +1,210 @@
+"""The stand-in of the mail server: takes mails by SMTP, keeps them, shows them.
+
+Belongs here: the SMTP conversation and its faults, the ledger, the pages' routes. Does not belong here: reading a
+mail's parts (message.py).
+
+Faults, matched by ``to`` (part of the recipient's address) and, once the content is known, ``subject``:
+
+- ``code`` ``{"code": 451, "at": "RCPT", "message": "..."}``: answers this at ``MAIL``, ``RCPT`` or ``DATA``;
+- ``drop`` ``{"at": "RCPT"}``: closes the connection at ``CONNECT`` (before the greeting), ``MAIL``, ``RCPT`` or
+  ``DATA`` (before the content is kept);
+- ``drop_after_data`` ``{"accepted": true}``: closes the connection instead of answering the content, which was kept
+  (or, when false, lost): the sender cannot know;
+- ``latency`` ``{"seconds": 1.0, "at": "DATA"}``.
+
+At CONNECT, MAIL and RCPT a fault that matches by something not known yet does not apply.
+The pages are ``/`` (all mails), ``/messages/{n}`` and ``/messages/{n}.eml``; n counts from 1.
+"""
+
+import asyncio
+import secrets
+import ssl
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from smi_pipeline.sandbox.base import StandIn
+from smi_pipeline.sandbox.faults import Kind
+from smi_pipeline.sandbox.mail import message
+from smi_pipeline.sandbox.pages import html
+
+_COMMANDS = ("MAIL", "RCPT", "DATA")
+_GREETING = "Sandbox mail server"
+_MAX_BYTES = 20_000_000
+
+
+class Mail(StandIn):
+    """Settings: smtp_user and smtp_password (empty: nobody has to log in). ``tls``: offers STARTTLS with it."""
+
+    name = "mail"
+    kinds: ClassVar[Mapping[str, Kind]] = {
+        "code": Kind(defaults={"code": 451, "at": "RCPT", "message": "Try again later"}, choices={"at": _COMMANDS}),
+        "drop": Kind(defaults={"at": "RCPT"}, choices={"at": ("CONNECT", *_COMMANDS)}),
+        "drop_after_data": Kind(defaults={"accepted": True}),
+        "latency": Kind(defaults={"seconds": 1.0, "at": "DATA"}, choices={"at": _COMMANDS}),
+    }
+
+    def __init__(self, state: Path, settings: dict[str, Any], tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(state, settings)
+        self._tls = tls
+        self._folder = state / "mails"
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            Route("/", self._inbox),
+            Route("/messages/{n:int}.eml", self._source),
+            Route("/messages/{n:int}.html", self._html_part),
+            Route("/messages/{n:int}", self._message),
+        ]
+
+    def read_ledger(self) -> dict[str, Any]:
+        fields = ("message_id", "to", "subject", "at")
+        return {"messages": [{field: mail[field] for field in fields} for mail in self.ledger.all("messages")]}
+
+    # --- SMTP
+
+    def smtp(self) -> SMTP:
+        """The protocol of one connection."""
+        user, password = self.settings["smtp_user"], self.settings["smtp_password"]
+
+        def login(server: SMTP, session: Session, envelope: Envelope, mechanism: str, given: Any) -> AuthResult:
+            right = isinstance(given, LoginPassword) and secrets.compare_digest(
+                given.login + b"\0" + given.password, f"{user}\0{password}".encode()
+            )
+            return AuthResult(success=right, handled=right)
+
+        return _Connection(
+            self,
+            hostname="localhost",
+            ident=_GREETING,
+            data_size_limit=_MAX_BYTES,
+            enable_SMTPUTF8=True,
+            tls_context=self._tls,
+            authenticator=login,
+            auth_required=bool(user),
+            auth_require_tls=self._tls is not None,
+        )
+
+    async def handle_MAIL(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if refused := await self._under_smtp_faults(server, "MAIL", {}):
+            return refused
+        envelope.mail_from = address
+        return "250 OK"
+
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if refused := await self._under_smtp_faults(server, "RCPT", {"to": address}):
+            return refused
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        content = envelope.original_content or b""
+        headers = message.headers(content)
+        context = {"to": ", ".join(envelope.rcpt_tos), "subject": headers["subject"]}
+        if refused := await self._under_smtp_faults(server, "DATA", context):
+            return refused
+        dropped = self.faults.take({"drop_after_data"}, {**context, "endpoint": "DATA"}).get("drop_after_data")
+        if dropped is None or dropped["accepted"]:
+            self._keep(content, envelope, headers)
+        if dropped is not None:
+            _cut(server)
+        return "250 OK: queued"
+
+    async def _under_smtp_faults(self, server: SMTP, at: str, context: dict[str, Any]) -> str | None:
+        """The refusal that a fault demands at this point, or None. Raises ConnectionResetError after a drop."""
+        taken = self.faults.take({"code", "drop", "latency"}, {**context, "endpoint": at}, at=at)
+        if "latency" in taken:
+            await asyncio.sleep(taken["latency"]["seconds"])
+        if "drop" in taken:
+            _cut(server)
+        if "code" in taken:
+            return f"{taken['code']['code']} {taken['code']['message']}"
+        return None
+
+    def drop_at_connect(self) -> bool:
+        """Whether a connection that was just made is to be closed before the greeting."""
+        return "drop" in self.faults.take({"drop"}, {"endpoint": "CONNECT"}, at="CONNECT")
+
+    def _keep(self, content: bytes, envelope: Envelope, headers: Mapping[str, str]) -> None:
+        number = len(self.ledger.all("messages")) + 1
+        (self._folder / f"{number}.eml").write_bytes(content)
+        record = {
+            "n": number,
+            "message_id": headers["message-id"],
+            "to": list(envelope.rcpt_tos),
+            "subject": headers["subject"],
+            "at": time.time(),
+            "from": envelope.mail_from,
+            "bytes": len(content),
+        }
+        self.ledger.put("messages", str(number), record)
+
+    # --- pages
+
+    async def _inbox(self, request: Request) -> Response:
+        return html("inbox.html", mails=[{**mail, "age": _age(mail["at"])} for mail in self.ledger.newest("messages")])
+
+    async def _source(self, request: Request) -> Response:
+        content = self._content(request)
+        return _missing() if content is None else Response(content, media_type="message/rfc822")
+
+    async def _message(self, request: Request) -> Response:
+        content = self._content(request)
+        if content is None:
+            return _missing()
+        number = request.path_params["n"]
+        return html(
+            "message.html", mail=self.ledger.get("messages", str(number)), number=number, **message.parts(content)
+        )
+
+    async def _html_part(self, request: Request) -> Response:
+        content = self._content(request)
+        if content is None:
+            return _missing()
+        page = message.parts(content)["html"] or "<p>No HTML part."
+        # links of the mail open in a new tab: inside the frame's sandbox the shop's pages would not work
+        return HTMLResponse('<base target="_blank">' + page, headers={"Content-Security-Policy": "script-src 'none'"})
+
+    def _content(self, request: Request) -> bytes | None:
+        path = self._folder / f"{request.path_params['n']}.eml"
+        return path.read_bytes() if path.exists() else None
+
+
+class _Connection(SMTP):
+    def __init__(self, mail: Mail, **options: Any) -> None:
+        super().__init__(mail, **options)
+        self._mail = mail
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._original_transport is None and self._mail.drop_at_connect():
+            transport.abort()  # type: ignore[attr-defined]
+        super().connection_made(transport)
+
+
+def _cut(server: SMTP) -> None:
+    server.transport.abort()  # type: ignore[union-attr]
+    raise ConnectionResetError("injected fault")
+
+
+def _missing() -> Response:
+    return JSONResponse({"error": "No such message"}, status_code=404)
+
+
+def _age(at: float) -> str:
+    seconds = max(0, int(time.time() - at))
+    for size, word in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = seconds // size
+            return f"{count} {word}{'s' if count > 1 else ''} ago"
+    return "just now"

@@ -1,0 +1,1 @@
+"""The Stripe sandbox: API, Checkout page, money, events and webhooks."""

@@ -1,0 +1,158 @@
+"""Checkout sessions: creating them from parameters, and the page on which a customer pays.
+
+Belongs here: the parameters of a session, the hosted page. Does not belong here: the payment itself (stripe_book.py).
+"""
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from smi_pipeline.sandbox.pages import html
+from smi_pipeline.sandbox.stripe import objects
+from smi_pipeline.sandbox.stripe.forms import Object, Params, StripeError, check_names, integer, metadata, required
+from smi_pipeline.sandbox.stripe.money import Book
+
+if TYPE_CHECKING:
+    from smi_pipeline.sandbox.base import StandIn
+
+_KNOWN = frozenset(
+    {
+        "mode",
+        "line_items",
+        "success_url",
+        "cancel_url",
+        "return_url",
+        "customer",
+        "customer_email",
+        "customer_creation",
+        "metadata",
+        "payment_intent_data",
+        "payment_method_types",
+        "expires_at",
+        "client_reference_id",
+        "locale",
+        "submit_type",
+        "allow_promotion_codes",
+        "billing_address_collection",
+        "automatic_tax",
+        "invoice_creation",
+        "ui_mode",
+        "phone_number_collection",
+        "tax_id_collection",
+        "consent_collection",
+        "custom_text",
+        "currency",
+        "payment_method_options",
+        "discounts",
+        "branding_settings",
+        "origin_context",
+    }
+)
+_LONGEST_SECONDS = 24 * 3600
+_MINIMUM_CENTS = 50
+
+
+class Checkout:
+    """Sessions and their page."""
+
+    def __init__(self, standin: "StandIn", book: Book) -> None:
+        self._standin = standin
+        self._ledger = standin.ledger
+        self._book = book
+
+    def create(self, params: Params) -> Object:
+        """A new session. Raises StripeError for what Stripe would refuse."""
+        check_names(params, _KNOWN)
+        if required(params, "mode") != "payment":
+            raise StripeError("This sandbox only knows mode=payment", param="mode")
+        items = [_line_item(item, number) for number, item in enumerate(required(params, "line_items"))]
+        currency, amount = items[0]["currency"], sum(item["amount_total"] for item in items)
+        if amount < _MINIMUM_CENTS:
+            message = "The Checkout Session's total amount due must add up to at least $0.50 usd"
+            raise StripeError(message, code="amount_too_small")
+        required(params, "success_url")
+        now = int(self._standin.clock())
+        expires_at = integer(params.get("expires_at", now + _LONGEST_SECONDS), "expires_at")
+        shortest = self._standin.settings["min_session_seconds"]
+        if not now + shortest - 60 <= expires_at <= now + _LONGEST_SECONDS + 60:
+            message = "The `expires_at` timestamp must be between 30 minutes and 24 hours from now."
+            raise StripeError(message, param="expires_at")
+        copied = ("success_url", "cancel_url", "customer_email", "client_reference_id", "locale", "submit_type")
+        fields = {name: params[name] for name in copied if name in params}
+        session = objects.session(
+            now=now,
+            base_url=self._standin.base_url,
+            expires_at=expires_at,
+            amount=amount,
+            currency=currency,
+            fields={**fields, "metadata": metadata(params)},
+        )
+        intent_data = params.get("payment_intent_data") or {}
+        details = {"intent_metadata": metadata(intent_data), "line_items": items}
+        self._ledger.put("session_details", session["id"], details)
+        return self._ledger.put("sessions", session["id"], session)
+
+    def line_items(self, session: Object) -> Object:
+        """The list object of what is sold."""
+        details = self._ledger.get("session_details", session["id"]) or {"line_items": []}
+        url = f"/v1/checkout/sessions/{session['id']}/line_items"
+        return {"object": "list", "url": url, "has_more": False, "data": details["line_items"]}
+
+    async def show(self, request: Request) -> Response:
+        """The page (GET), and its button (POST)."""
+        session = self._ledger.get("sessions", request.path_params["id"])
+        if session is None:
+            return html("checkout.html", status=404, state="unknown", session=None, items=[], error=None)
+        error = None
+        if request.method == "POST" and session["status"] == "open":
+            form = {name: values[0] for name, values in parse_qs((await request.body()).decode()).items()}
+            email = form.get("email", "").strip()
+            if email and not session["customer_email"]:
+                details = self._ledger.get("session_details", session["id"]) or {}
+                self._ledger.put("session_details", session["id"], {**details, "email": email})
+            outcome = {"4000000000000002": "declined"}.get(form.get("card", "").replace(" ", ""), "paid")
+            self._book.pay(session, outcome=outcome)
+            if outcome == "paid":
+                return RedirectResponse(self.success_url(session), status_code=303)
+            error = "Your card was declined."
+        elif request.method == "POST" and session["status"] == "complete":  # the button was pressed twice
+            return RedirectResponse(self.success_url(session), status_code=303)
+        status = 402 if error else 200
+        return html(
+            "checkout.html",
+            status=status,
+            state=session["status"],
+            session=session,
+            items=self.line_items(session)["data"],
+            error=error,
+        )
+
+    @staticmethod
+    def success_url(session: Object) -> str:
+        """Where a customer goes who has paid."""
+        return session["success_url"].replace("{CHECKOUT_SESSION_ID}", session["id"])
+
+
+def _line_item(item: Any, number: int) -> Object:
+    label = f"line_items[{number}]"
+    if not isinstance(item, dict):
+        raise StripeError(f"Invalid object: {label}", param=label)
+    data = item.get("price_data")
+    if not isinstance(data, dict):
+        raise StripeError("This sandbox only knows prices given by price_data", param=f"{label}[price_data]")
+    currency = required(data, "currency", label=f"{label}[price_data][currency]").lower()
+    unit = integer(required(data, "unit_amount", label=f"{label}[price_data][unit_amount]"), f"{label}[price_data]")
+    product = required(data, "product_data", label=f"{label}[price_data][product_data]")
+    quantity = integer(item.get("quantity", 1), f"{label}[quantity]")
+    return {
+        "id": objects.new_id("li"),
+        "object": "item",
+        "amount_subtotal": unit * quantity,
+        "amount_total": unit * quantity,
+        "currency": currency,
+        "description": required(product, "name", label=f"{label}[price_data][product_data][name]"),
+        "price": {"object": "price", "currency": currency, "unit_amount": unit},
+        "quantity": quantity,
+    }

@@ -1,0 +1,136 @@
+"""Stripe's events: stored, listed, signed, delivered at least once.
+
+Belongs here: making an event, its signature, delivery with retries, and the faults of delivery. Does not belong here:
+what the event is about.
+
+An event is stored when it happens; only its webhook can be lost, repeated, late or out of order. Retries back off
+from one second, doubling up to a minute, ``webhook_attempts`` in all.
+"""
+
+import copy
+import hashlib
+import hmac
+import json
+import random
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from smi_pipeline.sandbox.faults import Kind
+from smi_pipeline.sandbox.stripe import objects
+from smi_pipeline.sandbox.webhooks import WebhookSender
+
+if TYPE_CHECKING:
+    from smi_pipeline.sandbox.base import StandIn
+
+WEBHOOK_KINDS: Mapping[str, Kind] = {
+    "lose_webhook": Kind(),
+    "repeat_webhook": Kind(defaults={"n": 3}),
+    "delay_webhook": Kind(defaults={"seconds": 5.0}),
+    "shuffle": Kind(defaults={"size": 3, "seconds": 1.5}, times=None),
+}
+_LONGEST_PAUSE_SECONDS = 60.0
+_RECENT = 500  # events of which some are sent again to keep the pace
+
+
+def signature(payload: bytes, secret: str, now: int) -> str:
+    """The header ``Stripe-Signature`` (https://docs.stripe.com/webhooks#verify-manually)."""
+    digest = hmac.new(secret.encode(), f"{now}.".encode() + payload, hashlib.sha256).hexdigest()
+    return f"t={now},v1={digest}"
+
+
+class Events:
+    """The events of the Stripe stand-in and the deliveries of their webhooks."""
+
+    def __init__(self, standin: "StandIn") -> None:
+        self._standin = standin
+        self._sender = WebhookSender("stripe")
+        self._shuffled = 0
+        self._sent: deque[float] = deque()
+        self._chance = random.Random(0)
+
+    def emit(self, type: str, subject: dict[str, Any], *, idempotency_key: str | None = None) -> dict[str, Any]:
+        """Store an event with a snapshot of ``subject``, and plan its webhook."""
+        event = objects.event(
+            now=int(self._standin.clock()),
+            type=type,
+            subject=copy.deepcopy(subject),
+            request_id=objects.new_id("req", 14) if idempotency_key else None,
+            idempotency_key=idempotency_key,
+        )
+        self._standin.ledger.put("events", event["id"], event)
+        if self._standin.settings["webhook_url"]:
+            self._plan(event)
+        return event
+
+    def resend(self, event: dict[str, Any], times: int) -> None:
+        """Deliver a stored event again, so often, without faults."""
+        for _ in range(times):
+            self._standin.timers.at(time.time(), "deliver", event=event["id"], attempt=1)
+
+    def _plan(self, event: dict[str, Any]) -> None:
+        subject = event["data"]["object"]
+        context = {
+            "endpoint": "webhook",
+            "event_type": event["type"],
+            "job_id": (subject.get("metadata") or {}).get("job_id"),
+            "id": subject.get("id"),
+            "payment_intent": subject.get("payment_intent") or subject.get("id"),
+            "email": self._email(subject),
+        }
+        taken = self._standin.faults.take(set(WEBHOOK_KINDS), context)
+        if "lose_webhook" in taken:
+            self._log(event, attempt=0, status="lost")
+            return
+        due = time.time() + taken.get("delay_webhook", {}).get("seconds", 0)
+        if "shuffle" in taken:
+            # groups of `size` in reverse order, spread over `seconds`: the first waits longest
+            size = taken["shuffle"]["size"]
+            due += taken["shuffle"]["seconds"] * (size - self._shuffled % size) / size
+            self._shuffled += 1
+        for _ in range(taken.get("repeat_webhook", {}).get("n", 1)):
+            self._standin.timers.at(due, "deliver", event=event["id"], attempt=1)
+
+    async def deliver(self, event: str, attempt: int) -> None:
+        """Send a webhook once; on anything but 2xx plan the next try."""
+        stored, settings = self._standin.ledger.get("events", event), self._standin.settings
+        if stored is None or not settings["webhook_url"]:
+            return
+        payload = json.dumps(stored, indent=2).encode()
+        headers = {
+            "Content-Type": "application/json; charset=utf-8",
+            "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
+            "Stripe-Signature": signature(payload, settings["webhook_secret"], int(self._standin.clock())),
+        }
+        self._sent.append(time.monotonic())
+        status, seconds = await self._sender.post(settings["webhook_url"], payload, headers)
+        self._log(stored, attempt=attempt, status=status, seconds=seconds)
+        if not 200 <= status < 300 and attempt < settings["webhook_attempts"]:
+            pause = min(settings["webhook_retry_seconds"] * 2 ** (attempt - 1), _LONGEST_PAUSE_SECONDS)
+            self._standin.timers.at(time.time() + pause, "deliver", event=event, attempt=attempt + 1)
+
+    def keep_pace(self) -> None:
+        """Sends old events again until so many webhooks went out in the last second as the setting
+        ``webhooks_per_second`` demands, spread over the next second."""
+        now = time.monotonic()
+        while self._sent and self._sent[0] < now - 1:
+            self._sent.popleft()
+        missing = int(self._standin.settings["webhooks_per_second"]) - len(self._sent)
+        events = self._standin.ledger.all("events") if missing > 0 else []
+        for number in range(missing if events else 0):
+            event = self._chance.choice(events[-_RECENT:])
+            self._standin.timers.at(time.time() + number / missing, "deliver", event=event["id"], attempt=1)
+
+    def _email(self, subject: dict[str, Any]) -> str | None:
+        """The customer whom an object is about."""
+        charge = self._standin.ledger.get("charges", str(subject.get("charge"))) or subject
+        return charge.get("receipt_email") or charge.get("customer_email")
+
+    def _log(self, event: dict[str, Any], *, attempt: int, status: int | str, seconds: float = 0.0) -> None:
+        entry = {"at": time.time(), "id": event["id"], "type": event["type"], "attempt": attempt, "status": status}
+        self._standin.ledger.append("webhooks", {**entry, "seconds": seconds})
+
+    def close(self) -> None:
+        """Send nothing more."""
+        self._sender.close()

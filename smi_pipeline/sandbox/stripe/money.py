@@ -1,0 +1,289 @@
+"""What happens to money at the Stripe stand-in: payments, refunds, the balance.
+
+Belongs here: the rules (what may be refunded, which events follow). Does not belong here: HTTP, parameters' names,
+disputes (stripe_disputes.py).
+
+Faults at these moments, matched by ``job_id`` (of the metadata), ``payment_intent``:
+
+- ``refund_pending`` ``{"seconds": 5, "then": "succeeded"}``: the refund is pending, then ``succeeded``, ``failed`` or
+  ``canceled``; null: for ever;
+- ``refund_fails`` ``{"seconds": 0}``: the answer says failed; with seconds: it says succeeded and fails later;
+- ``dispute`` ``{"seconds": 0, "inquiry": false, "outcome": null, "outcome_seconds": 5}``: so long after the payment
+  the bank disputes it, and (``won`` or ``lost``) decides after that.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from smi_pipeline.sandbox.faults import Kind
+from smi_pipeline.sandbox.stripe import objects
+from smi_pipeline.sandbox.stripe.disputes import Disputes
+from smi_pipeline.sandbox.stripe.events import Events
+from smi_pipeline.sandbox.stripe.forms import Object, StripeError, find
+
+if TYPE_CHECKING:
+    from smi_pipeline.sandbox.base import StandIn
+
+MONEY_KINDS: Mapping[str, Kind] = {
+    "refund_pending": Kind(
+        defaults={"seconds": 5.0, "then": "succeeded"}, choices={"then": ("succeeded", "failed", "canceled", None)}
+    ),
+    "refund_fails": Kind(defaults={"seconds": 0}),
+    "dispute": Kind(
+        defaults={"seconds": 0, "inquiry": False, "outcome": None, "outcome_seconds": 5.0},
+        choices={"outcome": ("won", "lost", None)},
+    ),
+}
+_GONE = ("failed", "canceled")  # a refund in these states took no money
+
+
+class Book:
+    """The money of the stand-in. Every method leaves ledger and events consistent, in one transaction."""
+
+    def __init__(self, standin: "StandIn", events: Events) -> None:
+        self._standin = standin
+        self._ledger = standin.ledger
+        self._events = events
+        self.disputes = Disputes(standin, events, self.move)
+
+    # --- payments
+
+    def pay(
+        self,
+        session: Object,
+        *,
+        amount: int | None = None,
+        currency: str | None = None,
+        outcome: str = "paid",
+        seconds: float = 2.0,
+    ) -> Object:
+        """Pay a Checkout session as its page does. Returns the PaymentIntent.
+
+        ``outcome``: ``paid``; ``declined`` (the session stays open); ``async`` or ``async_failed`` (a bank debit that
+        is decided ``seconds`` later). ``amount`` (cents) and ``currency`` override what the session asks.
+        """
+        if session["status"] != "open":
+            raise StripeError(f"This Checkout session is {session['status']}", code="checkout_session_not_open")
+        private = self._ledger.get("session_details", session["id"]) or {}
+        email = session["customer_email"] or private.get("email") or "customer@example.com"
+        intent = objects.intent(
+            now=self._now(),
+            amount=amount if amount is not None else session["amount_total"],
+            currency=currency or session["currency"],
+            metadata=private.get("intent_metadata", {}),
+            email=email,
+        )
+        with self._ledger.transaction():
+            if outcome == "declined":
+                self._decline(intent)
+                return intent
+            intent["status"] = "processing"
+            self._ledger.put("intents", intent["id"], intent)
+            self._ledger.update(
+                "sessions",
+                session["id"],
+                status="complete",
+                url=None,
+                payment_intent=intent["id"],
+                amount_total=intent["amount"],
+                amount_subtotal=intent["amount"],
+                currency=intent["currency"],
+                customer_details={"email": email, "name": None, "address": None, "phone": None, "tax_ids": []},
+            )
+            if outcome == "paid":
+                self._settle(intent)
+                self._ledger.update("sessions", session["id"], payment_status="paid")
+                self._events.emit("checkout.session.completed", session)
+            else:
+                self._events.emit("checkout.session.completed", session)
+                self._standin.timers.at(
+                    time.time() + seconds, "async_payment", session=session["id"], paid=outcome == "async"
+                )
+        return intent
+
+    def pay_directly(self, *, amount: int, currency: str, metadata: dict[str, str]) -> Object:
+        """A payment without Checkout session, such as another shop's on the same account."""
+        intent = objects.intent(
+            now=self._now(), amount=amount, currency=currency, metadata=metadata, email="customer@example.com"
+        )
+        with self._ledger.transaction():
+            self._settle(intent)
+        return intent
+
+    async def settle_async(self, session: str, paid: bool) -> None:
+        """A bank debit is decided. Runs from a timer."""
+        stored = self._ledger.get("sessions", session)
+        intent = self._ledger.get("intents", stored["payment_intent"]) if stored else None
+        if stored is None or intent is None or intent["status"] != "processing":
+            return
+        with self._ledger.transaction():
+            if paid:
+                self._settle(intent)
+                self._ledger.update("sessions", session, payment_status="paid")
+                self._events.emit("checkout.session.async_payment_succeeded", stored)
+            else:
+                self._decline(intent)
+                self._events.emit("checkout.session.async_payment_failed", stored)
+
+    def _decline(self, intent: Object) -> None:
+        error = {
+            "type": "card_error",
+            "code": "card_declined",
+            "decline_code": "generic_decline",
+            "message": "Your card was declined.",
+        }
+        intent.update(status="requires_payment_method", last_payment_error=error)
+        self._ledger.put("intents", intent["id"], intent)
+        self._events.emit("payment_intent.payment_failed", intent)
+
+    def _settle(self, intent: Object) -> None:
+        now, amount = self._now(), intent["amount"]
+        charge = objects.charge(now=now, intent=intent, email=intent["receipt_email"])
+        settings = self._standin.settings
+        fee = min(amount, round(amount * settings["fee_percent"] / 100) + settings["fee_fixed_cents"])
+        charge["balance_transaction"] = self.move("charge", amount, fee, charge)
+        intent.update(
+            status="succeeded",
+            amount_received=amount,
+            latest_charge=charge["id"],
+            payment_method=charge["payment_method"],
+        )
+        self._ledger.put("charges", charge["id"], charge)
+        self._ledger.put("intents", intent["id"], intent)
+        self._events.emit("charge.succeeded", charge)
+        self._events.emit("payment_intent.succeeded", intent)
+        context = {
+            "job_id": intent["metadata"].get("job_id"),
+            "payment_intent": intent["id"],
+            "email": intent["receipt_email"],
+            "endpoint": "payment",
+        }
+        if fault := self._standin.faults.take({"dispute"}, context).get("dispute"):
+            self.disputes.open_after_payment(charge, fault)
+
+    def expire(self, session: Object) -> None:
+        """An open session ends unpaid. Raises StripeError if it is not open."""
+        if session["status"] != "open":
+            message = f'Only Checkout Sessions with a status in ["open"] can be expired. It is {session["status"]}.'
+            raise StripeError(message)
+        with self._ledger.transaction():
+            self._ledger.update("sessions", session["id"], status="expired", url=None)
+            self._events.emit("checkout.session.expired", session)
+
+    # --- refunds
+
+    def refund(
+        self,
+        charge: Object,
+        amount: int | None,
+        *,
+        reason: str | None = None,
+        metadata: dict[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Object:
+        """Give money back; ``amount`` in cents, None for all that is left. Raises StripeError if that cannot be."""
+        left = charge["amount"] - charge["amount_refunded"]
+        if self.disputes.block(charge):
+            message = f"Charge {charge['id']} has been charged back; cannot issue a refund."
+            raise StripeError(message, code="charge_disputed", remembered=True)
+        if left == 0:
+            message = f"Charge {charge['id']} has already been refunded."
+            raise StripeError(message, code="charge_already_refunded", remembered=True)
+        amount = left if amount is None else amount
+        if amount <= 0:
+            raise StripeError("Invalid positive integer", code="parameter_invalid_integer", param="amount")
+        if amount > left:
+            message = (
+                f"Refund amount (${amount / 100:.2f}) is greater than unrefunded amount on charge (${left / 100:.2f})"
+            )
+            raise StripeError(message, code="amount_too_large", param="amount", remembered=True)
+        refund = objects.refund(now=self._now(), charge=charge, amount=amount, reason=reason, metadata=metadata or {})
+        job_id = refund["metadata"].get("job_id") or charge["metadata"].get("job_id")
+        context = {
+            "job_id": job_id,
+            "payment_intent": charge["payment_intent"],
+            "email": charge["receipt_email"],
+            "endpoint": "refund",
+        }
+        taken = self._standin.faults.take({"refund_pending", "refund_fails"}, context)
+        with self._ledger.transaction():
+            refund["balance_transaction"] = self.move("refund", -amount, 0, refund)
+            if "refund_pending" in taken:
+                refund["status"] = "pending"
+            self._ledger.put("refunds", refund["id"], refund)
+            self._ledger.put("refund_details", refund["id"], {"idempotency_key": idempotency_key})
+            self._recount(charge)
+            self._events.emit("refund.created", refund, idempotency_key=idempotency_key)
+            self._events.emit("charge.refunded", charge, idempotency_key=idempotency_key)
+            self._plan_end(refund, taken)
+        return refund
+
+    def _plan_end(self, refund: Object, taken: Mapping[str, Mapping[str, Any]]) -> None:
+        if "refund_pending" in taken:
+            fault = taken["refund_pending"]
+            if fault["then"]:
+                self._standin.timers.at(
+                    time.time() + fault["seconds"], "end_refund", refund=refund["id"], status=fault["then"]
+                )
+        elif "refund_fails" in taken:
+            if taken["refund_fails"]["seconds"]:
+                due = time.time() + taken["refund_fails"]["seconds"]
+                self._standin.timers.at(due, "end_refund", refund=refund["id"], status="failed")
+            else:
+                self._end_refund(refund, "failed")
+
+    async def end_refund(self, refund: str, status: str) -> None:
+        """A refund is decided by the bank. Runs from a timer."""
+        stored = self._ledger.get("refunds", refund)
+        if stored is not None and stored["status"] not in (*_GONE, status):
+            with self._ledger.transaction():
+                self._end_refund(stored, status)
+
+    def _end_refund(self, refund: Object, status: str) -> None:
+        refund["status"] = status
+        charge = find(self._ledger, "charges", refund["charge"], "charge")
+        if status in _GONE:
+            refund["failure_reason"] = "lost_or_stolen_card" if status == "failed" else None
+            refund["failure_balance_transaction"] = self.move("refund_failure", refund["amount"], 0, refund)
+        self._ledger.put("refunds", refund["id"], refund)
+        self._recount(charge)
+        self._events.emit("refund.updated", refund)
+        if status == "failed":
+            self._events.emit("refund.failed", refund)
+
+    def _recount(self, charge: Object) -> None:
+        refunded = sum(
+            refund["amount"]
+            for refund in self._ledger.all("refunds")
+            if refund["charge"] == charge["id"] and refund["status"] not in _GONE
+        )
+        self._ledger.update("charges", charge["id"], amount_refunded=refunded, refunded=refunded == charge["amount"])
+
+    # --- the balance
+
+    def balance_cents(self) -> int:
+        """Charges net of fees, less refunds that are not failed or canceled, less disputes that were lost."""
+        moves = self._ledger.all("balance_transactions")
+        earned = sum(move["net"] for move in moves if move["type"] == "charge")
+        refunded = sum(refund["amount"] for refund in self._ledger.all("refunds") if refund["status"] not in _GONE)
+        lost = sum(dispute["amount"] for dispute in self._ledger.all("disputes") if dispute["status"] == "lost")
+        return earned - refunded - lost
+
+    def available(self) -> dict[str, int]:
+        """Cents by currency as the account would show them: open disputes and dispute fees are taken as well."""
+        totals: dict[str, int] = {}
+        for move in self._ledger.all("balance_transactions"):
+            totals[move["currency"]] = totals.get(move["currency"], 0) + move["net"]
+        return totals
+
+    def move(self, type: str, amount: int, fee: int, source: Object) -> str:
+        """Book money on the balance (cents, negative when it leaves); returns the id of the balance transaction."""
+        move = objects.balance_transaction(
+            now=self._now(), type=type, amount=amount, fee=fee, currency=source["currency"], source=source["id"]
+        )
+        self._ledger.put("balance_transactions", move["id"], move)
+        return move["id"]
+
+    def _now(self) -> int:
+        return int(self._standin.clock())

@@ -1,0 +1,1 @@
+"""The Upsampler sandbox: API in both formats, image processing and CDN."""

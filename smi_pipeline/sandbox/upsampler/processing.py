@@ -1,0 +1,85 @@
+"""The work of the upscaling service: fetch the source, enlarge it, spoil it if told to, keep the file.
+
+Belongs here: everything that runs in a worker thread. Does not belong here: when, and what is said about it.
+"""
+
+import hashlib
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from smi_pipeline.sandbox.ledger import Ledger, Record
+from smi_pipeline.sandbox.upsampler import corruption
+from smi_pipeline.sandbox.upsampler.upscaling import EXTENSIONS, UnusableImage, Upscaled, credits_for, upscale
+
+FETCH_TIMEOUT_SECONDS = 20
+MAX_SOURCE_BYTES = 60_000_000
+
+
+class Workshop:
+    """Makes results and keeps them in a folder."""
+
+    def __init__(self, folder: Path, ledger: Ledger) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._ledger = ledger
+
+    def make(self, record: Record) -> dict[str, Any]:
+        """Fetch, enlarge, spoil if told to, keep. Runs in a worker thread; says what the outcome is."""
+        source = _fetch(record["image_url"])
+        result, stored = self._upscaled(source, record["scale"])
+        for kind, params in record["behaviour"].items():
+            if kind in corruption.SPOILERS:
+                stored = self._spoiled(result, stored, kind, params)
+        return {
+            "stored": stored,
+            "format": result.format,
+            "credits": credits_for(result.width, result.height),
+            "sha256": hashlib.sha256((self.folder / stored).read_bytes()).hexdigest(),
+        }
+
+    def _spoiled(self, result: Upscaled, stored: str, kind: str, params: dict[str, Any]) -> str:
+        """The name of the result spoiled so; made once like the result itself."""
+        how = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:8]
+        name = f"{Path(stored).stem}-{kind}-{how}{Path(stored).suffix}"
+        if not (self.folder / name).exists():
+            self._write(name, corruption.SPOILERS[kind](result, params))
+        return name
+
+    def _write(self, name: str, body: bytes) -> None:
+        part = self.folder / f"{name}.{uuid.uuid4().hex}"
+        part.write_bytes(body)
+        part.rename(self.folder / name)
+
+    def _upscaled(self, source: bytes, scale: int) -> tuple[Upscaled, str]:
+        """The result and the name it is kept under. The same source is enlarged once and kept once: load tests send
+        few photographs many times, and should measure the shop rather than this resizer."""
+        name = f"{hashlib.sha256(source).hexdigest()[:32]}-{scale}"
+        for image_format, extension in EXTENSIONS.items():
+            size = self._ledger.get("cache", name)
+            path = self.folder / f"{name}.{extension}"
+            if size and size["format"] == image_format and path.exists():
+                width, height = size["width"], size["height"]
+                return Upscaled(body=path.read_bytes(), format=image_format, width=width, height=height), path.name
+        result = upscale(source, scale)
+        path = self.folder / f"{name}.{EXTENSIONS[result.format]}"
+        self._write(path.name, result.body)
+        self._ledger.put("cache", name, {"format": result.format, "width": result.width, "height": result.height})
+        return result, path.name
+
+
+def _fetch(url: str) -> bytes:
+    try:
+        with requests.Session() as session:
+            session.trust_env = False
+            reply = session.get(url, timeout=FETCH_TIMEOUT_SECONDS)
+    except requests.RequestException as error:
+        raise UnusableImage("Could not fetch the image: no answer") from error
+    if reply.status_code != 200:
+        raise UnusableImage(f"Could not fetch the image: HTTP {reply.status_code}")
+    if not 0 < len(reply.content) <= MAX_SOURCE_BYTES:
+        raise UnusableImage("Could not fetch the image: empty or too large")
+    return reply.content

@@ -1,0 +1,297 @@
+"""The stand-in of the upscaling service: its API in both wire formats, and its CDN.
+
+Belongs here: the routes and the life of a submission (queued, processing, completed or failed, webhook). Does not
+belong here: wording (api_format.py), the work itself (workshop.py).
+
+Endpoints for ``match``: ``submit``, ``status``, ``cdn`` (faults of requests hit the CDN only where the match names it).
+A submission is matched by ``image_url``, ``webhook``, ``scale``, ``id`` and, in the documented wire format,
+``job_id``; so are its status calls, downloads and webhooks. Kinds beside those of requests (standin.py):
+
+- ``unauthorized`` (401), ``insufficient_credits`` (402), ``reject`` ``{"code": 422, "message": ...}``: refused at
+  submission;
+- ``fail`` ``{"error": ..., "at_once": false}``: ends failed, or the very reply says failed;
+- ``never_finishes``: processing for ever; ``slow`` ``{"seconds": 10}``: that much longer;
+- ``wrong_dimensions`` ``{"pixels": 16}`` (so many too few), ``truncated`` ``{"keep": 0.6}`` (part that is left),
+  ``black_tile`` ``{"fraction": 0.125}`` (of each side), ``bit_flip``, ``wrong_image``: the result is spoiled so;
+- ``no_image_url``: completed, but without URL; ``result_404``: the CDN does not know the result;
+- ``lose_webhook``, ``repeat_webhook`` ``{"n": 3}`` (so often in all), ``delay_webhook`` ``{"seconds": 5}``.
+
+Stages run on the machine's clock; the setting ``clock_offset`` moves estimates and the expiry of results only.
+``GET /_downloads`` lists downloads from the CDN, ``GET /_webhooks`` every attempt to deliver a webhook,
+``GET /_submissions`` all that is known of each submission, such as the ``sha256`` of its result.
+"""
+
+import asyncio
+import json
+import secrets
+import time
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from smi_pipeline.sandbox.base import REQUEST_KINDS, StandIn
+from smi_pipeline.sandbox.faults import Kind
+from smi_pipeline.sandbox.ledger import Record
+from smi_pipeline.sandbox.timers import Handler
+from smi_pipeline.sandbox.upsampler import api_format
+from smi_pipeline.sandbox.upsampler.processing import Workshop
+from smi_pipeline.sandbox.upsampler.rate_limit import RateLimit
+from smi_pipeline.sandbox.upsampler.upscaling import EXTENSIONS, MEDIA_TYPES, UnusableImage
+from smi_pipeline.sandbox.webhooks import WebhookSender
+
+RESULT_LIFE_SECONDS = 3 * 3600
+WEBHOOK_ATTEMPTS = 4  # the first and three more
+_QUEUED_SHARE = 0.25  # of the processing time is spent queued
+_REFUSALS: Mapping[str, tuple[int, str]] = {
+    "unauthorized": (401, "Invalid API key"),
+    "insufficient_credits": (402, "Insufficient credits"),
+}
+_OUTCOMES = {
+    "fail": Kind(defaults={"error": "Upscaling failed", "at_once": False}),
+    "never_finishes": Kind(),
+    "slow": Kind(defaults={"seconds": 10.0}),
+    "no_image_url": Kind(),
+    "wrong_dimensions": Kind(defaults={"pixels": 16}),
+    "truncated": Kind(defaults={"keep": 0.6}),
+    "black_tile": Kind(defaults={"fraction": 0.125}),
+    "bit_flip": Kind(),
+    "wrong_image": Kind(),
+}
+_WEBHOOKS = {
+    "lose_webhook": Kind(),
+    "repeat_webhook": Kind(defaults={"n": 3}),
+    "delay_webhook": Kind(defaults={"seconds": 5.0}),
+}
+
+
+class Upsampler(StandIn):
+    """Settings: api_key, wire, rate_minute, rate_hour (0 lifts), processing_seconds, webhook_retry_seconds, workers."""
+
+    name = "upsampler"
+    kinds: ClassVar[Mapping[str, Kind]] = {
+        **REQUEST_KINDS,
+        **_OUTCOMES,
+        **_WEBHOOKS,
+        **{name: Kind() for name in _REFUSALS},
+        "reject": Kind(defaults={"code": 422, "message": "The image cannot be processed"}),
+        "result_404": Kind(),
+    }
+
+    def __init__(self, state: Path, settings: dict[str, Any]) -> None:
+        super().__init__(state, settings)
+        self._workshop = Workshop(state / "results", self.ledger)
+        self._workers = ThreadPoolExecutor(int(settings["workers"]), thread_name_prefix="upscale")
+        self._sender = WebhookSender("upsampler")
+        hour_ago = time.time() - 3600
+        log = self.ledger.all("requests")
+        self._limit = RateLimit(line["at"] for line in log if line["at"] > hour_ago and line["status"] != 429)
+
+    def routes(self) -> list[BaseRoute]:
+        submit = self.guard("submit", self._submit)
+        status = self.guard("status", self._status)
+        cdn = self.guard("cdn", self._download, quiet=True)
+        routes: list[BaseRoute] = [
+            self.log_route("downloads"),
+            self.log_route("webhooks"),
+            self.log_route("submissions"),
+            Route("/cdn/{id}/{file}", cdn, methods=["GET"]),
+        ]
+        for prefix in ("", "/api/v1"):
+            routes += [
+                Route(f"{prefix}/precise-upscale", submit, methods=["POST"]),
+                Route(f"{prefix}/status/{{id}}", status, methods=["GET"]),
+            ]
+        return [*routes, Route("/{rest:path}", self.guard("unknown", self._unknown), methods=["GET", "POST"])]
+
+    def handlers(self) -> dict[str, Handler]:
+        return {"process": self._process, "finish": self._finish, "webhook": self._webhook}
+
+    def read_ledger(self) -> dict[str, Any]:
+        fields = ("at", "id", "image_url", "scale", "job_id", "status", "credits")
+        submissions = [{field: record[field] for field in fields} for record in self.ledger.all("submissions")]
+        return {"requests": self.ledger.all("requests"), "submissions": submissions}
+
+    def describe(self, request: Request, body: bytes) -> dict[str, Any]:
+        record = self.ledger.get("submissions", request.path_params.get("id", ""))
+        if record is not None:
+            return _context(record)
+        try:
+            parsed = json.loads(body)
+            asked = api_format.parse(parsed, api_format.recognise(parsed, self.settings["wire"]))
+        except ValueError:
+            return {}
+        return {"image_url": asked.image_url, "scale": asked.scale, "job_id": asked.job_id, "webhook": asked.webhook}
+
+    def admit(self, request: Request) -> Response | None:
+        if request.url.path.startswith("/cdn/"):
+            return None
+        wait = self._limit.admit(time.time(), self.settings["rate_minute"], self.settings["rate_hour"])
+        if wait is None:
+            return None
+        reply = self.error(request, 429, "Too many requests")
+        reply.headers["Retry-After"] = str(int(wait) + 1)
+        return reply
+
+    def error(self, request: Request, status: int, message: str) -> Response:
+        return JSONResponse(api_format.error(self.settings["wire"], message), status_code=status)
+
+    def record_request(self, endpoint: str, request: Request, at: float, status: int) -> None:
+        entry = {"at": at, "method": request.method, "path": request.url.path, "status": status}
+        self.ledger.append("downloads" if endpoint == "cdn" else "requests", entry)
+
+    async def stop(self) -> None:
+        await super().stop()
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        self._sender.close()
+
+    # --- the API
+
+    async def _submit(self, request: Request, body: bytes) -> Response:
+        if (refusal := self._unauthorized(request)) is not None:
+            return refusal
+        wire = self.settings["wire"]
+        try:
+            parsed = json.loads(body)
+            wire = api_format.recognise(parsed, wire)
+            asked = api_format.parse(parsed, wire)
+        except api_format.BadRequest as error:
+            return JSONResponse(api_format.error(wire, str(error)), status_code=400)
+        except ValueError:
+            return JSONResponse(api_format.error(wire, "The body is not JSON"), status_code=400)
+        context = {"endpoint": "submit", "method": "POST", "path": request.url.path, **self.describe(request, body)}
+        refused = self.faults.take({*_REFUSALS, "reject"}, context)
+        for kind, params in refused.items():
+            code, message = _REFUSALS.get(kind) or (params["code"], params["message"])
+            return JSONResponse(api_format.error(wire, message), status_code=code)
+        record = self._accept(asked, self.faults.take(set(_OUTCOMES), context))
+        return JSONResponse(api_format.accepted(record))
+
+    def _accept(self, asked: api_format.Submission, behaviour: dict[str, Any]) -> Record:
+        now, duration = time.time(), float(self.settings["processing_seconds"])
+        at_once = "fail" in behaviour and behaviour["fail"]["at_once"]
+        record: Record = {
+            "at": now,
+            "id": str(uuid.uuid4()),
+            "image_url": asked.image_url,
+            "scale": asked.scale,
+            "job_id": asked.job_id,
+            "status": "failed" if at_once else "queued",
+            "credits": 0,
+            "wire": asked.wire,
+            "webhook": asked.webhook,
+            "metadata": asked.metadata,
+            "error": behaviour["fail"]["error"] if at_once else None,
+            "behaviour": behaviour,
+            "estimated_completion": self.clock() + duration,
+            "duration": duration,
+            "file": None,
+            "sha256": None,
+        }
+        with self.ledger.transaction():
+            self.ledger.put("submissions", record["id"], record)
+            if not at_once:
+                self.timers.at(now + duration * _QUEUED_SHARE, "process", id=record["id"])
+        return record
+
+    async def _status(self, request: Request, body: bytes) -> Response:
+        if (refusal := self._unauthorized(request)) is not None:
+            return refusal
+        record = self.ledger.get("submissions", request.path_params["id"])
+        if record is None:
+            return self.error(request, 404, "Job not found")
+        return JSONResponse(api_format.status(record, self._result_url(record)))
+
+    async def _unknown(self, request: Request, body: bytes) -> Response:
+        return self.error(request, 404, "Not found")
+
+    def _unauthorized(self, request: Request) -> Response | None:
+        key = f"Bearer {self.settings['api_key']}"
+        if secrets.compare_digest(request.headers.get("authorization", "").encode(), key.encode()):
+            return None
+        return self.error(request, 401, "Invalid API key")
+
+    # --- the CDN
+
+    def _result_url(self, record: Record) -> str | None:
+        """Built when asked for, because a restarted stand-in may listen on another port."""
+        return f"{self.base_url}/cdn/{record['id']}/{record['file']}" if record["file"] else None
+
+    async def _download(self, request: Request, body: bytes) -> Response:
+        record = self.ledger.get("submissions", request.path_params["id"])
+        missing = Response("Not found", status_code=404, media_type="text/plain")
+        if record is None or record["file"] != request.path_params["file"]:
+            return missing
+        context = {**_context(record), "endpoint": "cdn", "method": request.method, "path": request.url.path}
+        if self.faults.take({"result_404"}, context) or self.clock() > record["completed_at"] + RESULT_LIFE_SECONDS:
+            return missing
+        return FileResponse(self._workshop.folder / record["stored"], media_type=MEDIA_TYPES[record["format"]])
+
+    # --- the life of a submission
+
+    async def _process(self, id: str) -> None:
+        record = self.ledger.update("submissions", id, status="processing")
+        if "never_finishes" in record["behaviour"]:
+            return
+        changes: dict[str, Any]
+        if "fail" in record["behaviour"]:
+            changes = {"outcome": {"error": record["behaviour"]["fail"]["error"]}}
+        else:
+            loop = asyncio.get_running_loop()
+            try:
+                changes = {"outcome": await loop.run_in_executor(self._workers, self._workshop.make, record)}
+            except UnusableImage as error:
+                changes = {"outcome": {"error": str(error)}}
+        due = record["at"] + record["duration"] + record["behaviour"].get("slow", {}).get("seconds", 0)
+        with self.ledger.transaction():
+            self.ledger.update("submissions", id, **changes)
+            self.timers.at(due, "finish", id=id)
+
+    async def _finish(self, id: str) -> None:
+        record = self.ledger.get("submissions", id)
+        if record is None or record["status"] in ("completed", "failed"):
+            return
+        outcome = record["outcome"]
+        with self.ledger.transaction():
+            if "error" in outcome:
+                self.ledger.update("submissions", id, status="failed", error=outcome["error"])
+            else:
+                file = None
+                if "no_image_url" not in record["behaviour"]:
+                    file = f"{secrets.token_urlsafe(12)}.{EXTENSIONS[outcome['format']]}"
+                changes = {"status": "completed", "file": file, "completed_at": self.clock(), **outcome}
+                self.ledger.update("submissions", id, **changes)
+            self._plan_webhooks(record)
+
+    def _plan_webhooks(self, record: Record) -> None:
+        if not record["webhook"]:
+            return
+        taken = self.faults.take(set(_WEBHOOKS), {**_context(record), "endpoint": "webhook"})
+        if "lose_webhook" in taken:
+            self.ledger.append("webhooks", {"at": time.time(), "id": record["id"], "attempt": 0, "status": "lost"})
+            return
+        due = time.time() + taken.get("delay_webhook", {}).get("seconds", 0)
+        for _ in range(taken.get("repeat_webhook", {}).get("n", 1)):
+            self.timers.at(due, "webhook", id=record["id"], attempt=1)
+
+    async def _webhook(self, id: str, attempt: int) -> None:
+        record = self.ledger.get("submissions", id)
+        if record is None:
+            return
+        body = json.dumps(api_format.webhook(record, self._result_url(record))).encode()
+        headers = {"Content-Type": "application/json", "User-Agent": "Upsampler-Webhook/1.0"}
+        at = time.time()
+        status, seconds = await self._sender.post(record["webhook"], body, headers)
+        self.ledger.append("webhooks", {"at": at, "id": id, "attempt": attempt, "status": status, "seconds": seconds})
+        if not 200 <= status < 300 and attempt < WEBHOOK_ATTEMPTS:
+            pause = float(self.settings["webhook_retry_seconds"]) * 2 ** (attempt - 1)
+            self.timers.at(time.time() + pause, "webhook", id=id, attempt=attempt + 1)
+
+
+def _context(record: Record) -> dict[str, Any]:
+    return {field: record[field] for field in ("id", "image_url", "scale", "job_id", "webhook")}

@@ -1,0 +1,75 @@
+"""The kick (design section 5): work that became known just now is leased and gets its run at once.
+
+The sensors are the guarantee, this is only the hurry: leases make it harmless that both look for the same work.
+"""
+
+import threading
+import time
+
+from smi_pipeline.core.errors import SmiError
+from smi_pipeline.core.models import Queue
+from smi_pipeline.core.ports import RunsPort
+from smi_pipeline.core.runs import BATCH_LIMIT
+from smi_pipeline.services.batches import next_batches
+from smi_pipeline.services.completions import check_completions
+from smi_pipeline.services.context import ServiceContext, log
+
+GATHER_SECONDS = 0.01
+"""So long a kick waits for more of its kind: payments and webhooks come in bursts."""
+
+LIVE_LEASES = 2
+"""No further run is started while so many of the same queue are live: without this, 80 runs did the work of 15."""
+
+PATIENCE_SECONDS = 10.0
+TRIES = 3
+
+
+class Dispatcher:
+    """Call it with a queue that has work; calls that come while one works are gathered into one more round."""
+
+    def __init__(self, ctx: ServiceContext, runs: RunsPort) -> None:
+        self._ctx = ctx
+        self._runs = runs
+        self._lock = threading.Lock()
+        self._working: set[Queue] = set()
+        self._again: set[Queue] = set()
+
+    def __call__(self, queue: Queue) -> None:
+        with self._lock:
+            if queue in self._working:
+                self._again.add(queue)
+                return
+            self._working.add(queue)
+        try:
+            while True:
+                time.sleep(GATHER_SECONDS)
+                self._round(queue)
+                with self._lock:
+                    if queue not in self._again:
+                        return
+                    self._again.discard(queue)
+        finally:
+            with self._lock:
+                self._working.discard(queue)
+                self._again.discard(queue)
+
+    def _round(self, queue: Queue) -> None:
+        if queue is Queue.FULFIL:  # a webhook only said that there is news
+            check_completions(self._ctx, limit=BATCH_LIMIT, seconds=10)
+        ends = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            for lease_id, keys in next_batches(self._ctx, queue, max_leases=LIVE_LEASES, limit=BATCH_LIMIT):
+                self._launch(queue, lease_id, len(keys))
+            if time.monotonic() > ends or not self._ctx.state.leases.due(queue):
+                return
+            time.sleep(0.2)
+
+    def _launch(self, queue: Queue, lease_id: str, size: int) -> None:
+        for attempt in range(TRIES):
+            try:
+                self._runs.launch(queue, lease_id, size)
+                return
+            except SmiError as error:
+                log.warning("a run for %s could not be started: %s", queue, error)
+                time.sleep(0.2 * (attempt + 1))
+        self._ctx.state.leases.give_back(lease_id)

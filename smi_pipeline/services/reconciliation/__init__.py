@@ -1,0 +1,1 @@
+"""Comparisons with Stripe and the storage that find what was missed."""

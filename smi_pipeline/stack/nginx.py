@@ -1,0 +1,179 @@
+"""The front: nginx before the gateway and Dagster's UI, which has no login of its own. Writes its configuration."""
+
+import contextlib
+import ctypes
+import os
+import secrets
+import shutil
+import socket
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import jinja2
+
+from smi_pipeline.core.errors import RefusedError
+from smi_pipeline.settings import Settings
+
+TEMPLATE = Path(__file__).with_name("nginx.conf.j2")
+SHORTEST_PASSWORD = 12
+_NGINX_USER = "www-data"  # Debian's
+_SALT = string.ascii_letters + string.digits + "./"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where customers, or one of the doors, are: the parts of an origin."""
+
+    origin: str
+    host: str
+    port: int
+    tls: bool
+
+    @property
+    def listens(self) -> tuple[str, ...]:
+        """What nginx listens on; a loopback name is for this machine only."""
+        ending = " ssl http2" if self.tls else ""
+        if self.host in ("127.0.0.1", "localhost"):
+            return (f"127.0.0.1:{self.port}{ending}",)
+        six = (f"[::]:{self.port}{ending}",) if socket.has_dualstack_ipv6() else ()
+        return (f"{self.port}{ending}", *six)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Door:
+    """A door to Dagster's UI. `upstream` is the port of the UI on 127.0.0.1."""
+
+    place: _Place
+    name: str
+    title: str
+    upstream: int
+    read_only: bool
+    user: str
+    password: str = field(repr=False)
+    cookie: str = field(default_factory=lambda: secrets.token_hex(16))
+
+    @property
+    def content_policy(self) -> str:
+        """Inline scripts are for Dagster's own policy to judge, which knows their nonce."""
+        sockets = self.place.origin.replace("http", "ws", 1)  # older Safari does not count them to 'self'
+        return (
+            f"default-src 'self'; connect-src 'self' {sockets}; img-src 'self' data: blob:; font-src 'self' data:; "
+            "script-src 'self' 'unsafe-inline' blob:; worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; "
+            "form-action 'self'; frame-src 'none'; frame-ancestors 'none'"
+        )
+
+
+def write_front(
+    settings: Settings, folder: Path, *, certificate: Path | None = None, key: Path | None = None
+) -> list[Path]:
+    """Writes nginx.conf and the doors' password files into `folder`. Returns the files. Raises RefusedError naming the
+    setting that is missing or wrong."""
+    customers = _place("SMI_PUBLIC_URL", settings.public_url)
+    doors = list(_doors(settings))
+    places = [customers, *(door.place for door in doors)]
+    if len({place.origin for place in places}) < len(places):
+        raise RefusedError("SMI_PUBLIC_URL, SMI_TEAM_URL and SMI_ANALYSTS_URL must be different addresses")
+    tls = any(place.tls for place in places)
+    if tls and not (certificate and key):
+        raise RefusedError("a door is https: name the files of its certificate by --certificate and --key")
+    folder = folder.absolute()
+    (folder / "tmp").mkdir(parents=True, exist_ok=True)
+    text = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # noqa: S701 - no HTML
+    ).from_string(TEMPLATE.read_text())
+    written = text.render(
+        folder=folder,
+        user=_NGINX_USER if os.geteuid() == 0 else None,
+        customers=customers,
+        gateway_port=settings.smi_gateway_port,
+        doors=doors,
+        listened={listen: place.tls for place in places for listen in place.listens},
+        tls=tls,
+        certificate=certificate and certificate.absolute(),
+        key=key and key.absolute(),
+    )
+    return [
+        _private(folder / "nginx.conf", written),
+        *(_private(folder / f"{door.name}.htpasswd", f"{door.user}:{hashed(door.password)}\n") for door in doors),
+    ]
+
+
+def hashed(password: str) -> str:
+    """crypt's SHA-512 form, by the library that nginx itself checks it with. Costlier ones would hold up nginx: it
+    checks each request anew, and a page of Dagster's UI is a hundred of them."""
+    try:
+        crypt = ctypes.CDLL("libcrypt.so.1").crypt
+    except OSError:
+        raise RefusedError("libcrypt.so.1 is missing: install Debian's package libcrypt1") from None
+    crypt.argtypes, crypt.restype = (ctypes.c_char_p, ctypes.c_char_p), ctypes.c_char_p
+    salt = "".join(secrets.choice(_SALT) for _ in range(16))
+    made = crypt(password.encode(), f"$6${salt}".encode())
+    if not made or not made.startswith(b"$6$"):
+        raise RefusedError("libcrypt.so.1 cannot make SHA-512 hashes: install Debian's package libcrypt1")
+    return made.decode()
+
+
+def _doors(settings: Settings) -> Iterator[_Door]:
+    user, password = settings.smi_ui_user, settings.smi_ui_password.get_secret_value()
+    if settings.smi_team_url:
+        _check_login("SMI_UI", user, password)
+        yield _Door(
+            place=_place("SMI_TEAM_URL", settings.smi_team_url),
+            user=user,
+            password=password,
+            name="team",
+            title="Dagster",
+            upstream=settings.smi_dagster_port,
+            read_only=False,
+        )
+    if settings.smi_analysts_url:
+        other, other_password = settings.smi_analysts_user, settings.smi_analysts_password.get_secret_value()
+        _check_login("SMI_ANALYSTS", other, other_password)
+        if other == user or other_password == password:  # compares what is configured, not what anybody claims
+            raise RefusedError("SMI_ANALYSTS_USER and SMI_ANALYSTS_PASSWORD must not be those of the team")
+        yield _Door(
+            place=_place("SMI_ANALYSTS_URL", settings.smi_analysts_url),
+            user=other,
+            password=other_password,
+            name="analysts",
+            title="Dagster, read-only",
+            upstream=settings.smi_analysts_port,
+            read_only=True,
+        )
+
+
+def _check_login(prefix: str, user: str, password: str) -> None:
+    if not user or ":" in user or not user.isprintable():
+        raise RefusedError(f"{prefix}_USER is missing, or has a colon or characters that cannot be typed")
+    if len(password) < SHORTEST_PASSWORD or not password.isprintable():
+        raise RefusedError(f"{prefix}_PASSWORD needs at least {SHORTEST_PASSWORD} characters, all printable")
+
+
+def _place(name: str, url: str) -> _Place:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise RefusedError(f"{name} has no usable port") from None
+    host, tls = parts.hostname or "", parts.scheme == "https"
+    if parts.path or parts.query or parts.username is not None or not all(c.isalnum() or c in ".-" for c in host):
+        raise RefusedError(f"{name} must be scheme and host alone for the front, like https://shop.example.com")
+    origin = f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, 443 if tls else 80) else "")
+    return _Place(origin=origin, host=host, port=port or (443 if tls else 80), tls=tls)
+
+
+def _private(path: Path, text: str) -> Path:
+    """Readable for its owner, and, when root writes it, for nginx's workers."""
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o640)
+    path.write_text(text)
+    if os.geteuid() == 0:
+        with contextlib.suppress(LookupError):
+            shutil.chown(path, group=_NGINX_USER)
+    return path

@@ -1,0 +1,121 @@
+"""Which processes make up the running product (design section 5), and with which environment."""
+
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import make_url
+
+from smi_pipeline.core.runs import FULFILMENT_QUEUE, PRIORITY_QUEUE, REPORTS_QUEUE
+
+LOCATIONS = {
+    "fulfilment": "smi_pipeline.fulfilment.definitions",
+    "reporting": "smi_pipeline.reporting.definitions",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Names and command lines of the children, in the order in which they start."""
+
+    commands: dict[str, list[str]]
+    environment: dict[str, str]
+    code_server_ports: tuple[int, ...]
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def dagster_environment(state_url: str, dagster_url: str, dagster_home: Path, broker_url: str | None) -> dict[str, str]:
+    """The variables that Dagster's processes and the workers read. `broker_url` None: PostgreSQL is the broker, too."""
+    plain = make_url(dagster_url).difference_update_query(["plugin"])
+    database = plain.render_as_string(hide_password=False)
+    return {
+        "SMI_DATABASE_URL": state_url,
+        "DAGSTER_POSTGRES_URL": dagster_url,
+        "DAGSTER_HOME": str(dagster_home),
+        "SMI_BROKER_URL": broker_url or f"sqla+{database}",
+        "SMI_CELERY_BACKEND_URL": f"db+{database}",
+        "VIPS_CONCURRENCY": "1",  # parallelism comes from several runs at once
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _no_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """Keeps a proxy of the machine out of what our processes say to each other: gRPC would ask it for 127.0.0.1."""
+    given = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    hosts = ",".join(part for part in (given, "127.0.0.1,localhost") if part)
+    return {"no_proxy": hosts, "NO_PROXY": hosts}
+
+
+def plan(
+    environment: Mapping[str, str],
+    run_folder: Path,
+    *,
+    dagster_port: int,
+    gateway_port: int,
+    workers: int,
+    analysts_port: int | None = None,
+) -> Plan:
+    """Command lines of all children. Writes the workspace that names the code servers into `run_folder`.
+
+    `workers`: processes for fulfilment runs. `analysts_port`: where a second, read-only UI listens; None: there is
+    none."""
+    bin_folder = Path(sys.executable).parent
+    ports = {name: free_port() for name in LOCATIONS}
+    workspace = run_folder / "workspace.yaml"
+    workspace.write_text(
+        "load_from:\n"
+        + "".join(
+            f"  - grpc_server: {{host: 127.0.0.1, port: {port}, location_name: {name}}}\n"
+            for name, port in ports.items()
+        )
+    )
+    commands: dict[str, list[str]] = {}
+    for name, module in LOCATIONS.items():
+        commands[f"code-{name}"] = [
+            *(str(bin_folder / "dagster"), "api", "grpc", "--module-name", module, "--location-name", name),
+            *("--host", "127.0.0.1", "--port", str(ports[name]), "--log-level", "warning"),
+        ]
+    commands["gateway"] = [sys.executable, "-m", "smi_pipeline.gateway"]
+    celery = [sys.executable, "-m", "celery", "-A", "smi_pipeline.dagster_instance.worker", "worker"]
+    preload = ["-I", ",".join(LOCATIONS.values())]  # before the workers fork
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
+    commands["worker-fulfilment"] = [
+        *celery,
+        "-Q",
+        FULFILMENT_QUEUE,
+        "-c",
+        str(workers),
+        "-n",
+        "fulfilment@%h",
+        *preload,
+        *quiet,
+    ]
+    # One process each, without a pool of children: small, and restarted by the supervisor if it dies.
+    for queue in (PRIORITY_QUEUE, REPORTS_QUEUE):
+        commands[f"worker-{queue}"] = [*celery, "-Q", queue, "-P", "solo", "-n", f"{queue}@%h", *preload, *quiet]
+    webserver = [
+        str(bin_folder / "dagster-webserver"),
+        "-h",
+        "127.0.0.1",
+        "-w",
+        str(workspace),
+        "--log-level",
+        "warning",
+    ]
+    commands["webserver"] = [*webserver, "-p", str(dagster_port)]
+    if analysts_port is not None:
+        commands["webserver-analysts"] = [*webserver, "-p", str(analysts_port), "--read-only"]
+    commands["daemon"] = [str(bin_folder / "dagster-daemon"), "run", "-w", str(workspace), "--log-level", "warning"]
+    return Plan(
+        commands=commands,
+        environment={**environment, **_no_proxy(environment), "SMI_GATEWAY_PORT": str(gateway_port)},
+        code_server_ports=tuple(ports.values()),
+    )

@@ -1,0 +1,33 @@
+"""PostgreSQL, the single source of truth: migrations, one module per aggregate, reports. All SQL lives here."""
+
+from smi_pipeline.state.dashboard import Dashboard
+from smi_pipeline.state.database import Database
+from smi_pipeline.state.deliveries import Deliveries
+from smi_pipeline.state.emails import Emails
+from smi_pipeline.state.intake import Intake
+from smi_pipeline.state.leases import Leases
+from smi_pipeline.state.manual_tasks import ManualTasks
+from smi_pipeline.state.queries import Queries
+from smi_pipeline.state.reconciliation import Reconciliation
+from smi_pipeline.state.refunds import Refunds
+from smi_pipeline.state.submissions import Submissions
+
+
+class State:
+    """The shop's state on one pooled database: one attribute per aggregate, one short transaction per method.
+
+    Every method raises TransientError when the database does not answer.
+    """
+
+    def __init__(self, database: Database, *, secret_key: str, mail_domain: str) -> None:
+        self.database = database
+        self.leases = Leases(database)
+        self.intake = Intake(database)
+        self.submissions = Submissions(database, secret_key)
+        self.deliveries = Deliveries(database, secret_key, mail_domain)
+        self.refunds = Refunds(database, mail_domain)
+        self.emails = Emails(database, mail_domain)
+        self.manual_tasks = ManualTasks(database)
+        self.queries = Queries(database)
+        self.dashboard = Dashboard(database)
+        self.reconciliation = Reconciliation(database)

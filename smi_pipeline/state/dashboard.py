@@ -1,0 +1,107 @@
+"""Figures of the operations page (W23): what came in and went out in the last 24 hours, and today's money.
+
+Reading only, but for a test write. What is done with a single job is in `views`.
+"""
+
+from typing import Any
+
+from smi_pipeline.state.database import Database
+
+
+class Dashboard:
+    """Figures for the operations page, and whether anything can be written at all."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def can_write(self) -> None:
+        # New pages, which small changes of rows need only now and then: without room they would go well for a while.
+        """Raises TransientError, with the cause in words, when the database has no room on its disk or is read-only."""
+        with self._database.transaction() as tx:
+            tx.run("CREATE TEMP TABLE room ON COMMIT DROP AS SELECT repeat('x', 1000) FROM generate_series(1, 100)")
+
+    def outcomes(self) -> dict[str, int]:
+        """How the jobs decided in the last 24 hours ended: `delivered`, or a reason code of `core.reasons`."""
+        with self._database.transaction() as tx:
+            rows = tx.rows(
+                """SELECT CASE outcome WHEN 'deliver' THEN 'delivered' ELSE coalesce(reason, 'unknown') END AS ended,
+                          count(*) AS n
+                   FROM smi.outcomes JOIN smi.upscale_jobs j USING (job_id)
+                   WHERE j.updated_at > smi.now() - interval '24 hours' -- has an index, and is never the earlier
+                     AND decided_at > smi.now() - interval '24 hours'
+                   GROUP BY 1 ORDER BY 2 DESC, 1"""
+            )
+        return {row["ended"]: row["n"] for row in rows}
+
+    def durations(self) -> dict[str, dict[str, float | None]]:
+        """Median and 95th percentile in seconds of each part of the way, of the last 24 hours' deliveries."""
+        parts = {
+            "paid to submitted": "submitted_at - learned_at",
+            "submitted to result": "result_ready_at - submitted_at",
+            "result to delivered": "completed_at - result_ready_at",
+            "paid to delivered": "completed_at - learned_at",
+        }
+        columns = ", ".join(
+            f"percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM {span}))::float AS median_{i}, "
+            f"percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM {span}))::float AS p95_{i}"
+            for i, span in enumerate(parts.values())
+        )
+        with self._database.transaction() as tx:
+            row = tx.one(
+                f"""SELECT {columns} FROM smi.upscale_jobs
+                    WHERE status = 'completed' AND round = 1 AND imported_from IS NULL
+                      AND updated_at > smi.now() - interval '24 hours' -- has an index, and is never the earlier
+                      AND completed_at > smi.now() - interval '24 hours'"""
+            )
+        return {
+            name: {"median": row[f"median_{i}"], "p95": row[f"p95_{i}"]}  # None when nothing was delivered
+            for i, name in enumerate(parts)
+        }
+
+    def money_today(self, currency: str) -> dict[str, Any]:
+        """Since midnight UTC: `credits`, `refunded_cents`, and `payments` as (received_cents,
+        fee_cents or None, how many)."""
+        with self._database.transaction() as tx:
+            row = tx.one(
+                """SELECT (SELECT coalesce(sum(s.credits), 0)
+                           FROM smi.submissions s JOIN smi.upscale_jobs j USING (job_id)
+                           WHERE j.updated_at >= day AND s.created_at >= day) AS credits,
+                          (SELECT coalesce(sum(amount_cents), 0) FROM smi.refunds
+                           WHERE settled_at >= day AND state = 'succeeded' AND currency = :currency) AS refunded_cents
+                   FROM (SELECT date_trunc('day', smi.now(), 'UTC') AS day) AS today""",
+                currency=currency,
+            )
+            payments = tx.rows(
+                """SELECT received_cents, fee_cents, count(*) AS n FROM smi.payments
+                   WHERE paid_at >= date_trunc('day', smi.now(), 'UTC') AND currency = :currency
+                   GROUP BY received_cents, fee_cents""",
+                currency=currency,
+            )
+        return {**row, "payments": [(pay["received_cents"], pay["fee_cents"], pay["n"]) for pay in payments]}
+
+    def gate(self) -> dict[str, Any] | None:
+        """Why no calls are made to Upsampler now (opened_at, blocked_until, reason), or None."""
+        with self._database.transaction() as tx:
+            return tx.row(
+                """SELECT opened_at, blocked_until, reason FROM smi.gates
+                   WHERE name = 'upsampler' AND (opened_at IS NOT NULL OR blocked_until > smi.now())"""
+            )
+
+    def downloads(self, job_id: str) -> list[dict[str, Any]]:
+        """The download links of a job without their tokens, oldest first."""
+        with self._database.transaction() as tx:
+            return tx.rows(
+                """SELECT round, serial, created_at, expires_at, revoked_at, downloads, last_download_at
+                   FROM smi.download_tokens WHERE job_id = :id ORDER BY round, serial""",
+                id=job_id,
+            )
+
+    def payments(self, job_id: str) -> list[dict[str, Any]]:
+        """The payments of a job, oldest first."""
+        with self._database.transaction() as tx:
+            return tx.rows("SELECT * FROM smi.payments WHERE job_id = :id ORDER BY learned_at", id=job_id)
+
+    def rating(self, job_id: str) -> dict[str, Any] | None:
+        """The customer's stars: score, comment, at."""
+        with self._database.transaction() as tx:
+            return tx.row("SELECT score, comment, at FROM smi.feedback WHERE job_id = :id", id=job_id)

@@ -1,0 +1,95 @@
+"""Person's tasks: what no rule may settle by itself."""
+
+from smi_pipeline.core.models import ManualTask
+from smi_pipeline.state.database import Database, Transaction, as_record
+
+
+def open_task(tx: Transaction, *, kind: str, subject: str, job_id: str | None, message: str, next_step: str) -> None:
+    """Opens a task unless the same one is open."""
+    tx.run(
+        """INSERT INTO smi.person_tasks (kind, subject, job_id, message, next_step)
+           VALUES (:kind, :subject, :job_id, :message, :next_step)
+           ON CONFLICT (kind, subject) WHERE closed_at IS NULL DO NOTHING""",
+        kind=kind,
+        subject=subject,
+        job_id=job_id,
+        message=message,
+        next_step=next_step,
+    )
+
+
+def close_task(tx: Transaction, *, kind: str, subject: str, actor: str) -> bool:
+    """Closes the open task of this name; False when there is none."""
+    return bool(
+        tx.run(
+            """UPDATE smi.person_tasks SET closed_at = smi.now(), acknowledged_by = :actor
+               WHERE kind = :kind AND subject = :subject AND closed_at IS NULL""",
+            kind=kind,
+            subject=subject,
+            actor=actor,
+        )
+    )
+
+
+class ManualTasks:
+    """What only a person can settle."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def open(self, *, kind: str, subject: str, job_id: str | None, message: str, next_step: str) -> None:
+        """Opens a task unless the same one is open."""
+        with self._database.transaction() as tx:
+            open_task(tx, kind=kind, subject=subject, job_id=job_id, message=message, next_step=next_step)
+
+    def open_once(self, *, kind: str, subject: str, message: str, next_step: str) -> None:
+        """As `open`, but never again once it was closed."""
+        with self._database.transaction() as tx:
+            if not tx.value("SELECT 1 FROM smi.person_tasks WHERE kind = :k AND subject = :s", k=kind, s=subject):
+                open_task(tx, kind=kind, subject=subject, job_id=None, message=message, next_step=next_step)
+
+    def opened(self) -> list[ManualTask]:
+        """All open tasks."""
+        with self._database.transaction() as tx:
+            rows = tx.rows("SELECT * FROM smi.person_tasks WHERE closed_at IS NULL ORDER BY task_id")
+        return [as_record(ManualTask, row) for row in rows]
+
+    def unalerted(self, limit: int) -> list[ManualTask]:
+        """Open tasks that no alert named yet."""
+        with self._database.transaction() as tx:
+            rows = tx.rows(
+                """SELECT * FROM smi.person_tasks WHERE closed_at IS NULL AND alerted_at IS NULL
+                   ORDER BY task_id LIMIT :limit""",
+                limit=limit,
+            )
+        return [as_record(ManualTask, row) for row in rows]
+
+    def alerted(self, task_ids: list[int]) -> None:
+        """Notes that an alert named them."""
+        with self._database.transaction() as tx:
+            tx.run("UPDATE smi.person_tasks SET alerted_at = smi.now() WHERE task_id = ANY(:ids)", ids=task_ids)
+
+    def close(self, kind: str, subject: str, *, actor: str) -> bool:
+        """Closes a task."""
+        with self._database.transaction() as tx:
+            return close_task(tx, kind=kind, subject=subject, actor=actor)
+
+    def acknowledge(self, task_id: int, *, actor: str) -> bool:
+        """A person has taken an open task on. False when there is none."""
+        return self._end(task_id, "acknowledged_at", actor)
+
+    def close_by_id(self, task_id: int, *, actor: str) -> bool:
+        """A person has settled an open task. False when there is none."""
+        return self._end(task_id, "closed_at", actor)
+
+    def _end(self, task_id: int, column: str, actor: str) -> bool:
+        with self._database.transaction() as tx:
+            row = tx.row(
+                f"""UPDATE smi.person_tasks SET {column} = smi.now(), acknowledged_by = :actor
+                    WHERE task_id = :id AND closed_at IS NULL RETURNING job_id, kind""",
+                id=task_id,
+                actor=actor,
+            )
+            if row:
+                tx.event(row["job_id"], f"task_{column.removesuffix('_at')}", actor=actor, kind=row["kind"])
+            return row is not None

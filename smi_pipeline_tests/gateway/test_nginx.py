@@ -1,0 +1,367 @@
+"""The front in Debian's nginx, with a stand-in for Dagster's UI behind it; the real one is in end_to_end/."""
+
+import json
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+import trustme
+
+from smi_pipeline.core.errors import RefusedError
+from smi_pipeline.gateway.throttle import GUESSES
+from smi_pipeline.settings import Settings
+from smi_pipeline.stack.nginx import hashed, write_front
+from smi_pipeline_tests.gateway.nginx import ANALYSTS, TEAM, doors, front, needs_nginx
+from smi_pipeline_tests.gateway.shop import Shop
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Any]:
+    """Stands in for Dagster's UI and for the gateway: notes what reaches it, says yes to everything."""
+    seen: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            seen.append({"line": self.requestline, "headers": headers, "body": body})
+            if headers.get("upgrade") == "websocket":
+                self.send_response(101)
+                self.send_header("Upgrade", "websocket")
+                self.send_header("Connection", "Upgrade")
+                self.end_headers()
+                self.close_connection = True
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.send_header("Server", "inner")
+            self.end_headers()
+            self.wfile.write(b"in")
+
+        do_GET = do_POST = do_PUT = do_HEAD = do_OPTIONS = _answer
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield SimpleNamespace(port=server.server_address[1], seen=seen)
+    server.shutdown()
+    server.server_close()
+
+
+def configured(port: int, **changes: Any) -> Settings:
+    values = {name.lower(): value for name, value in doors().items()}
+    ports = {"smi_gateway_port": port, "smi_dagster_port": port, "smi_analysts_port": port}
+    return Settings(_env_file=None, **{**values, **ports, **changes})  # type: ignore[call-arg, arg-type]
+
+
+@pytest.fixture(scope="module")
+def running(upstream: Any) -> Iterator[Any]:
+    """The front before the stand-in; `team`, `analysts` and `customers` are its origins."""
+    settings = configured(upstream.port)
+    patient = "limit_req_zone $smi_{name}_guesser zone={name}_logins:10m rate=20r/m"  # the limit has a test of its own
+
+    def change(text: str) -> str:
+        for name in ("team", "analysts"):
+            line = patient.format(name=name)
+            assert line in text
+            text = text.replace(line, line.replace("20r/m", "1000r/s"))
+        return text
+
+    with front(settings, change=change) as folder, httpx.Client(trust_env=False, timeout=20) as client:
+        yield SimpleNamespace(
+            team=settings.smi_team_url,
+            analysts=settings.smi_analysts_url,
+            customers=settings.public_url,
+            client=client,
+            folder=folder,
+        )
+
+
+pytestmark = needs_nginx
+
+
+def test_the_doors_open_to_their_own_password_and_to_no_other(running: Any) -> None:
+    answers = {
+        (door, who): running.client.get(url, auth=login).status_code
+        for door, url in (("team", running.team), ("analysts", running.analysts))
+        for who, login in (("team", TEAM), ("analysts", ANALYSTS), ("nobody", None), ("wrong", (TEAM[0], "wrong")))
+    }
+    opened = {pair for pair, status in answers.items() if status == 200}
+    assert opened == {("team", "team"), ("analysts", "analysts")}
+    assert set(answers.values()) == {200, 401}
+    assert running.client.get(running.team).headers["www-authenticate"].startswith("Basic realm=")
+
+
+def test_what_is_behind_never_sees_the_password(running: Any, upstream: Any) -> None:
+    running.client.get(f"{running.team}/page", auth=TEAM, headers={"Cookie": "a=b"})
+    headers = upstream.seen[-1]["headers"]
+    assert "authorization" not in headers
+    assert "cookie" not in headers
+
+
+@pytest.mark.parametrize("path", ["/graphql", "/graphql?query=mutation", "//graphql", "/%67raphql", "/x/../graphql"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_graphql_is_never_asked_by_get(running: Any, upstream: Any, path: str, method: str) -> None:
+    before = len(upstream.seen)
+    for door, login in ((running.team, TEAM), (running.analysts, ANALYSTS)):
+        said = raw(door, f"{method} {path} HTTP/1.1", *basic(login))
+        assert said.startswith(b"HTTP/1.1 405"), said
+    assert len(upstream.seen) == before
+
+
+def basic(login: tuple[str, str]) -> tuple[str, ...]:
+    request = httpx.Request("GET", "http://x")
+    next(httpx.BasicAuth(*login).auth_flow(request))
+    return (f"Authorization: {request.headers['Authorization']}",)
+
+
+def raw(origin: str, line: str, *headers: str, host: str = "", body: bytes = b"") -> bytes:
+    """What is said to a request that no client library would make."""
+    address = origin.removeprefix("http://")
+    head = "\r\n".join([line, f"Host: {host or address}", "Connection: close", *headers, "", ""])
+    return answer_to(origin, head.encode() + body)
+
+
+def answer_to(origin: str, sent: bytes) -> bytes:
+    """What is said to these bytes until the connection ends, in whatever way."""
+    name, port = origin.removeprefix("http://").split(":")
+    said = b""
+    with socket.create_connection((name, int(port)), timeout=20) as connection, suppress(ConnectionResetError):
+        connection.sendall(sent)
+        while block := connection.recv(65536):
+            said += block
+    return said
+
+
+FOREIGN = ["https://evil.example", "null", "", "http://127.0.0.1", "{own}.evil.example", "https{rest}"]
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+def test_a_post_from_another_site_is_refused(running: Any, upstream: Any, origin: str) -> None:
+    before = len(upstream.seen)
+    for door, login in ((running.team, TEAM), (running.analysts, ANALYSTS)):
+        value = origin.format(own=door, rest=door.removeprefix("http"))
+        headers = {"Origin": value} if value else {}
+        reply = running.client.post(f"{door}/graphql", json={"query": "{x}"}, auth=login, headers=headers)
+        assert reply.status_code == 403
+        opening = ("GET /graphql HTTP/1.1", "Upgrade: websocket", *basic(login), *(f"Origin: {value}",) * bool(value))
+        assert raw(door, *opening).startswith(b"HTTP/1.1 403")
+    assert len(upstream.seen) == before
+
+
+def test_a_post_and_a_web_socket_of_the_own_site_pass(running: Any, upstream: Any) -> None:
+    for door, login in ((running.team, TEAM), (running.analysts, ANALYSTS)):
+        own = {"Origin": door}
+        reply = running.client.post(f"{door}/graphql", json={"query": "{x}"}, auth=login, headers=own)
+        assert (reply.status_code, upstream.seen[-1]["body"]) == (200, b'{"query":"{x}"}')
+        said = raw(door, "GET /graphql HTTP/1.1", "Upgrade: websocket", f"Origin: {door}", *basic(login))
+        assert said.startswith(b"HTTP/1.1 101")
+        assert upstream.seen[-1]["headers"]["connection"] == "upgrade"
+
+
+def test_without_the_password_neither_post_nor_web_socket_pass(running: Any) -> None:
+    for door in (running.team, running.analysts):
+        assert running.client.post(f"{door}/graphql", headers={"Origin": door}).status_code == 401
+        said = raw(door, "GET /graphql HTTP/1.1", "Upgrade: websocket", f"Origin: {door}")
+        assert said.startswith(b"HTTP/1.1 401")
+
+
+def test_the_analysts_door_takes_nothing_but_questions(running: Any, upstream: Any) -> None:
+    before = len(upstream.seen)
+    own = {"Origin": running.analysts}
+    for path in ("/report_asset_materialization/x", "/report_asset_check/x", "/report_asset_observation/x", "/"):
+        assert running.client.post(running.analysts + path, auth=ANALYSTS, headers=own).status_code == 403
+    for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"):
+        assert running.client.request(method, running.analysts, auth=ANALYSTS, headers=own).status_code in (403, 405)
+    assert len(upstream.seen) == before
+    assert running.client.post(
+        f"{running.team}/report_asset_check/x", auth=TEAM, headers={"Origin": running.team}
+    ).is_success
+
+
+def test_answers_of_the_doors_carry_the_headers_that_protect_them(running: Any) -> None:
+    for reply in (
+        running.client.get(running.team, auth=TEAM),
+        running.client.get(running.team),
+        running.client.get(f"{running.analysts}/graphql", auth=ANALYSTS),
+    ):
+        headers = reply.headers
+        assert headers["x-frame-options"] == "DENY"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert headers.get_list("x-content-type-options") == ["nosniff"]
+        assert headers["referrer-policy"] == "same-origin"
+        assert headers["server"] == "nginx"
+        assert "1.2" not in reply.text
+
+
+def test_another_name_than_ours_is_not_answered(running: Any, upstream: Any) -> None:
+    before = len(upstream.seen)
+    for origin in (running.customers, running.team, running.analysts):
+        assert raw(origin, "GET / HTTP/1.1", host="evil.example") == b""
+    assert len(upstream.seen) == before
+
+
+def test_large_bodies_are_refused_before_anybody_reads_them(running: Any, upstream: Any) -> None:
+    before = len(upstream.seen)
+    for origin, size, login in ((running.customers, 1_100_000, None), (running.team, 4_300_000, TEAM)):
+        reply = running.client.post(f"{origin}/x", content=b"x" * size, auth=login, headers={"Origin": origin})
+        assert reply.status_code == 413
+    assert len(upstream.seen) == before
+
+
+def test_the_access_log_has_no_query_token_password_or_name(running: Any) -> None:
+    client, token = running.client, "c0ffee" * 10
+    client.get(f"{running.customers}/smi/v1/download/{token}?x=hidden-query")
+    client.post(f"{running.customers}/smi-webhook/upsampler/{token}")
+    client.get(f"{running.customers}/x//smi/v1/download/{token}%0a")
+    client.get(f"{running.team}/runs?token=hidden-query", auth=("typed-the-password-here", "wrong-pass"))
+    client.get(f"{running.team}/last", auth=TEAM)
+    log = running.folder / "access.log"
+    ends = time.monotonic() + 10
+    while '"/last"' not in log.read_text():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+    said = log.read_text() + (running.folder / "error.log").read_text()
+    for secret in (token, "hidden-query", "typed-the-password-here", "wrong-pass", *TEAM):
+        assert secret not in said
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {"/smi/v1/download/...", "/smi-webhook/upsampler/...", "/runs"} <= {entry["path"] for entry in entries}
+
+
+def test_who_guesses_the_password_is_slowed_down_and_who_is_in_is_not(upstream: Any) -> None:
+    settings = configured(upstream.port)
+    team = settings.smi_team_url or ""
+    with front(settings), httpx.Client(trust_env=False) as inside, httpx.Client(trust_env=False) as guesser:
+        assert inside.get(team, auth=TEAM).status_code == 200
+        answers = [guesser.get(team, auth=(TEAM[0], f"guess-{n}")) for n in range(60)]
+        assert {reply.status_code for reply in answers} == {401, 429}
+        assert sum(reply.status_code == 401 for reply in answers) <= 30
+        last = answers[-1]
+        assert (last.status_code, last.headers["retry-after"]) == (429, "60")
+        assert guesser.get(team, auth=TEAM).status_code == 429, "a hit looks like a miss"
+        assert {inside.get(team, auth=TEAM).status_code for _ in range(60)} == {200}
+        assert inside.get(team).status_code == 401, "the cookie opens nothing"
+        assert not guesser.cookies
+
+
+def test_slow_clients_are_cut(upstream: Any) -> None:
+    def impatient(text: str) -> str:
+        return text.replace("client_header_timeout 10s", "client_header_timeout 1s").replace(
+            "client_body_timeout 10s", "client_body_timeout 1s"
+        )
+
+    settings = configured(upstream.port)
+    with front(settings, change=impatient):
+        before = len(upstream.seen)
+        customers = settings.public_url
+        started = time.monotonic()
+        assert answer_to(customers, b"POST /smi-webhook/stripe HTT") == b""
+        head = (
+            f"POST /x HTTP/1.1\r\nHost: {customers.removeprefix('http://')}\r\nContent-Length: 500\r\n\r\n{{".encode()
+        )
+        assert answer_to(customers, head) == b""
+        assert time.monotonic() - started < 20
+        assert len(upstream.seen) == before, "nobody behind is bothered"
+
+
+def test_the_gateway_is_served_through_it(make_shop) -> None:
+    shop: Shop = make_shop()
+    settings = configured(int(shop.url.rpartition(":")[2]))
+    with front(settings), httpx.Client(base_url=settings.public_url, trust_env=False, timeout=20) as client:
+        job_id = shop.delivered(bytes(3_000_000))
+        reply = client.get(f"/smi/v1/download/{shop.token(job_id)}")
+        assert (reply.status_code, len(reply.content)) == (200, 3_000_000)
+        part = client.get(f"/smi/v1/download/{shop.token(job_id)}", headers={"Range": "bytes=0-9"})
+        assert (part.status_code, len(part.content)) == (206, 10)
+        shop.submitted()
+        hint = client.post(f"/smi-webhook/upsampler/{shop.callback}", json={"id": "u", "status": "SUCCESS"})
+        assert hint.status_code == 200
+        assert client.get("/metrics").status_code == 404
+        for path in ("/health", "/nothing", "/metrics"):
+            headers = client.get(path).headers
+            for name in ("x-frame-options", "x-content-type-options", "referrer-policy", "content-security-policy"):
+                assert len(headers.get_list(name)) == 1, (path, name)
+        for n in range(GUESSES + 1):
+            last = client.get("/ops", auth=("x", "y"), headers={"X-Forwarded-For": f"192.0.2.{n}"})
+        assert last.status_code == 429, "an invented address does not help"
+        assert len(last.headers.get_list("retry-after")) == 1
+
+
+def test_https_doors_speak_tls_and_tell_browsers_to_stay_there(upstream: Any, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    certificate, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
+    settings = configured(upstream.port)
+    secure = {
+        name: getattr(settings, name).replace("http://127.0.0.1", "https://localhost")
+        for name in ("smi_team_url", "smi_analysts_url", "smi_public_url")
+    }
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    changed = settings.model_copy(update=secure)
+    with front(changed, certificate=certificate, key=key), httpx.Client(verify=context, trust_env=False) as client:
+        reply = client.get(secure["smi_team_url"], auth=TEAM)
+        assert reply.status_code == 200
+        assert "max-age" in reply.headers["strict-transport-security"]
+        assert "; Secure" in reply.headers["set-cookie"]
+        own = {"Origin": secure["smi_team_url"]}
+        assert client.post(f"{secure['smi_team_url']}/graphql", auth=TEAM, headers=own).status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            client.get(secure["smi_team_url"].replace("localhost", "127.0.0.1"))
+
+
+WRONG = [
+    ({"smi_team_url": "https://team.example.com"}, "--certificate"),
+    ({"smi_team_url": "http://team.example.com/dagster"}, "SMI_TEAM_URL"),
+    ({"smi_team_url": "http://team.example.com:many"}, "SMI_TEAM_URL"),
+    ({"smi_team_url": 'http://x"; include /etc/passwd;'}, "SMI_TEAM_URL"),
+    ({"smi_public_url": "http://shop.example.com/upscale"}, "SMI_PUBLIC_URL"),
+    ({"smi_team_url": "http://a.example", "smi_analysts_url": "http://a.example"}, "different"),
+    ({"smi_ui_user": ""}, "SMI_UI_USER"),
+    ({"smi_ui_user": "a:b"}, "SMI_UI_USER"),
+    ({"smi_ui_password": "short"}, "SMI_UI_PASSWORD"),
+    ({"smi_ui_password": "with a\nline break"}, "SMI_UI_PASSWORD"),
+    ({"smi_analysts_password": ""}, "SMI_ANALYSTS_PASSWORD"),
+    ({"smi_analysts_password": TEAM[1]}, "those of the team"),
+]
+
+
+@pytest.mark.parametrize(("changes", "word"), WRONG)
+def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], word: str) -> None:
+    with pytest.raises(RefusedError, match=word) as caught:
+        write_front(configured(1, **changes), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "nginx.conf").exists()
+
+
+def test_only_the_doors_that_are_configured_are_there(tmp_path: Path) -> None:
+    files = write_front(configured(1, smi_team_url=None, smi_analysts_url=None), tmp_path)
+    assert [path.name for path in files] == ["nginx.conf"]
+    assert "auth_basic" not in files[0].read_text()
+
+
+def test_no_password_is_written_and_the_files_are_private(tmp_path: Path) -> None:
+    for path in write_front(configured(1), tmp_path):
+        assert path.stat().st_mode & 0o007 == 0
+        assert not any(login[1] in path.read_text() for login in (TEAM, ANALYSTS))
+
+
+def test_each_hash_has_its_own_salt() -> None:
+    first, second = hashed("tall-trees"), hashed("tall-trees")
+    assert first != second
+    assert first.startswith("$6$")

@@ -1,0 +1,257 @@
+"""What operators and machines see: /ops behind its password, /metrics, /health."""
+
+import re
+from typing import Any
+
+import pytest
+
+from smi_pipeline.gateway.ops import without_query
+from smi_pipeline.gateway.rendering import masked_address
+from smi_pipeline_tests.gateway.shop import Shop
+from smi_pipeline_tests.gateway.test_pages import text
+
+AUTH = ("operator", "correct horse")
+
+
+def ops(shop: Shop, path: str = "/ops") -> Any:
+    reply = shop.client.get(path, auth=AUTH)
+    assert reply.status_code == 200, reply.text
+    return reply.text
+
+
+@pytest.mark.parametrize(
+    "auth", [None, ("operator", "wrong"), ("wrong", "correct horse"), ("", ""), ("operator", ""), ("öperator", "x")]
+)
+def test_the_pages_of_operators_ask_for_user_and_password(shop: Shop, auth: tuple[str, str] | None) -> None:
+    for path in ("/ops", f"/ops/jobs/{shop.delivered()}"):
+        reply = shop.client.get(path, auth=auth)
+        assert reply.status_code == 401
+        assert reply.headers["www-authenticate"].startswith("Basic ")
+        assert "sunset" not in reply.text
+
+
+@pytest.mark.parametrize("header", ["Basic", "Basic !!!", "Basic b3BlcmF0b3I=", "Bearer x", "Basic /w=="])
+def test_an_unreadable_authorization_is_a_401(shop: Shop, header: str) -> None:
+    assert shop.client.get("/ops", headers={"Authorization": header}).status_code == 401
+
+
+@pytest.mark.parametrize("unset", ["smi_ui_user", "smi_ui_password"])
+def test_without_a_configured_password_the_pages_stay_closed(make_shop, unset: str) -> None:
+    shop = make_shop(**{unset: ""})
+    for auth in (AUTH, ("", ""), ("operator", ""), None):
+        reply = shop.client.get("/ops", auth=auth)
+        assert reply.status_code == 503
+        assert "SMI_UI_USER" in reply.json()["error"]["message"]
+
+
+def test_the_overview_of_an_empty_shop_is_calm(shop: Shop) -> None:
+    page = text(ops(shop))
+    assert "Nothing needs a person" in page
+    assert "Error rate –" in page
+    assert "No job yet." in page
+
+
+def test_the_overview_shows_what_is_going_on(shop: Shop) -> None:
+    shop.paid()
+    shop.submitted()
+    shop.delivered()
+    shop.delivered()
+    shop.delivered()
+    shop.failed()
+    shop.settle_refund(shop.refunded("pending"), "succeeded")
+    html = ops(shop)
+    page = text(html)
+    assert '<meta http-equiv="refresh" content="10">' in html
+    for words in (
+        "Waiting to submit 1",
+        "At Upsampler 1",
+        "Refunds owed 1",
+        "Delivered 3",
+        "Not delivered 2",
+        "Error rate 40.0 %",
+        "upscale failed (2)",
+        "Revenue $17.43 7 payments",
+        "Refunded $2.49",
+        "Upscaling cost $0.40 10 credits",
+        "Calls, last minute 0 of 60 allowed",
+    ):
+        assert words in page, words
+    assert "Paid to delivered 0." in page
+    assert html.count("/ops/jobs/") == 7
+    assert "anna" not in html.lower()
+
+
+def test_the_overview_shows_alarms_tasks_and_a_stopped_service(shop: Shop) -> None:
+    job_id = shop.submitted()
+    shop.ctx.limiter.open_breaker("402: no credits")
+    shop.sql("UPDATE smi.clock SET shift = '2 hours'")
+    page = text(ops(shop))
+    assert "1 overdue" in page
+    assert job_id in page
+    assert "Calls to Upsampler are stopped" in page
+    assert "1 task for a person" in page
+    assert "Check the API key" in page
+
+
+def test_a_daemon_that_stopped_is_told_where_it_does_not_run(shop: Shop) -> None:
+    assert "smi_sensors_seconds_ago -1.0" in shop.client.get("/metrics").text
+    shop.state.submissions.expire_unstarted(policy=shop.ctx.policy)  # a sensor's sign of life
+    assert "Nothing needs a person" in text(ops(shop))
+    shop.sql("UPDATE smi.clock SET shift = '7 minutes'")
+    shop.app.state.overview._taken_at = float("-inf")
+    assert "No sensor has looked for work for 7 minutes" in text(ops(shop))
+    found = re.search(r"^smi_sensors_seconds_ago (\S+)$", shop.client.get("/metrics").text, re.M)
+    assert found
+    assert 420 <= float(found.group(1)) < 600
+
+
+def test_many_open_overviews_cost_no_more_than_one(shop: Shop) -> None:
+    assert "No job yet." in ops(shop)
+    shop.paid()
+    assert "No job yet." in ops(shop)
+    shop.app.state.overview._taken_at = float("-inf")
+    assert "Waiting to submit 1" in text(ops(shop))
+
+
+def test_the_page_of_a_job_shows_everything_and_no_address(shop: Shop) -> None:
+    job_id = shop.refunded("pending")
+    shop.state.deliveries.rate(job_id, 2, "too slow")
+    shop.sql("UPDATE smi.job_events SET actor = 'run 01234567-89ab-cdef-0123-456789abcdef' WHERE event = 'submitted'")
+    html = ops(shop, f"/ops/jobs/{job_id}")
+    page = text(html)
+    for words in (
+        "The refund is on its way",
+        "upscale failed",
+        "cuda error at node-7",
+        "a***@e***.com",
+        "2 of 5: too slow",
+        "paid awaiting payment",
+        f"up-{job_id}",
+        "$2.49",
+        "pending",
+    ):
+        assert words in page, words
+    assert "anna" not in html.lower()
+    assert "of-the-shop" not in html  # the query of the source's address
+    assert "http://127.0.0.1:3000/runs/01234567-89ab-cdef-0123-456789abcdef" in html
+    assert shop.callback not in html
+
+
+def test_addresses_in_the_words_of_other_servers_are_masked(shop: Shop) -> None:
+    job_id = shop.delivered()
+    said = "550 5.1.1 <anna.smith@example.com>: no such user"
+    shop.sql("UPDATE smi.emails SET last_error = %(said)s", said=said)
+    shop.sql("UPDATE smi.upscale_jobs SET last_error = %(said)s", said=said)
+    shop.sql("UPDATE smi.job_events SET details = jsonb_build_object('why', %(said)s::text)", said=said)
+    shop.state.manual_tasks.open(kind="mail_failed", subject=job_id, job_id=job_id, message=said, next_step=said)
+    for path in ("/ops", f"/ops/jobs/{job_id}"):
+        html = ops(shop, path)
+        assert "anna.smith" not in html
+        assert "550 5.1.1 &lt;a***@e***.com&gt;: no such user" in html
+
+
+def test_an_open_task_takes_the_place_of_the_usual_next_step(shop: Shop) -> None:
+    html = ops(shop, f"/ops/jobs/{shop.refunded('failed')}")
+    [task] = shop.state.manual_tasks.opened()
+    assert task.next_step.replace("`", "") in html.replace("<code>", "").replace("</code>", "")
+    assert "The refund is on its way" not in html
+    assert "<code>smi jobs refund" in html
+
+
+def test_the_page_of_a_delivered_job_shows_mails_and_downloads_without_the_token(shop: Shop) -> None:
+    job_id = shop.delivered()
+    shop.client.get(f"/smi/v1/download/{shop.token(job_id)}")
+    html = ops(shop, f"/ops/jobs/{job_id}")
+    assert "completion" in text(html)
+    assert "0.970" in text(html)
+    assert shop.token(job_id) not in html
+    assert shop.view(job_id) not in html
+
+
+def test_an_unknown_job_is_a_404_there_too(shop: Shop) -> None:
+    assert shop.client.get("/ops/jobs/" + "e" * 32, auth=AUTH).status_code == 404
+
+
+def test_the_operators_pages_change_nothing(shop: Shop) -> None:
+    job_id = shop.refunded()
+    before = shop.everything()
+    ops(shop)
+    ops(shop, f"/ops/jobs/{job_id}")
+    shop.client.get("/metrics")
+    assert shop.everything() == before
+    assert shop.client.post("/ops", auth=AUTH).status_code == 405
+
+
+def test_addresses_are_masked() -> None:
+    assert masked_address("anna.smith@example.co.uk") == "a***@e***.uk"
+    assert without_query("https://u.example/a.png?key=1#x") == "https://u.example/a.png"
+
+
+def test_metrics_are_read_from_the_state_at_the_scrape(shop: Shop) -> None:
+    assert "smi_in_flight 0.0" in shop.client.get("/metrics").text
+    shop.paid()
+    shop.submitted()
+    shop.failed()
+    shop.delivered()
+    reply = shop.client.get("/metrics")
+    assert reply.headers["content-type"].startswith("text/plain")
+    for line in (
+        "smi_database_up 1.0",
+        'smi_jobs{status="pending"} 1.0',
+        'smi_jobs{status="abandoned"} 0.0',
+        'smi_queue{queue="submit"} 1.0',
+        "smi_in_flight 1.0",
+        "smi_refunds_owed 1.0",
+        "smi_mails_owed 1.0",
+        "smi_alarms 0.0",
+        'smi_api_allowance{window="minute"} 60.0',
+    ):
+        assert line in reply.text, line
+    shop.sql("UPDATE smi.clock SET shift = '3 hours'")
+    assert "smi_alarms 3.0" in shop.client.get("/metrics").text
+
+
+def test_metrics_hold_no_path_of_a_customer(shop: Shop) -> None:
+    job_id = shop.delivered()
+    shop.client.get(f"/smi/v1/download/{shop.token(job_id)}")
+    shop.client.get("/nothing/" + job_id)
+    metrics = shop.client.get("/metrics").text
+    assert 'route="/smi/v1/download/{token}",status="200"' in metrics
+    assert 'route="unknown",status="404"' in metrics
+    assert job_id not in metrics
+
+
+def test_without_a_database_metrics_say_so(dead_shop: Shop) -> None:
+    reply = dead_shop.client.get("/metrics")
+    assert reply.status_code == 200
+    assert "smi_database_up 0.0" in reply.text
+    assert "smi_in_flight" not in reply.text
+
+
+def test_health_is_200_while_the_database_answers_and_503_when_not(shop: Shop, dead_shop: Shop) -> None:
+    reply = shop.client.get("/health")
+    assert (reply.status_code, reply.json()["data"]["status"]) == (200, "ok")
+    reply = dead_shop.client.get("/health")
+    assert (reply.status_code, reply.json()["success"]) == (503, False)
+
+
+def test_a_database_without_tables_is_not_healthy(make_shop, postgres) -> None:
+    shop = make_shop(smi_database_url=postgres.url("postgres"))
+    assert shop.client.get("/health").status_code == 503
+    assert "smi_database_up 0.0" in shop.client.get("/metrics").text
+
+
+def test_pages_and_files_of_the_reports_are_handed_to_operators_alone(shop: Shop) -> None:
+    storage = shop.ctx.storage
+    storage.put_bytes("reports/day/2026-11-20/index.html", b"<style>p{}</style><p>94.0 % delivered")
+    storage.put_bytes("reports/day/2026-11-20/job_facts.csv", b"day,job_id")
+    storage.put_bytes("results/secret.html", b"no")
+    page = shop.client.get("/ops/reports/day/2026-11-20/index.html", auth=AUTH)
+    assert (page.status_code, "94.0 % delivered" in page.text) == (200, True)
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'; style-src 'unsafe-inline'" in page.headers["content-security-policy"]
+    table = shop.client.get("/ops/reports/day/2026-11-20/job_facts.csv", auth=AUTH)
+    assert table.headers["content-type"].startswith("text/csv")
+    assert shop.client.get("/ops/reports/day/2026-11-20/index.html").status_code == 401
+    for path in ("day/2026-11-21/index.html", "../results/secret.html", "day/2026-11-20/../../../results/secret.html"):
+        assert shop.client.get(f"/ops/reports/{path}", auth=AUTH).status_code == 404

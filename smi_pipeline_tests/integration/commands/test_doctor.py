@@ -1,0 +1,147 @@
+"""`smi doctor` and `smi migrate`: every line names what is wrong and what to do, and nothing secret."""
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from smi_pipeline.sandbox.server import Sandbox
+from smi_pipeline.state.embedded import EmbeddedPostgres
+from smi_pipeline_tests.integration.commands.conftest import Smi
+
+
+def found(smi: Smi) -> dict[str, tuple[str, str]]:
+    """State and line of every check, by its name."""
+    ran = smi("doctor", "--json")
+    assert ran.code == (0 if ran.json["ok"] else 1)
+    for check in ran.json["checks"]:
+        assert check["to_do"] or check["state"] == "ok", "says what to do"
+    return {check["name"]: (check["state"], f"{check['message']}; {check['to_do']}") for check in ran.json["checks"]}
+
+
+def test_a_whole_configuration_passes_in_one_line_each(smi: Smi, configured: Sandbox) -> None:
+    ran = smi("doctor")
+    assert ran.code == 0, ran.out
+    assert ran.out.splitlines()[-1].startswith("all ")
+    lines = ran.out.splitlines()
+    for name in ("SMI_SECRET_KEY", "database", "storage", "mail server", "Stripe", "Upsampler"):
+        assert sum(line.startswith(f"ok     {name} ") for line in lines) == 1, name
+    assert "test mode" in ran.out
+    for secret in ("s" * 40, "storefront-key-1", "administrator-key", "sk_test_sandbox", "whsec_sandbox"):
+        assert secret not in ran.out
+
+
+def test_without_any_setting_every_required_one_is_named(smi: Smi, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setenv("SMI_DATABASE_URL", "postgresql://127.0.0.1:9/smi")
+    monkeypatch.setenv("UPSAMPLER_BASE_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setenv("STRIPE_API_BASE", "http://127.0.0.1:9")
+    monkeypatch.setenv("SMI_STORAGE_URL", str(tmp_path))
+    checks = found(smi)
+    wrong = {name for name, (state, _) in checks.items() if state == "wrong"}
+    assert wrong == {
+        "SMI_SECRET_KEY", "SMI_API_KEY", "SMI_ADMIN_API_KEY", "UPSAMPLER_API_KEY", "STRIPE_API_KEY",
+        "STRIPE_WEBHOOK_SECRET", "SMTP_HOST", "SMI_MAIL_FROM", "SMI_SUPPORT_EMAIL", "SMI_ALLOWED_SOURCE_HOSTS",
+        "SMI_ALLOWED_RESULT_HOSTS", "database", "mail server", "Stripe", "Upsampler",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "check", "words"),
+    [
+        ("SMI_SECRET_KEY", "short", "SMI_SECRET_KEY", "has 5 characters, at least 32"),
+        ("SMI_API_KEY", "tiny", "SMI_API_KEY", "at least 16"),
+        ("SMI_ADMIN_API_KEY", "storefront-key-1", "SMI_ADMIN_API_KEY", "same as SMI_API_KEY"),
+        ("SMI_ALLOWED_SOURCE_HOSTS", "https://images.example", "SMI_ALLOWED_SOURCE_HOSTS", "neither a host name"),
+        ("SMI_ALLOWED_RESULT_HOSTS", " , ", "SMI_ALLOWED_RESULT_HOSTS", "every image is refused"),
+        ("SMI_MAIL_FROM", "shop", "SMI_MAIL_FROM", "not an e-mail address"),
+        ("SMI_UI_USER", "ops", "SMI_UI_USER", "set both or none"),
+        ("STRIPE_API_KEY", "sk_test_wrong", "Stripe", "refuses the account"),
+        ("UPSAMPLER_API_KEY", "wrong", "Upsampler", "refuses the account"),
+        ("UPSAMPLER_BASE_URL", "http://127.0.0.1:9/api", "Upsampler", "cannot be reached"),
+        ("SMTP_PORT", "9", "mail server", "No connection"),
+        ("SMTP_STARTTLS", "true", "mail server", "not"),
+        ("SMI_STORAGE_URL", "/proc/nowhere", "storage", "could not be stored"),
+        ("SMI_STORAGE_URL", "nosuch://x", "storage", ""),
+        ("DAGSTER_POSTGRES_URL", "postgresql://127.0.0.1:9/x", "Dagster's database", "refused"),
+        ("SMI_DATABASE_URL", "postgresql://u:geheim@127.0.0.1:9/x", "database", "did not answer"),
+        ("SMI_GATEWAY_PORT", "99999", "SMI_GATEWAY_PORT", "less than or equal to 65535"),
+    ],
+)
+def test_what_is_wrong_is_said_beside_its_name(
+    smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, check: str, words: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    checks = found(smi)
+    state, line = checks[check]
+    assert state == "wrong"
+    assert words in line
+    assert "geheim" not in line
+    assert [name for name, (state, _) in checks.items() if state == "wrong"] == [check]
+
+
+@pytest.mark.parametrize(
+    ("public_url", "words"),
+    [(None, "neither customers nor webhooks"), ("http://shop.example.com", "not https"), ("https://shop.example", "")],
+)
+def test_in_earnest_the_public_address_must_be_reachable_and_encrypted(
+    smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch, public_url: str | None, words: str
+) -> None:
+    monkeypatch.setenv("UPSAMPLER_BASE_URL", "https://upsampler.invalid/api/v1")
+    if public_url:
+        monkeypatch.setenv("SMI_PUBLIC_URL", public_url)
+    state, line = found(smi)["SMI_PUBLIC_URL"]
+    assert state == ("wrong" if words else "ok")
+    assert words in line
+
+
+def test_a_misspelt_variable_is_noted(smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMI_POL_SECONDS", "3")
+    assert found(smi)["SMI_POL_SECONDS"][0] == "note"
+
+
+def test_a_shifted_clock_and_an_old_schema_are_wrong(
+    smi: Smi, configured: Sandbox, state_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMI_DATABASE_URL", state_url)
+    engine = create_engine(state_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE smi.clock SET shift = '1 hour'"))
+    assert "shifted" in found(smi)["database"][1]
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE smi_schema_version SET version_num = '0001'"))
+    assert "run `smi migrate`" in found(smi)["database"][1]
+    engine.dispose()
+
+
+def test_a_database_clock_that_runs_off_is_wrong(
+    smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datetime import timedelta
+
+    monkeypatch.setattr("smi_pipeline.commands.diagnostics.MAX_SKEW", timedelta(seconds=-1))
+    assert "clock differs" in found(smi)["database"][1]
+
+
+def test_little_space_is_wrong(smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smi_pipeline.commands.diagnostics.LITTLE_SPACE", 10**18)
+    assert "GB are free" in found(smi)["storage"][1]
+
+
+def test_the_probe_leaves_nothing_behind(
+    smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:
+    monkeypatch.setenv("SMI_STORAGE_URL", str(tmp_path / "files"))
+    assert found(smi)["storage"][0] == "ok"
+    assert list((tmp_path / "files").iterdir()) == []
+
+
+def test_migrate_creates_the_databases_and_says_its_revision(
+    smi: Smi, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMI_DATABASE_URL", postgres.url("fresh_state"))
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", postgres.url("fresh_dagster"))
+    assert "nothing" in smi("doctor").out or "did not answer" in smi("doctor").out
+    first = smi("migrate", "--json")
+    assert first.code == 0
+    assert smi("migrate").out == f"the state's schema is at revision {first.json['revision']}\n"
+    with create_engine(postgres.url("postgres")).connect() as connection:
+        names = {row[0] for row in connection.execute(text("SELECT datname FROM pg_database"))}
+    assert {"fresh_state", "fresh_dagster"} <= names

@@ -1,0 +1,90 @@
+"""Rule 11 and W25: nobody who paid is forgotten, and a person hears of what only a person can settle."""
+
+from smi_pipeline.core.errors import TransientError
+from smi_pipeline.services import admin
+from smi_pipeline.services.alerts import raise_alarms, send_alerts
+from smi_pipeline_tests.integration.services.steps import Steps
+
+
+def test_a_paid_job_that_nobody_works_on_is_an_alarm_and_a_task(shop: Steps) -> None:
+    job_id = shop.paid()
+    shop.later(seconds=3600 + 290)
+    assert shop.state.queries.alarms(shop.policy) == []
+    shop.later(seconds=20)
+    assert [row["job_id"] for row in shop.state.queries.alarms(shop.policy)] == [job_id]
+    assert raise_alarms(shop.ctx) == raise_alarms(shop.ctx) == 1
+    assert shop.tasks() == ["overdue"]
+
+
+def test_a_refund_that_is_not_carried_out_is_an_alarm(shop: Steps) -> None:
+    job_id = shop.failed()
+    shop.later(hours=2)
+    assert [row["job_id"] for row in shop.state.queries.alarms(shop.policy)] == [job_id]
+    shop.refund_due()
+    assert shop.state.queries.alarms(shop.policy) == []
+
+
+def test_an_overdue_task_ends_by_itself_when_the_job_does(shop: Steps) -> None:
+    shop.failed()
+    shop.later(hours=2)
+    raise_alarms(shop.ctx)
+    shop.refund_due()
+    assert raise_alarms(shop.ctx) == 0
+    assert shop.tasks() == []
+
+
+def test_held_delivered_refunded_and_unpaid_jobs_are_no_alarm(shop: Steps) -> None:
+    shop.delivered()
+    shop.register()
+    held = shop.paid()
+    admin.hold(shop.ctx, held, "fraud?")
+    refunded = shop.failed()
+    shop.refund_due()
+    assert shop.job(refunded).status == "refunded"
+    shop.later(hours=20)
+    assert shop.state.queries.alarms(shop.policy) == []
+
+
+def test_a_person_is_told_once(shop: Steps) -> None:
+    for n in range(3):
+        shop.state.manual_tasks.open(kind="test", subject=str(n), job_id=None, message=f"thing {n}.", next_step="look.")
+    posted: list[tuple[str, list[str]]] = []
+    assert send_alerts(shop.ctx, "owner@example.com", lambda *alert: posted.append(alert)) == 3
+    assert send_alerts(shop.ctx, "owner@example.com", lambda *alert: posted.append(alert)) == 0
+    assert len(posted) == len(shop.mailer.taken) == 1
+    assert posted[0][1][0] == "thing 0. Next step: look."
+
+
+def test_an_alert_that_reached_nobody_is_told_again(shop: Steps) -> None:
+    shop.state.manual_tasks.open(kind="test", subject="1", job_id=None, message="thing.", next_step="look.")
+    shop.mailer.faults.append(TransientError("no connection"))
+    assert send_alerts(shop.ctx, "owner@example.com", None) == 0
+    assert send_alerts(shop.ctx, "owner@example.com", None) == 1
+
+
+def test_with_nobody_to_tell_nothing_is_called_told(shop: Steps) -> None:
+    shop.state.manual_tasks.open(kind="test", subject="1", job_id=None, message="thing.", next_step="look.")
+    assert send_alerts(shop.ctx, None, None) == 0
+    assert len(shop.state.manual_tasks.unalerted(10)) == 1
+
+
+def test_a_storage_without_room_is_a_persons_task_as_long_as_it_is(shop: Steps) -> None:
+    shop.storage.short = "3 bytes are free"
+    raise_alarms(shop.ctx)
+    raise_alarms(shop.ctx)
+    assert shop.tasks() == ["disk_full"]
+    shop.storage.short = None
+    raise_alarms(shop.ctx)
+    assert shop.tasks() == []
+
+
+def test_a_sensor_of_the_clocks_that_is_switched_off_is_told_while_the_others_work(shop: Steps) -> None:
+    shop.poll()
+    raise_alarms(shop.ctx)
+    assert shop.tasks() == []
+    shop.down(minutes=6)
+    raise_alarms(shop.ctx)
+    assert shop.tasks() == ["sensor_silent"]
+    shop.poll()
+    raise_alarms(shop.ctx)
+    assert shop.tasks() == []

@@ -1,0 +1,205 @@
+"""Rule 7: one mail, one Message-ID, the same bytes on every try; and a mail undoes nothing."""
+
+import time
+
+import pytest
+
+from smi_pipeline.core.errors import AmbiguousError, Conflict, PermanentError, TransientError
+from smi_pipeline.core.models import Queue, RenderedMail
+from smi_pipeline.services import admin, lease_renewal, notify, refund
+from smi_pipeline_tests.integration.services.steps import Steps
+
+
+@pytest.fixture
+def job_id(shop: Steps) -> str:
+    """A job that was delivered a moment ago; its mail is owed."""
+    job_id = shop.paid()
+    shop.submit_due()
+    shop.upscaler.finish(shop.external_id(job_id))
+    shop.poll()
+    shop.fulfil_due()
+    return job_id
+
+
+def mail(shop: Steps, job_id: str):
+    return shop.state.emails.of_job(job_id)[-1]
+
+
+def test_a_451_is_tried_again_with_the_same_message_id_and_the_same_bytes(shop: Steps, job_id: str) -> None:
+    tried: list[tuple[str, bytes]] = []
+    send = shop.mailer.send
+    shop.mailer.send = lambda m: (tried.append((m.message_id, m.content)), send(m))[1]  # type: ignore
+    shop.mailer.faults.append(TransientError("451 later"))
+    shop.mail_due()
+    assert mail(shop, job_id).state == "claimed"
+    shop.later(minutes=2)
+    shop.mail_due()
+    assert mail(shop, job_id).state == "accepted"
+    assert len(tried) == 2
+    assert len(set(tried)) == 1
+    assert len(shop.mailer.taken) == 1
+
+
+def test_the_bytes_are_committed_before_the_server_gets_them(shop: Steps, job_id: str) -> None:
+    seen: list[tuple] = []
+    send = shop.mailer.send
+
+    def look(message):
+        seen.append((mail(shop, job_id).state, bytes(mail(shop, job_id).content), message.content))
+        send(message)
+
+    shop.mailer.send = look  # type: ignore
+    shop.mail_due()
+    ((state, kept, sent),) = seen
+    assert state == "handed_over"
+    assert kept == sent
+
+
+def test_an_unanswered_hand_over_is_sent_once_more_and_then_a_persons_task(shop: Steps, job_id: str) -> None:
+    shop.mailer.after_effect.extend([AmbiguousError("no answer"), AmbiguousError("no answer")])
+    for _ in range(4):
+        shop.mail_due()
+        shop.later(minutes=20)
+    assert len(shop.mailer.taken) == 2
+    assert len({(m.message_id, m.content) for m in shop.mailer.taken}) == 1
+    assert mail(shop, job_id).state == "failed"
+    assert shop.tasks() == ["mail_failed"]
+    assert shop.job(job_id).status == "completed"
+
+
+def test_a_worker_that_died_while_sending_counts_as_unanswered(shop: Steps, job_id: str) -> None:
+    shop.mailer.after_effect.append(SystemExit())  # type: ignore[arg-type]
+    with pytest.raises(SystemExit):
+        shop.mail_due()
+    assert mail(shop, job_id).state == "handed_over"
+    shop.later(seconds=60)
+    shop.mail_due()
+    assert mail(shop, job_id).state == "accepted"
+    assert shop.mailer.subjects() == ["completion"]
+
+
+def test_a_refused_mail_is_a_persons_task_and_the_delivery_stands(shop: Steps, job_id: str) -> None:
+    shop.mailer.faults.append(PermanentError("mail_refused", "550 no such user"))
+    shop.mail_due()
+    assert shop.tasks() == ["mail_failed"]
+    assert shop.job(job_id).status == "completed"
+    assert shop.state.deliveries.current_token(job_id) is not None
+    assert "accepted" in admin.resend(shop.ctx, job_id)
+    assert shop.tasks() == [], "the customer has the mail: nothing is left for a person"
+
+
+def test_an_outage_of_the_mail_server_gives_up_no_mail(shop: Steps, job_id: str) -> None:
+    for _ in range(15):
+        shop.mailer.faults.append(TransientError("no connection", counts=False))
+        shop.mail_due()
+        shop.later(minutes=20)
+    shop.mail_due()
+    assert mail(shop, job_id).state == "accepted"
+    assert len(shop.mailer.taken) == 1
+
+
+def test_a_mail_that_is_refused_for_the_time_being_for_ever_is_given_up(shop: Steps, job_id: str) -> None:
+    for _ in range(15):
+        shop.mailer.faults.append(TransientError("451 greylisted"))
+        shop.mail_due()
+        shop.later(minutes=20)
+    assert mail(shop, job_id).state == "failed"
+    assert shop.tasks() == ["mail_failed"]
+
+
+def test_a_mail_that_cannot_be_written_is_set_aside(shop: Steps, job_id: str) -> None:
+    shop.change("UPDATE smi.upscale_jobs SET customer_email = 'a@b.example' || chr(10) || 'Bcc: x'")
+    shop.mail_due()
+    assert mail(shop, job_id).state == "failed"
+    assert shop.mailer.sent == []
+
+
+def test_two_workers_send_a_mail_once(shop: Steps, job_id: str) -> None:
+    lease_id, (key,) = shop.take(Queue.MAIL)
+    assert notify.send_owed(shop.ctx, job_id) == []
+    shop.later(seconds=60)
+    other, _ = shop.take(Queue.MAIL)
+    assert notify.send(shop.ctx, key, lease_id).state == "lost"
+    assert notify.send(shop.ctx, key, other).state == "done"
+    assert len(shop.mailer.sent) == 1
+
+
+def test_a_resend_is_a_new_mail(shop: Steps) -> None:
+    job_id = shop.delivered()
+    assert "accepted" in admin.resend(shop.ctx, job_id)
+    assert [m.serial for m in shop.state.emails.of_job(job_id)] == [1, 2]
+    assert len({m.message_id for m in shop.mailer.taken}) == 2
+    refunded = shop.failed()
+    with pytest.raises(Conflict):
+        admin.resend(shop.ctx, refunded)
+    shop.refund_due()
+    shop.mail_due()
+    admin.resend(shop.ctx, refunded)
+    assert shop.mailer.subjects() == ["completion", "completion", "refund", "refund"]
+
+
+def test_a_link_that_has_expired_is_not_mailed_again(shop: Steps) -> None:
+    job_id = shop.delivered()
+    shop.later(hours=25)
+    with pytest.raises(Conflict, match="expired"):
+        admin.resend(shop.ctx, job_id)
+    admin.new_link_by_mail(shop.ctx, job_id)
+    assert shop.mailer.subjects() == ["completion", "completion"]
+
+
+@pytest.mark.parametrize("what", ["mail", "refund"])
+def test_one_row_that_is_worked_on_slowly_is_not_taken_by_another_worker(
+    shop: Steps, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(lease_renewal, "RENEW_SECONDS", 0.01)
+    failed = shop.failed()
+    queue, port, call = (
+        (Queue.MAIL, shop.mailer, "send") if what == "mail" else (Queue.REFUND, shop.payments, "create_refund")
+    )
+    if what == "mail":
+        shop.refund_due()
+    quick, others = getattr(port, call), []
+
+    def slow(*args: object, **kwargs: object) -> object:
+        for _ in range(4):
+            shop.later(seconds=30)
+            ends = time.monotonic() + 30
+            while not _lease_left(shop) > 40 and time.monotonic() < ends:
+                time.sleep(0.005)
+            others.append(shop.take(queue)[1])
+        return quick(*args, **kwargs)
+
+    monkeypatch.setattr(port, call, slow)
+    (notify.send_owed if what == "mail" else refund.refund_now)(shop.ctx, failed)
+    assert others == [[]] * 4
+    shop.mail_due()
+    assert shop.mailer.subjects() == ["refund"]
+    assert len(shop.payments.refunds) == 1
+
+
+def _lease_left(shop: Steps) -> float:
+    rows = shop.sql(
+        """SELECT extract(epoch FROM lease_until - smi.now())::float AS left FROM smi.emails WHERE lease_id IS NOT NULL
+           UNION ALL SELECT extract(epoch FROM lease_until - smi.now())::float FROM smi.refunds
+           WHERE lease_id IS NOT NULL"""
+    )
+    return max((row["left"] for row in rows), default=0.0)
+
+
+def test_a_step_that_takes_longer_than_it_may_loses_its_row(shop: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_renewal, "RENEW_SECONDS", 0.01)
+    monkeypatch.setattr(notify, "SEND_SECONDS", 0)
+    failed = shop.failed()
+    shop.refund_due()
+    taken = []
+    send = shop.mailer.send
+
+    def hanging(mail: RenderedMail) -> None:
+        time.sleep(0.05)
+        shop.later(seconds=46)
+        taken.append(shop.take(Queue.MAIL)[1])
+        send(mail)
+
+    monkeypatch.setattr(shop.mailer, "send", hanging)
+    notify.send_owed(shop.ctx, failed)
+    assert taken == [[f"{failed}/refund/1"]]

@@ -1,0 +1,285 @@
+"""Rules 1 and 8, W1, W2 and W24: what Stripe's events do, odd payments, and what was missed."""
+
+from dataclasses import replace
+
+import pytest
+
+from smi_pipeline.core.errors import AmbiguousError, Conflict, NotFound, Unavailable
+from smi_pipeline.services import admin, intake
+from smi_pipeline.services.reconciliation import stripe_events, stripe_payments
+from smi_pipeline_tests.integration.services.steps import Steps
+
+
+@pytest.mark.parametrize("again", ["the same event", "another event of the same payment"])
+def test_a_payment_told_twice_starts_one_job_once(shop: Steps, again: str) -> None:
+    job_id = shop.register().job_id
+    payment_intent = shop.pay(job_id)
+    shop.submit_due()
+    if again == "the same event":
+        body = {"object": "payment_intent", "id": payment_intent}
+        assert shop.tell("payment_intent.succeeded", body, job_id) == "repeated"
+    else:
+        body = {"object": "checkout.session", "payment_intent": payment_intent, "payment_status": "paid"}
+        assert shop.tell("checkout.session.completed", body, job_id) == "known"
+    shop.submit_due()
+    assert len(shop.upscaler.submissions) == 1
+    assert shop.payments.refunds == {}
+
+
+def test_an_event_that_had_its_effect_is_answered_without_stripe(shop: Steps) -> None:
+    job_id = shop.register().job_id
+    payment_intent = shop.pay(job_id)
+    refund = shop.payments.refund_by_hand(payment_intent, 10)
+    told = (
+        ("payment_intent.succeeded", {"object": "payment_intent", "id": payment_intent}, job_id),
+        ("refund.created", {"object": "refund", "id": refund.refund_id, "payment_intent": payment_intent}, None),
+    )
+    shop.tell(*told[1])
+    before = list(shop.payments.calls)
+    assert [shop.tell(*each) for each in told] == ["repeated", "repeated"]
+    assert shop.payments.calls == before
+
+
+def test_a_session_that_is_completed_and_not_paid_starts_nothing(shop: Steps) -> None:
+    job_id = shop.register().job_id
+    body = {"object": "checkout.session", "payment_intent": "pi_1", "payment_status": "unpaid"}
+    assert shop.tell("checkout.session.completed", body, job_id) == "not paid yet"
+    assert shop.job(job_id).status == "awaiting_payment"
+
+
+def test_the_payment_is_read_again_whatever_the_event_says(shop: Steps) -> None:
+    job_id = shop.register().job_id
+    with pytest.raises(NotFound):
+        shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": "pi_forged"}, job_id)
+    assert shop.job(job_id).status == "awaiting_payment"
+
+
+def test_objects_of_other_shops_are_not_ours(shop: Steps) -> None:
+    body = {"object": "payment_intent", "id": "pi_1", "metadata": {"source": "another", "job_id": "x"}}
+    assert shop.tell("payment_intent.succeeded", body) == "not ours"
+    assert shop.tell("payment_intent.succeeded", {"object": "payment_intent", "metadata": None}) == "not ours"
+    for metadata in ("a text", {"source": "another", "job_id": "kitchen sink 12 \0"}):
+        assert shop.tell("payment_intent.succeeded", body | {"metadata": metadata}) == "not ours"
+    for intent in (None, 7, "pi_\0", "pi_unknown", {"id": "pi_unknown"}):
+        assert shop.tell("charge.refunded", {"object": "charge", "id": "ch_1", "payment_intent": intent}) == "not ours"
+
+
+@pytest.mark.parametrize(("amount", "currency"), [(1, "usd"), (5000, "usd"), (50, "eur")])
+def test_a_wrong_amount_or_currency_is_refunded_and_a_person_told(shop: Steps, amount: int, currency: str) -> None:
+    job_id = shop.register().job_id
+    payment_intent = shop.pay(job_id, amount, currency=currency)
+    shop.everything()
+    assert shop.upscaler.submissions == []
+    assert shop.payments.returned_cents(payment_intent) == amount
+    assert shop.job(job_id).status == "refunded"
+    assert shop.tasks() == ["wrong_amount"]
+    assert shop.mailer.subjects() == ["refund"]
+    assert shop.mailer.contexts[-1]["amount_cents"] == amount
+
+
+def test_a_second_payment_is_refunded_and_the_job_stays(shop: Steps) -> None:
+    job_id = shop.paid()
+    second = shop.pay(job_id)
+    shop.everything()
+    shop.upscaler.finish(shop.external_id(job_id))
+    shop.poll()
+    shop.everything()
+    first = shop.job(job_id).payment_intent_id or ""
+    assert shop.payments.returned_cents(second) == shop.job(job_id).price_cents
+    assert shop.payments.returned_cents(first) == 0
+    assert shop.job(job_id).status == "completed"
+    assert shop.mailer.subjects() == ["completion", "duplicate_payment"]
+
+
+def test_both_payments_of_a_failed_job_go_back(shop: Steps) -> None:
+    job_id = shop.failed()
+    second = shop.pay(job_id)
+    shop.refund_due()
+    first = shop.job(job_id).payment_intent_id or ""
+    assert shop.payments.returned_cents(first) == shop.payments.returned_cents(second) == shop.job(job_id).price_cents
+
+
+def test_a_payment_after_abandoned_brings_the_job_back(shop: Steps) -> None:
+    job_id = shop.register().job_id
+    shop.later(hours=25)
+    assert intake.close_abandoned(shop.ctx) == 1
+    assert shop.job(job_id).status == "abandoned"
+    assert all(session.status == "expired" for session in shop.payments.sessions.values())
+    shop.pay(job_id)
+    shop.submit_due()
+    assert shop.job(job_id).status == "processing"
+
+
+def test_a_wrong_amount_after_abandoned_is_refunded(shop: Steps) -> None:
+    job_id = shop.register().job_id
+    shop.tell("checkout.session.expired", {"object": "checkout.session", "id": "cs_1"}, job_id)
+    payment_intent = shop.pay(job_id, 1)
+    shop.refund_due()
+    assert shop.payments.returned_cents(payment_intent) == 1
+    assert shop.job(job_id).status == "refunded"
+
+
+def test_a_session_that_was_paid_unnoticed_is_not_abandoned(shop: Steps) -> None:
+    job_id = shop.register().job_id
+    payment_intent = shop.payments.pay(job_id, shop.job(job_id).price_cents)
+    (session_id, session), *_ = shop.payments.sessions.items()
+    shop.payments.sessions[session_id] = replace(
+        session, status="complete", payment_status="paid", payment_intent_id=payment_intent
+    )
+    shop.later(hours=25)
+    assert intake.close_abandoned(shop.ctx) == 0
+    assert shop.job(job_id).status == "pending"
+
+
+def test_a_session_that_stripe_does_not_know_does_not_keep_the_others_open(shop: Steps) -> None:
+    first, second = shop.register().job_id, shop.register().job_id
+    shop.payments.sessions.pop(f"cs_{first[:8]}")
+    shop.later(hours=25)
+    assert intake.close_abandoned(shop.ctx) == 2
+    assert shop.job(second).status == "abandoned"
+
+
+@pytest.mark.parametrize("why", ["its session cannot be closed", "it is paid by a payment that cannot be read"])
+def test_orders_that_cannot_be_closed_hide_no_newer_ones(shop: Steps, why: str) -> None:
+    stuck = {f"cs_{shop.register().job_id[:8]}" for _ in range(8)}
+    newer = [shop.register().job_id for _ in range(3)]
+    expire, sessions = shop.payments.expire_checkout, dict(shop.payments.sessions)
+
+    def refuses(session_id: str) -> None:
+        if session_id in stuck and why == "its session cannot be closed":
+            raise AmbiguousError("500")
+        expire(session_id)
+
+    shop.payments.expire_checkout = refuses  # type: ignore[method-assign]
+    if why != "its session cannot be closed":
+        for name in stuck:
+            paid = replace(sessions[name], status="complete", payment_status="paid", payment_intent_id="pi_gone")
+            shop.payments.sessions[name] = paid
+    shop.later(hours=25)
+    assert sum(intake.close_abandoned(shop.ctx, 2) for _ in range(6)) == 3
+    assert {shop.job(job_id).status for job_id in newer} == {"abandoned"}
+    assert shop.state.queries.counts() == {"awaiting_payment": 8, "abandoned": 3}
+    shop.payments.expire_checkout = expire  # type: ignore[method-assign]
+    shop.payments.sessions = sessions
+    assert intake.close_abandoned(shop.ctx, 50) == 0, "they are left alone for a while"
+    shop.later(hours=2)
+    assert intake.close_abandoned(shop.ctx, 50) == 8
+
+
+def test_an_outage_of_stripe_ends_the_closing_of_orders_early(shop: Steps) -> None:
+    for _ in range(10):
+        shop.register()
+    shop.later(hours=25)
+    shop.payments.calls.clear()
+    shop.payments.faults.extend([AmbiguousError("500")] * 10)
+    assert intake.close_abandoned(shop.ctx, 50) == 0
+    assert len(shop.payments.calls) == 5
+
+
+def test_an_order_that_could_not_be_closed_is_started_at_once_when_it_is_paid(shop: Steps) -> None:
+    job_id = shop.register().job_id
+    shop.later(hours=25)
+    shop.payments.faults.append(AmbiguousError("500"))
+    assert intake.close_abandoned(shop.ctx) == 0
+    shop.pay(job_id)
+    shop.submit_due()
+    assert shop.job(job_id).status == "processing"
+
+
+def test_an_order_whose_checkout_cannot_be_opened_is_closed_and_refused(shop: Steps) -> None:
+    shop.payments.faults.append(AmbiguousError("500"))
+    with pytest.raises(Unavailable):
+        shop.register()
+    assert shop.state.queries.counts() == {"abandoned": 1}
+
+
+def test_a_payment_without_a_job_is_never_refunded_by_itself_and_named_after_ten_minutes(shop: Steps) -> None:
+    payment_intent = shop.payments.pay("f" * 32, 70)
+    shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": payment_intent}, "f" * 32)
+    stripe_payments.compare_payments(shop.ctx)
+    assert shop.tasks() == []
+    shop.later(minutes=11)
+    stripe_payments.compare_payments(shop.ctx)
+    shop.refund_due()
+    assert shop.tasks() == ["orphan_payment"]
+    assert shop.payments.refunds == {}
+
+
+def test_an_orphan_is_returned_on_a_persons_word_and_then_settled(shop: Steps) -> None:
+    payment_intent = shop.payments.pay("f" * 32, 70)
+    shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": payment_intent}, "f" * 32)
+    shop.later(minutes=11)
+    stripe_payments.compare_payments(shop.ctx)
+    admin.refund_payment(shop.ctx, payment_intent)
+    shop.refund_due()
+    assert shop.payments.returned_cents(payment_intent) == 70
+    stripe_payments.compare_payments(shop.ctx)
+    assert shop.tasks() == [], "settled: no second alert"
+    with pytest.raises(Conflict):
+        admin.refund_payment(shop.ctx, payment_intent)
+    with pytest.raises(Conflict):
+        admin.adopt(shop.ctx, payment_intent, shop.register().job_id)
+
+
+def test_an_orphan_is_adopted_by_a_job_and_pays_for_it(shop: Steps) -> None:
+    job_id = shop.register().job_id
+    payment_intent = shop.payments.pay("f" * 32, shop.job(job_id).price_cents)
+    shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": payment_intent}, "f" * 32)
+    shop.later(minutes=11)
+    stripe_payments.compare_payments(shop.ctx)
+    assert "order" in admin.adopt(shop.ctx, payment_intent, job_id)
+    shop.submit_due()
+    assert shop.job(job_id).status == "processing"
+    assert shop.tasks() == []
+
+
+def test_an_adoption_that_fails_half_way_forgets_no_payment(shop: Steps) -> None:
+    job_id = shop.register().job_id
+    payment_intent = shop.payments.pay("f" * 32, shop.job(job_id).price_cents)
+    shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": payment_intent}, "f" * 32)
+    shop.payments.faults.append(AmbiguousError("500"))
+    with pytest.raises(AmbiguousError):
+        admin.adopt(shop.ctx, payment_intent, job_id)
+    payment = shop.state.queries.payment(payment_intent)
+    assert payment is not None and payment["role"] == "orphan"
+
+
+@pytest.mark.parametrize("payment_intent", ["pi_unknown", "pi_\x00", "pi_\udcff", ""])
+def test_a_payment_that_is_not_on_record_is_not_found(shop: Steps, payment_intent: str) -> None:
+    with pytest.raises(NotFound):
+        admin.refund_payment(shop.ctx, payment_intent)
+
+
+def test_a_lost_webhook_is_found_among_stripes_events(shop: Steps) -> None:
+    from smi_pipeline.core.models import StripeEvent
+
+    job_id = shop.register().job_id
+    payment_intent = shop.payments.pay(job_id, shop.job(job_id).price_cents)
+    at = shop.state.submissions.now()
+    body = {"object": "payment_intent", "id": payment_intent}
+    ours = {"metadata": {"source": "sell-my-images", "job_id": job_id}}
+    shop.payments.events = [
+        StripeEvent(event_id="evt_bad", type="payment_intent.succeeded", created_at=at,
+                    object={"object": "payment_intent", "id": "pi_gone", **ours}),
+        StripeEvent(event_id="evt_1", type="payment_intent.succeeded", created_at=at, object={**body, **ours}),
+    ]  # fmt: skip
+    tally = stripe_events.reconcile_events(shop.ctx)
+    assert tally["order"] == 1, "an event that cannot be read does not block those behind it"
+    assert shop.job(job_id).status == "pending"
+    assert stripe_events.reconcile_events(shop.ctx).total() == 0
+    assert shop.state.intake.cursor(stripe_events.CURSOR) is not None
+
+
+def test_a_payment_whose_event_was_missed_too_is_found_among_the_payments(shop: Steps) -> None:
+    job_id = shop.register().job_id
+    shop.payments.pay(job_id, shop.job(job_id).price_cents)
+    assert stripe_payments.compare_payments(shop.ctx)["missed"] == 1
+    assert shop.job(job_id).status == "pending"
+    assert stripe_payments.compare_payments(shop.ctx)["known"] == 1
+
+
+def test_an_outage_of_stripe_moves_no_cursor(shop: Steps) -> None:
+    shop.payments.faults.append(AmbiguousError("500"))
+    with pytest.raises(AmbiguousError):
+        stripe_events.reconcile_events(shop.ctx)
+    assert shop.state.intake.cursor(stripe_events.CURSOR) is None

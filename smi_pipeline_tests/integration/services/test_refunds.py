@@ -1,0 +1,348 @@
+"""Rule 3: money goes back once, in full, whoever asks and whatever gets lost on the way."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from smi_pipeline.core.errors import AmbiguousError
+from smi_pipeline.core.models import Queue
+from smi_pipeline.services import admin, intake, refund
+from smi_pipeline.services.reconciliation import stripe_payments
+from smi_pipeline_tests.integration.services.steps import Steps
+
+
+def payment_of(shop: Steps, job_id: str) -> str:
+    payment_intent = shop.job(job_id).payment_intent_id
+    assert payment_intent is not None
+    return payment_intent
+
+
+def states(shop: Steps, job_id: str) -> list[tuple[str, str]]:
+    return [(r.kind, r.state) for r in shop.state.refunds.of_job(job_id)]
+
+
+def test_the_key_and_the_amount_are_committed_before_stripe_is_called(shop: Steps) -> None:
+    job_id = shop.failed()
+    seen: list[tuple] = []
+    create = shop.payments.create_refund
+
+    def look(**call: object) -> object:
+        row = shop.state.refunds.of_job(job_id)[0]
+        seen.append((row.state, row.idempotency_key, row.amount_cents))
+        return create(**call)  # type: ignore[arg-type]
+
+    shop.payments.create_refund = look  # type: ignore
+    shop.refund_due()
+    assert seen == [("owed", f"refund:{job_id}:1", shop.job(job_id).price_cents)]
+
+
+def test_a_refund_whose_answer_was_lost_is_adopted_not_repeated(shop: Steps) -> None:
+    job_id = shop.failed()
+    shop.payments.after_effect.append(AmbiguousError("no answer"))
+    shop.refund_due()
+    assert states(shop, job_id) == [("failure", "owed")]
+    shop.later(minutes=1)
+    shop.refund_due()
+    assert states(shop, job_id) == [("failure", "succeeded")]
+    assert len(shop.payments.refunds) == 1
+    assert len(shop.payments.keys) == 1, "looked up, not asked again"
+
+
+def test_an_answer_that_never_came_and_no_effect_is_asked_again_with_the_same_key(shop: Steps) -> None:
+    job_id = shop.failed()
+    shop.payments.faults.extend([None, None, AmbiguousError("500")])  # payment, refunds_of, create_refund
+    shop.refund_due()
+    shop.later(minutes=1)
+    shop.refund_due()
+    assert shop.payments.keys == [f"refund:{job_id}:1"]
+    assert shop.job(job_id).status == "refunded"
+
+
+def test_after_23_hours_a_new_key_is_used_if_no_refund_is_found(shop: Steps) -> None:
+    job_id = shop.failed()
+    shop.payments.faults.extend([None, None, AmbiguousError("500")])
+    shop.refund_due()
+    shop.later(hours=24)
+    shop.refund_due()
+    assert shop.payments.keys == [f"refund:{job_id}:2"]
+    assert shop.payments.returned_cents(payment_of(shop, job_id)) == shop.job(job_id).price_cents
+
+
+def test_a_partial_refund_made_by_hand_is_completed_not_repeated(shop: Steps) -> None:
+    job_id = shop.failed()
+    payment_intent = payment_of(shop, job_id)
+    shop.payments.refund_by_hand(payment_intent, 20)
+    shop.refund_due()
+    amounts = sorted(r.amount_cents for r in shop.payments.refunds_in(payment_intent))
+    assert amounts == sorted([20, shop.job(job_id).price_cents - 20])
+    assert shop.job(job_id).status == "refunded"
+
+
+def test_a_partial_refund_by_hand_that_failed_does_not_count(shop: Steps) -> None:
+    job_id = shop.failed()
+    shop.payments.refund_by_hand(payment_of(shop, job_id), 20, status="failed")
+    shop.refund_due()
+    assert shop.payments.returned_cents(payment_of(shop, job_id)) == shop.job(job_id).price_cents
+
+
+def test_a_full_refund_by_hand_before_delivery_is_the_outcome(shop: Steps) -> None:
+    job_id = shop.paid()
+    shop.submit_due()
+    shop.payments.refund_by_hand(payment_of(shop, job_id), shop.job(job_id).price_cents)
+    shop.tell("charge.refunded", {"object": "charge", "payment_intent": payment_of(shop, job_id)})
+    assert shop.job(job_id).status == "refunded"
+    shop.upscaler.finish(shop.external_id(job_id))
+    shop.poll()
+    shop.fulfil_due()
+    shop.refund_due()
+    shop.mail_due()
+    assert shop.outcomes(job_id) == [(1, "refund")]
+    assert shop.payments.returned_cents(payment_of(shop, job_id)) == shop.job(job_id).price_cents
+    assert shop.mailer.subjects() == ["refund"]
+
+
+def test_a_partial_refund_by_hand_after_delivery_mails_nobody(shop: Steps) -> None:
+    job_id = shop.delivered()
+    made = shop.payments.refund_by_hand(payment_of(shop, job_id), 20, status="pending")
+    body = {"object": "refund", "id": made.refund_id, "payment_intent": made.payment_intent_id}
+    shop.tell("refund.created", {**body, "status": "pending"})
+    shop.payments.set_refund(made.refund_id, "succeeded")
+    shop.tell("refund.updated", {**body, "status": "succeeded"})
+    shop.mail_due()
+    assert states(shop, job_id) == [("outside", "succeeded")]
+    assert shop.mailer.subjects() == ["completion"]
+    assert shop.job(job_id).status == "completed"
+
+
+def test_the_webhook_may_come_before_the_answer_to_our_own_call(shop: Steps) -> None:
+    job_id = shop.failed()
+    create = shop.payments.create_refund
+
+    def webhook_first(**call: object) -> object:
+        facts = create(**call)  # type: ignore[arg-type]
+        shop.tell("charge.refunded", {"object": "charge", "payment_intent": facts.payment_intent_id})
+        body = {"object": "refund", "id": facts.refund_id, "payment_intent": facts.payment_intent_id}
+        shop.tell("refund.created", {**body, "status": facts.status})
+        return facts
+
+    shop.payments.create_refund = webhook_first  # type: ignore
+    shop.refund_due()
+    shop.mail_due()
+    assert states(shop, job_id) == [("failure", "succeeded")]
+    assert shop.mailer.subjects() == ["refund"]
+    assert shop.events(job_id).count("refund_succeeded") == 1
+
+
+@pytest.mark.parametrize("told_by", ["webhook", "look"])
+def test_a_pending_refund_is_told_as_started_and_follows_what_becomes_of_it(shop: Steps, told_by: str) -> None:
+    job_id = shop.failed()
+    shop.payments.refund_status = "pending"
+    shop.refund_due()
+    shop.mail_due()
+    assert shop.job(job_id).status == "failed"
+    assert shop.mailer.contexts[-1]["refund_state"] == "pending"
+    made = shop.payments.set_refund("re_1", "succeeded")
+    if told_by == "webhook":
+        body = {"object": "refund", "id": made.refund_id, "payment_intent": made.payment_intent_id}
+        shop.tell("refund.updated", {**body, "status": "succeeded"})
+    else:
+        shop.later(minutes=61)
+        shop.refund_due()
+    shop.mail_due()
+    assert shop.job(job_id).status == "refunded"
+    assert shop.mailer.subjects() == ["refund"], "one closing mail"
+
+
+def test_a_refund_that_fails_later_is_a_persons_task_and_can_be_repeated(shop: Steps) -> None:
+    job_id = shop.failed()
+    shop.payments.refund_status = "pending"
+    shop.refund_due()
+    failed = shop.payments.set_refund("re_1", "failed", "expired_or_canceled_card")
+    body = {"object": "refund", "id": "re_1", "payment_intent": failed.payment_intent_id, "status": "failed"}
+    shop.tell("refund.failed", body)
+    assert shop.tasks() == ["refund_failed"]
+    assert shop.job(job_id).status == "failed"
+    shop.payments.refund_status = "succeeded"
+    admin.refund_job(shop.ctx, job_id)
+    assert states(shop, job_id) == [("failure", "failed"), ("failure", "succeeded")]
+    assert shop.payments.keys == [f"refund:{job_id}:1", f"refund:{job_id}:2"]
+    assert shop.job(job_id).status == "refunded"
+    assert shop.tasks() == [], "the money is back: nothing is left for a person"
+
+
+@pytest.mark.parametrize("why", ["the upscale failed", "the amount was wrong"])
+def test_money_that_a_person_returns_after_ours_failed_closes_the_job_and_the_customer_is_told(
+    shop: Steps, why: str
+) -> None:
+    job_id = shop.failed() if why == "the upscale failed" else shop.register().job_id
+    if why == "the amount was wrong":
+        shop.pay(job_id, 70)
+        (told,) = shop.state.manual_tasks.opened()
+        admin.close_task(shop.ctx, told.task_id)
+    shop.payments.refund_status = "failed"
+    shop.refund_due()
+    assert shop.tasks() == ["refund_failed"]
+    for part in (20, shop.payments.intents[payment_of(shop, job_id)].amount_cents - 20):
+        assert shop.job(job_id).status == "failed"
+        shop.payments.refund_by_hand(payment_of(shop, job_id), part)
+        stripe_payments.compare_payments(shop.ctx)
+    shop.mail_due()
+    assert shop.job(job_id).status == "refunded"
+    assert shop.mailer.subjects() == ["refund"]
+    assert shop.tasks() == []
+
+
+def test_a_part_that_did_not_go_back_is_a_persons_task_until_it_is_back_too(shop: Steps) -> None:
+    job_id = shop.failed()
+    payment_intent = payment_of(shop, job_id)
+    part = shop.payments.refund_by_hand(payment_intent, 20, status="pending")
+    shop.payments.refund_status = "pending"
+    shop.refund_due()
+    (rest,) = (r for r in shop.payments.refunds_in(payment_intent) if r.refund_id != part.refund_id)
+    stripe_payments.compare_payments(shop.ctx)
+    for made, status in ((part, "failed"), (rest, "succeeded")):
+        shop.payments.set_refund(made.refund_id, status)
+        stripe_payments.compare_payments(shop.ctx)
+        assert shop.tasks() == ["refund_failed"]
+    (told,) = shop.state.manual_tasks.opened()
+    assert "smi jobs" not in told.next_step, "ours is made already"
+    shop.payments.refund_by_hand(payment_intent, 20)
+    stripe_payments.compare_payments(shop.ctx)
+    assert shop.tasks() == []
+
+
+def test_a_refund_of_another_payment_with_the_same_key_settles_nothing(shop: Steps) -> None:
+    job_id = shop.failed()
+    (owed,) = shop.state.refunds.of_job(job_id)
+    second = shop.payments.pay(job_id, shop.job(job_id).price_cents)
+    made = shop.payments.refund_by_hand(second, shop.job(job_id).price_cents)
+    # as one that we made before the database was restored
+    key = {"idempotency_key": owed.idempotency_key or ""}
+    shop.payments.refunds[made.refund_id] = replace(made, metadata=key)
+    shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": second}, job_id)
+    shop.refund_due()
+    assert [shop.payments.returned_cents(name) for name in (owed.payment_intent_id, second)] == [
+        shop.job(job_id).price_cents
+    ] * 2
+
+
+def test_an_older_event_about_a_refund_changes_nothing(shop: Steps) -> None:
+    job_id = shop.failed()
+    shop.refund_due()
+    body = {"object": "refund", "id": "re_1", "payment_intent": payment_of(shop, job_id)}
+    shop.payments.set_refund("re_1", "pending")
+    shop.tell("refund.updated", {**body, "status": "pending"})
+    assert states(shop, job_id) == [("failure", "succeeded")]
+
+
+def test_an_open_dispute_blocks_the_refund_and_tells_a_person(shop: Steps) -> None:
+    job_id = shop.failed()
+    payment_intent = payment_of(shop, job_id)
+    shop.payments.dispute(payment_intent, refundable=False)
+    shop.tell("charge.dispute.created", {"object": "dispute", "id": "dp_1", "payment_intent": payment_intent})
+    shop.refund_due()
+    assert states(shop, job_id) == [("failure", "owed")]
+    assert shop.payments.keys == []
+    assert shop.tasks() == ["dispute"]
+    assert shop.state.refunds.of_job(job_id)[0].attempts == 0
+
+
+def test_an_inquiry_that_leaves_the_charge_refundable_blocks_nothing(shop: Steps) -> None:
+    job_id = shop.failed()
+    shop.payments.dispute(payment_of(shop, job_id), refundable=True)
+    shop.refund_due()
+    assert shop.job(job_id).status == "refunded"
+
+
+@pytest.mark.parametrize(("status", "refund_calls"), [("lost", 0), ("won", 1), ("warning_closed", 1)])
+def test_a_lost_dispute_has_refunded_and_a_won_one_lets_the_refund_go_on(
+    shop: Steps, status: str, refund_calls: int
+) -> None:
+    job_id = shop.failed()
+    payment_intent = payment_of(shop, job_id)
+    body = {"object": "dispute", "id": "dp_1", "payment_intent": payment_intent}
+    shop.payments.dispute(payment_intent, refundable=False)
+    shop.tell("charge.dispute.created", {**body, "status": "needs_response"})
+    shop.refund_due()
+    shop.payments.dispute(payment_intent, refundable=status != "lost")
+    shop.tell("charge.dispute.closed", {**body, "status": status})
+    shop.refund_due()
+    shop.mail_due()
+    assert len(shop.payments.keys) == refund_calls
+    assert shop.job(job_id).status == "refunded"
+    assert shop.mailer.subjects() == ["refund"]
+    assert shop.tasks() == [], "a closed dispute needs nobody"
+
+
+def test_a_dispute_event_that_comes_after_its_end_opens_nothing(shop: Steps) -> None:
+    job_id = shop.delivered()
+    body = {"object": "dispute", "id": "dp_1", "payment_intent": payment_of(shop, job_id)}
+    shop.tell("charge.dispute.closed", {**body, "status": "won"})
+    shop.tell("charge.dispute.created", {**body, "status": "needs_response"})
+    assert shop.tasks() == []
+
+
+def test_a_lost_dispute_stays_lost_when_the_end_of_an_inquiry_before_it_is_told_late(shop: Steps) -> None:
+    job_id = shop.failed()
+    payment_intent = payment_of(shop, job_id)
+    shop.payments.dispute(payment_intent, refundable=False)
+    for name, status in (("dp_2", "lost"), ("dp_1", "warning_closed")):
+        body = {"object": "dispute", "id": name, "payment_intent": payment_intent, "status": status}
+        shop.tell("charge.dispute.closed", body)
+    shop.refund_due()
+    assert shop.job(job_id).status == "refunded"
+    assert shop.payments.keys == []
+
+
+def test_a_payment_disputed_again_after_an_inquiry_has_ended_is_a_persons_task_again(shop: Steps) -> None:
+    payment_intent = payment_of(shop, shop.delivered())
+    inquiry = {"object": "dispute", "id": "dp_1", "payment_intent": payment_intent, "created": 1_800_000_000}
+    chargeback = inquiry | {"id": "dp_2", "created": 1_800_900_000}
+    told = [
+        ("charge.dispute.created", inquiry | {"status": "warning_needs_response"}, ["dispute"]),
+        ("charge.dispute.closed", inquiry | {"status": "warning_closed"}, []),
+        ("charge.dispute.created", chargeback | {"status": "needs_response"}, ["dispute"]),
+        ("charge.dispute.closed", inquiry | {"status": "warning_closed"}, ["dispute"]),  # told late
+        ("charge.dispute.closed", chargeback | {"status": "won"}, []),
+        ("charge.dispute.created", chargeback | {"status": "needs_response"}, []),  # told late
+        ("charge.dispute.created", inquiry | {"status": "warning_needs_response"}, []),
+    ]
+    for event, dispute, tasks in told:
+        shop.tell(event, dispute)
+        assert shop.tasks() == tasks, (event, dispute)
+
+
+def test_news_of_a_payment_and_of_its_refunds_at_once_do_not_wait_for_each_other(shop: Steps) -> None:
+    job_id = shop.paid()
+    payment_intent = payment_of(shop, job_id)
+
+    def tell_payments() -> None:
+        for _ in range(60):
+            intake.learn_of_payment(shop.ctx, payment_intent, job_id, event=None, source="test")
+
+    def tell_refunds() -> None:
+        for _ in range(20):
+            made = shop.payments.refund_by_hand(payment_intent, 1)
+            shop.state.refunds.settle_by_facts(made, event=None, actor="test")
+
+    with ThreadPoolExecutor(3) as pool:  # a deadlock is a TransientError
+        for told in [pool.submit(tell) for tell in (tell_payments, tell_payments, tell_refunds)]:
+            told.result(timeout=60)
+
+
+def test_two_workers_refund_once(shop: Steps) -> None:
+    job_id = shop.failed()
+    lease_id, (key,) = shop.take(Queue.REFUND)
+    assert refund.refund_now(shop.ctx, job_id) == [], "another worker has it"
+    assert refund.process(shop.ctx, key, lease_id).state == "done"
+    assert len(shop.payments.keys) == 1
+
+
+def test_a_refund_worker_that_lost_its_lease_asks_nothing_of_stripe(shop: Steps) -> None:
+    shop.failed()
+    zombie, (key,) = shop.take(Queue.REFUND)
+    shop.later(seconds=60)
+    shop.take(Queue.REFUND)
+    assert refund.process(shop.ctx, key, zombie).state == "lost"
+    assert shop.payments.keys == []
