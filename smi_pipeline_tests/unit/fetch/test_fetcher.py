@@ -97,7 +97,7 @@ def test_the_request_is_plain_and_ignores_proxies_and_credentials_of_the_environ
 def test_a_chunked_body_is_fetched_whole(make: Make, origin: Origin) -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     origin.raw("/a", head, b"5\r\nhello\r\n", b"6\r\n world\r\n", b"0\r\n\r\n", pause=0.01)
-    assert get(make(), f"{origin.url}/a").sha256 == hashlib.sha256(b"hello ctx").hexdigest()
+    assert get(make(), f"{origin.url}/a").sha256 == hashlib.sha256(b"hello world").hexdigest()
 
 
 def test_a_body_without_a_length_ends_with_the_connection(make: Make, origin: Origin) -> None:
