@@ -24,6 +24,7 @@ from smi_pipeline.adapters.stripe_payments import StripePayments
 from smi_pipeline.adapters.upsampler import UpsamplerClient
 from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.failpoints import PROCESS_VARIABLE, Failpoints, Watched, WatchedState
+from smi_pipeline.privileges.accounts import own_home
 from smi_pipeline.services.kick import Kicker
 from smi_pipeline.services.world import World
 from smi_pipeline.settings import Settings
@@ -67,6 +68,8 @@ def build_world(settings: Settings, *, actor: str, pool_size: int = 5) -> World:
     if len(secret_key) < 32:
         raise RefusedError("SMI_SECRET_KEY must be set to at least 32 random characters")
     policy = settings.policy
+    if settings.smi_storage_url is None:
+        own_home(settings.smi_home)
     database = Database(state_url(settings), pool_size=pool_size)
     world = World(
         state=PostgresState(database, secret_key=secret_key, mail_domain=policy.mail_domain),
