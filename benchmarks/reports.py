@@ -77,7 +77,6 @@ def timed(work: Callable[[], Any]) -> float:
 def shop(jobs: int) -> Iterator[tuple[Path, Database]]:
     """A server with the history of so many jobs."""
     with tempfile.TemporaryDirectory(prefix="smi-bench-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)
         server = EmbeddedPostgres(Path(folder) / "postgres")
         server.start()
         try:

@@ -19,6 +19,7 @@ from smi_pipeline.adapters.stripe.payments import StripePayments
 from smi_pipeline.adapters.upsampler.client import UpsamplerClient
 from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.failpoints import PROCESS_VARIABLE, FailpointProxy, Failpoints, FailpointState
+from smi_pipeline.privileges.accounts import own_home
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.dispatch import Dispatcher
 from smi_pipeline.settings import Settings
@@ -67,6 +68,8 @@ def build_context(settings: Settings, *, actor: str, pool_size: int = 5) -> Serv
     if len(secret_key) < 32:
         raise RefusedError("SMI_SECRET_KEY must be set to at least 32 random characters")
     policy = settings.policy
+    if settings.smi_storage_url is None:
+        own_home(settings.smi_home)
     database = Database(state_url(settings), pool_size=pool_size)
     ctx = ServiceContext(
         state=State(database, secret_key=secret_key, mail_domain=policy.mail_domain),

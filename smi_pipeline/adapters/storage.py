@@ -20,6 +20,7 @@ from upath import UPath
 
 from smi_pipeline.core.errors import NotFound, RefusedError, SmiError, TransientError
 from smi_pipeline.core.models import StoredFile
+from smi_pipeline.privileges.accounts import as_owner_of
 
 TEMPORARY_PREFIX = ".smi-tmp-"
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -44,6 +45,12 @@ def safe_key(key: str, *, prefix: bool = False) -> str:
     return key
 
 
+def local_folder(root_url: str) -> Path | None:
+    """The folder that a storage's URL names; None: it is a service."""
+    root = UPath(root_url)
+    return Path(root.path) if root.protocol in ("", "file", "local") else None
+
+
 class _Store(Protocol):
     def put(self, key: str, content: Path | bytes) -> None: ...
     def open(self, key: str) -> BinaryIO: ...
@@ -63,9 +70,9 @@ class FileStorage:
     """
 
     def __init__(self, root_url: str) -> None:
-        root = UPath(root_url)
         # Work on the folder itself where there is one: fsspec knows no fsync and no atomic rename.
-        self._store: _Store = _Folder(Path(root.path)) if root.protocol in ("", "file", "local") else _Remote(root_url)
+        folder = local_folder(root_url)
+        self._store: _Store = _Folder(folder) if folder else _Remote(root_url)
 
     def put(self, key: str, path: Path) -> None:
         """Stores a copy of `path` under `key`, whole or not at all, replacing what was there."""
@@ -128,6 +135,7 @@ class _Folder:
         with (
             content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as source,
             _failures(key, "stored"),
+            as_owner_of(self._root),
         ):
             size = source.seek(0, os.SEEK_END)
             for last_try in (False, False, True):
@@ -186,7 +194,7 @@ class _Folder:
 
     def delete(self, key: str) -> None:
         path = self._root / key
-        with _failures(key, "deleted"):
+        with _failures(key, "deleted"), as_owner_of(self._root):
             with suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
             # One folder per order would otherwise stay for ever; a folder in use refuses.

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from smi_pipeline.commands.cli_support import load_settings
@@ -208,10 +207,11 @@ def _dagster_database(settings: Settings) -> str:
 
 
 def _storage(settings: Settings) -> str | Finding:
-    from upath import UPath
+    from smi_pipeline.adapters.storage import FileStorage, local_folder
+    from smi_pipeline.privileges.accounts import own_home
 
-    from smi_pipeline.adapters.storage import FileStorage
-
+    if settings.smi_storage_url is None:
+        own_home(settings.smi_home)
     storage, key = FileStorage(settings.storage_url), f"doctor/{uuid.uuid4().hex}"
     storage.put_bytes(key, b"probe")
     try:
@@ -220,13 +220,13 @@ def _storage(settings: Settings) -> str | Finding:
                 return wrong("storage", "gives back other bytes than were stored", "look into the file system")
     finally:
         storage.delete(key)
-    root = UPath(settings.storage_url)
-    if root.protocol not in ("", "file", "local"):
-        return f"{root.protocol}, written and read"
-    free = shutil.disk_usage(Path(root.path)).free
+    folder = local_folder(settings.storage_url)
+    if folder is None:
+        return f"{settings.storage_url.partition(':')[0]}, written and read"
+    free = shutil.disk_usage(folder).free
     if free < LITTLE_SPACE:
         return wrong("storage", f"only {free / 1e9:.1f} GB are free", "make room, or set SMI_STORAGE_URL elsewhere")
-    return f"{root.path}, written and read, {free / 1e9:.0f} GB free"
+    return f"{folder}, written and read, {free / 1e9:.0f} GB free"
 
 
 def _mail(settings: Settings) -> str:

@@ -11,6 +11,7 @@ from decimal import Decimal
 from smi_pipeline.core.errors import SmiError
 from smi_pipeline.demo.judge import CREDIT_CENTS, FEE_FIXED_CENTS, FEE_PER_MILLE
 from smi_pipeline.demo.orders import Memory
+from smi_pipeline.privileges.processes import Unprivileged
 from smi_pipeline.stack.children import Child
 
 OWNER = "owner@sell-my-images.example.com"
@@ -100,6 +101,7 @@ def sandbox_child(memory: Memory, **more: object) -> Child:
         [sys.executable, "-m", "smi_pipeline.sandbox", *arguments],
         os.environ,
         memory.home / "sandbox.log",
+        Unprivileged(memory.home),
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from smi_pipeline.core.errors import Conflict
 from smi_pipeline.demo.scenario import BY_NAME, Case, cases
+from smi_pipeline.privileges.accounts import as_owner_of, own_home
 from smi_pipeline.settings import Settings
 from smi_pipeline.stack.process_plan import free_port
 from smi_pipeline.wiring import embedded_postgres
@@ -76,7 +77,7 @@ class Memory:
 
     def save(self, *, closed: bool = False) -> None:
         """Writes everything down, whole or not at all. `closed`: there is nothing to continue."""
-        with self._saving:
+        with self._saving, as_owner_of(self.home):
             content = {
                 "closed": closed,
                 "ports": self.ports,
@@ -92,8 +93,10 @@ class Memory:
 @contextlib.contextmanager
 def in_use(home: Path) -> Iterator[None]:
     """Keeps a second demo out of the folder. Raises Conflict when one runs there."""
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "demo.lock").open("w") as lock:
+    own_home(home)
+    with as_owner_of(home):
+        lock = (home / "demo.lock").open("w")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

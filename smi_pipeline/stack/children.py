@@ -1,7 +1,6 @@
 """One child process: started with default signals, restarted with backoff, stopped with everything it started."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -10,26 +9,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from smi_pipeline.privileges.accounts import as_owner_of
+from smi_pipeline.privileges.linux import end_with_parent
+from smi_pipeline.privileges.processes import Unprivileged
+
 LONGEST_PAUSE_SECONDS = 30.0
-_PR_SET_PDEATHSIG = 1
-
-
-def _in_child() -> None:
-    # A process started in the background of a non-interactive shell ignores SIGINT, and so would its children.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    with contextlib.suppress(OSError, AttributeError):  # Linux: no child outlives a supervisor that was killed
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Child:
     """A supervised process in a process group of its own, so that Ctrl-C reaches the supervisor alone."""
 
-    def __init__(self, name: str, argv: Sequence[str], environment: Mapping[str, str], log_file: Path) -> None:
+    def __init__(
+        self, name: str, argv: Sequence[str], environment: Mapping[str, str], log_file: Path, run_as: Unprivileged
+    ) -> None:
         self.name = name
         self.log_file = log_file
         self._argv = list(argv)
-        self._environment = dict(environment)
+        self._environment = run_as.environment(environment)
+        self._run_as = run_as
         self._process: subprocess.Popen[bytes] | None = None
         self._failures = 0
         self._started_at = 0.0
@@ -42,9 +39,11 @@ class Child:
 
     def start(self) -> None:
         """Starts the process; its output goes to the log file."""
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
         log: BinaryIO
-        with self.log_file.open("ab") as log:
+        with as_owner_of(self.log_file.parent):
+            self.log_file.parent.mkdir(parents=True, exist_ok=True)
+            log = self.log_file.open("ab")
+        with log:
             self._process = subprocess.Popen(  # noqa: S603 - our own command lines
                 self._argv,
                 env=self._environment,
@@ -52,9 +51,16 @@ class Child:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_in_child,
+                preexec_fn=self._in_child,
             )
         self._started_at = time.monotonic()
+
+    def _in_child(self) -> None:
+        # A process started in the background of a non-interactive shell ignores SIGINT, and so would its children.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        self._run_as.enter()
+        end_with_parent(signal.SIGTERM)  # no child outlives a supervisor that was killed
 
     def keep_running(self) -> str | None:
         """Restarts the process if it has ended. Returns a line for a person when something happened."""

@@ -15,9 +15,13 @@ from typing import Any
 
 import requests
 import yaml  # dagster's own format and dependency
+from sqlalchemy import make_url
 
-from smi_pipeline.core.errors import SmiError
+from smi_pipeline.adapters.storage import local_folder
+from smi_pipeline.core.errors import RefusedError, SmiError
 from smi_pipeline.failpoints import PROCESS_VARIABLE
+from smi_pipeline.privileges.accounts import as_owner_of, own_home
+from smi_pipeline.privileges.processes import REFUSED, Unprivileged
 from smi_pipeline.settings import Settings
 from smi_pipeline.stack.children import Child
 from smi_pipeline.stack.process_plan import dagster_environment, plan
@@ -75,10 +79,12 @@ class Stack:
     def start(self) -> None:
         """Starts PostgreSQL if it is ours, migrates, starts all children. Raises StackError or database errors."""
         settings = self._settings
-        self.home.mkdir(parents=True, exist_ok=True)
+        own_home(self.home)
         dagster_home = self.home / "dagster"
-        dagster_home.mkdir(exist_ok=True)
-        (dagster_home / "dagster.yaml").write_text(_instance())
+        instance = _instance()
+        with as_owner_of(self.home):
+            dagster_home.mkdir(exist_ok=True)
+            (dagster_home / "dagster.yaml").write_text(instance)
         state_url = settings.smi_database_url
         if state_url is None:
             self._postgres = EmbeddedPostgres(self.home / "postgres")
@@ -88,29 +94,51 @@ class Stack:
         migrate(state_url)
         self.state_url = state_url
         dagster_database = dagster_url(settings, state_url)
+        folders = self._folders_elsewhere()
+        run_as = Unprivileged(
+            self.home, writable=folders.values(), readable=_socket_folders(state_url, dagster_database)
+        )
         own = dagster_environment(state_url, dagster_database, dagster_home, settings.smi_broker_url)
-        planned = plan(
-            {**os.environ, **self._environment, "SMI_HOME": str(self.home), **own},
-            self.home,
-            dagster_port=settings.smi_dagster_port,
-            gateway_port=settings.smi_gateway_port,
-            workers=settings.smi_workers,
-            analysts_port=settings.smi_analysts_port if settings.smi_analysts_url else None,
-        )
-        subprocess.run(
-            [sys.executable, "-m", "smi_pipeline.dagster_instance.startup_cleanup"],
-            env=planned.environment,
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        own |= {"SMI_HOME": str(self.home)} | {name: str(folder) for name, folder in folders.items()}
+        with as_owner_of(self.home):
+            planned = plan(
+                {**os.environ, **self._environment, **own},
+                self.home,
+                dagster_port=settings.smi_dagster_port,
+                gateway_port=settings.smi_gateway_port,
+                workers=settings.smi_workers,
+                analysts_port=settings.smi_analysts_port if settings.smi_analysts_url else None,
+            )
+        self._clean_up(planned.environment, run_as)
         for name, argv in planned.commands.items():
             if name == "daemon":
                 _wait_for_ports(planned.code_server_ports)
-            child = Child(
-                name, argv, {**planned.environment, PROCESS_VARIABLE: name}, self.home / "logs" / f"{name}.log"
-            )
+            environment = {**planned.environment, PROCESS_VARIABLE: name}
+            child = Child(name, argv, environment, self.home / "logs" / f"{name}.log", run_as)
             child.start()
             self.children.append(child)
+
+    def _folders_elsewhere(self) -> dict[str, Path]:
+        """Configured folders that the children write in, by variable. They are made absolute: a relative one means our
+        working folder, and that of the children is SMI_HOME."""
+        url = self._settings.smi_storage_url
+        folders = {"SMI_STORAGE_URL": url and local_folder(url), "SMI_FAILPOINTS": self._settings.smi_failpoints}
+        return {name: folder.absolute() for name, folder in folders.items() if folder}
+
+    def _clean_up(self, environment: Mapping[str, str], run_as: Unprivileged) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "smi_pipeline.dagster_instance.startup_cleanup"],
+            env=run_as.environment(environment),
+            preexec_fn=run_as.enter,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode == REFUSED:
+            raise RefusedError(done.stderr.strip())
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise StackError(f"the clean-up before the start failed: {last}")
 
     def wait_ready(self, seconds: float = 60) -> None:
         """Waits until the gateway answers and both code locations are loaded. Raises StackError after `seconds`."""
@@ -141,10 +169,10 @@ class Stack:
         try:
             postgres.start()
             self._postgres_joined = True
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, SmiError) as error:
             # Backends of the dead one may still hold its memory, or it recovers for longer than it is waited for:
             # then the next try joins it, so that it is stopped with us.
-            self._say(f"PostgreSQL did not start ({type(error).__name__}); tried again at once")
+            self._say(f"PostgreSQL did not start ({error}); tried again at once")
 
     def stop(self) -> None:
         """Stops all children and an own PostgreSQL; nothing is left after ten seconds."""
@@ -223,6 +251,14 @@ def _instance() -> str:
     for name in ("dagster.yaml", "dagster-workers.yaml"):
         instance |= yaml.safe_load((files / name).read_text())
     return yaml.safe_dump(instance, sort_keys=False)
+
+
+def _socket_folders(*urls: str) -> Iterator[Path]:
+    """Where the sockets of servers on this machine lie."""
+    for url in urls:
+        host = make_url(url).query.get("host", "")
+        if isinstance(host, str) and host.startswith("/"):
+            yield Path(host)
 
 
 def _env_file() -> dict[str, str]:

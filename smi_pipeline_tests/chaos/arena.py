@@ -28,6 +28,7 @@ from smi_pipeline.demo.environment import isolated_environment, running_sandbox,
 from smi_pipeline.demo.orders import Memory, Order, fresh
 from smi_pipeline.demo.scenario import Case
 from smi_pipeline.demo.shop import CustomerError, Shop
+from smi_pipeline.privileges.accounts import as_owner_of, own_home
 from smi_pipeline.stack import Stack, children
 from smi_pipeline_tests.chaos.recipes import AHEAD, RECIPES
 
@@ -266,8 +267,10 @@ def arena(home: Path | None, say: Callable[[str], None]) -> Iterator[Arena]:
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="smi-chaos-", ignore_cleanup_errors=True))
             )
         memory = Notebook(home, **{name: getattr(fresh(home), name) for name in ("ports", "secrets")})
-        for folder in ("armed", "hit", "passed"):
-            (home / "failpoints" / folder).mkdir(parents=True, exist_ok=True)
+        own_home(home)
+        with as_owner_of(home):
+            for folder in ("armed", "hit", "passed"):
+                (home / "failpoints" / folder).mkdir(parents=True, exist_ok=True)
         stack.enter_context(isolated_environment(memory))
         stack.enter_context(_many_deaths())
         stack.enter_context(running_sandbox(memory))

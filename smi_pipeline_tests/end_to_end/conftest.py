@@ -110,8 +110,9 @@ class RunningShop:
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """A folder that the embedded server's own user may enter, which pytest's are not always."""
+    """A folder that every user may enter, which pytest's are not always: as root the product runs as another."""
     with tempfile.TemporaryDirectory(prefix="smi-end-", ignore_cleanup_errors=True) as path:
+        Path(path).chmod(0o755)
         yield Path(path)
 
 

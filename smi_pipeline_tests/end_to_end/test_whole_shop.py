@@ -1,5 +1,6 @@
 """The product as its users meet it: customers at Checkout and on their page, operators in the Dagster UI."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -8,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -76,6 +78,28 @@ def test_each_paid_order_is_delivered_or_refunded_exactly_once(running_shop: Run
     assert len(running_shop.sandbox.ledger("upsampler")["submissions"]) == 3
     for name in orders:
         assert len(running_shop.storefront.mails(f"{name}@customer.example")) == 1
+
+
+def test_no_process_of_the_stack_is_roots_and_everything_in_its_home_is_theirs(
+    running_shop: RunningShop, orders: dict[str, Any]
+) -> None:
+    home = running_shop.stack.home
+    postgres = int((home / "postgres" / "postmaster.pid").read_text().split()[0])
+    family = [
+        process
+        for pid in (postgres, *(child.pid for child in running_shop.stack.children))
+        for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))
+    ]
+    assert len(family) > len(running_shop.stack.children) + 1
+    owner = home.stat().st_uid
+    assert owner != 0
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):  # a backend may end any time
+            assert set(process.uids()) == {owner}, process.cmdline()
+    assert home.stat().st_mode == 0o40700
+    for path in home.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            assert path.lstat().st_uid == owner, path
 
 
 def test_the_link_of_the_mail_downloads_the_right_file(running_shop: RunningShop, orders: dict[str, Any]):

@@ -13,6 +13,7 @@ import requests
 
 from smi_pipeline.demo.environment import isolated_environment, running_sandbox, stack_environment
 from smi_pipeline.demo.orders import Memory
+from smi_pipeline.privileges.accounts import own_home
 from smi_pipeline.stack import Stack
 from smi_pipeline.stack.process_plan import free_port
 from smi_pipeline_tests.soak.customers import Customers
@@ -202,7 +203,7 @@ class Soak:
 def soak(plan: Plan) -> Report:
     """Carries out a soak. Raises StackError or SandboxError when something could not be started."""
     home = plan.home.absolute()
-    home.mkdir(parents=True, exist_ok=True)
+    own_home(home)
     memory = soak_memory(home, plan.jobs, plan.seed)
     wire = "live" if plan.seed % 2 else "documented"
     environment = {**stack_environment(memory, wire), **ENVIRONMENT, **plan.environment}

@@ -2,18 +2,27 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
+<<<<<<< HEAD:smi_pipeline_tests/integration/state/test_embedded.py
 from smi_pipeline.stack import Stack
 from smi_pipeline.state.embedded import EmbeddedPostgres
+=======
+from smi_pipeline.state.embedded import EmbeddedPostgres
+from smi_pipeline.core.errors import RefusedError, TransientError
+from smi_pipeline.stack import Stack
+from smi_pipeline_tests.users import forked
+>>>>>>> embedded:smi_pipeline_tests/unit/stack/test_postgres.py
 
 
 @pytest.fixture
@@ -70,6 +79,105 @@ def test_a_process_id_that_another_process_has_now_is_no_running_server(server: 
     ends = time.monotonic() + 60
     while not server.running():
         assert time.monotonic() < ends
-        with contextlib.suppress(subprocess.SubprocessError):  # while backends of the dead one hold its memory
+        with contextlib.suppress(TransientError):  # while backends of the dead one hold its memory
             server.start()
     assert _answers(server)
+
+
+LONG = "/".join(["a-folder-with-a-long-name"] * 5)
+
+
+@pytest.fixture
+def far_server() -> Iterator[EmbeddedPostgres]:
+    """One whose own folder has too long a path for a socket."""
+    with tempfile.TemporaryDirectory(prefix="smi-far-", ignore_cleanup_errors=True) as folder:
+        server = EmbeddedPostgres(Path(folder) / LONG / "postgres")
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def _socket_folder(server: EmbeddedPostgres) -> Path:
+    return Path(str(make_url(server.url()).query["host"]))
+
+
+def test_a_socket_that_vanished_comes_back_at_the_same_place(far_server: EmbeddedPostgres) -> None:
+    before, url = _pid(far_server), far_server.url()
+    shutil.rmtree(_socket_folder(far_server))  # as whatever tidies /tmp up does
+    assert not far_server.running(), "so the supervisor starts it again"
+    far_server.start()
+    assert (far_server.url(), _answers(far_server)) == (url, True)
+    assert _pid(far_server) != before
+
+
+def test_a_folder_that_somebody_else_made_in_its_place_is_not_used(far_server: EmbeddedPostgres) -> None:
+    folder = _socket_folder(far_server)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    folder.chmod(0o777)
+    try:
+        far_server.start()
+        assert _socket_folder(far_server) != folder
+        assert _answers(far_server)
+        assert list(folder.iterdir()) == []
+    finally:
+        folder.rmdir()
+
+
+JOIN = """if True:
+    import sys, time
+    from pathlib import Path
+    from smi_pipeline.state.embedded import EmbeddedPostgres
+    server = EmbeddedPostgres(Path(sys.argv[1]))
+    server.start()
+    print(server.url(), flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def _another_user_of(server: EmbeddedPostgres) -> Iterator[subprocess.Popen[str]]:
+    """A process that has joined the server, and leaves it when its standard input is closed."""
+    command = [sys.executable, "-c", JOIN, str(server.folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == server.url()
+        yield process
+
+
+def test_the_last_process_that_uses_the_server_stops_it(server: EmbeddedPostgres) -> None:
+    with _another_user_of(server) as first:
+        pid = _pid(server)
+        first.communicate()
+        assert server.running(), "we use it still"
+    with _another_user_of(server) as second:
+        server.stop()
+        assert server.running(), "the other uses it still"
+        assert _pid(server) == pid
+        second.communicate()
+        assert not server.running()
+
+
+def test_a_killed_process_does_not_count_as_one_that_uses_the_server(server: EmbeddedPostgres) -> None:
+    with _another_user_of(server) as other:
+        other.kill()
+    server.stop()
+    assert not server.running()
+
+
+def test_a_fork_that_ends_does_not_stop_the_server_of_its_parent(server: EmbeddedPostgres) -> None:
+    def work() -> str:
+        server.stop()
+        return "stopped"
+
+    assert forked(work, lambda: None) == "stopped"
+    assert _answers(server)
+
+
+def test_a_data_folder_of_another_release_of_postgresql_is_left_alone(server: EmbeddedPostgres) -> None:
+    server.stop()
+    (server.folder / "PG_VERSION").write_text("16\n")
+    with pytest.raises(RefusedError, match="is of PostgreSQL 16"):
+        server.start()
