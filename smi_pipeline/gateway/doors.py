@@ -47,8 +47,8 @@ def require_key(request: Request, key: SecretStr, setting: str, *, patient: bool
 
 
 def require_operator(request: Request) -> None:
-    """Raises HTTPException: 503 while no password is configured, 401 for a wrong one, 429 after too many wrong ones, 403
-    for a request that can change something and does not come from a page of this site."""
+    """Raises HTTPException: 503 while no password is configured, 401 for a wrong one, 429 after too many wrong ones,
+    403 for a request that can change something and does not come from a page of this site."""
     require_own_page(request)
     gateway = gateway_of(request)
     settings = gateway.settings

@@ -21,9 +21,8 @@ from starlette.websockets import WebSocket
 from smi_pipeline.gateway.app import create_app
 from smi_pipeline.gateway.wiring import server_config
 from smi_pipeline.settings import Settings
+from smi_pipeline_tests.attack.sites import ANALYSTS, CUSTOMERS, SITES, TEAM
 
-CUSTOMERS, TEAM, ANALYSTS = "customers", "team", "analysts"
-SITES = (CUSTOMERS, TEAM, ANALYSTS)
 WEBSOCKET = "WEBSOCKET"
 
 

@@ -13,17 +13,8 @@ import dagster_webserver.webserver
 import pytest
 from starlette.routing import Route
 
-from smi_pipeline_tests.attack.recorder import (
-    ANALYSTS,
-    CUSTOMERS,
-    SITES,
-    TEAM,
-    WEBSOCKET,
-    Recorded,
-    dagster_routes,
-    gateway_routes,
-    recorders,
-)
+from smi_pipeline_tests.attack.recorder import WEBSOCKET, Recorded, dagster_routes, gateway_routes, recorders
+from smi_pipeline_tests.attack.sites import ANALYSTS, CUSTOMERS, SITES, TEAM
 from smi_pipeline_tests.gateway import nginx
 from smi_pipeline_tests.gateway.nginx import HANDSHAKE, configured, front, needs_nginx, without_login_limit
 
@@ -33,7 +24,8 @@ LOGINS = {TEAM: nginx.TEAM, ANALYSTS: nginx.ANALYSTS}
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Any]:
-    """The front before a recorder for each site. `ask` says the status of a request, and what arrived behind."""
+    """The front before a recorder for each site. `ask` says the status of a request, `say`
+    the answer to these bytes, both with what arrived behind."""
     arrived: list[Recorded] = []
     with recorders(arrived.append) as ports:
         settings = configured(
@@ -45,23 +37,26 @@ def running() -> Iterator[Any]:
             ANALYSTS: settings.smi_analysts_url or "",
         }
 
+        def say(site: str, sent: bytes) -> tuple[bytes, list[Recorded]]:
+            name, port = origins[site].removeprefix("http://").split(":")
+            before, said = len(arrived), b""
+            with socket.create_connection((name, int(port)), timeout=20) as connection, suppress(ConnectionResetError):
+                connection.sendall(sent)
+                while b"\r\n\r\n" not in said and (block := connection.recv(65536)):
+                    said += block
+            return said, arrived[before:]
+
         def ask(site: str, line: str, *headers: str, host: str | None = None) -> tuple[int, list[Recorded]]:
-            address = origins[site].removeprefix("http://")
-            head = [f"{line} HTTP/1.1", f"Host: {host or address}", *headers]
+            head = [f"{line} HTTP/1.1", f"Host: {host or origins[site].removeprefix('http://')}", *headers]
             if "Upgrade: websocket" not in headers:
                 head.append("Connection: close")
             if site in LOGINS:
                 head.append("Authorization: Basic " + b64encode(":".join(LOGINS[site]).encode()).decode())
-            before, said = len(arrived), b""
-            name, port = address.split(":")
-            with socket.create_connection((name, int(port)), timeout=20) as connection, suppress(ConnectionResetError):
-                connection.sendall("\r\n".join([*head, "", ""]).encode("latin-1"))
-                while b"\r\n\r\n" not in said and (block := connection.recv(65536)):
-                    said += block
-            return int(said.split()[1]) if said else 0, arrived[before:]
+            answer, seen = say(site, "\r\n".join([*head, "", ""]).encode("latin-1"))
+            return int(answer.split()[1]) if answer else 0, seen
 
         with front(settings, change=without_login_limit) as folder:
-            yield SimpleNamespace(ask=ask, origins=origins, folder=folder)
+            yield SimpleNamespace(ask=ask, say=say, origins=origins, folder=folder)
 
 
 def test_a_newline_in_the_path_does_not_bring_a_get_to_graphql(running: Any) -> None:
@@ -98,6 +93,12 @@ def test_a_path_that_can_be_read_in_two_ways_is_refused(running: Any, site: str,
 def test_other_paths_arrive_as_they_were_sent(running: Any, path: str) -> None:
     status, (arrived,) = running.ask(TEAM, f"GET {path}?x=%0a")
     assert (status, arrived.path, arrived.query) == (200, path.encode(), b"x=%0a")
+
+
+def test_requests_without_headers_are_refused(running: Any) -> None:
+    for line in ("GET {own}/health", "GET {own}/health HTTP/0.9"):
+        answer, arrived = running.say(CUSTOMERS, f"{line.format(own=running.origins[CUSTOMERS])}\r\n\r\n".encode())
+        assert (b"400 Bad Request" in answer, arrived) == (True, [])
 
 
 def test_a_request_line_with_another_host_does_not_choose_what_is_behind(running: Any) -> None:
