@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo up dev test chaos soak two-stacks lint removals storm bench-reports clean
+.PHONY: install demo up dev test attack chaos soak two-stacks lint removals storm bench-reports clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make chaos   kills every process of the product at every failpoint (an hour); FULL=1 more often; ARGS=\"--seed N --only POINT@PROCESS\""
 	@echo "make soak    JOBS=10000 orders while every stand-in misbehaves at random; SEED=1; ARGS=\"--json out.json --outage disk-storage\", \"--orders-per-minute 150\""
 	@echo "make two-stacks  a soak of JOBS=300 on two stacks with one database, each stopped (SIGSTOP) past its leases"
+	@echo "make attack  100,000 hostile requests to each site of the front, judged by what arrives behind it; SEED=1; ARGS=\"--requests 5000\""
 	@echo "make storm   each webhook a hundred times, 10,000 forged ones; says how long the answers took"
 	@echo "make bench-reports  5 million jobs: how long all reports take; ARGS=\"--jobs 200000\" for a smaller look"
 	@echo "make up      the product against the services that .env names"
@@ -57,6 +58,9 @@ removals: install
 
 storm: install
 	SMI_FULL=1 $(BIN)/pytest smi_pipeline_tests/gateway/test_storm.py -n0 -q -s --no-header --show-capture=no $(ARGS)
+
+attack: install
+	$(BIN)/python -m smi_pipeline_tests.attack --seed $(or $(SEED),1) $(ARGS)
 
 chaos: install
 	$(BIN)/python -W ignore -m smi_pipeline_tests.chaos $(if $(FULL),--full) $(ARGS)

@@ -156,6 +156,13 @@ class Settings(BaseSettings):
         return self.smi_public_url or f"http://127.0.0.1:{self.smi_gateway_port}"
 
     @property
+    def public_origin(self) -> str:
+        """The origin of `public_url` in the form that browsers send: lower case, without the usual port."""
+        parts = urlsplit(self.public_url)
+        usual = {"http": 80, "https": 443}[parts.scheme]
+        return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port not in (None, usual) else "")
+
+    @property
     def storage_url(self) -> str:
         """Root of the stored files: a folder below `smi_home` unless configured."""
         return self.smi_storage_url or str((self.smi_home / "storage").absolute())

@@ -47,7 +47,9 @@ def require_key(request: Request, key: SecretStr, setting: str, *, patient: bool
 
 
 def require_operator(request: Request) -> None:
-    """Raises HTTPException: 503 while no password is configured, 401 for a wrong one, 429 after too many wrong ones."""
+    """Raises HTTPException: 503 while no password is configured, 401 for a wrong one, 429 after too many wrong ones,
+    403 for a request that can change something and does not come from a page of this site."""
+    require_own_page(request)
     gateway = gateway_of(request)
     settings = gateway.settings
     user, password = settings.smi_ui_user, settings.smi_ui_password.get_secret_value()
@@ -68,6 +70,20 @@ def require_operator(request: Request) -> None:
             gateway.guesses.note_wrong(request)
         ask = {"WWW-Authenticate": 'Basic realm="operations", charset="UTF-8"'}
         raise HTTPException(401, "User or password is missing or wrong.", ask)
+
+
+def require_own_page(request: Request) -> None:
+    """Raises HTTPException (403) if this request can change something and a page of another site may have made it.
+
+    For what is protected by a password that browsers remember: they send it along with whatever any page asks for.
+    """
+    if request.method in ("GET", "HEAD"):
+        return
+    origins = request.headers.getlist("origin")
+    sites = request.headers.getlist("sec-fetch-site")
+    own = origins == [gateway_of(request).settings.public_origin] and len(sites) <= 1
+    if not own and (origins or sites != ["same-origin"]):
+        raise HTTPException(403, "This must be sent from a page of this site: open the page and try again.")
 
 
 def find_job(request: Request) -> UpscaleJob:

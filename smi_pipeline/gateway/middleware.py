@@ -1,5 +1,7 @@
-"""Around every request: security headers, one line of log, figures, and an answer when something unexpected happens."""
+"""Around every request: no control characters in its path, security headers, one line of log, figures, and an answer
+when something unexpected happens."""
 
+import unicodedata
 from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
@@ -10,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smi_pipeline.gateway.context import gateway_of
-from smi_pipeline.gateway.errors import internal
+from smi_pipeline.gateway.errors import internal, refused
 
 log = structlog.get_logger("smi_pipeline.gateway")
 
@@ -30,6 +32,12 @@ HEADERS = {
 }
 _QUIET = ("/health", "/metrics", "/static")
 CLIENT_GONE = 499
+
+
+async def _malformed(scope: Scope, receive: Receive, send: Send) -> None:
+    """Routes would ignore a line break at the end of a path, a proxy that guards some of them would not."""
+    answer = refused(Request(scope, receive), 400, "The address contains control characters.")
+    await answer(scope, receive, send)
 
 
 class RequestMiddleware:
@@ -56,8 +64,9 @@ class RequestMiddleware:
                     headers.setdefault(name, value)
             await send(message)
 
+        app = _malformed if any(unicodedata.category(c) == "Cc" for c in scope["path"]) else self._app
         try:
-            await self._app(scope, receive, sending)
+            await app(scope, receive, sending)
         except ClientDisconnect:
             pass
         except Exception as error:

@@ -20,6 +20,25 @@ from smi_pipeline.settings import Settings
 TEMPLATE = Path(__file__).with_name("nginx.conf.j2")
 SHORTEST_PASSWORD = 12
 _NGINX_USER = "www-data"  # Debian's
+PAGES = (
+    *("asset-groups", "assets", "automation", "backfills", "concurrency", "config", "deployment", "guess", "health"),
+    *("jobs", "locations", "overview", "runs", "snapshots"),
+)
+"""The first words of the addresses of the UI's pages."""
+FILES = (
+    *("\\z", "_next/", "vendor/", "favicon[a-z-]*\\.(?:ico|png|svg)\\z", "manifest\\.json\\z", "robots\\.txt\\z"),
+    *("Dagster_world\\.mp4\\z", "server_info\\z", "logs/", "download_debug/"),
+)
+"""What else the UI asks for by GET: expressions for the rest of the path, the first of them for its start page."""
+_SEGMENT = (
+    r"(?!\.\.?(?:[/?]|\z))(?:[A-Za-z0-9\-._~!$&'()*+,;=:@|^\[\]]"
+    r"|%(?:2[0-46-9A-Da-d]|[346][0-9A-Fa-f]|5[0-9ABD-Fabd-f]|7[0-9A-Ea-e])"
+    r"|%[Cc]2%[AaBb][0-9A-Fa-f]|%(?:[Cc][3-9A-Fa-f]|[Dd][0-9A-Fa-f])%[89AaBb][0-9A-Fa-f]"
+    r"|%(?:[Ee]0%[AaBb]|[Ee][1-9A-CEFa-cef]%[89AaBb]|[Ee][Dd]%[89])[0-9A-Fa-f]%[89AaBb][0-9A-Fa-f]"
+    r"|%(?:[Ff]0%[9AaBb]|[Ff][1-3]%[89AaBb]|[Ff]4%8)[0-9A-Fa-f](?:%[89AaBb][0-9A-Fa-f]){2})++"
+)
+"""A segment of a path that can be read in one way: printable ASCII and well-formed UTF-8, without the controls of
+Unicode (C1), and nothing encoded that separates or escapes."""
 _SALT = string.ascii_letters + string.digits + "./"
 
 
@@ -31,6 +50,11 @@ class _Place:
     host: str
     port: int
     tls: bool
+
+    @property
+    def authority(self) -> str:
+        """The Host header of requests for it."""
+        return self.origin.partition("://")[2]
 
     @property
     def listens(self) -> tuple[str, ...]:
@@ -93,6 +117,9 @@ def write_front(
         customers=customers,
         gateway_port=settings.smi_gateway_port,
         doors=doors,
+        segment=_SEGMENT,
+        pages=PAGES,
+        files=FILES,
         listened={listen: place.tls for place in places for listen in place.listens},
         tls=tls,
         certificate=certificate and certificate.absolute(),

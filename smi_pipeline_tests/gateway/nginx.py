@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,12 @@ needs_nginx = pytest.mark.skipif(not NGINX, reason="nginx is not installed")
 
 TEAM = ("team", "tall-trees-in-spring")
 ANALYSTS = ("analyst", "quiet-rivers-in-june")
+HANDSHAKE = (
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
 
 
 def free_port() -> int:
@@ -39,6 +46,21 @@ def doors() -> dict[str, str]:
         "SMI_ANALYSTS_PASSWORD": ANALYSTS[1],
         "SMI_ANALYSTS_PORT": str(free_port()),
     }
+
+
+def configured(**changes: Any) -> Settings:
+    """Return settings with all three sites on loopback; keyword arguments change them."""
+    values: dict[str, Any] = {name.lower(): value for name, value in doors().items()}
+    return Settings(_env_file=None, **values | changes)  # type: ignore[call-arg]
+
+
+def without_login_limit(text: str) -> str:
+    """Return the configuration with next to no limit on logins, which has a test of its own."""
+    for name in ("team", "analysts"):
+        line = f"limit_req_zone $smi_{name}_guesser zone={name}_logins:10m rate=20r/m"
+        assert line in text
+        text = text.replace(line, line.replace("20r/m", "100000r/s"))
+    return text
 
 
 @contextmanager

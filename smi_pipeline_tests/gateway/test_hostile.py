@@ -254,6 +254,16 @@ def test_no_path_leads_out_of_its_folder(patient_shop: Shop, below: str) -> None
         assert b"root:" not in answer[2]
 
 
+@pytest.mark.parametrize("character", ["%0a", "%0d%0a", "%00", "%09", "%1f", "%7f", "%c2%85"])
+def test_control_characters_in_a_path_are_refused(patient_shop: Shop, character: str) -> None:
+    for path in ("/metrics", "/ops", "/health", "/", f"/smi/v1/jobs/{'e' * 32}"):
+        answer = ask(patient_shop, "GET", f"{path}{character}".encode(), [], b"")
+        judge(answer)
+        assert answer and (answer[0], json.loads(answer[2])["error"]["code"]) == (400, "bad_request")
+    page = ask(patient_shop, "GET", f"/{character}".encode(), [("Accept", b"text/html")], b"")
+    assert page and page[0] == 400 and b"The address contains control characters." in page[2]
+
+
 @pytest.fixture
 def named(whole_shop: Shop) -> Iterator[tuple[Shop, str]]:
     """An order whose customer and file have names that are HTML."""

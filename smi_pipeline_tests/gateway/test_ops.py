@@ -4,7 +4,11 @@ import re
 from typing import Any
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
+from smi_pipeline.gateway.auth import require_operator
 from smi_pipeline.gateway.ops import without_query
 from smi_pipeline.gateway.rendering import masked_address
 from smi_pipeline_tests.gateway.shop import Shop
@@ -33,6 +37,43 @@ def test_the_pages_of_operators_ask_for_user_and_password(shop: Shop, auth: tupl
 @pytest.mark.parametrize("header", ["Basic", "Basic !!!", "Basic b3BlcmF0b3I=", "Bearer x", "Basic /w=="])
 def test_an_unreadable_authorization_is_a_401(shop: Shop, header: str) -> None:
     assert shop.client.get("/ops", headers={"Authorization": header}).status_code == 401
+
+
+OWN, FOREIGN = ("Origin", "https://shop.example"), ("Origin", "https://www.shop.example")
+SAME, CROSS = ("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Site", "same-site")
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ([OWN], True),
+        ([SAME], True),
+        ([OWN, SAME], True),
+        ([], False),
+        ([CROSS], False),
+        ([("Sec-Fetch-Site", "none")], False),
+        ([FOREIGN], False),
+        ([FOREIGN, SAME], False),
+        ([("Origin", "null"), SAME], False),
+        ([OWN, OWN], False),
+        ([OWN, FOREIGN], False),
+        ([SAME, SAME], False),
+        ([OWN, SAME, CROSS], False),
+    ],
+)
+def test_what_an_operator_changes_must_come_from_a_page_of_this_site(
+    make_shop: Any, headers: list[tuple[str, str]], allowed: bool
+) -> None:
+    """No page changes anything yet: the rule is there for the first that does."""
+    shop = make_shop(smi_public_url="https://Shop.Example:443")
+
+    async def change(request: Request) -> PlainTextResponse:
+        require_operator(request)
+        return PlainTextResponse("changed")
+
+    shop.app.router.routes.insert(0, Route("/ops/change", change, methods=["POST", "GET"]))
+    assert shop.client.post("/ops/change", auth=AUTH, headers=headers).status_code == (200 if allowed else 403)
+    assert shop.client.get("/ops/change", auth=AUTH, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("unset", ["smi_ui_user", "smi_ui_password"])

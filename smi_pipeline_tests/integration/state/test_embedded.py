@@ -14,15 +14,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
-<<<<<<< HEAD:smi_pipeline_tests/integration/state/test_embedded.py
-from smi_pipeline.stack import Stack
-from smi_pipeline.state.embedded import EmbeddedPostgres
-=======
-from smi_pipeline.state.embedded import EmbeddedPostgres
 from smi_pipeline.core.errors import RefusedError, TransientError
 from smi_pipeline.stack import Stack
+from smi_pipeline.state.embedded import EmbeddedPostgres
 from smi_pipeline_tests.users import forked
->>>>>>> embedded:smi_pipeline_tests/unit/stack/test_postgres.py
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Hostile requests through the real front, judged by what arrives behind it."""
