@@ -1,27 +1,33 @@
-# Everything runs in .venv of this checkout; `make install` builds it, by uv if there is one, by pip otherwise.
+# Everything runs in .venv of this checkout, which `make install` builds by uv if it is installed, else by pip.
 
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo up dev test attack chaos soak two-stacks lint removals storm bench-reports clean
+.PHONY: help install demo up dev lint test wheel-test attack removals storm chaos soak two-stacks bench-reports clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    the whole shop against stand-ins; ARGS=\"--once --json out.json\" to end by itself"
-	@echo "make test    linters, then all tests"
-	@echo "make removals  takes each safeguard of the state away and shows which test notices"
-	@echo "make chaos   kills every process of the product at every failpoint (an hour); FULL=1 more often; ARGS=\"--seed N --only POINT@PROCESS\""
-	@echo "make soak    JOBS=10000 orders while every stand-in misbehaves at random; SEED=1; ARGS=\"--json out.json --outage disk-storage\", \"--orders-per-minute 150\""
-	@echo "make two-stacks  a soak of JOBS=300 on two stacks with one database, each stopped (SIGSTOP) past its leases"
-	@echo "make attack  100,000 hostile requests to each site of the front, judged by what arrives behind it; SEED=1; ARGS=\"--requests 5000\""
-	@echo "make storm   each webhook a hundred times, 10,000 forged ones; says how long the answers took"
-	@echo "make bench-reports  5 million jobs: how long all reports take; ARGS=\"--jobs 200000\" for a smaller look"
-	@echo "make up      the product against the services that .env names"
-	@echo "make dev     the two code locations in 'dagster dev', history in a temporary folder"
-	@echo "make install what the others need, in .venv"
-	@echo "make clean   removes .venv and the state below .smi"
+	@echo 'Usage: make TARGET [ARGS="options of the command"]'
+	@echo
+	@echo "  demo           run the whole shop against the sandbox; ARGS=\"--once --json out.json\" ends by itself"
+	@echo "  up             run the product against the services that .env names"
+	@echo "  dev            open both code locations in 'dagster dev'"
+	@echo "  install        build .venv; all other targets do it when needed"
+	@echo "  clean          remove .venv, build files and .smi"
+	@echo
+	@echo "  lint           run the linters"
+	@echo "  test           run the linters, then all tests"
+	@echo "  wheel-test     install the wheel and its dependencies into a new virtual environment and run the demo there"
+	@echo "  removals       remove each safeguard of the state and show which test fails"
+	@echo "  attack         send 100,000 hostile requests to each site of the front, judged by what arrives behind it; SEED=1"
+	@echo "  storm          send each webhook a hundred times, and 10,000 forged ones; print response times"
+	@echo "  chaos          kill every process at every failpoint (an hour); FULL=1, ARGS=\"--seed N --only POINT@PROCESS\""
+	@echo "  soak           sell JOBS=1000 upscales under random faults; SEED=1, ARGS=\"--outage disk-storage\","
+	@echo "                 ARGS=\"--orders-per-minute 150\", ARGS=\"--json out.json\""
+	@echo "  two-stacks     run a soak of JOBS=300 on two installations with one database, each paused past its leases"
+	@echo "  bench-reports  time all reports over 5 million jobs; ARGS=\"--jobs 200000\" for fewer"
 
 install: .venv/.installed
 
@@ -47,11 +53,14 @@ dev: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy smi_pipeline smi_pipeline_tests
+	$(BIN)/mypy smi_pipeline smi_pipeline_tests benchmarks
 	$(BIN)/lint-imports
 
 test: lint
 	$(BIN)/pytest $(ARGS)
+
+wheel-test: install
+	SMI_FULL=1 $(BIN)/pytest smi_pipeline_tests/end_to_end/test_wheel.py -n0 -q --no-header $(ARGS)
 
 removals: install
 	$(BIN)/python -m smi_pipeline_tests.removals $(ARGS)
@@ -75,4 +84,4 @@ bench-reports: install
 	$(BIN)/python -m benchmarks.reports $(ARGS)
 
 clean:
-	rm -rf .venv .smi
+	rm -rf .venv .smi build *.egg-info

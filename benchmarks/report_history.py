@@ -28,13 +28,13 @@ SELECT i, md5(i::text) AS job_id,
        CASE WHEN pg_temp.u(i, 2) < 0.3 THEN 8 ELSE 4 END AS scale,
        200 + floor(1400 * pg_temp.u(i, 3))::int AS width, 200 + floor(900 * pg_temp.u(i, 4))::int AS height,
        CASE WHEN pg_temp.u(i, 5) < 0.05 THEN 'eur' ELSE 'usd' END AS currency,
-       pg_temp.u(i, 6) AS fate, 0.2 - 2 * ln(1 - pg_temp.u(i, 7)) AS s1, 5 - 90 * ln(1 - pg_temp.u(i, 8)) AS s2,
+       pg_temp.u(i, 6) AS draw, 0.2 - 2 * ln(1 - pg_temp.u(i, 7)) AS s1, 5 - 90 * ln(1 - pg_temp.u(i, 8)) AS s2,
        0.3 + 2 * pg_temp.u(i, 9) AS s3, 0.05 + 0.5 * pg_temp.u(i, 10) AS s4
 FROM generate_series(0, :jobs - 1) AS i;
 ALTER TABLE made ADD credits int, ADD price int;
 """
 
-# fate: below 0.94 delivered, of these below 0.01 twice submitted; below 0.99 refunded, else failed and still owed
+# draw: below 0.94 delivered, of these below 0.01 twice submitted; below 0.99 refunded, else failed and still owed
 _ROWS = [
     """
     INSERT INTO smi.upscale_jobs (job_id, created_at, updated_at, status, source_url, file_name, resolution, scale,
@@ -42,16 +42,16 @@ _ROWS = [
         expected_credits, checkout_session_id, payment_intent_id, paid_at, learned_at, start_by, processing_at,
         submitted_at, deadline_at, result_ready_at, completed_at, failed_at, result_key, result_sha256, reason_code)
     SELECT job_id, paid - interval '1 minute', paid + interval '1 second' * (s1 + s2 + s3),
-           CASE WHEN fate < 0.94 THEN 'completed' WHEN fate < 0.99 THEN 'refunded' ELSE 'failed' END,
+           CASE WHEN draw < 0.94 THEN 'completed' WHEN draw < 0.99 THEN 'refunded' ELSE 'failed' END,
            'https://shop.example/wp-content/uploads/2025/' || job_id || '.jpg', job_id || '.jpg', scale || 'x', scale,
            left(job_id, 9) || '@customer.example', 'JPEG', width, height, width * height, job_id || job_id, price,
            currency, credits, 'cs_' || job_id, 'pi_' || job_id, paid, paid, paid + interval '1 hour', paid,
            paid + interval '1 second' * s1, paid + interval '900 second' + interval '1 second' * s1,
-           CASE WHEN fate < 0.94 THEN paid + interval '1 second' * (s1 + s2) END,
-           CASE WHEN fate < 0.94 THEN paid + interval '1 second' * (s1 + s2 + s3) END,
-           CASE WHEN fate >= 0.94 THEN paid + interval '1 second' * (s1 + s2) END,
+           CASE WHEN draw < 0.94 THEN paid + interval '1 second' * (s1 + s2) END,
+           CASE WHEN draw < 0.94 THEN paid + interval '1 second' * (s1 + s2 + s3) END,
+           CASE WHEN draw >= 0.94 THEN paid + interval '1 second' * (s1 + s2) END,
            'results/' || job_id, job_id || job_id,
-           CASE WHEN fate >= 0.94 THEN (ARRAY['upscale_failed', 'timed_out', 'result_rejected'])[1 + i % 3] END
+           CASE WHEN draw >= 0.94 THEN (ARRAY['upscale_failed', 'timed_out', 'result_rejected'])[1 + i % 3] END
     FROM made ORDER BY i""",
     """
     INSERT INTO smi.payments (payment_intent_id, job_id, role, received_cents, currency, charge_id, fee_cents, dispute,
@@ -67,34 +67,34 @@ _ROWS = [
     """
     INSERT INTO smi.submissions (job_id, round, state, token_hash, external_id, created_at, accepted_at, finished_at,
         credits)
-    SELECT job_id, 1, CASE WHEN fate < 0.94 THEN 'completed' WHEN i % 3 = 1 THEN 'timed_out' ELSE 'failed' END,
+    SELECT job_id, 1, CASE WHEN draw < 0.94 THEN 'completed' WHEN i % 3 = 1 THEN 'timed_out' ELSE 'failed' END,
            job_id || job_id, 'up_' || job_id, paid, paid + interval '1 second' * s1,
-           paid + interval '1 second' * (s1 + s2), CASE WHEN fate < 0.94 OR i % 3 > 0 THEN credits ELSE 0 END
+           paid + interval '1 second' * (s1 + s2), CASE WHEN draw < 0.94 OR i % 3 > 0 THEN credits ELSE 0 END
     FROM made
     UNION ALL
     SELECT job_id, 1, 'lost', '2' || job_id, NULL, paid - interval '1 minute', NULL, paid, NULL
-    FROM made WHERE fate < 0.01 ORDER BY 6""",
+    FROM made WHERE draw < 0.01 ORDER BY 6""",
     """
     INSERT INTO smi.outcomes (job_id, round, outcome, reason, decided_at, actor)
-    SELECT job_id, 1, CASE WHEN fate < 0.94 THEN 'deliver' ELSE 'refund' END,
-           CASE WHEN fate >= 0.94 THEN (ARRAY['upscale_failed', 'timed_out', 'result_rejected'])[1 + i % 3] END,
+    SELECT job_id, 1, CASE WHEN draw < 0.94 THEN 'deliver' ELSE 'refund' END,
+           CASE WHEN draw >= 0.94 THEN (ARRAY['upscale_failed', 'timed_out', 'result_rejected'])[1 + i % 3] END,
            paid + interval '1 second' * (s1 + s2), 'bench' FROM made ORDER BY i""",
     """
     INSERT INTO smi.emails (job_id, kind, serial, message_id, state, handed_over_at, accepted_at)
-    SELECT job_id, CASE WHEN fate < 0.94 THEN 'completion' ELSE 'refund' END, 1, '<' || job_id || '@shop.example>',
+    SELECT job_id, CASE WHEN draw < 0.94 THEN 'completion' ELSE 'refund' END, 1, '<' || job_id || '@shop.example>',
            'accepted', paid, paid + interval '1 second' * (s1 + s2 + s3 + s4) FROM made ORDER BY i""",
     """
     INSERT INTO smi.refunds (job_id, payment_intent_id, kind, n, idempotency_key, state, amount_cents, currency,
         stripe_refund_id, reason_code, actor)
-    SELECT job_id, 'pi_' || job_id, 'failure', 1, 'refund:' || job_id, CASE WHEN fate < 0.99 THEN 'succeeded' ELSE
-           'owed' END, CASE WHEN fate < 0.99 THEN price END, currency, CASE WHEN fate < 0.99 THEN 're_' || job_id END,
-           'upscale_failed', 'bench' FROM made WHERE fate >= 0.94
+    SELECT job_id, 'pi_' || job_id, 'failure', 1, 'refund:' || job_id, CASE WHEN draw < 0.99 THEN 'succeeded' ELSE
+           'owed' END, CASE WHEN draw < 0.99 THEN price END, currency, CASE WHEN draw < 0.99 THEN 're_' || job_id END,
+           'upscale_failed', 'bench' FROM made WHERE draw >= 0.94
     UNION ALL
     SELECT job_id, 'pi_2' || job_id, 'duplicate_payment', 1, 'refund:2' || job_id, 'succeeded', price, currency,
            're_2' || job_id, 'duplicate_payment', 'bench' FROM made WHERE i % 500 = 3""",
     """
     INSERT INTO smi.feedback (job_id, score) SELECT job_id, 5 - floor(5 * power(pg_temp.u(i, 11), 2))::int
-    FROM made WHERE fate < 0.94 AND pg_temp.u(i, 12) < 0.2 ORDER BY i""",
+    FROM made WHERE draw < 0.94 AND pg_temp.u(i, 12) < 0.2 ORDER BY i""",
     """
     INSERT INTO reports.stripe_bookings (booking_id, created_at, source_id, kind, payment_intent_id, amount_cents,
         fee_cents, currency)

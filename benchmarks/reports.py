@@ -43,6 +43,7 @@ class Memory(threading.Thread):
         self._end = threading.Event()
 
     def run(self) -> None:
+        """Sample the memory until the block ends."""
         while not self._end.wait(0.3):
             self.peak = max(self.peak, self._now())
 

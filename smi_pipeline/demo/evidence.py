@@ -2,8 +2,8 @@
 
 import email
 import email.policy
-from email.message import EmailMessage
-from typing import cast
+from collections.abc import Mapping
+from typing import Any
 
 import requests
 
@@ -57,9 +57,9 @@ def paid_job(order: Order) -> PaidJob:
     )
 
 
-def letter_of(content: bytes, record: dict) -> Letter:
+def letter_of(content: bytes, record: Mapping[str, Any]) -> Letter:
     """A mail from its bytes and its line in the ledger."""
-    message = cast(EmailMessage, email.message_from_bytes(content, policy=email.policy.default))
+    message = email.message_from_bytes(content, policy=email.policy.default)
     body = message.get_body(("plain", "html"))
     return Letter(
         message_id=record["message_id"],

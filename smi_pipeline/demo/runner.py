@@ -152,7 +152,7 @@ class Watch:
             if order.job_id
         }
 
-    def _follow(self, board: Board, customers: list[Future]) -> None:
+    def _follow(self, board: Board, customers: list[Future[None]]) -> None:
         orders = self.memory.orders
         patience = PATIENCE_SECONDS + PATIENCE_PER_JOB * len(orders)
         last_payment = time.monotonic()

@@ -23,7 +23,7 @@ class Fault:
     address. `match` are further conditions, `params` the fault's own fields (see the stand-ins' modules).
     """
 
-    stand_in: Literal["upsampler", "stripe", "mail", "origin"]
+    service: Literal["upsampler", "stripe", "mail", "origin"]
     kind: str
     match_by: MatchBy
     match: Mapping[str, Any] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Case:
 
 
 def _result(kind: str, **params: Any) -> tuple[Fault, ...]:
-    return (Fault(stand_in="upsampler", kind=kind, match_by="image_url", params=params),)
+    return (Fault(service="upsampler", kind=kind, match_by="image_url", params=params),)
 
 
 _CHECKED = "quality check"
@@ -71,7 +71,7 @@ SPECIAL = (
         photo="rocket-400.jpg",
         expected="delivered",
         words="no webhook tells of the payment",
-        faults=(Fault(stand_in="stripe", kind="lose_webhook", match_by="job_id", params={"times": None}),),
+        faults=(Fault(service="stripe", kind="lose_webhook", match_by="job_id", params={"times": None}),),
     ),
     Case(
         name="lost-upsampler-webhook",
@@ -87,7 +87,7 @@ SPECIAL = (
         photo="gravel-333.jpg",  # no other order has this path: the origin swaps by path
         expected="refunded",
         words="the image became a GIF after the order",
-        faults=(Fault(stand_in="origin", kind="swap", match_by="path", params={"content": "gif"}),),
+        faults=(Fault(service="origin", kind="swap", match_by="path", params={"content": "gif"}),),
         mail_says="not in a format",
     ),
     Case(
@@ -142,8 +142,8 @@ SPECIAL = (
         expected="delivered",
         words="every webhook comes three times",
         faults=(
-            Fault(stand_in="stripe", kind="repeat_webhook", match_by="job_id", params={"n": 3, "times": None}),
-            Fault(stand_in="upsampler", kind="repeat_webhook", match_by="image_url", params={"n": 3}),
+            Fault(service="stripe", kind="repeat_webhook", match_by="job_id", params={"n": 3, "times": None}),
+            Fault(service="upsampler", kind="repeat_webhook", match_by="image_url", params={"n": 3}),
         ),
     ),
     Case(
@@ -154,7 +154,7 @@ SPECIAL = (
         words="Upsampler first answers 429",
         faults=(
             Fault(
-                stand_in="upsampler",
+                service="upsampler",
                 kind="status",
                 match_by="image_url",
                 match={"endpoint": "submit"},
@@ -168,7 +168,7 @@ SPECIAL = (
         photo="motorcycle-400.webp",
         expected="delivered",
         words="the mail server first answers 451",
-        faults=(Fault(stand_in="mail", kind="code", match_by="to", params={"code": 451, "at": "RCPT"}),),
+        faults=(Fault(service="mail", kind="code", match_by="to", params={"code": 451, "at": "RCPT"}),),
     ),
 )
 """Everything that goes wrong, the slowest first."""

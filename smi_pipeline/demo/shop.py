@@ -67,15 +67,17 @@ class Shop:
         view = urlsplit(order.status_url).query
         url = f"{self._memory.url('gateway')}/smi/v1/job-status/{order.job_id}?{view}"
         try:
-            return self.http.get(url, timeout=5).json().get("data", {})
+            data: dict[str, Any] = self.http.get(url, timeout=5).json().get("data", {})
+            return data
         except (requests.RequestException, ValueError):
             return {}
 
-    def ledger(self, stand_in: str) -> dict[str, Any]:
+    def ledger(self, service: str) -> dict[str, Any]:
         """A stand-in's ledger. Raises requests.RequestException."""
-        reply = self.http.get(f"{self._memory.url(stand_in)}/_ledger", timeout=_TIMEOUT_SECONDS)
+        reply = self.http.get(f"{self._memory.url(service)}/_ledger", timeout=_TIMEOUT_SECONDS)
         reply.raise_for_status()
-        return reply.json()
+        ledger: dict[str, Any] = reply.json()
+        return ledger
 
     @property
     def http(self) -> requests.Session:
@@ -90,7 +92,7 @@ class Shop:
         """At most once in earnest: an unused fault planted twice would strike twice."""
         match = {**fault.match, fault.match_by: _of_order(fault, order)}
         body = {"kind": fault.kind, "match": match, **fault.params}
-        reply = self._patiently(f"{self._memory.url(fault.stand_in)}/_faults", json=body)
+        reply = self._patiently(f"{self._memory.url(fault.service)}/_faults", json=body)
         if reply.status_code != 201:
             raise CustomerError(f"the fault {fault.kind} could not be planted: {reply.text[:300]}")
 

@@ -1,4 +1,4 @@
-"""``python -m smi_pipeline.sandbox``: the stand-ins as a process of their own."""
+"""``python -m smi_pipeline.sandbox``: run the sandbox as a process of its own."""
 
 import argparse
 import json
@@ -10,18 +10,18 @@ import threading
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from smi_pipeline.sandbox.options import STAND_INS, Options
+from smi_pipeline.sandbox.options import SERVICES, Options
 from smi_pipeline.sandbox.server import Sandbox
 
 _HELP = {
-    "wire": "wire format of replies that belong to no submission; submissions are recognised by their shape",
-    "rate_minute": "requests to the upscaling API in any rolling minute, 0 lifts the limit",
-    "rate_hour": "the same in any rolling hour",
-    "processing_seconds": "from submission to result",
-    "workers": "threads that resize",
-    "min_session_seconds": "shortest life of a Checkout session that is accepted",
-    "webhooks_per_second": "old Stripe events are sent again until there are so many webhooks, 0 does not",
-    "smtp_user": "user name that the mail server demands (default: none)",
+    "wire": "API format of replies that belong to no submission; a submission is answered in its own format",
+    "rate_minute": "requests to the upscaling API in any rolling minute; 0: no limit",
+    "rate_hour": "requests to the upscaling API in any rolling hour; 0: no limit",
+    "processing_seconds": "seconds from submission to result",
+    "workers": "threads that resize images",
+    "min_session_seconds": "shortest accepted lifetime of a Checkout session",
+    "webhooks_per_second": "resend old Stripe events up to this rate; 0: never",
+    "smtp_user": "user name that the mail server requires (default: no login)",
 }
 
 
@@ -54,14 +54,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m smi_pipeline.sandbox", description=__doc__)
-    parser.add_argument("--state", required=True, help="folder that keeps everything across restarts")
-    parser.add_argument("--ports-file", help="JSON file with all addresses, written when everything listens")
+    parser.add_argument("--state", required=True, help="folder for the state, which survives restarts")
+    parser.add_argument("--ports-file", help="JSON file to write with all addresses, once every port is open")
     for option in fields(Options):
         flag = "--" + option.name.replace("_", "-")
         default = option.default
         assert default is not MISSING
         if option.name == "only":
-            parser.add_argument(flag, default=",".join(STAND_INS), help="comma-separated stand-ins to run")
+            parser.add_argument(flag, default=",".join(SERVICES), help="comma-separated services to run")
         elif option.name == "wire":
             parser.add_argument(flag, default=default, choices=("documented", "live"), help=_HELP["wire"])
         else:
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _write(path: Path, content: dict[str, object]) -> None:
-    """Whole or not at all: whoever waits for the file never reads half of it."""
+    """Write JSON atomically: a process that waits for the file never reads half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as part:
         json.dump(content, part, indent=2)
@@ -81,5 +81,5 @@ def _write(path: Path, content: dict[str, object]) -> None:
 if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
-    # a webhook under way to a customer that hangs would hold up the exit of its thread for its whole timeout
+    # without waiting for the threads: a webhook to a client that hangs would delay the exit by its whole timeout
     os._exit(code)

@@ -1,18 +1,17 @@
-"""What the four stand-ins share: control endpoints, settings, clock, and requests under faults.
+"""The base of the four sandbox services: control endpoints, settings, clock, and request faults.
 
-Belongs here: `/_ledger`, `/_faults`, `/_injections` (every fault applied), `/_timers` (what is still to come),
-`/_config`, `/_health`, and the guard that every request of a customer of the stand-in passes.
-Does not belong here: anything a single service does.
+Control endpoints: `/_ledger`, `/_faults`, `/_injections` (all faults applied so far), `/_timers` (pending actions),
+`/_config`, `/_health`.
 
-Faults of requests, the same for all stand-ins with HTTP:
+Request faults, the same for every service with HTTP:
 
-- ``latency`` ``{"seconds": 1.0, "after_work": false}``: waits before the work, or after it and before the answer;
-- ``status`` ``{"code": 500, "retry_after": null, "after_work": false}``: answers this status; nothing is done, unless
-  ``after_work``, when all is done and the answer still says it failed;
-- ``drop``: closes the connection before anything is done;
-- ``accept_then_drop``: does the work and closes the connection without an answer (POST only);
-- ``garbage``: does the work and answers 200 with broken JSON;
-- ``cut_transfer``: does the work, sends the headers and half of the body, closes the connection.
+- ``latency`` ``{"seconds": 1.0, "after_work": false}``: waits before the request is handled, or before the response;
+- ``status`` ``{"code": 500, "retry_after": null, "after_work": false}``: responds with this status; the request is not
+  handled, unless ``after_work``: then it is, and the response still says that it failed;
+- ``drop``: closes the connection before the request is handled;
+- ``accept_then_drop``: handles the request and closes the connection without a response (POST only);
+- ``garbage``: handles the request and responds 200 with malformed JSON;
+- ``cut_transfer``: handles the request, sends the headers and half of the body, then closes the connection.
 """
 
 import asyncio
@@ -29,7 +28,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from smi_pipeline.sandbox.connections import CutInHalf, Dropped
-from smi_pipeline.sandbox.faults import FaultBook, FaultError, Kind
+from smi_pipeline.sandbox.faults import FaultError, FaultRegistry, Kind
 from smi_pipeline.sandbox.ledger import Ledger
 from smi_pipeline.sandbox.timers import Handler, Timers
 
@@ -46,11 +45,11 @@ REQUEST_KINDS: Mapping[str, Kind] = {
 _GARBAGE = b'{"status": "ok", "id": "8c1'
 
 
-class StandIn(ABC):
-    """One stand-in: an ASGI app with a ledger, faults, timers and settings.
+class SandboxService(ABC):
+    """A service: an ASGI app with a ledger, faults, timers and settings.
 
-    ``settings`` are what ``POST /_config`` changes at run time; they are not persisted, a restart takes them from its
-    start again. ``base_url`` is known once the server listens.
+    ``POST /_config`` changes ``settings`` at run time; changes are lost at a restart. ``base_url`` is set once the
+    server listens.
     """
 
     name: ClassVar[str]
@@ -61,57 +60,57 @@ class StandIn(ABC):
         self.state = state
         self.settings: dict[str, Any] = {"clock_offset": 0.0, **settings}
         self.ledger = Ledger(state / f"{self.name}.sqlite")
-        self.faults = FaultBook(self.ledger, self.kinds)
+        self.faults = FaultRegistry(self.ledger, self.kinds)
         self.timers = Timers(self.ledger, self.handlers())
         self.base_url = ""
         self.app = Starlette(routes=[*self._control_routes(), *self.routes()])
 
-    # --- for the stand-ins to fill in
+    # --- to be overridden
 
     def routes(self) -> list[BaseRoute]:
-        """The routes of the service itself; views wrapped in :meth:`guard`."""
+        """Return the routes of the service itself, their views wrapped in :meth:`guard`."""
         return []
 
     def handlers(self) -> dict[str, Handler]:
-        """What timers may call, by name."""
+        """Return the functions that timers may call, by name."""
         return {}
 
     @abstractmethod
     def read_ledger(self) -> dict[str, Any]:
-        """What ``GET /_ledger`` answers."""
+        """Return the body of ``GET /_ledger``."""
 
     def describe(self, request: Request, body: bytes) -> dict[str, Any]:
-        """What faults can match of a request beside endpoint, method and path."""
+        """Return what faults can match of a request, beside endpoint, method and path."""
         return {}
 
     def admit(self, request: Request) -> Response | None:
-        """Refuse a request before anything else, faults included (rate limits)."""
+        """Return a refusal that precedes even faults (rate limit), or None."""
         return None
 
     def error(self, request: Request, status: int, message: str) -> Response:
-        """An error reply as the service words it."""
+        """Return an error response in the format of the service."""
         return JSONResponse({"error": message}, status_code=status)
 
     async def start(self) -> None:
-        """Go on with what was in flight. Runs on the event loop, before the first request."""
+        """Resume pending timers. Called on the event loop, before the first request."""
         self.timers.start()
 
     async def stop(self) -> None:
-        """Stop; what is in flight stays in the ledger for the next start."""
+        """Stop; pending timers stay in the ledger for the next start."""
         await self.timers.stop()
         self.ledger.close()
 
     # --- shared
 
     def clock(self) -> float:
-        """The service's own time in unix seconds, off by the setting ``clock_offset``."""
+        """Return the service's time in unix seconds: the machine's plus the setting ``clock_offset``."""
         return time.time() + float(self.settings["clock_offset"])
 
     def guard(self, endpoint: str, view: View, *, quiet: bool = False) -> Callable[[Request], Awaitable[Response]]:
-        """Wrap a view: admission, faults, and one line in the request log.
+        """Wrap a view with admission, faults, and an entry in the request log.
 
-        ``quiet``: faults apply only where their match names this endpoint or path. The log's ``at`` is the machine's
-        clock at arrival, whatever the stand-in's clock says, so that ledgers of all stand-ins can be compared.
+        ``quiet``: only faults whose match names this endpoint or path apply. ``at`` in the log is the machine's time
+        of arrival, without ``clock_offset``, so that the ledgers of all services can be compared.
         """
 
         async def guarded(request: Request) -> Response:
@@ -128,12 +127,12 @@ class StandIn(ABC):
         return guarded
 
     def record_request(self, endpoint: str, request: Request, at: float, status: int) -> None:
-        """One line in the request log; status 0 is a dropped connection."""
+        """Add an entry to the request log; status 0 is a dropped connection."""
         entry = {"at": at, "method": request.method, "path": request.url.path, "status": status}
         self.ledger.append(self.request_log, entry)
 
     def log_route(self, kind: str) -> Route:
-        """A control endpoint ``/_{kind}`` that lists all ledger records of a kind, such as webhooks."""
+        """Return the control endpoint ``/_{kind}``, which lists all ledger records of this kind."""
 
         async def view(request: Request) -> Response:
             return JSONResponse({kind: self.ledger.all(kind)})
@@ -168,8 +167,8 @@ class StandIn(ABC):
             return CutInHalf(reply)
         return reply
 
-    def failed_after_work(self, request: Request, reply: Response) -> None:  # noqa: B027 - most need none
-        """The work was done and the answer says it failed; for services that remember their answers."""
+    def failed_after_work(self, request: Request, reply: Response) -> None:  # noqa: B027 - optional to override
+        """React to a response that was replaced by an error after the request had been handled."""
 
     def _failing(self, request: Request, fault: Mapping[str, Any]) -> Response:
         reply = self.error(request, fault["code"], "Injected fault")
@@ -188,7 +187,7 @@ class StandIn(ABC):
         ]
 
     async def _health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok", "stand_in": self.name})
+        return JSONResponse({"status": "ok", "service": self.name})
 
     async def _ledger(self, request: Request) -> Response:
         return JSONResponse(self.read_ledger())

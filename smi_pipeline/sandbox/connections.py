@@ -1,7 +1,4 @@
-"""Closing a connection without an answer, which no web framework offers.
-
-Belongs here: the one protocol class that remembers the transport of each client, and the replies that cut it.
-"""
+"""Responses that close the connection without or within an answer, which no web framework offers."""
 
 import asyncio
 import contextlib
@@ -11,20 +8,22 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-_NOTICE_SECONDS = 0.5  # until the server has noticed that the connection is gone, which takes one turn of the loop
+_NOTICE_SECONDS = 0.5  # the server notices a closed connection one turn of the event loop later
 
 _transports: dict[tuple[Any, Any], asyncio.Transport] = {}
 
 
-class RememberingProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
-    """uvicorn's HTTP protocol, which also remembers the transport by (server port, client port)."""
+class RememberingProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # a variable: h11 or httptools
+    """uvicorn's HTTP protocol, which also registers its transport by (server port, client port)."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Register the transport."""
         super().connection_made(transport)
         self._place = (transport.get_extra_info("sockname")[1], transport.get_extra_info("peername")[1])
         _transports[self._place] = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the transport."""
         _transports.pop(self._place, None)
         super().connection_lost(exc)
 
@@ -42,18 +41,19 @@ async def _abort(scope: Scope, receive: Receive) -> None:
 
 
 class Dropped(Response):
-    """Closes the connection instead of answering. Its status in the ledgers is 0."""
+    """A response that closes the connection instead. Its status in the ledgers is 0."""
 
     def __init__(self) -> None:
         super().__init__()
         self.status_code = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Close the connection."""
         await _abort(scope, receive)
 
 
 class CutInHalf(Response):
-    """Sends the headers and the first half of a reply's body (of a file: of its first block), then cuts."""
+    """A response cut off after the headers and half of the body (of a file: half of its first block)."""
 
     def __init__(self, whole: Response) -> None:
         super().__init__()
@@ -61,6 +61,7 @@ class CutInHalf(Response):
         self._whole = whole
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the first half, then close the connection."""
         cut = False
 
         async def send_half(message: Message) -> None:

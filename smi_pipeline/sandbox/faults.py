@@ -1,20 +1,17 @@
-"""Faults: how a test tells a stand-in to misbehave.
+"""Faults, by which a test makes a service misbehave: matching, counting, and reproducible random draws.
 
-Belongs here: which fault applies to which moment, counting, and deterministic chance. Does not belong here: what a
-fault then does (that is with the stand-in it belongs to, whose module lists its kinds).
-
-A fault is added with ``POST /_faults``::
+What a fault does is up to the service; its module lists the kinds. A fault is added with ``POST /_faults``::
 
     {"kind": "status", "match": {"endpoint": "submit", "nth": 2}, "times": 3, "code": 503, "retry_after": 2}
 
 ``match`` (all named conditions must hold; left out: everything the kind can apply to):
 
-- ``endpoint``: the stand-in's name of the operation, ``method``: GET, POST;
+- ``endpoint``: the service's name of the operation, ``method``: GET, POST;
 - ``path``, ``image_url``, ``webhook``, ``to``, ``subject``: a part of the text;
 - ``job_id``, ``id``, ``scale``, ``event_type``, ``payment_intent``, ``email`` (of Stripe's customer): equal;
-- ``nth``: only the Nth moment at which all else holds (1 is the first), a number or a list of numbers.
+- ``nth``: only the Nth time that all other conditions hold (1 is the first), a number or a list of numbers.
 
-``times``: how often it applies before it is used up; null without end. Left out: what the kind says (mostly 1).
+``times``: how often it applies; null: without end. Left out: the default of the kind (mostly 1).
 All other fields are parameters of the kind, each with a default.
 
 ``{"kind": "random", "seed": 1, "rates": {"latency": 0.05, "drop": 0.01}, "params": {"latency": {"seconds": 2}},
@@ -23,7 +20,7 @@ the subject (the customer's address, else path and query of the image, else job 
 every run comes first) and on how often that subject was drawn before, but not on the order in which different subjects
 come, so that a seed replays also under concurrency.
 
-``GET /_injections`` lists every fault that was applied, with its subject and parameters.
+``GET /_injections`` lists all faults applied so far, with subject and parameters.
 """
 
 import hashlib
@@ -45,14 +42,14 @@ _RESERVED = frozenset({"kind", "match", "times"})
 
 
 class FaultError(ValueError):
-    """A fault that was asked for makes no sense; the message says why."""
+    """The requested fault is invalid; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One kind of fault: its parameters with their defaults, and how often it applies unless told (None: no end).
+    """A kind of fault: its parameters with defaults, and how often it applies by default (None: without end).
 
-    ``choices``: the only values some parameters may have, so that a misspelled one is refused and not ignored.
+    ``choices``: the values that a parameter may have, so that a misspelled one is refused and not ignored.
     """
 
     defaults: Params = field(default_factory=dict)
@@ -60,8 +57,8 @@ class Kind:
     choices: Mapping[str, Collection[Any]] = field(default_factory=dict)
 
 
-class FaultBook:
-    """The faults of one stand-in: those waiting, and how often each kind was injected. Persisted in the ledger."""
+class FaultRegistry:
+    """The faults of one service, and how often each kind was injected; persisted in the ledger."""
 
     def __init__(self, ledger: Ledger, kinds: Mapping[str, Kind]) -> None:
         self._ledger = ledger
@@ -70,7 +67,7 @@ class FaultBook:
         self._drawn: Counter[tuple[str, ...]] = Counter()
 
     def add(self, request: Any) -> dict[str, Any]:
-        """Check a fault and keep it; returns it as kept. Raises FaultError if it makes no sense."""
+        """Validate and store a fault; return it as stored. Raises FaultError if it is invalid."""
         if not isinstance(request, dict) or "kind" not in request:
             raise FaultError("a fault is an object with a 'kind'")
         match = request.get("match") or {}
@@ -92,21 +89,21 @@ class FaultBook:
         return self._ledger.put("faults", fault["id"], fault)
 
     def clear(self) -> None:
-        """Forget all waiting faults; the counts of injected ones stay."""
+        """Remove all faults; the counts of injected ones stay."""
         for key, _ in self._ledger.items("faults"):
             self._ledger.delete("faults", key)
 
     def report(self) -> dict[str, Any]:
-        """What ``GET /_faults`` answers."""
+        """Return the body of ``GET /_faults``."""
         return {"faults": self._ledger.all("faults"), "injected": dict(self._injected)}
 
     def take(
         self, kinds: Collection[str], context: Context, *, only_named: bool = False, at: str | None = None
     ) -> dict[str, Params]:
-        """The faults that apply at this moment, by kind, counted as applied.
+        """Return the faults that apply now, by kind, and count them as applied.
 
-        ``only_named``: this moment is only for faults whose match names its endpoint or path (a download from the CDN
-        is not meant by "the next request"). ``at``: only faults whose parameter ``at`` says so.
+        ``only_named``: only faults whose match names the endpoint or path apply (a download from the CDN is not meant
+        by "the next request"). ``at``: only faults with this parameter ``at``.
         """
         taken: dict[str, Params] = {}
         for key, fault in self._ledger.items("faults"):
@@ -203,4 +200,5 @@ def _numbers(nth: Any) -> list[int]:
 
 
 def _random_params(fault: Mapping[str, Any], kind: str) -> Params:
-    return (fault["params"].get("params") or {}).get(kind, {})
+    params: Params = (fault["params"].get("params") or {}).get(kind, {})
+    return params

@@ -1,11 +1,8 @@
-"""The memory of a stand-in: what it was asked to do and what it did, on disk.
+"""The ledger of a service: JSON records by kind and key, in the order in which they were first written.
 
-Belongs here: storing JSON records by kind and key, in the order they were first written. Does not belong here: what
-the records mean.
-
-Every record lives in a dict in memory (all reads) and in one SQLite table (all writes), so that a stand-in that is
-killed goes on where it was. A write costs some 20 microseconds; 100,000 records are fine. SQLite runs without fsync: a
-killed process loses nothing, only a power cut could, and a sandbox need not survive that.
+Reads are served from memory, writes also go to an SQLite table, so that a killed service resumes where it was. A write
+takes about 20 microseconds; 100,000 records are fine. SQLite runs without fsync: only a power cut loses records, which
+a sandbox need not survive.
 """
 
 import json
@@ -20,9 +17,9 @@ Record = dict[str, Any]
 
 
 class Ledger:
-    """Records of one stand-in. Safe to use from several threads.
+    """The records of one service. Thread-safe.
 
-    A record handed out is the stored one: change it through :meth:`update` or :meth:`put`, or the change is not kept.
+    Returned records are the stored objects: change them by :meth:`update` or :meth:`put`, else the change is not saved.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,7 +38,7 @@ class Ledger:
             self._seq = max(self._seq, seq)
 
     def put(self, kind: str, key: str, record: Record) -> Record:
-        """Store a record; one of the same kind and key is replaced and keeps its place in the order."""
+        """Store a record; it takes the place of one of the same kind and key. Return it."""
         with self._lock:
             self._records.setdefault(kind, {})[key] = record
             self._seq += 1
@@ -52,48 +49,48 @@ class Ledger:
             return record
 
     def append(self, kind: str, record: Record) -> str:
-        """Store a record that has no key of its own; returns the key it got."""
+        """Store a record under a new key; return the key."""
         with self._lock:
             key = f"{self._seq + 1:09d}"
             self.put(kind, key, record)
             return key
 
     def update(self, kind: str, key: str, **changes: Any) -> Record:
-        """Change fields of a record. Raises KeyError if there is none."""
+        """Change fields of a record; return it. Raises KeyError if there is none."""
         with self._lock:
             record = self._records[kind][key]
             record.update(changes)
             return self.put(kind, key, record)
 
     def delete(self, kind: str, key: str) -> None:
-        """Forget a record; one that does not exist is no error."""
+        """Delete a record, if there is one."""
         with self._lock:
             if self._records.get(kind, {}).pop(key, None) is not None:
                 self._database.execute("DELETE FROM records WHERE kind = ? AND key = ?", (kind, key))
 
     def get(self, kind: str, key: str) -> Record | None:
-        """The record, or None."""
+        """Return the record, or None."""
         return self._records.get(kind, {}).get(key)
 
     def all(self, kind: str) -> list[Record]:
-        """All records of a kind, oldest first."""
+        """Return all records of a kind, oldest first."""
         with self._lock:
             return list(self._records.get(kind, {}).values())
 
     def items(self, kind: str) -> list[tuple[str, Record]]:
-        """All keys and records of a kind, oldest first."""
+        """Return all keys and records of a kind, oldest first."""
         with self._lock:
             return list(self._records.get(kind, {}).items())
 
     def newest(self, kind: str) -> Iterator[Record]:
-        """Records of a kind, newest first; nothing may be added or deleted while it is read."""
+        """Iterate over the records of a kind, newest first; none may be added or deleted meanwhile."""
         return reversed(self._records.get(kind, {}).values())
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All writes inside reach the disk together, so that a kill never leaves half of a request behind.
+        """Write everything inside to disk at once, so that a kill never leaves half of a request behind.
 
-        There is no rollback: a stand-in checks first and writes then.
+        There is no rollback: services validate before they write.
         """
         with self._lock:
             outermost = not self._database.in_transaction

@@ -1,4 +1,4 @@
-"""What a sandbox can be started with, and where it then listens."""
+"""The options of a sandbox, and the addresses where it listens."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,14 +7,14 @@ from typing import Any
 from smi_pipeline.sandbox.upsampler.api_format import Wire
 
 HOST = "127.0.0.1"
-STAND_INS = ("upsampler", "stripe", "mail", "origin")
+SERVICES = ("upsampler", "stripe", "mail", "origin")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a sandbox can be started with. Ports: 0 takes a free one. Rates: 0 lifts the limit."""
+    """The options of a sandbox. Ports: 0 picks a free one. Rates: 0 means no limit."""
 
-    only: Sequence[str] = STAND_INS
+    only: Sequence[str] = SERVICES
     upsampler_port: int = 0
     stripe_port: int = 0
     smtp_port: int = 0
@@ -29,7 +29,7 @@ class Options:
     workers: int = 2
     stripe_key: str = "sk_test_sandbox"
     stripe_webhook_url: str = ""
-    stripe_webhook_secret: str = "whsec_sandbox"  # noqa: S105 - a default for a server that knows no money
+    stripe_webhook_secret: str = "whsec_sandbox"  # noqa: S105 - protects no real money
     stripe_webhook_retry_seconds: float = 1.0
     stripe_webhook_attempts: int = 15
     webhooks_per_second: int = 0
@@ -43,7 +43,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Urls:
-    """Where everything listens; empty for a stand-in that does not run."""
+    """Where the services listen; empty for one that does not run."""
 
     upsampler: str = ""
     upsampler_cdn: str = ""
@@ -54,5 +54,5 @@ class Urls:
     origin: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """For the ports file."""
+        """Return the content of the ports file."""
         return asdict(self)

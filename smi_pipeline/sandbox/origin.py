@@ -1,14 +1,11 @@
-"""The stand-in of the shop's own web server: photographs.
+"""The origin sandbox: the shop's web server, with photographs under `/photos/{name}` and their list at `/photos`.
 
-Belongs here: serving `/photos` (catalogue) and `/photos/{name}`. Does not belong here: making them (photos.py).
+Endpoints for ``match``: ``photo``, ``catalogue``; usually one matches by ``path``, or with the query by ``image_url``.
+Kinds beside the request faults of base.py:
 
-Endpoint for ``match``: ``photo``, ``catalogue``; mostly one matches by ``path``, with the query by ``image_url``.
-Kinds beside those of requests
-(standin.py):
-
-- ``swap`` ``{"content": "gif"}``: the path answers other content from now on: ``gif``, ``bmp``, ``tiff``, ``text``,
-  ``html``, ``svg`` or ``other_photo`` (another photograph of the same format and size). No end unless told;
-- ``zero_bytes``; ``truncated`` ``{"keep": 0.5}`` (part that is left, with a matching Content-Length);
+- ``swap`` ``{"content": "gif"}``: the path serves other content from now on: ``gif``, ``bmp``, ``tiff``, ``text``,
+  ``html``, ``svg`` or ``other_photo`` (another photograph of the same format and size). Without end by default;
+- ``zero_bytes``; ``truncated`` ``{"keep": 0.5}`` (the part that is kept, with a matching Content-Length);
 - ``redirect`` ``{"to": URL, "code": 302}``.
 """
 
@@ -25,7 +22,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from smi_pipeline.sandbox import photos
-from smi_pipeline.sandbox.base import REQUEST_KINDS, StandIn
+from smi_pipeline.sandbox.base import REQUEST_KINDS, SandboxService
 from smi_pipeline.sandbox.faults import Kind
 
 _CONTENTS = ("gif", "bmp", "tiff", "text", "html", "svg", "other_photo")
@@ -42,8 +39,8 @@ _TEXTS = {
 }
 
 
-class Origin(StandIn):
-    """Photographs under `/photos/{photo}-{long side}.{png|jpg|webp}`. No settings of its own."""
+class Origin(SandboxService):
+    """Serves photographs under `/photos/{photo}-{long side}.{png|jpg|webp}`. Has no settings of its own."""
 
     name = "origin"
     kinds: ClassVar[Mapping[str, Kind]] = {**REQUEST_KINDS, **_KINDS}
@@ -53,6 +50,7 @@ class Origin(StandIn):
         self._cache = state / "photos"
 
     def routes(self) -> list[BaseRoute]:
+        """Return the routes of the catalogue and of the photographs."""
         return [
             Route("/photos", self.guard("catalogue", self._catalogue), methods=["GET"]),
             Route("/photos/{name}", self.guard("photo", self._photo), methods=["GET"]),
@@ -60,9 +58,11 @@ class Origin(StandIn):
         ]
 
     def describe(self, request: Request, body: bytes) -> dict[str, Any]:
+        """Return the URL of the image."""
         return {"image_url": str(request.url)}
 
     def read_ledger(self) -> dict[str, Any]:
+        """Return all requests."""
         return {"requests": self.ledger.all("requests")}
 
     async def _catalogue(self, request: Request, body: bytes) -> Response:
@@ -92,7 +92,7 @@ class Origin(StandIn):
 
 
 def _other(kind: str, content: bytes) -> tuple[str, bytes]:
-    """Media type and bytes that a swapped path answers with."""
+    """Return media type and bytes of a swapped photograph."""
     if kind in _TEXTS:
         return _TEXTS[kind]
     image: Image.Image = Image.open(io.BytesIO(content))

@@ -1,4 +1,4 @@
-"""The HTML pages of the sandbox: rendering only."""
+"""Render the HTML pages of the sandbox."""
 
 from pathlib import Path
 from typing import Any
@@ -22,5 +22,5 @@ _environment.filters["money"] = _money
 
 
 def html(template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
-    """Render a template of the folder ``templates``."""
+    """Return the response for a template of the folder ``templates``."""
     return HTMLResponse(_environment.get_template(template).render(**values), status_code=status)

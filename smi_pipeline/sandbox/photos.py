@@ -1,16 +1,14 @@
-"""The photographs of the sandbox: those that ship with scikit-image, cut to several sizes and formats.
+"""The photographs of the sandbox: those of scikit-image, in several sizes and formats.
 
-Belongs here: the catalogue and making one file of it. Does not belong here: serving them.
-
-A name is ``{photo}-{long side in pixels}.{png|jpg|webp}``, for example ``astronaut-512.jpg``. Files are made at first
-use, always the same, and cached in a folder.
+A name is ``{photo}-{long side in pixels}.{png|jpg|webp}``, for example ``astronaut-512.jpg``. A file is made at its
+first use, always with the same bytes, and cached in a folder.
 """
 
 import functools
-import importlib.util
 import io
 import re
 import tempfile
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +41,13 @@ _NAME = re.compile(r"([a-z]+)-(\d{2,4})\.(png|jpg|webp)")
 
 
 def _folder() -> Path:
-    found = importlib.util.find_spec("skimage")
-    if found is None or found.origin is None:
-        raise RuntimeError("the sandbox needs scikit-image for its photographs: install smi-pipeline[sandbox]")
-    return Path(found.origin).parent / "data"
+    """Return the folder of scikit-image's photographs without importing scikit-image, which takes a second."""
+    return Path(str(distribution("scikit-image").locate_file("skimage/data")))
 
 
 @functools.lru_cache(maxsize=len(PHOTOS))
 def original(photo: str) -> Image.Image:
-    """The photograph in full size. Raises KeyError for an unknown one."""
+    """Return the photograph in full size. Raises KeyError for an unknown one."""
     image = Image.open(_folder() / PHOTOS[photo])
     image.load()
     if photo == "cutout":
@@ -60,13 +56,13 @@ def original(photo: str) -> Image.Image:
 
 
 def _oval(size: tuple[int, int]) -> Image.Image:
-    """A mask: opaque in the middle, soft at the edge, transparent in the corners."""
+    """Return a mask: opaque in the middle, soft at the edge, transparent in the corners."""
     mask = Image.radial_gradient("L").resize(size)  # 0 in the middle, 181 at the middle of a side, 255 in the corner
     return mask.point(lambda value: max(0, min(255, (190 - value) * 4)))
 
 
 def size(photo: str, long_side: int) -> tuple[int, int]:
-    """Width and height in pixels at this long side."""
+    """Return width and height in pixels for this long side."""
     with Image.open(_folder() / PHOTOS[photo]) as image:
         width, height = image.size
     ratio = long_side / max(width, height)
@@ -74,7 +70,7 @@ def size(photo: str, long_side: int) -> tuple[int, int]:
 
 
 def make(name: str, cache: Path) -> Path | None:
-    """The file of this name, made if need be; None if there is no such photograph (or not that large)."""
+    """Return the file of this name, made if needed; None if there is no such photograph, or not that large."""
     found = _NAME.fullmatch(name)
     if found is None or found[1] not in PHOTOS:
         return None
@@ -102,7 +98,7 @@ def make(name: str, cache: Path) -> Path | None:
 
 
 def catalogue(cache: Path) -> list[dict[str, Any]]:
-    """Every photograph in every catalogue size and format: name, width, height (pixels), format, bytes."""
+    """Return every photograph in every catalogue size and format: name, width, height (pixels), format, bytes."""
     entries = []
     for photo in PHOTOS:
         with Image.open(_folder() / PHOTOS[photo]) as image:

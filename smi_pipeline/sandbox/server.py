@@ -1,7 +1,4 @@
-"""Running the stand-ins: one process, one event loop in one background thread, real sockets on 127.0.0.1.
-
-Belongs here: sockets, start, stop, and a small client for tests. Does not belong here: what a stand-in does, or the
-command line (__main__.py).
+"""Run the sandbox in a background thread with one event loop and sockets on 127.0.0.1; with a client for tests.
 
 ::
 
@@ -24,10 +21,10 @@ from typing import Any, Self
 import requests
 import uvicorn
 
-from smi_pipeline.sandbox.base import StandIn
+from smi_pipeline.sandbox.base import SandboxService
 from smi_pipeline.sandbox.connections import RememberingProtocol
 from smi_pipeline.sandbox.mail.service import Mail
-from smi_pipeline.sandbox.options import HOST, STAND_INS, Options, Urls
+from smi_pipeline.sandbox.options import HOST, SERVICES, Options, Urls
 from smi_pipeline.sandbox.origin import Origin
 from smi_pipeline.sandbox.stripe.service import Stripe
 from smi_pipeline.sandbox.upsampler.service import Upsampler
@@ -39,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class Sandbox:
-    """The stand-ins, running. A second start on the same folder goes on where the first one was.
+    """The running services. A second start on the same folder resumes where the first one stopped.
 
     Keyword arguments are the fields of :class:`Options`; ``tls`` makes the mail server offer STARTTLS.
     """
@@ -49,8 +46,8 @@ class Sandbox:
     def __init__(self, state: Path | str, *, tls: ssl.SSLContext | None = None, **options: Any) -> None:
         self.state = Path(state)
         self.options = Options(**options)
-        if unknown := set(self.options.only) - set(STAND_INS):
-            raise ValueError(f"no such stand-in: {sorted(unknown)}; there are {', '.join(STAND_INS)}")
+        if unknown := set(self.options.only) - set(SERVICES):
+            raise ValueError(f"no such service: {sorted(unknown)}; choose from {', '.join(SERVICES)}")
         self._tls = tls
         self._http = requests.Session()
         self._http.trust_env = False
@@ -65,7 +62,7 @@ class Sandbox:
         self.stop()
 
     def start(self) -> Self:
-        """Returns when everything listens. Raises OSError if a port is taken."""
+        """Start, and return once all ports are open. Raises OSError if a port is taken, TimeoutError."""
         self._listening.clear()
         self._thread = threading.Thread(target=self._run, name="sandbox", daemon=True)
         self._thread.start()
@@ -76,7 +73,7 @@ class Sandbox:
         return self
 
     def stop(self) -> None:
-        """Stops cleanly; requests under way get a second."""
+        """Stop; requests in progress get a second."""
         if self._thread is None or not self._thread.is_alive():
             return
         self._loop.call_soon_threadsafe(self._stopping.set)
@@ -85,43 +82,44 @@ class Sandbox:
 
     # --- a client for tests
 
-    def url_of(self, stand_in: str) -> str:
-        """The HTTP address of ``upsampler``, ``stripe``, ``mail`` or ``origin``."""
-        return getattr(self.urls, stand_in)
+    def url_of(self, service: str) -> str:
+        """Return the HTTP address of ``upsampler``, ``stripe``, ``mail`` or ``origin``."""
+        return str(getattr(self.urls, service))
 
-    def ledger(self, stand_in: str) -> dict[str, Any]:
-        """What the stand-in was asked to do, and did."""
-        return self._call("GET", stand_in, "/_ledger")
+    def ledger(self, service: str) -> dict[str, Any]:
+        """Return the ledger of a service: what it was asked to do, and what it did."""
+        return self._call("GET", service, "/_ledger")
 
-    def fault(self, stand_in: str, kind: str, *, match: dict[str, Any] | None = None, **rest: Any) -> dict[str, Any]:
-        """Add a fault; ``rest`` are ``times`` and the kind's parameters."""
-        return self._call("POST", stand_in, "/_faults", {"kind": kind, "match": match or {}, **rest})
+    def fault(self, service: str, kind: str, *, match: dict[str, Any] | None = None, **rest: Any) -> dict[str, Any]:
+        """Add a fault; ``rest`` are ``times`` and the parameters of the kind."""
+        return self._call("POST", service, "/_faults", {"kind": kind, "match": match or {}, **rest})
 
-    def faults(self, stand_in: str) -> dict[str, Any]:
-        """The waiting faults, and the counts of the injected ones."""
-        return self._call("GET", stand_in, "/_faults")
+    def faults(self, service: str) -> dict[str, Any]:
+        """Return the faults of a service, and the counts of injected ones."""
+        return self._call("GET", service, "/_faults")
 
-    def clear_faults(self, stand_in: str) -> None:
-        """Forget all waiting faults."""
-        self._call("DELETE", stand_in, "/_faults")
+    def clear_faults(self, service: str) -> None:
+        """Remove all faults of a service."""
+        self._call("DELETE", service, "/_faults")
 
-    def configure(self, stand_in: str, **settings: Any) -> dict[str, Any]:
-        """Change settings of a running stand-in."""
-        return self._call("POST", stand_in, "/_config", settings)
+    def configure(self, service: str, **settings: Any) -> dict[str, Any]:
+        """Change settings of a running service; return all settings."""
+        return self._call("POST", service, "/_config", settings)
 
     def pay(self, session: str, **rest: Any) -> dict[str, Any]:
-        """Pay a Checkout session; returns the PaymentIntent."""
+        """Pay a Checkout session; return the PaymentIntent."""
         return self._call("POST", "stripe", "/_pay", {"session": session, **rest})
 
-    def control(self, stand_in: str, path: str, **body: Any) -> dict[str, Any]:
-        """Any other control endpoint, such as ``/_dispute``."""
-        return self._call("POST", stand_in, path, body)
+    def control(self, service: str, path: str, **body: Any) -> dict[str, Any]:
+        """Call another control endpoint, such as ``/_dispute``."""
+        return self._call("POST", service, path, body)
 
-    def _call(self, method: str, stand_in: str, path: str, body: Any = None) -> dict[str, Any]:
-        reply = self._http.request(method, self.url_of(stand_in) + path, json=body, timeout=30)
+    def _call(self, method: str, service: str, path: str, body: Any = None) -> dict[str, Any]:
+        reply = self._http.request(method, self.url_of(service) + path, json=body, timeout=30)
         if reply.status_code >= 400:
-            raise ValueError(f"{stand_in}{path}: {reply.status_code} {reply.text}")
-        return reply.json()
+            raise ValueError(f"{service}{path}: {reply.status_code} {reply.text}")
+        answer: dict[str, Any] = reply.json()
+        return answer
 
     # --- the background thread
 
@@ -132,7 +130,7 @@ class Sandbox:
         except BaseException as error:
             self._failure = error
             if self._listening.is_set():
-                logger.exception("the sandbox ended")
+                logger.exception("the sandbox failed")
         finally:
             self._listening.set()
 
@@ -146,16 +144,16 @@ class Sandbox:
         if smtp_socket is not None:
             urls["smtp_port"] = smtp_socket.getsockname()[1]
         self.urls = Urls(**urls)
-        stand_ins = self._make()
+        services = self._make()
         servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
         smtp_server = None
-        for stand_in in stand_ins:
-            stand_in.base_url = urls[stand_in.name]
-            await stand_in.start()
-            server = uvicorn.Server(_config(stand_in))
-            servers.append((server, asyncio.create_task(server.serve(sockets=[sockets[stand_in.name]]))))
-            if isinstance(stand_in, Mail) and smtp_socket is not None:
-                smtp_server = await self._loop.create_server(stand_in.smtp, sock=smtp_socket)
+        for service in services:
+            service.base_url = urls[service.name]
+            await service.start()
+            server = uvicorn.Server(_config(service))
+            servers.append((server, asyncio.create_task(server.serve(sockets=[sockets[service.name]]))))
+            if isinstance(service, Mail) and smtp_socket is not None:
+                smtp_server = await self._loop.create_server(service.smtp, sock=smtp_socket)
         while not all(server.started or task.done() for server, task in servers):
             await asyncio.sleep(0.005)
         self._listening.set()
@@ -165,12 +163,12 @@ class Sandbox:
         for server, _ in servers:
             server.should_exit = True
         await asyncio.gather(*(task for _, task in servers), return_exceptions=True)
-        for stand_in in stand_ins:
-            await stand_in.stop()
+        for service in services:
+            await service.stop()
 
-    def _make(self) -> list[StandIn]:
+    def _make(self) -> list[SandboxService]:
         options = self.options
-        made: list[StandIn] = []
+        made: list[SandboxService] = []
         for name in options.only:
             folder = self.state / name
             if name == "upsampler":
@@ -230,9 +228,9 @@ def _listen(port: int) -> socket.socket:
     return sock
 
 
-def _config(stand_in: StandIn) -> uvicorn.Config:
+def _config(service: SandboxService) -> uvicorn.Config:
     return uvicorn.Config(
-        stand_in.app,
+        service.app,
         http=RememberingProtocol,
         ws="none",
         lifespan="off",
@@ -248,6 +246,6 @@ def _config(stand_in: StandIn) -> uvicorn.Config:
 def _loop_factory() -> Any:
     try:
         import uvloop
-    except ImportError:  # slower, nothing else
+    except ImportError:  # only slower
         return asyncio.new_event_loop
     return uvloop.new_event_loop

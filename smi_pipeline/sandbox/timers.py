@@ -1,7 +1,4 @@
-"""Things a stand-in has still to do at a later time, which survive a restart.
-
-Belongs here: remembering "at this time call that handler with these arguments". Does not belong here: the handlers.
-"""
+"""Timers that survive a restart: call a handler with these arguments at this time."""
 
 import asyncio
 import logging
@@ -17,10 +14,10 @@ logger = logging.getLogger(__name__)
 
 
 class Timers:
-    """Calls handlers on the event loop when their time has come, at least once.
+    """Calls handlers on the event loop when they are due, at least once.
 
-    A timer is deleted only after its handler ended: what was interrupted by a stop or a kill runs again at the next
-    start, so handlers look at the state before they act.
+    A timer is deleted after its handler has returned. One that was interrupted runs again at the next start, so
+    handlers check the state before they act.
     """
 
     def __init__(self, ledger: Ledger, handlers: dict[str, Handler]) -> None:
@@ -31,13 +28,13 @@ class Timers:
         self._started = False
 
     def start(self) -> None:
-        """Arm everything the ledger remembers. Call on the running event loop."""
+        """Arm all timers of the ledger. Call on the running event loop."""
         self._started = True
         for key, timer in self._ledger.items("timers"):
             self._arm(key, timer["due"])
 
     def at(self, due: float, action: str, **arguments: Any) -> None:
-        """Call the handler ``action`` at ``due`` (unix seconds of the machine's clock; the past means now)."""
+        """Call the handler ``action`` at ``due`` (unix seconds of the machine's clock; at once if in the past)."""
         key = self._ledger.append("timers", {"due": due, "action": action, "arguments": arguments})
         if self._started:
             self._arm(key, due)
@@ -63,7 +60,7 @@ class Timers:
         self._ledger.delete("timers", key)
 
     async def stop(self) -> None:
-        """Stop calling. What was not finished stays remembered."""
+        """Cancel all timers; those that have not finished stay in the ledger."""
         self._started = False
         for handle in self._armed.values():
             handle.cancel()

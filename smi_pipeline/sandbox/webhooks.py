@@ -1,7 +1,4 @@
-"""Sending webhooks.
-
-Belongs here: one POST, off the event loop. Does not belong here: what is sent, when, and how often it is tried.
-"""
+"""Send webhooks off the event loop. What is sent, when and how often is up to the services."""
 
 import asyncio
 import time
@@ -15,22 +12,21 @@ THREADS = 12
 
 
 class WebhookSender:
-    """Posts to a customer's webhook endpoint, keeping connections alive as the services do."""
+    """Posts to a client's webhook endpoint, with keep-alive as the real services do."""
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"{name}-webhook")
         self._local = local()
 
     async def post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, float]:
-        """POST; returns the status, 0 when there was no answer, and how many seconds it took from sending to the
-        answer. Redirects are not followed."""
+        """POST without following redirects; return the status (0: no response) and the seconds until the response."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._post, url, body, headers)
 
     def _post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, float]:
         session = getattr(self._local, "session", None)
         if session is None:
             session = self._local.session = requests.Session()
-            session.trust_env = False  # a proxy of the machine must not see the sandbox
+            session.trust_env = False  # bypass a proxy of the machine
         began = time.monotonic()
         try:
             reply = session.post(url, data=body, headers=headers, timeout=TIMEOUT_SECONDS, allow_redirects=False)

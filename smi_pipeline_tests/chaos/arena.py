@@ -117,8 +117,8 @@ class Arena:
 
     def _order(self, guest: Guest) -> None:
         if ahead := AHEAD.get(guest.case_name):
-            stand_in, kind, match, parameters = ahead
-            self.control(stand_in, "/_faults", {"kind": kind, "match": {**match, "email": guest.email}, **parameters})
+            service, kind, match, parameters = ahead
+            self.control(service, "/_faults", {"kind": kind, "match": {**match, "email": guest.email}, **parameters})
         ends = time.monotonic() + 120
         while guest.paid_at is None and time.monotonic() < ends:
             try:
@@ -131,9 +131,9 @@ class Arena:
                 time.sleep(0.5)
         guest.paid_by_clock = self.now()
 
-    def control(self, stand_in: str, path: str, body: dict[str, Any]) -> None:
+    def control(self, service: str, path: str, body: dict[str, Any]) -> None:
         """A control endpoint of a stand-in."""
-        reply = self.shop.http.post(f"{self.memory.url(stand_in)}{path}", json=body, timeout=20)
+        reply = self.shop.http.post(f"{self.memory.url(service)}{path}", json=body, timeout=20)
         reply.raise_for_status()
 
     # --- failpoints

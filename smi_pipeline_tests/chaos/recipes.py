@@ -15,12 +15,12 @@ def _case(name: str, words: str, *faults: Fault, expected: Outcome = "delivered"
 
 def _upscaler(kind: str, times: int | None = 1, endpoint: str = "", **params: object) -> Fault:
     match = {"endpoint": endpoint} if endpoint else {}
-    return Fault(stand_in="upsampler", kind=kind, match_by="image_url", match=match, params={"times": times, **params})
+    return Fault(service="upsampler", kind=kind, match_by="image_url", match=match, params={"times": times, **params})
 
 
 def _stripe(kind: str, times: int | None = 1, endpoint: str = "", **params: object) -> Fault:
     match = {"endpoint": endpoint} if endpoint else {}
-    return Fault(stand_in="stripe", kind=kind, match_by="job_id", match=match, params={"times": times, **params})
+    return Fault(service="stripe", kind=kind, match_by="job_id", match=match, params={"times": times, **params})
 
 
 _FAILS = _upscaler("fail", times=None)
@@ -44,12 +44,12 @@ RECIPES = {
         _case(
             "mail-451",
             "the mail server first answers 451",
-            Fault(stand_in="mail", kind="code", match_by="to", params={"code": 451, "at": "RCPT"}),
+            Fault(service="mail", kind="code", match_by="to", params={"code": 451, "at": "RCPT"}),
         ),
         _case(
             "mail-451-twice",
             "the mail server twice answers 451",
-            Fault(stand_in="mail", kind="code", match_by="to", params={"code": 451, "at": "RCPT", "times": 2}),
+            Fault(service="mail", kind="code", match_by="to", params={"code": 451, "at": "RCPT", "times": 2}),
         ),
         _case(
             "refund-500",

@@ -47,8 +47,8 @@ def running_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbo
 def sandbox(running_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     monkeypatch.setattr(stripe.HTTPClient, "INITIAL_DELAY", 0.001)
     yield running_sandbox
-    for stand_in in ("upsampler", "stripe", "mail", "origin"):
-        running_sandbox.clear_faults(stand_in)
+    for service in ("upsampler", "stripe", "mail", "origin"):
+        running_sandbox.clear_faults(service)
     running_sandbox.configure("stripe", webhook_url="")
 
 

@@ -48,9 +48,9 @@ class Collector:
         self._files: dict[str, tuple[int, str]] = {}
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="evidence")
 
-    def listed(self, stand_in: str, kind: str) -> list[dict[str, Any]]:
+    def listed(self, service: str, kind: str) -> list[dict[str, Any]]:
         """All records of one kind of a stand-in. Raises requests.RequestException."""
-        reply = self._shop.http.get(f"{self._memory.url(stand_in)}/_{kind}", timeout=_TIMEOUT_SECONDS)
+        reply = self._shop.http.get(f"{self._memory.url(service)}/_{kind}", timeout=_TIMEOUT_SECONDS)
         reply.raise_for_status()
         return reply.json()[kind]
 
@@ -73,9 +73,9 @@ class Collector:
         """The evidence as it is now. Raises requests.RequestException when a stand-in does not answer."""
         stripe = self._shop.ledger("stripe")
         struck: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for stand_in in ("upsampler", "mail", "origin"):
-            for injection in self.listed(stand_in, "injections"):
-                struck[injection["subject"].split(",")[0]].append({**injection, "stand_in": stand_in})
+        for service in ("upsampler", "mail", "origin"):
+            for injection in self.listed(service, "injections"):
+                struck[injection["subject"].split(",")[0]].append({**injection, "service": service})
         letters = self._read_letters()
         seen = Seen(
             intents=_by(stripe["intents"], lambda intent: intent["metadata"].get("job_id")),

@@ -5,7 +5,7 @@ Belongs here: rates, and which faults excuse what. Does not belong here: what a 
 
 from typing import Any
 
-from smi_pipeline.sandbox.upsampler.corruption import SPOILERS
+from smi_pipeline.sandbox.upsampler.corruption import CORRUPTIONS
 
 Fault = dict[str, Any]
 
@@ -25,7 +25,7 @@ FAULTS: dict[str, list[Fault]] = {
         _random({"lose_webhook": 0.05, "repeat_webhook": 0.1, "delay_webhook": 0.05}),
         _random({"fail": 0.01, "never_finishes": 0.005, "slow": 0.02, "no_image_url": 0.003}, {"slow": {"seconds": 4}}),
         _random({"fail": 0.003}, {"fail": {"at_once": True}}),
-        _random({"reject": 0.005, **dict.fromkeys(SPOILERS, 0.004)}),
+        _random({"reject": 0.005, **dict.fromkeys(CORRUPTIONS, 0.004)}),
         _random({"drop": 0.01, "cut_transfer": 0.02, "status": 0.01, "garbage": 0.003}, endpoint="cdn"),
         _random({"result_404": 0.003}),
     ],
@@ -68,7 +68,7 @@ FAULTS: dict[str, list[Fault]] = {
 AMBIGUOUS = frozenset({"drop", "accept_then_drop", "garbage", "cut_transfer", "status"})
 """Kinds after which a submission's fate is unknown to the caller, so that it may be made once more."""
 
-MAY_REFUND = frozenset({"fail", "never_finishes", "no_image_url", "result_404", "reject", *SPOILERS})
+MAY_REFUND = frozenset({"fail", "never_finishes", "no_image_url", "result_404", "reject", *CORRUPTIONS})
 """Kinds of the upscaling service after which a refund is right; so it is whenever its ledger says failed."""
 
 SPOILS_SOURCE = frozenset({"zero_bytes", "truncated", "redirect", "swap"})

@@ -38,8 +38,8 @@ class Report:
         lines += [f"webhooks: {', '.join(f'{name} {value:g}' for name, value in self.webhooks.items())}"]
         for title, counts in (("outcomes", self.outcomes), ("person's tasks", self.person_tasks)):
             lines += [f"{title}:", *(f"  {count:6} {name}" for name, count in counts.items())]
-        for stand_in, counts in self.faults.items():
-            lines += [f"faults of {stand_in}:", *(f"  {count:6} {name}" for name, count in counts.items())]
+        for service, counts in self.faults.items():
+            lines += [f"faults of {service}:", *(f"  {count:6} {name}" for name, count in counts.items())]
         lines += [f"VIOLATION {line}" for line in self.violations]
         return "\n".join(lines)
 

@@ -93,9 +93,9 @@ class Soak:
         """Subjects of all mails to the owner alone."""
         return [mail["subject"] for mail in self.collector.mails() if set(mail["to"]) <= STAFF]
 
-    def configure(self, stand_in: str, **settings: object) -> None:
+    def configure(self, service: str, **settings: object) -> None:
         """Changes settings of a stand-in."""
-        requests.post(f"{self.memory.url(stand_in)}/_config", json=settings, timeout=30).raise_for_status()
+        requests.post(f"{self.memory.url(service)}/_config", json=settings, timeout=30).raise_for_status()
 
     def run(self) -> Report:
         """Returns when every order ended rightly, or patience did."""
@@ -195,9 +195,9 @@ class Soak:
             (0.8, "stripe", 0),
         ]
 
-    def _skew(self, stand_in: str, seconds: int) -> None:
-        self.configure(stand_in, clock_offset=seconds)
-        self.note(f"the clock of {stand_in} is off by {seconds} s")
+    def _skew(self, service: str, seconds: int) -> None:
+        self.configure(service, clock_offset=seconds)
+        self.note(f"the clock of {service} is off by {seconds} s")
 
 
 def soak(plan: Plan) -> Report:
@@ -215,8 +215,8 @@ def soak(plan: Plan) -> Report:
             stacks.append(running.enter_context(Stack(other, home / "stack-2", say=print)))
         for stack in stacks:
             stack.wait_ready(120)
-        for stand_in, faults in FAULTS.items():
+        for service, faults in FAULTS.items():
             for number, fault in enumerate(faults):
                 body = {**fault, "seed": plan.seed * 1000 + number}
-                requests.post(f"{memory.url(stand_in)}/_faults", json=body, timeout=30).raise_for_status()
+                requests.post(f"{memory.url(service)}/_faults", json=body, timeout=30).raise_for_status()
         return Soak(plan, memory, stacks).run()

@@ -12,7 +12,7 @@ JOBS = 50
 
 
 @pytest.mark.timeout(420)
-def test_under_random_faults_of_every_stand_in_each_paid_job_ends_rightly_and_once():
+def test_under_random_faults_of_every_sandbox_service_each_paid_job_ends_correctly_and_once():
     with tempfile.TemporaryDirectory(prefix="smi-soak-", ignore_cleanup_errors=True) as folder:
         report = soak(
             Plan(

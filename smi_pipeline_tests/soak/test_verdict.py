@@ -36,8 +36,8 @@ def task(kind: str) -> dict[str, Any]:
     return {"kind": kind, "job_id": JOB, "subject": INTENT, "message": "see to it"}
 
 
-def struck(stand_in: str, kind: str, endpoint: str = "") -> dict[str, Any]:
-    return {"stand_in": stand_in, "kind": kind, "endpoint": endpoint}
+def struck(service: str, kind: str, endpoint: str = "") -> dict[str, Any]:
+    return {"service": service, "kind": kind, "endpoint": endpoint}
 
 
 def seen(**changes: Any) -> Seen:

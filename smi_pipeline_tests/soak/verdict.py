@@ -115,14 +115,14 @@ def _reason(case: _Case) -> str:
     behaviours = sorted({kind for s in case.submissions for kind in s["behaviour"]} & faults.MAY_REFUND)
     if behaviours:
         return behaviours[0]
-    own = [i for i in case.struck if i["stand_in"] == "upsampler" and i["kind"] in faults.MAY_REFUND]
+    own = [i for i in case.struck if i["service"] == "upsampler" and i["kind"] in faults.MAY_REFUND]
     if own:
         return str(own[0]["kind"])
-    if any(i["stand_in"] == "upsampler" and (i["endpoint"], i["kind"]) == ("cdn", "garbage") for i in case.struck):
+    if any(i["service"] == "upsampler" and (i["endpoint"], i["kind"]) == ("cdn", "garbage") for i in case.struck):
         return "the cdn sent something else"  # whole and with 200: nothing tells it from the result
     if any(s["status"] == "failed" for s in case.submissions):
         return "upsampler could not fetch the source"
-    if any(i["stand_in"] == "origin" and i["kind"] in faults.SPOILS_SOURCE for i in case.struck):
+    if any(i["service"] == "origin" and i["kind"] in faults.SPOILS_SOURCE for i in case.struck):
         return "spoiled source"
     if _unanswered(case) >= 2:
         return "two submissions without an answer"
@@ -134,8 +134,7 @@ def _reason(case: _Case) -> str:
 
 def _unanswered(case: _Case) -> int:
     return sum(
-        i["stand_in"] == "upsampler" and i["endpoint"] == "submit" and i["kind"] in faults.AMBIGUOUS
-        for i in case.struck
+        i["service"] == "upsampler" and i["endpoint"] == "submit" and i["kind"] in faults.AMBIGUOUS for i in case.struck
     )
 
 
@@ -164,7 +163,7 @@ def _submissions(case: _Case) -> None:
 def _mails(case: _Case) -> None:
     letters = case.letters
     if not letters and "mail_failed" in case.tasks:
-        if not any(i["stand_in"] == "mail" for i in case.struck) and not case.interrupted:
+        if not any(i["service"] == "mail" for i in case.struck) and not case.interrupted:
             case.said.append("got no mail although the mail server took everything")
         return
     if not letters and case.refunds and not case.alive and "refund_failed" in case.tasks:

@@ -1,21 +1,21 @@
-"""Reading a mail: headers, text and HTML part, attachments."""
+"""Read a mail: headers, text and HTML part, attachments."""
 
 import email
 import email.policy
 from email.message import EmailMessage
-from typing import Any, cast
+from typing import Any
 
 _SHOWN = ("From", "To", "Cc", "Reply-To", "Subject", "Date", "Message-ID", "List-Unsubscribe", "Auto-Submitted")
 
 
 def headers(content: bytes) -> dict[str, str]:
-    """Subject and Message-ID, decoded; empty text when missing."""
+    """Return subject and Message-ID, decoded; empty when missing."""
     message = _parse(content)
     return {"subject": _text(message["subject"]), "message-id": _text(message["message-id"])}
 
 
 def parts(content: bytes) -> dict[str, Any]:
-    """What a page shows: ``headers`` (pairs), ``text``, ``html`` (None if missing), ``attachments`` (names)."""
+    """Return what the page shows: ``headers`` (pairs), ``text``, ``html`` (or None), ``attachments`` (names)."""
     message = _parse(content)
     text, html = message.get_body(("plain",)), message.get_body(("html",))
     return {
@@ -27,7 +27,7 @@ def parts(content: bytes) -> dict[str, Any]:
 
 
 def _parse(content: bytes) -> EmailMessage:
-    return cast(EmailMessage, email.message_from_bytes(content, policy=email.policy.default))
+    return email.message_from_bytes(content, policy=email.policy.default)
 
 
 def _text(value: Any) -> str:

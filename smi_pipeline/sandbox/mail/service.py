@@ -1,18 +1,15 @@
-"""The stand-in of the mail server: takes mails by SMTP, keeps them, shows them.
-
-Belongs here: the SMTP conversation and its faults, the ledger, the pages' routes. Does not belong here: reading a
-mail's parts (message.py).
+"""The mail sandbox: an SMTP server that stores mails, and pages that show them.
 
 Faults, matched by ``to`` (part of the recipient's address) and, once the content is known, ``subject``:
 
-- ``code`` ``{"code": 451, "at": "RCPT", "message": "..."}``: answers this at ``MAIL``, ``RCPT`` or ``DATA``;
+- ``code`` ``{"code": 451, "at": "RCPT", "message": "..."}``: responds with this at ``MAIL``, ``RCPT`` or ``DATA``;
 - ``drop`` ``{"at": "RCPT"}``: closes the connection at ``CONNECT`` (before the greeting), ``MAIL``, ``RCPT`` or
-  ``DATA`` (before the content is kept);
-- ``drop_after_data`` ``{"accepted": true}``: closes the connection instead of answering the content, which was kept
-  (or, when false, lost): the sender cannot know;
+  ``DATA`` (before the mail is stored);
+- ``drop_after_data`` ``{"accepted": true}``: closes the connection instead of responding to the content; the mail is
+  stored (or, when false, lost), which the sender cannot know;
 - ``latency`` ``{"seconds": 1.0, "at": "DATA"}``.
 
-At CONNECT, MAIL and RCPT a fault that matches by something not known yet does not apply.
+A fault that matches by something that is not known yet at CONNECT, MAIL or RCPT does not apply there.
 The pages are ``/`` (all mails), ``/messages/{n}`` and ``/messages/{n}.eml``; n counts from 1.
 """
 
@@ -29,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from smi_pipeline.sandbox.base import StandIn
+from smi_pipeline.sandbox.base import SandboxService
 from smi_pipeline.sandbox.faults import Kind
 from smi_pipeline.sandbox.mail import message
 from smi_pipeline.sandbox.pages import html
@@ -39,8 +36,8 @@ _GREETING = "Sandbox mail server"
 _MAX_BYTES = 20_000_000
 
 
-class Mail(StandIn):
-    """Settings: smtp_user and smtp_password (empty: nobody has to log in). ``tls``: offers STARTTLS with it."""
+class Mail(SandboxService):
+    """Settings: smtp_user and smtp_password (empty: no login). ``tls``: offer STARTTLS with it."""
 
     name = "mail"
     kinds: ClassVar[Mapping[str, Kind]] = {
@@ -57,6 +54,7 @@ class Mail(StandIn):
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def routes(self) -> list[BaseRoute]:
+        """Return the routes of the pages."""
         return [
             Route("/", self._inbox),
             Route("/messages/{n:int}.eml", self._source),
@@ -65,13 +63,14 @@ class Mail(StandIn):
         ]
 
     def read_ledger(self) -> dict[str, Any]:
+        """Return Message-ID, recipients, subject and time of all stored mails."""
         fields = ("message_id", "to", "subject", "at")
         return {"messages": [{field: mail[field] for field in fields} for mail in self.ledger.all("messages")]}
 
     # --- SMTP
 
     def smtp(self) -> SMTP:
-        """The protocol of one connection."""
+        """Return the protocol of a new connection."""
         user, password = self.settings["smtp_user"], self.settings["smtp_password"]
 
         def login(server: SMTP, session: Session, envelope: Envelope, mechanism: str, given: Any) -> AuthResult:
@@ -95,6 +94,7 @@ class Mail(StandIn):
     async def handle_MAIL(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
+        """Accept the sender. Called by aiosmtpd."""
         if refused := await self._under_smtp_faults(server, "MAIL", {}):
             return refused
         envelope.mail_from = address
@@ -103,12 +103,14 @@ class Mail(StandIn):
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
+        """Accept a recipient. Called by aiosmtpd."""
         if refused := await self._under_smtp_faults(server, "RCPT", {"to": address}):
             return refused
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        """Store the mail. Called by aiosmtpd."""
         content = envelope.original_content or b""
         headers = message.headers(content)
         context = {"to": ", ".join(envelope.rcpt_tos), "subject": headers["subject"]}
@@ -122,7 +124,7 @@ class Mail(StandIn):
         return "250 OK: queued"
 
     async def _under_smtp_faults(self, server: SMTP, at: str, context: dict[str, Any]) -> str | None:
-        """The refusal that a fault demands at this point, or None. Raises ConnectionResetError after a drop."""
+        """Return the refusal of a fault at this command, or None. Raises ConnectionResetError after a drop."""
         taken = self.faults.take({"code", "drop", "latency"}, {**context, "endpoint": at}, at=at)
         if "latency" in taken:
             await asyncio.sleep(taken["latency"]["seconds"])
@@ -133,7 +135,7 @@ class Mail(StandIn):
         return None
 
     def drop_at_connect(self) -> bool:
-        """Whether a connection that was just made is to be closed before the greeting."""
+        """Return whether a fault closes this connection before the greeting."""
         return "drop" in self.faults.take({"drop"}, {"endpoint": "CONNECT"}, at="CONNECT")
 
     def _keep(self, content: bytes, envelope: Envelope, headers: Mapping[str, str]) -> None:
@@ -173,7 +175,7 @@ class Mail(StandIn):
         if content is None:
             return _missing()
         page = message.parts(content)["html"] or "<p>No HTML part."
-        # links of the mail open in a new tab: inside the frame's sandbox the shop's pages would not work
+        # links open in a new tab: the shop's pages would not work inside the sandboxed frame
         return HTMLResponse('<base target="_blank">' + page, headers={"Content-Security-Policy": "script-src 'none'"})
 
     def _content(self, request: Request) -> bytes | None:

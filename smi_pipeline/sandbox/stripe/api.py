@@ -1,8 +1,4 @@
-"""The endpoints of Stripe's API: which path does what with which parameters.
-
-Belongs here: parameters in, object out, for reading and writing. Does not belong here: authentication, idempotency,
-encoding (stripe.py), money (stripe_book.py).
-"""
+"""The endpoints of Stripe's API: from path and parameters to the returned object."""
 
 import re
 from collections.abc import Callable
@@ -20,14 +16,14 @@ from smi_pipeline.sandbox.stripe.forms import (
     metadata,
     page,
 )
-from smi_pipeline.sandbox.stripe.money import Book
+from smi_pipeline.sandbox.stripe.money import Money
 
 if TYPE_CHECKING:
-    from smi_pipeline.sandbox.base import StandIn
+    from smi_pipeline.sandbox.base import SandboxService
 
 Endpoint = Callable[[Params, str, "str | None"], Object]
 
-# collection in the path: ledger kind, what Stripe calls one in "No such …", filters of its list
+# by collection in the path: ledger kind, name in "No such …", filters of the list
 _READABLE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "checkout/sessions": ("sessions", "checkout.session", ("payment_intent", "status", "customer")),
     "payment_intents": ("intents", "payment_intent", ("customer",)),
@@ -44,9 +40,9 @@ _REFUND_REASONS = ("duplicate", "fraudulent", "requested_by_customer")
 class Api:
     """Finds the endpoint of a request and runs it."""
 
-    def __init__(self, standin: "StandIn", book: Book, checkout: Checkout) -> None:
-        self._ledger = standin.ledger
-        self._book = book
+    def __init__(self, service: "SandboxService", money: Money, checkout: Checkout) -> None:
+        self._ledger = service.ledger
+        self._money = money
         self._checkout = checkout
         one = r"([A-Za-z]+_\w+)"
         self._writers: list[tuple[str, Endpoint]] = [
@@ -57,13 +53,13 @@ class Api:
         ]
 
     def endpoint_of(self, path: str) -> str:
-        """The name that faults match by: ``refunds``, ``checkout/sessions``, ``events`` …"""
+        """Return the name by which faults match: ``refunds``, ``checkout/sessions``, ``events`` …"""
         rest = path.removeprefix("/v1/")
         names = (*_READABLE, "balance")
         return next((name for name in names if rest == name or rest.startswith(name + "/")), "unknown")
 
     def run(self, method: str, path: str, params: Params, idempotency_key: str | None) -> Object:
-        """Do what was asked and return the answer. Raises StripeError."""
+        """Handle a request; return the object. Raises StripeError."""
         rest = path.removeprefix("/v1/").rstrip("/")
         if method == "GET":
             answer = self._read(rest, params)
@@ -82,7 +78,7 @@ class Api:
         if rest == "balance":
             amounts = [
                 {"amount": amount, "currency": currency, "source_types": {"card": amount}}
-                for currency, amount in (self._book.available() or {"usd": 0}).items()
+                for currency, amount in (self._money.available() or {"usd": 0}).items()
             ]
             nothing = [{**amount, "amount": 0, "source_types": {"card": 0}} for amount in amounts]
             return {"object": "balance", "available": amounts, "pending": nothing, "livemode": False}
@@ -96,7 +92,7 @@ class Api:
         check_names(params, ())
         kind, label, _filters = _READABLE[name]
         answer = find(self._ledger, kind, key, label, param="session" if kind == "sessions" else "id")
-        if kind == "sessions":  # expandable, but not there otherwise
+        if kind == "sessions":  # only included when expanded
             wanted = params.get("expand") or []
             if "line_items" in wanted:
                 params["expand"] = [path for path in wanted if path != "line_items"]
@@ -132,7 +128,7 @@ class Api:
 
     def _expire_session(self, params: Params, id: str, key: str | None) -> Object:
         session = find(self._ledger, "sessions", id, "checkout.session", param="session")
-        self._book.expire(session)
+        self._money.expire(session)
         return session
 
     def _create_refund(self, params: Params, _: str, key: str | None) -> Object:
@@ -155,12 +151,12 @@ class Api:
         if reason is not None and reason not in _REFUND_REASONS:
             raise StripeError(f"Invalid reason: must be one of {', '.join(_REFUND_REASONS)}", param="reason")
         amount = integer(params["amount"], "amount") if "amount" in params else None
-        return self._book.refund(
+        return self._money.refund(
             self.charge_of(params), amount, reason=reason, metadata=metadata(params), idempotency_key=key
         )
 
     def charge_of(self, params: Params) -> Object:
-        """The charge that ``charge`` or ``payment_intent`` names. Raises StripeError."""
+        """Return the charge that ``charge`` or ``payment_intent`` names. Raises StripeError."""
         if params.get("charge"):
             return find(self._ledger, "charges", params["charge"], "charge", param="charge")
         if not params.get("payment_intent"):
@@ -177,7 +173,7 @@ class Api:
         kind = {"re": "refunds", "pi": "intents", "ch": "charges"}.get(id.split("_")[0], "refunds")
         found = find(self._ledger, kind, id, kind.rstrip("s"))
         given = params.get("metadata") or {}
-        merged = {**found["metadata"], **metadata(params)}  # an empty text removes a key
+        merged = {**found["metadata"], **metadata(params)}  # an empty string removes a key
         return self._ledger.update(kind, id, metadata={name: merged[name] for name in merged if given.get(name) != ""})
 
 

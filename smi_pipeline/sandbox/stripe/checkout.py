@@ -1,7 +1,4 @@
-"""Checkout sessions: creating them from parameters, and the page on which a customer pays.
-
-Belongs here: the parameters of a session, the hosted page. Does not belong here: the payment itself (stripe_book.py).
-"""
+"""Checkout sessions: create them from parameters, and serve the page on which a customer pays."""
 
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -12,10 +9,10 @@ from starlette.responses import RedirectResponse, Response
 from smi_pipeline.sandbox.pages import html
 from smi_pipeline.sandbox.stripe import objects
 from smi_pipeline.sandbox.stripe.forms import Object, Params, StripeError, check_names, integer, metadata, required
-from smi_pipeline.sandbox.stripe.money import Book
+from smi_pipeline.sandbox.stripe.money import Money
 
 if TYPE_CHECKING:
-    from smi_pipeline.sandbox.base import StandIn
+    from smi_pipeline.sandbox.base import SandboxService
 
 _KNOWN = frozenset(
     {
@@ -55,27 +52,27 @@ _MINIMUM_CENTS = 50
 
 
 class Checkout:
-    """Sessions and their page."""
+    """Checkout sessions and their page."""
 
-    def __init__(self, standin: "StandIn", book: Book) -> None:
-        self._standin = standin
-        self._ledger = standin.ledger
-        self._book = book
+    def __init__(self, service: "SandboxService", money: Money) -> None:
+        self._service = service
+        self._ledger = service.ledger
+        self._money = money
 
     def create(self, params: Params) -> Object:
-        """A new session. Raises StripeError for what Stripe would refuse."""
+        """Create a session; return it. Raises StripeError for what Stripe would refuse."""
         check_names(params, _KNOWN)
         if required(params, "mode") != "payment":
-            raise StripeError("This sandbox only knows mode=payment", param="mode")
+            raise StripeError("This sandbox supports only mode=payment", param="mode")
         items = [_line_item(item, number) for number, item in enumerate(required(params, "line_items"))]
         currency, amount = items[0]["currency"], sum(item["amount_total"] for item in items)
         if amount < _MINIMUM_CENTS:
             message = "The Checkout Session's total amount due must add up to at least $0.50 usd"
             raise StripeError(message, code="amount_too_small")
         required(params, "success_url")
-        now = int(self._standin.clock())
+        now = int(self._service.clock())
         expires_at = integer(params.get("expires_at", now + _LONGEST_SECONDS), "expires_at")
-        shortest = self._standin.settings["min_session_seconds"]
+        shortest = self._service.settings["min_session_seconds"]
         if not now + shortest - 60 <= expires_at <= now + _LONGEST_SECONDS + 60:
             message = "The `expires_at` timestamp must be between 30 minutes and 24 hours from now."
             raise StripeError(message, param="expires_at")
@@ -83,7 +80,7 @@ class Checkout:
         fields = {name: params[name] for name in copied if name in params}
         session = objects.session(
             now=now,
-            base_url=self._standin.base_url,
+            base_url=self._service.base_url,
             expires_at=expires_at,
             amount=amount,
             currency=currency,
@@ -95,13 +92,13 @@ class Checkout:
         return self._ledger.put("sessions", session["id"], session)
 
     def line_items(self, session: Object) -> Object:
-        """The list object of what is sold."""
+        """Return the list of line items."""
         details = self._ledger.get("session_details", session["id"]) or {"line_items": []}
         url = f"/v1/checkout/sessions/{session['id']}/line_items"
         return {"object": "list", "url": url, "has_more": False, "data": details["line_items"]}
 
     async def show(self, request: Request) -> Response:
-        """The page (GET), and its button (POST)."""
+        """Return the page (GET), or pay by its form (POST)."""
         session = self._ledger.get("sessions", request.path_params["id"])
         if session is None:
             return html("checkout.html", status=404, state="unknown", session=None, items=[], error=None)
@@ -113,7 +110,7 @@ class Checkout:
                 details = self._ledger.get("session_details", session["id"]) or {}
                 self._ledger.put("session_details", session["id"], {**details, "email": email})
             outcome = {"4000000000000002": "declined"}.get(form.get("card", "").replace(" ", ""), "paid")
-            self._book.pay(session, outcome=outcome)
+            self._money.pay(session, outcome=outcome)
             if outcome == "paid":
                 return RedirectResponse(self.success_url(session), status_code=303)
             error = "Your card was declined."
@@ -131,8 +128,8 @@ class Checkout:
 
     @staticmethod
     def success_url(session: Object) -> str:
-        """Where a customer goes who has paid."""
-        return session["success_url"].replace("{CHECKOUT_SESSION_ID}", session["id"])
+        """Return the address to which a customer is sent after payment."""
+        return str(session["success_url"]).replace("{CHECKOUT_SESSION_ID}", session["id"])
 
 
 def _line_item(item: Any, number: int) -> Object:
@@ -141,7 +138,7 @@ def _line_item(item: Any, number: int) -> Object:
         raise StripeError(f"Invalid object: {label}", param=label)
     data = item.get("price_data")
     if not isinstance(data, dict):
-        raise StripeError("This sandbox only knows prices given by price_data", param=f"{label}[price_data]")
+        raise StripeError("This sandbox supports only prices given by price_data", param=f"{label}[price_data]")
     currency = required(data, "currency", label=f"{label}[price_data][currency]").lower()
     unit = integer(required(data, "unit_amount", label=f"{label}[price_data][unit_amount]"), f"{label}[price_data]")
     product = required(data, "product_data", label=f"{label}[price_data][product_data]")

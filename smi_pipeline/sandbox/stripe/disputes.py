@@ -1,7 +1,4 @@
-"""Disputes: a customer's bank takes the money back, or asks about it first.
-
-Belongs here: opening and closing a dispute, and whether it blocks a refund. Does not belong here: refunds.
-"""
+"""Disputes: a customer's bank takes the money back, or inquires first."""
 
 import time
 from collections.abc import Callable
@@ -12,41 +9,41 @@ from smi_pipeline.sandbox.stripe.events import Events
 from smi_pipeline.sandbox.stripe.forms import Object, StripeError
 
 if TYPE_CHECKING:
-    from smi_pipeline.sandbox.base import StandIn
+    from smi_pipeline.sandbox.base import SandboxService
 
 _CLOSED = ("won", "lost", "warning_closed")
 
 
 class Disputes:
-    """The disputes of the stand-in."""
+    """Opens and closes disputes."""
 
-    def __init__(self, standin: "StandIn", events: Events, move: Callable[[str, int, int, Object], str]) -> None:
-        """``move`` books type, amount, fee (cents) and source on the balance, and returns the id of the booking."""
-        self._standin = standin
-        self._ledger = standin.ledger
+    def __init__(self, service: "SandboxService", events: Events, move: Callable[[str, int, int, Object], str]) -> None:
+        """``move`` records a balance transaction (type, amount and fee in cents, source), and returns its id."""
+        self._service = service
+        self._ledger = service.ledger
         self._events = events
         self._move = move
 
     def open_after_payment(self, charge: Object, fault: dict[str, Any]) -> None:
-        """What the fault ``dispute`` does: plan a dispute, and its end if told."""
+        """Schedule a dispute, and its outcome if the fault ``dispute`` has one."""
         due = time.time() + fault["seconds"]
-        self._standin.timers.at(due, "dispute", charge=charge["id"], inquiry=fault["inquiry"])
+        self._service.timers.at(due, "dispute", charge=charge["id"], inquiry=fault["inquiry"])
         if fault["outcome"]:
             due += fault["outcome_seconds"]
-            self._standin.timers.at(due, "end_dispute", charge=charge["id"], outcome=fault["outcome"])
+            self._service.timers.at(due, "end_dispute", charge=charge["id"], outcome=fault["outcome"])
 
     def open(
         self, charge: Object, *, amount: int | None = None, reason: str = "fraudulent", inquiry: bool = False
     ) -> Object:
-        """The bank disputes a charge; unless it only inquires, it takes the money and a fee at once."""
+        """Open a dispute; unless it is an inquiry, the bank takes the money and a fee at once. Return it."""
         left = charge["amount"] - charge["amount_refunded"]
         amount = (left or charge["amount"]) if amount is None else amount
         dispute = objects.dispute(
-            now=int(self._standin.clock()), charge=charge, amount=amount, reason=reason, inquiry=inquiry
+            now=int(self._service.clock()), charge=charge, amount=amount, reason=reason, inquiry=inquiry
         )
         with self._ledger.transaction():
             if not inquiry:
-                taken = self._move("adjustment", -amount, self._standin.settings["dispute_fee_cents"], dispute)
+                taken = self._move("adjustment", -amount, self._service.settings["dispute_fee_cents"], dispute)
                 dispute["balance_transactions"].append(self._ledger.get("balance_transactions", taken))
             self._ledger.put("disputes", dispute["id"], dispute)
             self._ledger.update("charges", charge["id"], disputed=True, dispute=dispute["id"])
@@ -54,7 +51,7 @@ class Disputes:
         return dispute
 
     def close(self, dispute: Object, outcome: str) -> Object:
-        """The bank decides: ``won`` by the shop, or ``lost``. An inquiry that is won is ``warning_closed``."""
+        """Close a dispute as ``won`` by the shop or ``lost``; return it. A won inquiry becomes ``warning_closed``."""
         if outcome not in ("won", "lost"):
             raise StripeError("A dispute ends won or lost", param="status")
         if dispute["status"] in _CLOSED:
@@ -73,19 +70,19 @@ class Disputes:
         return dispute
 
     async def open_later(self, charge: str, inquiry: bool) -> None:
-        """Open a dispute. Runs from a timer."""
+        """Open a dispute. Called by a timer."""
         stored = self._ledger.get("charges", charge)
         if stored is not None and not stored["disputed"]:
             self.open(stored, inquiry=inquiry)
 
     async def close_later(self, charge: str, outcome: str) -> None:
-        """Decide the dispute of a charge. Runs from a timer."""
+        """Close the dispute of a charge. Called by a timer."""
         stored = self._ledger.get("charges", charge) or {}
         dispute = self._ledger.get("disputes", stored.get("dispute") or "")
         if dispute is not None and dispute["status"] not in _CLOSED:
             self.close(dispute, outcome)
 
     def block(self, charge: Object) -> bool:
-        """Whether a dispute keeps the charge from being refunded."""
+        """Return whether a dispute prevents a refund of the charge."""
         dispute = self._ledger.get("disputes", charge["dispute"] or "")
         return dispute is not None and not dispute["is_charge_refundable"]

@@ -1,10 +1,7 @@
-"""Stripe's events: stored, listed, signed, delivered at least once.
+"""Stripe's events: stored, signed, delivered at least once, and the faults of delivery.
 
-Belongs here: making an event, its signature, delivery with retries, and the faults of delivery. Does not belong here:
-what the event is about.
-
-An event is stored when it happens; only its webhook can be lost, repeated, late or out of order. Retries back off
-from one second, doubling up to a minute, ``webhook_attempts`` in all.
+An event is stored when it happens; only its webhook can be lost, repeated, late or out of order. It is tried
+``webhook_attempts`` times, with pauses from one second, doubling up to a minute.
 """
 
 import copy
@@ -22,7 +19,7 @@ from smi_pipeline.sandbox.stripe import objects
 from smi_pipeline.sandbox.webhooks import WebhookSender
 
 if TYPE_CHECKING:
-    from smi_pipeline.sandbox.base import StandIn
+    from smi_pipeline.sandbox.base import SandboxService
 
 WEBHOOK_KINDS: Mapping[str, Kind] = {
     "lose_webhook": Kind(),
@@ -31,43 +28,43 @@ WEBHOOK_KINDS: Mapping[str, Kind] = {
     "shuffle": Kind(defaults={"size": 3, "seconds": 1.5}, times=None),
 }
 _LONGEST_PAUSE_SECONDS = 60.0
-_RECENT = 500  # events of which some are sent again to keep the pace
+_RECENT = 500  # newest events, of which some are resent to keep the rate
 
 
 def signature(payload: bytes, secret: str, now: int) -> str:
-    """The header ``Stripe-Signature`` (https://docs.stripe.com/webhooks#verify-manually)."""
+    """Return the header ``Stripe-Signature`` (https://docs.stripe.com/webhooks#verify-manually)."""
     digest = hmac.new(secret.encode(), f"{now}.".encode() + payload, hashlib.sha256).hexdigest()
     return f"t={now},v1={digest}"
 
 
 class Events:
-    """The events of the Stripe stand-in and the deliveries of their webhooks."""
+    """The events of the Stripe sandbox, and the delivery of their webhooks."""
 
-    def __init__(self, standin: "StandIn") -> None:
-        self._standin = standin
+    def __init__(self, service: "SandboxService") -> None:
+        self._service = service
         self._sender = WebhookSender("stripe")
         self._shuffled = 0
         self._sent: deque[float] = deque()
         self._chance = random.Random(0)
 
     def emit(self, type: str, subject: dict[str, Any], *, idempotency_key: str | None = None) -> dict[str, Any]:
-        """Store an event with a snapshot of ``subject``, and plan its webhook."""
+        """Store an event with a snapshot of ``subject``, and schedule its webhook; return the event."""
         event = objects.event(
-            now=int(self._standin.clock()),
+            now=int(self._service.clock()),
             type=type,
             subject=copy.deepcopy(subject),
             request_id=objects.new_id("req", 14) if idempotency_key else None,
             idempotency_key=idempotency_key,
         )
-        self._standin.ledger.put("events", event["id"], event)
-        if self._standin.settings["webhook_url"]:
+        self._service.ledger.put("events", event["id"], event)
+        if self._service.settings["webhook_url"]:
             self._plan(event)
         return event
 
     def resend(self, event: dict[str, Any], times: int) -> None:
-        """Deliver a stored event again, so often, without faults."""
+        """Deliver a stored event again, this many times, without faults."""
         for _ in range(times):
-            self._standin.timers.at(time.time(), "deliver", event=event["id"], attempt=1)
+            self._service.timers.at(time.time(), "deliver", event=event["id"], attempt=1)
 
     def _plan(self, event: dict[str, Any]) -> None:
         subject = event["data"]["object"]
@@ -79,7 +76,7 @@ class Events:
             "payment_intent": subject.get("payment_intent") or subject.get("id"),
             "email": self._email(subject),
         }
-        taken = self._standin.faults.take(set(WEBHOOK_KINDS), context)
+        taken = self._service.faults.take(set(WEBHOOK_KINDS), context)
         if "lose_webhook" in taken:
             self._log(event, attempt=0, status="lost")
             return
@@ -90,47 +87,47 @@ class Events:
             due += taken["shuffle"]["seconds"] * (size - self._shuffled % size) / size
             self._shuffled += 1
         for _ in range(taken.get("repeat_webhook", {}).get("n", 1)):
-            self._standin.timers.at(due, "deliver", event=event["id"], attempt=1)
+            self._service.timers.at(due, "deliver", event=event["id"], attempt=1)
 
     async def deliver(self, event: str, attempt: int) -> None:
-        """Send a webhook once; on anything but 2xx plan the next try."""
-        stored, settings = self._standin.ledger.get("events", event), self._standin.settings
+        """Send a webhook once; schedule the next attempt unless the response is 2xx."""
+        stored, settings = self._service.ledger.get("events", event), self._service.settings
         if stored is None or not settings["webhook_url"]:
             return
         payload = json.dumps(stored, indent=2).encode()
         headers = {
             "Content-Type": "application/json; charset=utf-8",
             "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
-            "Stripe-Signature": signature(payload, settings["webhook_secret"], int(self._standin.clock())),
+            "Stripe-Signature": signature(payload, settings["webhook_secret"], int(self._service.clock())),
         }
         self._sent.append(time.monotonic())
         status, seconds = await self._sender.post(settings["webhook_url"], payload, headers)
         self._log(stored, attempt=attempt, status=status, seconds=seconds)
         if not 200 <= status < 300 and attempt < settings["webhook_attempts"]:
             pause = min(settings["webhook_retry_seconds"] * 2 ** (attempt - 1), _LONGEST_PAUSE_SECONDS)
-            self._standin.timers.at(time.time() + pause, "deliver", event=event, attempt=attempt + 1)
+            self._service.timers.at(time.time() + pause, "deliver", event=event, attempt=attempt + 1)
 
     def keep_pace(self) -> None:
-        """Sends old events again until so many webhooks went out in the last second as the setting
-        ``webhooks_per_second`` demands, spread over the next second."""
+        """Resend old events, spread over the next second, if fewer than ``webhooks_per_second`` webhooks were sent in
+        the last one."""
         now = time.monotonic()
         while self._sent and self._sent[0] < now - 1:
             self._sent.popleft()
-        missing = int(self._standin.settings["webhooks_per_second"]) - len(self._sent)
-        events = self._standin.ledger.all("events") if missing > 0 else []
+        missing = int(self._service.settings["webhooks_per_second"]) - len(self._sent)
+        events = self._service.ledger.all("events") if missing > 0 else []
         for number in range(missing if events else 0):
             event = self._chance.choice(events[-_RECENT:])
-            self._standin.timers.at(time.time() + number / missing, "deliver", event=event["id"], attempt=1)
+            self._service.timers.at(time.time() + number / missing, "deliver", event=event["id"], attempt=1)
 
     def _email(self, subject: dict[str, Any]) -> str | None:
-        """The customer whom an object is about."""
-        charge = self._standin.ledger.get("charges", str(subject.get("charge"))) or subject
+        """Return the email address of the customer whom an object is about."""
+        charge = self._service.ledger.get("charges", str(subject.get("charge"))) or subject
         return charge.get("receipt_email") or charge.get("customer_email")
 
     def _log(self, event: dict[str, Any], *, attempt: int, status: int | str, seconds: float = 0.0) -> None:
         entry = {"at": time.time(), "id": event["id"], "type": event["type"], "attempt": attempt, "status": status}
-        self._standin.ledger.append("webhooks", {**entry, "seconds": seconds})
+        self._service.ledger.append("webhooks", {**entry, "seconds": seconds})
 
     def close(self) -> None:
-        """Send nothing more."""
+        """Stop sending."""
         self._sender.close()

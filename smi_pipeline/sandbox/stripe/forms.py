@@ -1,7 +1,4 @@
-"""Stripe's manner of speaking: form bodies with nested keys in, JSON objects, lists and errors out.
-
-Belongs here: decoding parameters, checking their names, paging, expanding, error bodies. Does not belong here: money.
-"""
+"""Stripe's conventions: form bodies with nested keys, parameter checks, paging, expansion, error objects."""
 
 import copy
 import re
@@ -28,10 +25,9 @@ _MAX_LIMIT = 100
 
 
 class StripeError(Exception):
-    """An error reply: HTTP status and the fields of ``error``.
+    """An error response: HTTP status and the fields of ``error``.
 
-    ``remembered``: whether an idempotency key keeps this answer. Stripe keeps no answers to parameters it refused
-    before it began.
+    ``remembered``: whether an idempotency key replays it. Stripe does not keep responses to invalid parameters.
     """
 
     def __init__(
@@ -56,7 +52,7 @@ class StripeError(Exception):
 
 
 def decode(form: str) -> Params:
-    """``a[b][0][c]=x`` to nested dicts and lists; all leaves are text."""
+    """Return ``a[b][0][c]=x`` as nested dicts and lists, with strings as values. Raises StripeError."""
     root: Params = {}
     for key, value in parse_qsl(form, keep_blank_values=True):
         parts = re.findall(r"[^\[\]]+|(?<=\[)(?=\])", key)
@@ -69,7 +65,8 @@ def decode(form: str) -> Params:
                 place = place.setdefault(name, {})
                 if not isinstance(place, dict):
                     raise StripeError(f"Invalid parameters: {key}", param=key)
-    return _lists(root)
+    decoded: Params = _lists(root)
+    return decoded
 
 
 def _lists(value: Any) -> Any:
@@ -81,14 +78,14 @@ def _lists(value: Any) -> Any:
 
 
 def check_names(params: Params, known: Collection[str]) -> None:
-    """Raise StripeError for a parameter the endpoint does not have, as Stripe does."""
+    """Raise StripeError for a parameter that the endpoint does not have."""
     for name in params:
         if name not in known and name != "expand":
             raise StripeError(f"Received unknown parameter: {name}", code="parameter_unknown", param=name)
 
 
 def required(params: Params, name: str, *, label: str | None = None) -> Any:
-    """The value, or a StripeError that it is missing."""
+    """Return the value of a parameter. Raises StripeError if it is missing."""
     if params.get(name) in (None, "", {}, []):
         label = label or name
         raise StripeError(f"Missing required param: {label}.", code="parameter_missing", param=label)
@@ -96,7 +93,7 @@ def required(params: Params, name: str, *, label: str | None = None) -> Any:
 
 
 def integer(value: Any, name: str) -> int:
-    """A whole number. Raises StripeError."""
+    """Return the value as an integer. Raises StripeError."""
     try:
         return int(value)
     except (TypeError, ValueError):
@@ -104,7 +101,7 @@ def integer(value: Any, name: str) -> int:
 
 
 def metadata(params: Params) -> dict[str, str]:
-    """The metadata of a request: text to text, at most 50 keys. Raises StripeError."""
+    """Return the metadata of a request: at most 50 strings by key. Raises StripeError."""
     given = params.get("metadata") or {}
     if not isinstance(given, dict) or len(given) > 50 or any(not isinstance(value, str) for value in given.values()):
         raise StripeError("Invalid metadata: it must be a hash of up to 50 strings", param="metadata")
@@ -112,7 +109,7 @@ def metadata(params: Params) -> dict[str, str]:
 
 
 def find(ledger: Ledger, kind: str, key: str, label: str, *, param: str = "id") -> Object:
-    """The stored object, or Stripe's 404. ``label``: what Stripe calls it in the message."""
+    """Return the stored object. Raises StripeError 404; ``label`` is its name in the message."""
     found = ledger.get(kind, key)
     if found is None:
         raise StripeError(f"No such {label}: '{key}'", status=404, code="resource_missing", param=param)
@@ -122,7 +119,7 @@ def find(ledger: Ledger, kind: str, key: str, label: str, *, param: str = "id") 
 def page(
     objects: Iterable[Object], params: Params, url: str, keep: Callable[[Object], bool] = lambda each: True
 ) -> Object:
-    """One page of a list. ``objects`` newest first. Understands limit, starting_after, ending_before, created."""
+    """Return a page of a list. ``objects`` are newest first. Supports limit, starting_after, ending_before, created."""
     limit = integer(params.get("limit", 10), "limit")
     if not 1 <= limit <= _MAX_LIMIT:
         raise StripeError(
@@ -151,7 +148,7 @@ def _created_in(each: Object, bounds: Any) -> bool:
     if bounds is None:
         return True
     if not isinstance(bounds, dict):
-        return each["created"] == integer(bounds, "created")
+        return bool(each["created"] == integer(bounds, "created"))
     tests: dict[str, Callable[[int, int], bool]] = {
         "gt": lambda one, two: one > two,
         "gte": lambda one, two: one >= two,
@@ -166,9 +163,9 @@ def _created_in(each: Object, bounds: Any) -> bool:
 
 
 def expand(ledger: Ledger, answer: Object, paths: Any) -> Object:
-    """Replace ids by objects along ``expand[]`` paths such as ``latest_charge.balance_transaction``.
+    """Return a copy with ids replaced by objects along paths such as ``latest_charge.balance_transaction``.
 
-    Raises StripeError for a field that does not exist. The stored objects are not touched.
+    Raises StripeError for a field that does not exist. The stored objects stay as they are.
     """
     answer = copy.deepcopy(answer)
     for path in paths if isinstance(paths, list) else [paths] if paths else []:

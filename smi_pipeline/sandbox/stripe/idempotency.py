@@ -1,7 +1,7 @@
-"""Idempotency keys as Stripe keeps them (https://docs.stripe.com/api/idempotent_requests).
+"""Idempotency keys as in Stripe's API (https://docs.stripe.com/api/idempotent_requests).
 
-Belongs here: remembering the first answer to a key for 24 hours and replaying it, also when that answer was a 500;
-refusing a key that comes again with other parameters.
+The first response to a key is replayed for 24 hours, also if it was a 500; the same key with other parameters is
+refused.
 """
 
 import hashlib
@@ -17,13 +17,13 @@ KEY_LIFE_SECONDS = 24 * 3600
 
 
 class Idempotency:
-    """The answers given under idempotency keys."""
+    """Stores and replays responses by idempotency key."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     def replay(self, key: str, path: str, params: Params, now: float) -> Response | None:
-        """The answer that was given under this key, or None if it is new. Raises StripeError on a mismatch."""
+        """Return the response to this key, or None if it is new. Raises StripeError if the parameters differ."""
         kept = self._ledger.get("idempotency", key)
         if kept is None or now - kept["created"] > KEY_LIFE_SECONDS:
             return None
@@ -40,7 +40,7 @@ class Idempotency:
         return reply
 
     def keep(self, key: str, path: str, params: Params, now: float, reply: Response) -> None:
-        """Remember an answer. ``now`` in unix seconds of the stand-in's clock."""
+        """Store a response. ``now`` in unix seconds of the service's clock."""
         record: dict[str, Any] = {
             "path": path,
             "fingerprint": _fingerprint(params),
@@ -51,7 +51,7 @@ class Idempotency:
         self._ledger.put("idempotency", key, record)
 
     def overwrite(self, key: str, reply: Response) -> None:
-        """The work was done, but the answer that went out was another (a 500): that one is replayed."""
+        """Replace the stored response by the error that was sent instead."""
         if self._ledger.get("idempotency", key) is not None:
             body = bytes(reply.body).decode()
             self._ledger.update("idempotency", key, status=reply.status_code, body=body)

@@ -1,15 +1,12 @@
-"""What happens to money at the Stripe stand-in: payments, refunds, the balance.
+"""The rules for money in the Stripe sandbox: payments, refunds, the balance, and the events that follow.
 
-Belongs here: the rules (what may be refunded, which events follow). Does not belong here: HTTP, parameters' names,
-disputes (stripe_disputes.py).
-
-Faults at these moments, matched by ``job_id`` (of the metadata), ``payment_intent``:
+Faults, matched by ``job_id`` (of the metadata) or ``payment_intent``:
 
 - ``refund_pending`` ``{"seconds": 5, "then": "succeeded"}``: the refund is pending, then ``succeeded``, ``failed`` or
-  ``canceled``; null: for ever;
-- ``refund_fails`` ``{"seconds": 0}``: the answer says failed; with seconds: it says succeeded and fails later;
-- ``dispute`` ``{"seconds": 0, "inquiry": false, "outcome": null, "outcome_seconds": 5}``: so long after the payment
-  the bank disputes it, and (``won`` or ``lost``) decides after that.
+  ``canceled``; null: it stays pending;
+- ``refund_fails`` ``{"seconds": 0}``: the refund fails at once; with seconds: it succeeds and fails later;
+- ``dispute`` ``{"seconds": 0, "inquiry": false, "outcome": null, "outcome_seconds": 5}``: this long after the payment
+  the bank disputes it, and after ``outcome_seconds`` it is ``won`` or ``lost``; null: it stays open.
 """
 
 import time
@@ -23,7 +20,7 @@ from smi_pipeline.sandbox.stripe.events import Events
 from smi_pipeline.sandbox.stripe.forms import Object, StripeError, find
 
 if TYPE_CHECKING:
-    from smi_pipeline.sandbox.base import StandIn
+    from smi_pipeline.sandbox.base import SandboxService
 
 MONEY_KINDS: Mapping[str, Kind] = {
     "refund_pending": Kind(
@@ -35,17 +32,17 @@ MONEY_KINDS: Mapping[str, Kind] = {
         choices={"outcome": ("won", "lost", None)},
     ),
 }
-_GONE = ("failed", "canceled")  # a refund in these states took no money
+_GONE = ("failed", "canceled")  # refunds in these states moved no money
 
 
-class Book:
-    """The money of the stand-in. Every method leaves ledger and events consistent, in one transaction."""
+class Money:
+    """Payments, refunds and the balance. Every method changes ledger and events in one transaction."""
 
-    def __init__(self, standin: "StandIn", events: Events) -> None:
-        self._standin = standin
-        self._ledger = standin.ledger
+    def __init__(self, service: "SandboxService", events: Events) -> None:
+        self._service = service
+        self._ledger = service.ledger
         self._events = events
-        self.disputes = Disputes(standin, events, self.move)
+        self.disputes = Disputes(service, events, self.move)
 
     # --- payments
 
@@ -58,10 +55,10 @@ class Book:
         outcome: str = "paid",
         seconds: float = 2.0,
     ) -> Object:
-        """Pay a Checkout session as its page does. Returns the PaymentIntent.
+        """Pay a Checkout session as its page does; return the PaymentIntent.
 
         ``outcome``: ``paid``; ``declined`` (the session stays open); ``async`` or ``async_failed`` (a bank debit that
-        is decided ``seconds`` later). ``amount`` (cents) and ``currency`` override what the session asks.
+        is decided ``seconds`` later). ``amount`` (cents) and ``currency`` override those of the session.
         """
         if session["status"] != "open":
             raise StripeError(f"This Checkout session is {session['status']}", code="checkout_session_not_open")
@@ -97,13 +94,13 @@ class Book:
                 self._events.emit("checkout.session.completed", session)
             else:
                 self._events.emit("checkout.session.completed", session)
-                self._standin.timers.at(
+                self._service.timers.at(
                     time.time() + seconds, "async_payment", session=session["id"], paid=outcome == "async"
                 )
         return intent
 
     def pay_directly(self, *, amount: int, currency: str, metadata: dict[str, str]) -> Object:
-        """A payment without Checkout session, such as another shop's on the same account."""
+        """Pay without Checkout session, as in another shop on the same account; return the PaymentIntent."""
         intent = objects.intent(
             now=self._now(), amount=amount, currency=currency, metadata=metadata, email="customer@example.com"
         )
@@ -112,7 +109,7 @@ class Book:
         return intent
 
     async def settle_async(self, session: str, paid: bool) -> None:
-        """A bank debit is decided. Runs from a timer."""
+        """Decide a bank debit. Called by a timer."""
         stored = self._ledger.get("sessions", session)
         intent = self._ledger.get("intents", stored["payment_intent"]) if stored else None
         if stored is None or intent is None or intent["status"] != "processing":
@@ -140,7 +137,7 @@ class Book:
     def _settle(self, intent: Object) -> None:
         now, amount = self._now(), intent["amount"]
         charge = objects.charge(now=now, intent=intent, email=intent["receipt_email"])
-        settings = self._standin.settings
+        settings = self._service.settings
         fee = min(amount, round(amount * settings["fee_percent"] / 100) + settings["fee_fixed_cents"])
         charge["balance_transaction"] = self.move("charge", amount, fee, charge)
         intent.update(
@@ -159,11 +156,11 @@ class Book:
             "email": intent["receipt_email"],
             "endpoint": "payment",
         }
-        if fault := self._standin.faults.take({"dispute"}, context).get("dispute"):
+        if fault := self._service.faults.take({"dispute"}, context).get("dispute"):
             self.disputes.open_after_payment(charge, fault)
 
     def expire(self, session: Object) -> None:
-        """An open session ends unpaid. Raises StripeError if it is not open."""
+        """Expire an open session. Raises StripeError if it is not open."""
         if session["status"] != "open":
             message = f'Only Checkout Sessions with a status in ["open"] can be expired. It is {session["status"]}.'
             raise StripeError(message)
@@ -182,7 +179,7 @@ class Book:
         metadata: dict[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> Object:
-        """Give money back; ``amount`` in cents, None for all that is left. Raises StripeError if that cannot be."""
+        """Refund a charge; ``amount`` in cents, None for the rest. Return the refund. Raises StripeError."""
         left = charge["amount"] - charge["amount_refunded"]
         if self.disputes.block(charge):
             message = f"Charge {charge['id']} has been charged back; cannot issue a refund."
@@ -206,7 +203,7 @@ class Book:
             "email": charge["receipt_email"],
             "endpoint": "refund",
         }
-        taken = self._standin.faults.take({"refund_pending", "refund_fails"}, context)
+        taken = self._service.faults.take({"refund_pending", "refund_fails"}, context)
         with self._ledger.transaction():
             refund["balance_transaction"] = self.move("refund", -amount, 0, refund)
             if "refund_pending" in taken:
@@ -223,18 +220,18 @@ class Book:
         if "refund_pending" in taken:
             fault = taken["refund_pending"]
             if fault["then"]:
-                self._standin.timers.at(
+                self._service.timers.at(
                     time.time() + fault["seconds"], "end_refund", refund=refund["id"], status=fault["then"]
                 )
         elif "refund_fails" in taken:
             if taken["refund_fails"]["seconds"]:
                 due = time.time() + taken["refund_fails"]["seconds"]
-                self._standin.timers.at(due, "end_refund", refund=refund["id"], status="failed")
+                self._service.timers.at(due, "end_refund", refund=refund["id"], status="failed")
             else:
                 self._end_refund(refund, "failed")
 
     async def end_refund(self, refund: str, status: str) -> None:
-        """A refund is decided by the bank. Runs from a timer."""
+        """Set the final status of a refund. Called by a timer."""
         stored = self._ledger.get("refunds", refund)
         if stored is not None and stored["status"] not in (*_GONE, status):
             with self._ledger.transaction():
@@ -263,27 +260,27 @@ class Book:
     # --- the balance
 
     def balance_cents(self) -> int:
-        """Charges net of fees, less refunds that are not failed or canceled, less disputes that were lost."""
+        """Return charges net of fees, less refunds that are not failed or canceled, less lost disputes."""
         moves = self._ledger.all("balance_transactions")
         earned = sum(move["net"] for move in moves if move["type"] == "charge")
         refunded = sum(refund["amount"] for refund in self._ledger.all("refunds") if refund["status"] not in _GONE)
         lost = sum(dispute["amount"] for dispute in self._ledger.all("disputes") if dispute["status"] == "lost")
-        return earned - refunded - lost
+        return int(earned - refunded - lost)
 
     def available(self) -> dict[str, int]:
-        """Cents by currency as the account would show them: open disputes and dispute fees are taken as well."""
+        """Return the balance by currency, in cents, as Stripe shows it: less open disputes and dispute fees as well."""
         totals: dict[str, int] = {}
         for move in self._ledger.all("balance_transactions"):
             totals[move["currency"]] = totals.get(move["currency"], 0) + move["net"]
         return totals
 
     def move(self, type: str, amount: int, fee: int, source: Object) -> str:
-        """Book money on the balance (cents, negative when it leaves); returns the id of the balance transaction."""
+        """Record a balance transaction (cents, negative when money leaves); return its id."""
         move = objects.balance_transaction(
             now=self._now(), type=type, amount=amount, fee=fee, currency=source["currency"], source=source["id"]
         )
         self._ledger.put("balance_transactions", move["id"], move)
-        return move["id"]
+        return str(move["id"])
 
     def _now(self) -> int:
-        return int(self._standin.clock())
+        return int(self._service.clock())

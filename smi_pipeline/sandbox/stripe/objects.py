@@ -1,7 +1,4 @@
-"""The shapes of Stripe's objects, with the fields that customers of the API read.
-
-Belongs here: building a fresh object. Does not belong here: storing it, or changing it later.
-"""
+"""Build new Stripe objects, with the fields that clients of the API read."""
 
 import secrets
 import string
@@ -14,12 +11,12 @@ Object = dict[str, Any]
 
 
 def new_id(prefix: str, length: int = 24) -> str:
-    """A fresh id such as ``pi_3Kd…``."""
+    """Return a new id such as ``pi_3Kd…``."""
     return f"{prefix}_" + "".join(secrets.choice(_ALPHABET) for _ in range(length))
 
 
 def intent(*, now: int, amount: int, currency: str, metadata: dict[str, str], email: str | None) -> Object:
-    """A PaymentIntent that waits for a card."""
+    """Return a PaymentIntent without payment method."""
     id = new_id("pi")
     return {
         "id": id,
@@ -49,7 +46,7 @@ def intent(*, now: int, amount: int, currency: str, metadata: dict[str, str], em
 
 
 def charge(*, now: int, intent: Object, email: str | None) -> Object:
-    """A card charge that went through, for a PaymentIntent."""
+    """Return a successful card charge for a PaymentIntent."""
     return {
         "id": new_id("ch"),
         "object": "charge",
@@ -83,7 +80,7 @@ def charge(*, now: int, intent: Object, email: str | None) -> Object:
 
 
 def balance_transaction(*, now: int, type: str, amount: int, fee: int, currency: str, source: str) -> Object:
-    """A movement on the balance; ``amount`` and ``fee`` in cents, ``amount`` negative when money leaves."""
+    """Return a balance transaction; ``amount`` and ``fee`` in cents, ``amount`` negative when money leaves."""
     details = (
         [
             {
@@ -117,7 +114,7 @@ def balance_transaction(*, now: int, type: str, amount: int, fee: int, currency:
 
 
 def refund(*, now: int, charge: Object, amount: int, reason: str | None, metadata: dict[str, str]) -> Object:
-    """A refund that has gone through; the caller turns it pending or failed."""
+    """Return a succeeded refund; the caller may set it to pending or failed."""
     return {
         "id": new_id("re"),
         "object": "refund",
@@ -140,7 +137,7 @@ def refund(*, now: int, charge: Object, amount: int, reason: str | None, metadat
 
 
 def dispute(*, now: int, charge: Object, amount: int, reason: str, inquiry: bool) -> Object:
-    """A customer's bank asks for the money back. An inquiry (early stage) leaves the charge refundable."""
+    """Return an open dispute. An inquiry leaves the charge refundable."""
     return {
         "id": new_id("dp"),
         "object": "dispute",
@@ -165,7 +162,7 @@ def dispute(*, now: int, charge: Object, amount: int, reason: str, inquiry: bool
 
 
 def session(*, now: int, base_url: str, expires_at: int, amount: int, currency: str, fields: Object) -> Object:
-    """An open Checkout session. ``fields``: what the caller gave, put over the defaults."""
+    """Return an open Checkout session. ``fields`` override the defaults."""
     id = new_id("cs_test", 40)
     return {
         "id": id,
@@ -201,7 +198,7 @@ def session(*, now: int, base_url: str, expires_at: int, amount: int, currency: 
 
 
 def event(*, now: int, type: str, subject: Object, request_id: str | None, idempotency_key: str | None) -> Object:
-    """An event about ``subject``, which is already a snapshot."""
+    """Return an event about ``subject``, which is already a snapshot."""
     return {
         "id": new_id("evt"),
         "object": "event",

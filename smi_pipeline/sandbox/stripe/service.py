@@ -1,21 +1,18 @@
-"""The stand-in of Stripe: enough of the API for the official library, Checkout's page, and a control panel for tests.
-
-Belongs here: HTTP around the parts: keys, idempotency, routes, control endpoints. The parts are stripe_api.py,
-stripe_book.py (money), stripe_checkout.py (sessions), stripe_events.py (webhooks).
+"""The HTTP side of the Stripe sandbox: API keys, idempotency, routes, and control endpoints for tests.
 
 Endpoints for ``match``: ``checkout/sessions``, ``payment_intents``, ``charges``, ``refunds``, ``events``,
 ``disputes``, ``balance_transactions``, ``balance``; for webhooks match ``event_type``, ``job_id``, ``payment_intent``.
-Kinds: those of requests (standin.py), of delivery (stripe_events.py: ``lose_webhook``, ``repeat_webhook`` ``{"n": 3}``,
-``delay_webhook`` ``{"seconds": 5}``, ``shuffle`` ``{"size": 3, "seconds": 1.5}``) and of money (stripe_book.py).
-A ``status`` fault with ``after_work`` and an idempotency key is what the key then replays, as at Stripe.
+Kinds: the request faults of base.py, those of delivery (events.py: ``lose_webhook``, ``repeat_webhook`` ``{"n": 3}``,
+``delay_webhook`` ``{"seconds": 5}``, ``shuffle`` ``{"size": 3, "seconds": 1.5}``) and of money (money.py).
+An idempotency key replays the error of a ``status`` fault with ``after_work``, as at Stripe.
 
-Control, all POST with JSON, all answer the object:
+Control endpoints, all POST with JSON, which return the object:
 
 - ``/_pay`` ``{"session", "amount"?, "currency"?, "outcome"?: paid|declined|async|async_failed, "seconds"?}``, or
   ``{"amount", "currency", "metadata"}`` for a payment without session;
 - ``/_dispute`` ``{"payment_intent"|"charge", "amount"?, "reason"?, "inquiry"?}``, or ``{"dispute", "outcome"}``;
-- ``/_refund`` ``{"payment_intent"|"charge", "amount"?, "metadata"?}``: by hand, from outside;
-- ``/_event`` ``{"id", "times"?}``: sends a stored event again. ``GET /_webhooks`` lists all deliveries, and
+- ``/_refund`` ``{"payment_intent"|"charge", "amount"?, "metadata"?}``: a refund made in Stripe's dashboard;
+- ``/_event`` ``{"id", "times"?}``: resends a stored event. ``GET /_webhooks`` lists all deliveries, and
   ``GET /_disputes`` all disputes.
 """
 
@@ -30,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from smi_pipeline.sandbox.base import REQUEST_KINDS, StandIn
+from smi_pipeline.sandbox.base import REQUEST_KINDS, SandboxService
 from smi_pipeline.sandbox.faults import Kind
 from smi_pipeline.sandbox.stripe import forms, objects
 from smi_pipeline.sandbox.stripe.api import Api
@@ -38,16 +35,16 @@ from smi_pipeline.sandbox.stripe.checkout import Checkout
 from smi_pipeline.sandbox.stripe.events import WEBHOOK_KINDS, Events
 from smi_pipeline.sandbox.stripe.forms import Object, StripeError, find, integer
 from smi_pipeline.sandbox.stripe.idempotency import Idempotency
-from smi_pipeline.sandbox.stripe.money import MONEY_KINDS, Book
+from smi_pipeline.sandbox.stripe.money import MONEY_KINDS, Money
 from smi_pipeline.sandbox.timers import Handler
 
 _EXPIRY_CHECK_SECONDS = 0.5
 
 
-class Stripe(StandIn):
+class Stripe(SandboxService):
     """Settings: api_key, webhook_url, webhook_secret, webhook_retry_seconds, webhook_attempts, fee_percent,
-    fee_fixed_cents, dispute_fee_cents, min_session_seconds, webhooks_per_second (0; else old events are sent again
-    until there are so many)."""
+    fee_fixed_cents, dispute_fee_cents, min_session_seconds, webhooks_per_second (old events are resent up to this
+    rate; 0: never)."""
 
     name = "stripe"
     kinds: ClassVar[Mapping[str, Kind]] = {**REQUEST_KINDS, **WEBHOOK_KINDS, **MONEY_KINDS}
@@ -55,12 +52,13 @@ class Stripe(StandIn):
     def __init__(self, state: Path, settings: dict[str, Any]) -> None:
         super().__init__(state, settings)
         self.events = Events(self)
-        self.book = Book(self, self.events)
-        self._checkout = Checkout(self, self.book)
-        self._api = Api(self, self.book, self._checkout)
+        self.money = Money(self, self.events)
+        self._checkout = Checkout(self, self.money)
+        self._api = Api(self, self.money, self._checkout)
         self._idempotency = Idempotency(self.ledger)
 
     def routes(self) -> list[BaseRoute]:
+        """Return the routes of the API, of Checkout's page and of the control endpoints."""
         return [
             Route("/_pay", self._control(self._pay), methods=["POST"]),
             Route("/_dispute", self._control(self._dispute), methods=["POST"]),
@@ -73,16 +71,17 @@ class Stripe(StandIn):
         ]
 
     def handlers(self) -> dict[str, Handler]:
-        # the parts are made after the timers, so they are looked up when a timer fires
+        """Return the timers' handlers; lambdas, because the parts are built after the timers."""
         return {
             "deliver": lambda **arguments: self.events.deliver(**arguments),
-            "async_payment": lambda **arguments: self.book.settle_async(**arguments),
-            "end_refund": lambda **arguments: self.book.end_refund(**arguments),
-            "dispute": lambda **arguments: self.book.disputes.open_later(**arguments),
-            "end_dispute": lambda **arguments: self.book.disputes.close_later(**arguments),
+            "async_payment": lambda **arguments: self.money.settle_async(**arguments),
+            "end_refund": lambda **arguments: self.money.end_refund(**arguments),
+            "dispute": lambda **arguments: self.money.disputes.open_later(**arguments),
+            "end_dispute": lambda **arguments: self.money.disputes.close_later(**arguments),
         }
 
     def read_ledger(self) -> dict[str, Any]:
+        """Return PaymentIntents, refunds with their idempotency keys, and the balance."""
         fields = ("id", "payment_intent", "amount", "status")
         refunds = [
             {
@@ -91,9 +90,10 @@ class Stripe(StandIn):
             }
             for refund in self.ledger.all("refunds")
         ]
-        return {"intents": self.ledger.all("intents"), "refunds": refunds, "balance_cents": self.book.balance_cents()}
+        return {"intents": self.ledger.all("intents"), "refunds": refunds, "balance_cents": self.money.balance_cents()}
 
     def describe(self, request: Request, body: bytes) -> dict[str, Any]:
+        """Return endpoint, job, payment and customer of a request."""
         described: dict[str, Any] = {"endpoint": self._api.endpoint_of(request.url.path)}
         try:
             params = forms.decode(body.decode())
@@ -110,16 +110,19 @@ class Stripe(StandIn):
         return described
 
     def error(self, request: Request, status: int, message: str) -> Response:
+        """Return Stripe's error object."""
         return _error(StripeError(message, status=status, type="rate_limit_error" if status == 429 else "api_error"))
 
     async def start(self) -> None:
+        """Resume timers, and start to expire sessions and to keep the rate of webhooks."""
         for session in self.ledger.all("sessions"):
-            if session["status"] == "open":  # a restarted stand-in may listen on another port
+            if session["status"] == "open":  # the port may have changed
                 self.ledger.update("sessions", session["id"], url=f"{self.base_url}/c/pay/{session['id']}")
         await super().start()
         self._regular = [_every(_EXPIRY_CHECK_SECONDS, self._expire_due), _every(1.0, self.events.keep_pace)]
 
     async def stop(self) -> None:
+        """Stop timers and webhooks."""
         for task in self._regular:
             task.cancel()
         await super().stop()
@@ -129,7 +132,7 @@ class Stripe(StandIn):
         now = self.clock()
         for session in self.ledger.all("sessions"):
             if session["status"] == "open" and session["expires_at"] <= now:
-                self.book.expire(session)
+                self.money.expire(session)
 
     # --- the API
 
@@ -164,6 +167,7 @@ class Stripe(StandIn):
         return reply
 
     def failed_after_work(self, request: Request, reply: Response) -> None:
+        """Let the idempotency key replay the error."""
         if key := request.headers.get("idempotency-key"):
             self._idempotency.overwrite(key, reply)
 
@@ -195,11 +199,11 @@ class Stripe(StandIn):
     def _pay(self, body: dict[str, Any]) -> Object:
         if "session" not in body:
             amount = integer(body.get("amount"), "amount")
-            return self.book.pay_directly(
+            return self.money.pay_directly(
                 amount=amount, currency=body.get("currency", "usd"), metadata=body.get("metadata") or {}
             )
         session = find(self.ledger, "sessions", body["session"], "checkout.session")
-        return self.book.pay(
+        return self.money.pay(
             session,
             amount=body.get("amount"),
             currency=body.get("currency"),
@@ -209,8 +213,8 @@ class Stripe(StandIn):
 
     def _dispute(self, body: dict[str, Any]) -> Object:
         if "dispute" in body:
-            return self.book.disputes.close(find(self.ledger, "disputes", body["dispute"], "dispute"), body["outcome"])
-        return self.book.disputes.open(
+            return self.money.disputes.close(find(self.ledger, "disputes", body["dispute"], "dispute"), body["outcome"])
+        return self.money.disputes.open(
             self._api.charge_of(body),
             amount=body.get("amount"),
             reason=body.get("reason", "fraudulent"),
@@ -218,7 +222,7 @@ class Stripe(StandIn):
         )
 
     def _refund(self, body: dict[str, Any]) -> Object:
-        return self.book.refund(self._api.charge_of(body), body.get("amount"), metadata=body.get("metadata"))
+        return self.money.refund(self._api.charge_of(body), body.get("amount"), metadata=body.get("metadata"))
 
     def _event(self, body: dict[str, Any]) -> Object:
         event = find(self.ledger, "events", body.get("id", ""), "event")

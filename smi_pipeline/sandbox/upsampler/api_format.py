@@ -1,8 +1,4 @@
-"""The two wire formats of the upscaling service.
-
-Belongs here: recognising a submission by its shape, and wording replies, status answers and webhooks in the format
-that the submission had. Does not belong here: what happens to the submission.
-"""
+"""The two API formats of Upsampler: detect the format of a submission, and write responses and webhooks in it."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,12 +11,12 @@ MAX_SCALE = 16
 
 
 class BadRequest(ValueError):
-    """The submission is not acceptable; the message goes to the customer."""
+    """The submission is invalid; the message is sent to the client."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """What was asked for, in either format."""
+    """A submission, in either format."""
 
     wire: Wire
     image_url: str
@@ -31,7 +27,7 @@ class Submission:
 
 
 def recognise(body: Any, default: Wire) -> Wire:
-    """The wire format of a submission, by its field names."""
+    """Return the API format of a submission, by its field names."""
     if isinstance(body, dict):
         if "input" in body or "webhook" in body:
             return "live"
@@ -41,7 +37,7 @@ def recognise(body: Any, default: Wire) -> Wire:
 
 
 def parse(body: Any, wire: Wire) -> Submission:
-    """Read a submission. Raises BadRequest."""
+    """Return the parsed submission. Raises BadRequest."""
     if not isinstance(body, dict):
         raise BadRequest("The body must be a JSON object")
     if wire == "live":
@@ -87,7 +83,7 @@ def _scale(value: Any, name: str) -> int:
 
 
 def accepted(record: dict[str, Any]) -> dict[str, Any]:
-    """The reply to a submission."""
+    """Return the response to a submission."""
     if record["wire"] == "live":
         reply = {"id": record["id"], "status": _LIVE_WORDS[record["status"]]}
         if record["status"] == "failed":
@@ -105,7 +101,7 @@ def accepted(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def status(record: dict[str, Any], result_url: str | None) -> dict[str, Any]:
-    """The answer to a status call."""
+    """Return the response to a status call."""
     if record["wire"] == "live":
         return {
             "id": record["id"],
@@ -126,7 +122,7 @@ def status(record: dict[str, Any], result_url: str | None) -> dict[str, Any]:
 
 
 def webhook(record: dict[str, Any], result_url: str | None) -> dict[str, Any]:
-    """The body of a webhook."""
+    """Return the body of a webhook."""
     if record["wire"] == "live":
         answer = status(record, result_url)
         del answer["compressedImageUrl"]
@@ -141,7 +137,7 @@ def webhook(record: dict[str, Any], result_url: str | None) -> dict[str, Any]:
 
 
 def error(wire: Wire, message: str) -> dict[str, Any]:
-    """The body of an error reply."""
+    """Return the body of an error response."""
     return {"success": False, "error": message} if wire == "documented" else {"error": message}
 
 

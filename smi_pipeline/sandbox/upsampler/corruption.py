@@ -1,7 +1,4 @@
-"""Spoiling finished images the ways a network, a disk or a model can.
-
-Belongs here: bytes in, spoiled bytes out, always the same for the same input. Does not belong here: deciding which.
-"""
+"""Corrupt finished images as a network, a disk or a model can; the same input always gives the same bytes."""
 
 import io
 import random
@@ -16,17 +13,17 @@ from PIL import Image, ImageDraw, ImageOps
 from smi_pipeline.sandbox import photos
 from smi_pipeline.sandbox.upsampler.upscaling import Upscaled, encode
 
-_VISIBLE = 4.0  # mean difference of 0..255 over the damaged half of the image that nobody would overlook
+_VISIBLE = 4.0  # mean difference, 0..255: corruption that anyone would notice
 _ATTEMPTS = 40
 
 
 def truncated(result: Upscaled, params: dict[str, Any]) -> bytes:
-    """Only the first part of the file, as after a broken transfer that went unnoticed."""
+    """Return only the first part of the file, as after an undetected broken transfer."""
     return result.body[: max(1, int(len(result.body) * params["keep"]))]
 
 
 def wrong_dimensions(result: Upscaled, params: dict[str, Any]) -> bytes:
-    """A flawless image that is some pixels smaller in both directions than was asked."""
+    """Return a flawless image that is some pixels too small in both directions."""
     image = Image.open(io.BytesIO(result.body))
     less = params["pixels"]
     size = (max(1, image.width - less), max(1, image.height - less))
@@ -34,9 +31,9 @@ def wrong_dimensions(result: Upscaled, params: dict[str, Any]) -> bytes:
 
 
 def black_tile(result: Upscaled, params: dict[str, Any]) -> bytes:
-    """One tile is black, as when one worker of a tiled model died. ``fraction`` of each side.
+    """Return the image with a black tile, as when a worker of a tiled model died; ``fraction`` of each side.
 
-    It is the brightest tile of the photograph, because on a night sky the damage would be none.
+    It is the brightest tile, because on a night sky nobody would see it.
     """
     image = Image.open(io.BytesIO(result.body))
     image.load()
@@ -50,9 +47,9 @@ def black_tile(result: Upscaled, params: dict[str, Any]) -> bytes:
 
 
 def wrong_image(result: Upscaled, params: dict[str, Any]) -> bytes:
-    """Another customer's photograph in exactly the right size and format.
+    """Return another photograph in the right size and format.
 
-    Of two photographs the one less like the good result is taken, so that it is never the right one by chance.
+    Of two candidates, the one that differs more from the good result, so that it is never the right one by chance.
     """
     good = Image.open(io.BytesIO(result.body)).convert("RGB").resize((32, 32))
     others = [
@@ -64,24 +61,24 @@ def wrong_image(result: Upscaled, params: dict[str, Any]) -> bytes:
 
 
 def bit_flip(result: Upscaled, params: dict[str, Any]) -> bytes:
-    """A few flipped bytes in the middle such that the file still decodes and looks visibly wrong.
+    """Return the file with a few flipped bytes, such that it still decodes and looks visibly wrong.
 
-    Falls back to plainly flipped bytes (which then may not decode) when no attempt both decodes and shows.
+    If no attempt does, return the last one, which may not decode.
     """
     flip: Callable[[bytes, random.Random], bytes]
     flip = {"PNG": _flip_png, "JPEG": _flip_jpeg, "WEBP": _flip_webp}[result.format]
     good = Image.open(io.BytesIO(result.body)).convert("RGB")
-    spoiled = result.body
+    corrupted = result.body
     for attempt in range(_ATTEMPTS):
-        spoiled = flip(result.body, random.Random(attempt))
+        corrupted = flip(result.body, random.Random(attempt))
         try:
-            decoded = Image.open(io.BytesIO(spoiled))
+            decoded = Image.open(io.BytesIO(corrupted))
             decoded.load()
         except (OSError, SyntaxError, ValueError):
             continue
         if decoded.size == good.size and _difference(decoded.convert("RGB"), good) >= _VISIBLE:
-            return spoiled
-    return spoiled
+            return corrupted
+    return corrupted
 
 
 def _difference(one: Image.Image, other: Image.Image) -> float:
@@ -92,16 +89,16 @@ def _difference(one: Image.Image, other: Image.Image) -> float:
 
 
 def _flip_jpeg(body: bytes, chance: random.Random) -> bytes:
-    """Flip bytes of the entropy-coded data in the middle third. Markers (0xFF) are neither touched nor made."""
+    """Flip bytes of the entropy-coded data in the middle, without touching or making markers (0xFF)."""
     start = _jpeg_scan_start(body)
-    spoiled = bytearray(body)
+    corrupted = bytearray(body)
     low, high = start + (len(body) - start) // 5, start + (len(body) - start) // 2
     for _ in range(6):
         at = chance.randrange(low, high)
-        flipped = spoiled[at] ^ (1 << chance.randrange(8))
-        if 0xFF not in (spoiled[at - 1], spoiled[at], flipped):
-            spoiled[at] = flipped
-    return bytes(spoiled)
+        flipped = corrupted[at] ^ (1 << chance.randrange(8))
+        if 0xFF not in (corrupted[at - 1], corrupted[at], flipped):
+            corrupted[at] = flipped
+    return bytes(corrupted)
 
 
 def _jpeg_scan_start(body: bytes) -> int:
@@ -112,7 +109,7 @@ def _jpeg_scan_start(body: bytes) -> int:
 
 
 def _flip_webp(body: bytes, chance: random.Random) -> bytes:
-    """Flip bits of the pixels before compression: libwebp gives up on nearly every flipped bit of its own stream."""
+    """Flip bits of the pixels before compression: libwebp rejects nearly every flipped bit of its own stream."""
     pixels = np.array(Image.open(io.BytesIO(body)))
     height = pixels.shape[0]
     band = pixels[height // 3 : height // 3 + max(1, height // 4)]
@@ -121,10 +118,8 @@ def _flip_webp(body: bytes, chance: random.Random) -> bytes:
 
 
 def _flip_png(body: bytes, chance: random.Random) -> bytes:
-    """Flip bytes of the scan lines before compression, so that checksums hold: damage at the encoder, not on the way.
-
-    Flipped bytes on the way break the checksum of a PNG and are noticed by everybody; this is the kind that is not.
-    """
+    """Flip bytes of the scan lines before compression, so that the checksums are right: any decoder would notice
+    bytes that were flipped later."""
     header = body[16:29]
     width, height, depth, colour = struct.unpack(">IIBB", header[:10])
     stride = 1 + width * {0: 1, 2: 3, 4: 2, 6: 4}.get(colour, 1) * depth // 8
@@ -140,7 +135,7 @@ def _flip_png(body: bytes, chance: random.Random) -> bytes:
     lines = bytearray(zlib.decompress(data))
     for row in range(height // 3, height // 3 + max(1, height // 6)):
         for _ in range(4):
-            # never byte 0 of a line: it names the filter
+            # never byte 0 of a line, which selects the filter
             lines[row * stride + chance.randrange(1, stride)] ^= 1 << chance.randrange(4, 8)
     chunks.insert(-1, (b"IDAT", zlib.compress(bytes(lines), 1)))
     out = body[:8]
@@ -149,7 +144,7 @@ def _flip_png(body: bytes, chance: random.Random) -> bytes:
     return out
 
 
-SPOILERS: dict[str, Callable[[Upscaled, dict[str, Any]], bytes]] = {
+CORRUPTIONS: dict[str, Callable[[Upscaled, dict[str, Any]], bytes]] = {
     "truncated": truncated,
     "wrong_dimensions": wrong_dimensions,
     "black_tile": black_tile,

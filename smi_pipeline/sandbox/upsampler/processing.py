@@ -1,7 +1,4 @@
-"""The work of the upscaling service: fetch the source, enlarge it, spoil it if told to, keep the file.
-
-Belongs here: everything that runs in a worker thread. Does not belong here: when, and what is said about it.
-"""
+"""The work of Upsampler, in worker threads: fetch the source, enlarge it, corrupt it if a fault says so, store it."""
 
 import hashlib
 import json
@@ -19,8 +16,8 @@ FETCH_TIMEOUT_SECONDS = 20
 MAX_SOURCE_BYTES = 60_000_000
 
 
-class Workshop:
-    """Makes results and keeps them in a folder."""
+class Processor:
+    """Makes results and stores them in a folder."""
 
     def __init__(self, folder: Path, ledger: Ledger) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -28,12 +25,12 @@ class Workshop:
         self._ledger = ledger
 
     def make(self, record: Record) -> dict[str, Any]:
-        """Fetch, enlarge, spoil if told to, keep. Runs in a worker thread; says what the outcome is."""
+        """Make the result of a submission; return its file, format, credits and checksum. Raises UnusableImage."""
         source = _fetch(record["image_url"])
         result, stored = self._upscaled(source, record["scale"])
         for kind, params in record["behaviour"].items():
-            if kind in corruption.SPOILERS:
-                stored = self._spoiled(result, stored, kind, params)
+            if kind in corruption.CORRUPTIONS:
+                stored = self._corrupted(result, stored, kind, params)
         return {
             "stored": stored,
             "format": result.format,
@@ -41,12 +38,12 @@ class Workshop:
             "sha256": hashlib.sha256((self.folder / stored).read_bytes()).hexdigest(),
         }
 
-    def _spoiled(self, result: Upscaled, stored: str, kind: str, params: dict[str, Any]) -> str:
-        """The name of the result spoiled so; made once like the result itself."""
+    def _corrupted(self, result: Upscaled, stored: str, kind: str, params: dict[str, Any]) -> str:
+        """Return the file name of the corrupted result; it is made once, like the result itself."""
         how = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:8]
         name = f"{Path(stored).stem}-{kind}-{how}{Path(stored).suffix}"
         if not (self.folder / name).exists():
-            self._write(name, corruption.SPOILERS[kind](result, params))
+            self._write(name, corruption.CORRUPTIONS[kind](result, params))
         return name
 
     def _write(self, name: str, body: bytes) -> None:
@@ -55,8 +52,8 @@ class Workshop:
         part.rename(self.folder / name)
 
     def _upscaled(self, source: bytes, scale: int) -> tuple[Upscaled, str]:
-        """The result and the name it is kept under. The same source is enlarged once and kept once: load tests send
-        few photographs many times, and should measure the shop rather than this resizer."""
+        """Return the result and its file name. The same source is enlarged once: load tests send few photographs many
+        times, and should measure the shop rather than this resizer."""
         name = f"{hashlib.sha256(source).hexdigest()[:32]}-{scale}"
         for image_format, extension in EXTENSIONS.items():
             size = self._ledger.get("cache", name)

@@ -1,24 +1,23 @@
-"""The stand-in of the upscaling service: its API in both wire formats, and its CDN.
+"""The Upsampler sandbox: its API in both formats, its CDN, and the life of a submission.
 
-Belongs here: the routes and the life of a submission (queued, processing, completed or failed, webhook). Does not
-belong here: wording (api_format.py), the work itself (workshop.py).
+A submission is queued, processing, then completed or failed, and ends with a webhook.
 
-Endpoints for ``match``: ``submit``, ``status``, ``cdn`` (faults of requests hit the CDN only where the match names it).
-A submission is matched by ``image_url``, ``webhook``, ``scale``, ``id`` and, in the documented wire format,
-``job_id``; so are its status calls, downloads and webhooks. Kinds beside those of requests (standin.py):
+Endpoints for ``match``: ``submit``, ``status``, ``cdn`` (request faults hit the CDN only where the match names it).
+A submission is matched by ``image_url``, ``webhook``, ``scale``, ``id`` and, in the documented API format,
+``job_id``; so are its status calls, downloads and webhooks. Kinds beside the request faults of base.py:
 
 - ``unauthorized`` (401), ``insufficient_credits`` (402), ``reject`` ``{"code": 422, "message": ...}``: refused at
   submission;
-- ``fail`` ``{"error": ..., "at_once": false}``: ends failed, or the very reply says failed;
-- ``never_finishes``: processing for ever; ``slow`` ``{"seconds": 10}``: that much longer;
-- ``wrong_dimensions`` ``{"pixels": 16}`` (so many too few), ``truncated`` ``{"keep": 0.6}`` (part that is left),
-  ``black_tile`` ``{"fraction": 0.125}`` (of each side), ``bit_flip``, ``wrong_image``: the result is spoiled so;
-- ``no_image_url``: completed, but without URL; ``result_404``: the CDN does not know the result;
-- ``lose_webhook``, ``repeat_webhook`` ``{"n": 3}`` (so often in all), ``delay_webhook`` ``{"seconds": 5}``.
+- ``fail`` ``{"error": ..., "at_once": false}``: the submission fails; ``at_once``: in the response to it;
+- ``never_finishes``: stays in processing; ``slow`` ``{"seconds": 10}``: takes this much longer;
+- ``wrong_dimensions`` ``{"pixels": 16}`` (too small by), ``truncated`` ``{"keep": 0.6}`` (the part that is kept),
+  ``black_tile`` ``{"fraction": 0.125}`` (of each side), ``bit_flip``, ``wrong_image``: the result is corrupt;
+- ``no_image_url``: completed, but without URL; ``result_404``: the CDN responds 404 to the download;
+- ``lose_webhook``, ``repeat_webhook`` ``{"n": 3}`` (times in all), ``delay_webhook`` ``{"seconds": 5}``.
 
-Stages run on the machine's clock; the setting ``clock_offset`` moves estimates and the expiry of results only.
-``GET /_downloads`` lists downloads from the CDN, ``GET /_webhooks`` every attempt to deliver a webhook,
-``GET /_submissions`` all that is known of each submission, such as the ``sha256`` of its result.
+Processing runs on the machine's clock; ``clock_offset`` shifts only estimates and the expiry of results.
+``GET /_downloads`` lists downloads from the CDN, ``GET /_webhooks`` all attempts to deliver a webhook,
+``GET /_submissions`` the whole record of each submission, with the ``sha256`` of its result.
 """
 
 import asyncio
@@ -35,12 +34,12 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from smi_pipeline.sandbox.base import REQUEST_KINDS, StandIn
+from smi_pipeline.sandbox.base import REQUEST_KINDS, SandboxService
 from smi_pipeline.sandbox.faults import Kind
 from smi_pipeline.sandbox.ledger import Record
 from smi_pipeline.sandbox.timers import Handler
 from smi_pipeline.sandbox.upsampler import api_format
-from smi_pipeline.sandbox.upsampler.processing import Workshop
+from smi_pipeline.sandbox.upsampler.processing import Processor
 from smi_pipeline.sandbox.upsampler.rate_limit import RateLimit
 from smi_pipeline.sandbox.upsampler.upscaling import EXTENSIONS, MEDIA_TYPES, UnusableImage
 from smi_pipeline.sandbox.webhooks import WebhookSender
@@ -70,8 +69,8 @@ _WEBHOOKS = {
 }
 
 
-class Upsampler(StandIn):
-    """Settings: api_key, wire, rate_minute, rate_hour (0 lifts), processing_seconds, webhook_retry_seconds, workers."""
+class Upsampler(SandboxService):
+    """Settings: api_key, wire, rate_minute, rate_hour (0: none), processing_seconds, webhook_retry_seconds, workers."""
 
     name = "upsampler"
     kinds: ClassVar[Mapping[str, Kind]] = {
@@ -85,7 +84,7 @@ class Upsampler(StandIn):
 
     def __init__(self, state: Path, settings: dict[str, Any]) -> None:
         super().__init__(state, settings)
-        self._workshop = Workshop(state / "results", self.ledger)
+        self._processor = Processor(state / "results", self.ledger)
         self._workers = ThreadPoolExecutor(int(settings["workers"]), thread_name_prefix="upscale")
         self._sender = WebhookSender("upsampler")
         hour_ago = time.time() - 3600
@@ -93,6 +92,7 @@ class Upsampler(StandIn):
         self._limit = RateLimit(line["at"] for line in log if line["at"] > hour_ago and line["status"] != 429)
 
     def routes(self) -> list[BaseRoute]:
+        """Return the routes of the API, of the CDN and of the logs."""
         submit = self.guard("submit", self._submit)
         status = self.guard("status", self._status)
         cdn = self.guard("cdn", self._download, quiet=True)
@@ -110,14 +110,17 @@ class Upsampler(StandIn):
         return [*routes, Route("/{rest:path}", self.guard("unknown", self._unknown), methods=["GET", "POST"])]
 
     def handlers(self) -> dict[str, Handler]:
+        """Return the steps of a submission."""
         return {"process": self._process, "finish": self._finish, "webhook": self._webhook}
 
     def read_ledger(self) -> dict[str, Any]:
+        """Return all requests and submissions."""
         fields = ("at", "id", "image_url", "scale", "job_id", "status", "credits")
         submissions = [{field: record[field] for field in fields} for record in self.ledger.all("submissions")]
         return {"requests": self.ledger.all("requests"), "submissions": submissions}
 
     def describe(self, request: Request, body: bytes) -> dict[str, Any]:
+        """Return the fields of the submission that a request is about."""
         record = self.ledger.get("submissions", request.path_params.get("id", ""))
         if record is not None:
             return _context(record)
@@ -129,6 +132,7 @@ class Upsampler(StandIn):
         return {"image_url": asked.image_url, "scale": asked.scale, "job_id": asked.job_id, "webhook": asked.webhook}
 
     def admit(self, request: Request) -> Response | None:
+        """Return 429 if the rate limit is exceeded; the CDN has none."""
         if request.url.path.startswith("/cdn/"):
             return None
         wait = self._limit.admit(time.time(), self.settings["rate_minute"], self.settings["rate_hour"])
@@ -139,13 +143,16 @@ class Upsampler(StandIn):
         return reply
 
     def error(self, request: Request, status: int, message: str) -> Response:
+        """Return an error in the default API format."""
         return JSONResponse(api_format.error(self.settings["wire"], message), status_code=status)
 
     def record_request(self, endpoint: str, request: Request, at: float, status: int) -> None:
+        """Add an entry to the log of requests, or of downloads."""
         entry = {"at": at, "method": request.method, "path": request.url.path, "status": status}
         self.ledger.append("downloads" if endpoint == "cdn" else "requests", entry)
 
     async def stop(self) -> None:
+        """Stop timers, workers and webhooks."""
         await super().stop()
         self._workers.shutdown(wait=False, cancel_futures=True)
         self._sender.close()
@@ -219,7 +226,7 @@ class Upsampler(StandIn):
     # --- the CDN
 
     def _result_url(self, record: Record) -> str | None:
-        """Built when asked for, because a restarted stand-in may listen on another port."""
+        """Return the URL of the result; built at each call, because the port may have changed."""
         return f"{self.base_url}/cdn/{record['id']}/{record['file']}" if record["file"] else None
 
     async def _download(self, request: Request, body: bytes) -> Response:
@@ -230,7 +237,7 @@ class Upsampler(StandIn):
         context = {**_context(record), "endpoint": "cdn", "method": request.method, "path": request.url.path}
         if self.faults.take({"result_404"}, context) or self.clock() > record["completed_at"] + RESULT_LIFE_SECONDS:
             return missing
-        return FileResponse(self._workshop.folder / record["stored"], media_type=MEDIA_TYPES[record["format"]])
+        return FileResponse(self._processor.folder / record["stored"], media_type=MEDIA_TYPES[record["format"]])
 
     # --- the life of a submission
 
@@ -244,7 +251,7 @@ class Upsampler(StandIn):
         else:
             loop = asyncio.get_running_loop()
             try:
-                changes = {"outcome": await loop.run_in_executor(self._workers, self._workshop.make, record)}
+                changes = {"outcome": await loop.run_in_executor(self._workers, self._processor.make, record)}
             except UnusableImage as error:
                 changes = {"outcome": {"error": str(error)}}
         due = record["at"] + record["duration"] + record["behaviour"].get("slow", {}).get("seconds", 0)

@@ -1,8 +1,4 @@
-"""The resizing itself: image bytes in, larger image bytes out.
-
-Belongs here: reading any PNG, JPEG or WebP the way a careful service would (orientation, colour profile, depth), and
-Lanczos. Does not belong here: where images come from, or spoiling them (corrupt.py).
-"""
+"""Enlarge PNG, JPEG and WebP images by Lanczos, with orientation, colour profile and bit depth taken care of."""
 
 import io
 from dataclasses import dataclass
@@ -17,12 +13,12 @@ _QUALITY = 92
 
 
 class UnusableImage(ValueError):
-    """The source cannot be upscaled; the message is what the service tells its customer."""
+    """The source cannot be upscaled; the message is sent to the client."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upscaled:
-    """A finished image: encoded bytes, format name as Pillow calls it, size in pixels."""
+    """A finished image: encoded bytes, Pillow's name of the format, size in pixels."""
 
     body: bytes
     format: str
@@ -31,7 +27,7 @@ class Upscaled:
 
 
 def upscale(source: bytes, scale: int) -> Upscaled:
-    """Enlarge by ``scale`` in the source's own format: sRGB, 8 bit, upright, alpha kept. Raises UnusableImage."""
+    """Return the image enlarged by ``scale`` in its format: upright 8-bit sRGB, with alpha. Raises UnusableImage."""
     image, image_format = read(source)
     width, height = image.width * scale, image.height * scale
     if width * height > MAX_OUTPUT_PIXELS:
@@ -40,11 +36,11 @@ def upscale(source: bytes, scale: int) -> Upscaled:
 
 
 def read(source: bytes) -> tuple[Image.Image, str]:
-    """Decode to upright sRGB (RGB or RGBA, 8 bit), and the format's name. Raises UnusableImage."""
+    """Return the image as upright 8-bit sRGB (RGB or RGBA), and its format. Raises UnusableImage."""
     try:
         with Image.open(io.BytesIO(source)) as opened:
             image_format = opened.format or ""
-            if image_format == "MPO":  # a JPEG of a camera that carries a preview as well
+            if image_format == "MPO":  # a camera's JPEG with an embedded preview
                 image_format = "JPEG"
             if image_format not in MEDIA_TYPES:
                 raise UnusableImage(f"Unsupported image format: {image_format}")
@@ -73,7 +69,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
             converted = ImageCms.profileToProfile(colours, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
             colours = converted or colours
         except ImageCms.PyCMSError:
-            pass  # a broken or foreign profile: the pixels as they are
+            pass  # an invalid profile is ignored
     colours = colours.convert("RGB")
     if alpha is not None:
         colours.putalpha(alpha)
@@ -83,7 +79,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 
 def encode(image: Image.Image, image_format: str) -> Upscaled:
-    """Encode as the service does: quality about 90, PNG fast rather than small."""
+    """Return the encoded image: quality about 90, PNG fast rather than small."""
     out = io.BytesIO()
     if image_format == "PNG":
         image.save(out, "PNG", compress_level=1)
@@ -95,5 +91,5 @@ def encode(image: Image.Image, image_format: str) -> Upscaled:
 
 
 def credits_for(width: int, height: int) -> int:
-    """What an output of this size costs: a quarter credit per megapixel, rounded up, at least one."""
+    """Return the price of a result of this size: a quarter credit per megapixel, rounded up, at least one."""
     return max(1, -(-width * height // 4_000_000))

@@ -305,7 +305,7 @@ def test_events_are_listed_newest_first_and_only_of_the_types_asked_for(
     assert len({event.event_id for event in events}) == len(events)
 
 
-def test_webhooks_of_the_stand_in_are_verified_and_a_changed_one_is_refused(
+def test_webhooks_of_the_sandbox_are_verified_and_a_changed_one_is_refused(
     payments: StripePayments, sandbox: Sandbox, server: ScriptedServer
 ) -> None:
     server.says(200)

@@ -184,7 +184,7 @@ def test_a_status_call_that_was_dropped_is_repeated_once(
     assert client.status(external_id).external_id == external_id
 
 
-def test_what_the_stand_in_does_not_know_is_not_found(client: UpsamplerClient) -> None:
+def test_an_id_that_the_sandbox_does_not_know_is_not_found(client: UpsamplerClient) -> None:
     with pytest.raises(NotFound):
         client.status("no-such-upscale")
 

@@ -3,7 +3,7 @@
 import pytest
 import requests
 
-from smi_pipeline.sandbox.faults import FaultBook, Kind
+from smi_pipeline.sandbox.faults import FaultRegistry, Kind
 from smi_pipeline.sandbox.ledger import Ledger
 from smi_pipeline.sandbox.server import Sandbox
 from smi_pipeline_tests.contract.sandbox.conftest import Shop
@@ -52,7 +52,7 @@ def test_every_injected_fault_is_listed_with_whom_it_struck(sandbox: Sandbox, sh
 
 def test_random_faults_replay_by_seed_in_whatever_order_requests_come(tmp_path) -> None:
     def outcome(name: str, seed: int, jobs: list[int]) -> set[int]:
-        book = FaultBook(Ledger(tmp_path / name), {"drop": Kind(), "latency": Kind(defaults={"seconds": 1})})
+        book = FaultRegistry(Ledger(tmp_path / name), {"drop": Kind(), "latency": Kind(defaults={"seconds": 1})})
         book.add({"kind": "random", "seed": seed, "rates": {"drop": 0.3}, "params": {"latency": {"seconds": 2}}})
         return {job for job in jobs if book.take({"drop"}, {"endpoint": "submit", "job_id": str(job)})}
 
@@ -70,6 +70,6 @@ def test_settings_change_at_run_time_and_unknown_ones_are_refused(sandbox: Sandb
 
 
 @pytest.mark.parametrize("name", ["upsampler", "stripe", "mail", "origin"])
-def test_every_stand_in_says_it_is_well(sandbox: Sandbox, name: str) -> None:
+def test_every_sandbox_service_reports_that_it_is_healthy(sandbox: Sandbox, name: str) -> None:
     reply = requests.get(f"{sandbox.url_of(name)}/_health", timeout=10)
-    assert reply.json() == {"status": "ok", "stand_in": name}
+    assert reply.json() == {"status": "ok", "service": name}

@@ -102,7 +102,7 @@ def test_ledgers_mails_and_faults_survive_a_restart(tmp_path: Path) -> None:
         assert second.faults("upsampler")["faults"][0]["match"] == {"job_id": "later"}
 
 
-def test_one_stand_in_runs_alone(tmp_path: Path) -> None:
+def test_one_sandbox_service_runs_alone(tmp_path: Path) -> None:
     with Sandbox(tmp_path, only=["origin"]) as sandbox:
         assert sandbox.urls.origin
         assert (sandbox.urls.upsampler, sandbox.urls.smtp_port) == ("", 0)

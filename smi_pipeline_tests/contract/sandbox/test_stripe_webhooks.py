@@ -50,9 +50,7 @@ def test_a_changed_body_or_another_secret_does_not_verify(hooked: Sandbox, clien
             stripe.Webhook.construct_event(payload, headers["Stripe-Signature"], secret)
 
 
-def test_a_stand_in_whose_clock_is_off_signs_with_its_own_time(
-    hooked: Sandbox, client: Any, receiver: Receiver
-) -> None:
+def test_a_sandbox_whose_clock_is_off_signs_with_its_own_time(hooked: Sandbox, client: Any, receiver: Receiver) -> None:
     hooked.configure("stripe", clock_offset=-600)
     paid(hooked, client)
     until(lambda: receiver.received)

@@ -30,7 +30,7 @@ def order(shop: Shop, case: Case) -> str:
     of_order = {"image_url": photo, "job_id": job_id, "path": "gravel-200.jpg", "to": "ann@customer.example"}
     for fault in case.faults:
         match = {**fault.match, fault.match_by: of_order[fault.match_by]}
-        shop.sandbox.fault(fault.stand_in, fault.kind, match=match, **fault.params)
+        shop.sandbox.fault(fault.service, fault.kind, match=match, **fault.params)
     shop.sandbox.pay(shop.job(job_id).checkout_session_id or "")
     return job_id
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from smi_pipeline.demo.judge import Evidence, Letter, PaidJob, examine, fee_cents
 from smi_pipeline.sandbox import photos
-from smi_pipeline.sandbox.upsampler.corruption import SPOILERS
+from smi_pipeline.sandbox.upsampler.corruption import CORRUPTIONS
 from smi_pipeline.sandbox.upsampler.upscaling import upscale
 
 GOOD, BAD = "a" * 32, "b" * 32
@@ -172,7 +172,7 @@ def test_a_missing_mail_is_seen(ctx: ServiceContext) -> None:
     ],
 )
 def test_a_wrong_file_is_seen(ctx: ServiceContext, kind: str, params: dict[str, Any]) -> None:
-    ctx.files[LINK] = (200, SPOILERS[kind](upscale(ctx.photo, 4), params))
+    ctx.files[LINK] = (200, CORRUPTIONS[kind](upscale(ctx.photo, 4), params))
     assert any("good-4x" in said and "wrong file" in said for said in ctx.violations())
 
 

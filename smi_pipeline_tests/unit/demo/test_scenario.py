@@ -9,7 +9,7 @@ import pytest
 from smi_pipeline.demo import orders, scenario
 from smi_pipeline.demo.shop import Shop
 from smi_pipeline.sandbox import photos
-from smi_pipeline.sandbox.faults import FaultBook
+from smi_pipeline.sandbox.faults import FaultRegistry
 from smi_pipeline.sandbox.ledger import Ledger
 from smi_pipeline.sandbox.mail.service import Mail
 from smi_pipeline.sandbox.origin import Origin
@@ -32,7 +32,7 @@ PROMISED = {
     "api-429": "delivered",
     "mail-451": "delivered",
 }
-STAND_INS = {stand_in.name: stand_in for stand_in in (Mail, Origin, Stripe, Upsampler)}
+SERVICES = {service.name: service for service in (Mail, Origin, Stripe, Upsampler)}
 
 
 @pytest.mark.parametrize("jobs", [scenario.MINIMUM_JOBS, scenario.DEFAULT_JOBS, 100])
@@ -79,12 +79,12 @@ def test_no_order_can_be_taken_for_another(tmp_path: Path) -> None:
         assert not any(one in other for one in texts for other in texts if one != other)
 
 
-def test_the_stand_ins_understand_every_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sandbox_knows_every_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = orders.remember(tmp_path, scenario.DEFAULT_JOBS)
     books = {
-        name: FaultBook(Ledger(tmp_path / f"{name}.sqlite"), stand_in.kinds) for name, stand_in in STAND_INS.items()
+        name: FaultRegistry(Ledger(tmp_path / f"{name}.sqlite"), service.kinds) for name, service in SERVICES.items()
     }
-    by_port = {memory.url(name): name for name in STAND_INS}
+    by_port = {memory.url(name): name for name in SERVICES}
 
     class Created:
         status_code = 201

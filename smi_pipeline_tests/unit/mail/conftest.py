@@ -5,7 +5,7 @@ import email.policy
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -88,7 +88,7 @@ def render(make_mailer: Callable[..., SmtpMailer]) -> Callable[..., RenderedMail
 
 
 def parsed(content: bytes) -> EmailMessage:
-    return cast(EmailMessage, email.message_from_bytes(content, policy=email.policy.default))
+    return email.message_from_bytes(content, policy=email.policy.default)
 
 
 def body(content: bytes, subtype: str) -> str:
