@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -20,6 +21,7 @@ from dagster import (
     DagsterInstance,
     DynamicOut,
     DynamicOutput,
+    JobDefinition,
     execute_job,
     in_process_executor,
     job,
@@ -27,12 +29,13 @@ from dagster import (
     op,
     reconstructable,
 )
-from sqlalchemy import create_engine
+from sqlalchemy import URL, create_engine, make_url
 
 from smi_pipeline.state.embedded import DAGSTER_DATABASE, EmbeddedPostgres
 from smi_pipeline.state.schema import ensure_database
 
 STEPS = 8
+CONNECTIONS = 50
 REPEATS = 3
 
 
@@ -64,53 +67,54 @@ def multiprocess() -> None:
 def main() -> None:
     """Print one line per measurement, each the median of three."""
     for statement in ("import dagster", *(f"import smi_pipeline.{x}.definitions" for x in ("fulfilment", "reporting"))):
-        _say(f"a new process that runs `{statement}`", _median(lambda code=statement: _python(code)))
+        _say(f"a new process that runs `{statement}`", _median(partial(_python, statement)))
     with _postgres() as url:
-        for words, arguments in (("without a pool", {"pool_size": 1, "max_overflow": 0}), ("from a pool", {})):
-            engine = create_engine(url, **arguments)
-            _say(f"a connection {words}", _median(lambda: _connections(engine, keep=words == "from a pool")))
-        for words, plugin in (("without a pool", ""), ("with the connection pool", "plugin=smi_pool")):
-            separator = "&" if "?" in url else "?"
-            with _instance(f"{url}{separator}{plugin}" if plugin else url) as instance:
-                _run(instance, in_process)  # the first one imports and connects
-                whole = _median(lambda: _run(instance, in_process))
-                _say(f"a step in process, {words}", whole / (STEPS + 1))
-                if plugin:
-                    whole = _median(lambda: _run(instance, multiprocess))
-                    _say("a step in a process of its own, two at a time", whole / (STEPS + 1))
+        _say("a connection without a pool", _median(partial(_connections, url, keep=False)) / CONNECTIONS)
+        _say("a connection from a pool", _median(partial(_connections, url, keep=True)) / CONNECTIONS)
+        with _instance(url) as instance:
+            _say("a step in process, without a pool", _seconds_per_step(instance, in_process))
+        with _instance(make_url(url).update_query_pairs([("plugin", "smi_pool")])) as instance:
+            _say("a step in process, with the connection pool", _seconds_per_step(instance, in_process))
+            _say("a step in a process of its own, two at a time", _seconds_per_step(instance, multiprocess))
 
 
 def _say(what: str, seconds: float) -> None:
-    print(f"{seconds * 1000:9.1f} ms   {what}", flush=True)
+    sys.stdout.write(f"{seconds * 1000:9.1f} ms   {what}\n")
+    sys.stdout.flush()
 
 
-def _median(measure: Callable[[], float | None]) -> float:
+def _seconds_per_step(instance: DagsterInstance, what: JobDefinition) -> float:
+    _run(instance, what)  # the first one imports and connects
+    return _median(partial(_run, instance, what)) / (STEPS + 1)
+
+
+def _median(measure: Callable[[], object]) -> float:
     times = []
     for _ in range(REPEATS):
         started = time.perf_counter()
-        told = measure()
-        times.append(time.perf_counter() - started if told is None else told)
+        measure()
+        times.append(time.perf_counter() - started)
     return median(times)
 
 
 def _python(code: str) -> None:
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)  # noqa: S603 - our own interpreter and code
 
 
-def _connections(engine, *, keep: bool, count: int = 50) -> float:
-    started = time.perf_counter()
-    for _ in range(count):
+def _connections(url: str, *, keep: bool) -> None:
+    engine = create_engine(url)
+    for _ in range(CONNECTIONS):
         with engine.connect() as connection:
             connection.exec_driver_sql("SELECT 1")
         if not keep:
             engine.dispose()
-    return (time.perf_counter() - started) / count
+    engine.dispose()
 
 
-def _run(instance: DagsterInstance, what) -> None:
-    result = execute_job(reconstructable(what), instance=instance)
-    if not result.success:
-        raise RuntimeError(f"the run {result.run_id} failed")
+def _run(instance: DagsterInstance, what: JobDefinition) -> None:
+    with execute_job(reconstructable(what), instance=instance) as result:
+        if not result.success:
+            raise RuntimeError(f"the run {result.run_id} failed")
 
 
 @contextmanager
@@ -127,10 +131,11 @@ def _postgres() -> Iterator[str]:
 
 
 @contextmanager
-def _instance(url: str) -> Iterator[DagsterInstance]:
+def _instance(url: str | URL) -> Iterator[DagsterInstance]:
+    text = make_url(url).render_as_string(hide_password=False)
     with tempfile.TemporaryDirectory(prefix="smi-bench-") as home:
         Path(home, "dagster.yaml").write_text(
-            f'storage: {{postgres: {{postgres_url: "{url}"}}}}\n'
+            f'storage: {{postgres: {{postgres_url: "{text}"}}}}\n'
             "python_logs: {python_log_level: ERROR}\ntelemetry: {enabled: false}\n"
         )
         os.environ["DAGSTER_HOME"] = home

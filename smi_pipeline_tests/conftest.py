@@ -2,7 +2,7 @@
 
 import tempfile
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,14 +25,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if not config.getoption("--by-kind"):
         return
     tests: Counter[str] = Counter()
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     for reports in terminalreporter.stats.values():
         for report in (report for report in reports if isinstance(report, pytest.TestReport)):
             kind = report.nodeid.split("/")[1]
-            seconds[kind] += report.duration  # type: ignore[assignment]  # Counter of float
+            seconds[kind] += report.duration
             tests[kind] += report.when == "call"
     terminalreporter.section("seconds by kind of test")
-    for kind, spent in seconds.most_common():
+    for kind, spent in sorted(seconds.items(), key=lambda item: -item[1]):
         terminalreporter.write_line(f"{spent:7.0f} s  {tests[kind]:5} tests  {kind}")
 
 
