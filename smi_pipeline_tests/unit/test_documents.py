@@ -163,6 +163,17 @@ def _statuses(field: object) -> list[Status]:
     return []
 
 
+def test_each_function_that_the_architecture_places_in_a_module_is_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    placed = re.findall(r"`([a-z_/]+\.py)`: ((?:`\w+`(?: \([^)]*\))?(?:, )?)+)", text)
+    assert len(placed) > 10
+    for module, functions in placed:
+        tree = ast.parse((ROOT / "smi_pipeline" / module).read_text())
+        there = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        outside_of_words = re.sub(r"\([^)]*\)", "", functions)
+        assert set(re.findall(r"`(\w+)`", outside_of_words)) - there == set(), module
+
+
 def test_the_processes_of_the_architecture_are_those_that_are_started(tmp_path: Path) -> None:
     section = (ROOT / "docs" / "architecture.md").read_text().split("## Which process runs what")[1].split("\n## ")[0]
     started = plan({}, tmp_path, dagster_port=1, gateway_port=2, workers=1, analysts_port=3).commands
