@@ -11,6 +11,7 @@ import pytest
 from smi_pipeline.cli import smi
 from smi_pipeline.core import lifecycle
 from smi_pipeline.core.models import Status
+from smi_pipeline.services.intake import HANDLED_EVENTS
 from smi_pipeline.settings import Settings
 from smi_pipeline.stack.process_plan import plan
 
@@ -172,6 +173,11 @@ def test_each_function_that_the_architecture_places_in_a_module_is_there() -> No
         there = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         outside_of_words = re.sub(r"\([^)]*\)", "", functions)
         assert set(re.findall(r"`(\w+)`", outside_of_words)) - there == set(), module
+
+
+def test_the_stripe_events_of_the_document_are_those_that_are_handled() -> None:
+    table = (ROOT / "docs" / "external-services.md").read_text().split("| event | effect |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`([a-z_.]+)`", table)) == set(HANDLED_EVENTS)
 
 
 def test_the_processes_of_the_architecture_are_those_that_are_started(tmp_path: Path) -> None:
