@@ -39,12 +39,8 @@ def _code(document: Path) -> list[str]:
 @pytest.fixture(scope="session")
 def defined() -> set[str]:
     """The names of all test functions."""
-    return {
-        node.name
-        for path in (ROOT / "smi_pipeline_tests").rglob("test_*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
-    }
+    sources = (path.read_text() for path in (ROOT / "smi_pipeline_tests").rglob("test_*.py"))
+    return {name for source in sources for name in re.findall(r"^ *(?:async )?def (test_\w+)\(", source, re.M)}
 
 
 @documents
