@@ -2,6 +2,7 @@
 
 import tempfile
 import uuid
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,27 @@ from smi_pipeline.state.embedded import EmbeddedPostgres
 from smi_pipeline.state.schema import ensure_database, migrate
 
 TEMPLATE = "smi_template"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--by-kind`."""
+    parser.addoption("--by-kind", action="store_true", help="print how long the tests of each folder took")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the number and the summed seconds of the tests of each folder, if asked for."""
+    if not config.getoption("--by-kind"):
+        return
+    tests: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in (report for report in reports if isinstance(report, pytest.TestReport)):
+            kind = report.nodeid.split("/")[1]
+            seconds[kind] += report.duration
+            tests[kind] += report.when == "call"
+    terminalreporter.section("seconds by kind of test")
+    for kind, spent in sorted(seconds.items(), key=lambda item: -item[1]):
+        terminalreporter.write_line(f"{spent:7.0f} s  {tests[kind]:5} tests  {kind}")
 
 
 @pytest.fixture(scope="session")
