@@ -60,7 +60,7 @@ class _Place:
     def listens(self) -> tuple[str, ...]:
         """What nginx listens on; a loopback name is for this machine only."""
         ending = " ssl http2" if self.tls else ""
-        if self.host in ("127.0.0.1", "localhost"):
+        if self.host in ("127.0.0.1", "localhost") or self.host.endswith(".localhost"):
             return (f"127.0.0.1:{self.port}{ending}",)
         six = (f"[::]:{self.port}{ending}",) if socket.has_dualstack_ipv6() else ()
         return (f"{self.port}{ending}", *six)

@@ -340,6 +340,16 @@ def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path, changes: dict[s
     assert not (tmp_path / "nginx.conf").exists()
 
 
+def test_loopback_names_are_served_to_this_machine_alone(tmp_path: Path) -> None:
+    names = ("127.0.0.1", "localhost", "team.shop.localhost")
+    for name in names:
+        text = write_front(configured(1, smi_team_url=f"http://{name}:8123"), tmp_path)[0].read_text()
+        assert "listen 127.0.0.1:8123;" in text
+        assert "listen 8123;" not in text
+    text = write_front(configured(1, smi_team_url="http://localhost.example:8123"), tmp_path)[0].read_text()
+    assert "listen 8123;" in text
+
+
 def test_only_the_doors_that_are_configured_are_there(tmp_path: Path) -> None:
     files = write_front(configured(1, smi_team_url=None, smi_analysts_url=None), tmp_path)
     assert [path.name for path in files] == ["nginx.conf"]
