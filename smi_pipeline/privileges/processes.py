@@ -46,7 +46,8 @@ class Unprivileged:
         """`environment` without what leads to root's own files."""
         if self.account is None:
             return dict(environment)
-        kept = {name: value for name, value in environment.items() if not name.startswith(("XDG_", "TMP", "TEMP"))}
+        roots = ("TMPDIR", "TMP", "TEMP", *(name for name in environment if name.startswith("XDG_")))
+        kept = {name: value for name, value in environment.items() if name not in roots}
         return kept | {"HOME": str(self.home), "USER": self.account.name, "LOGNAME": self.account.name}
 
     def enter(self) -> None:
