@@ -11,6 +11,7 @@ from decimal import Decimal
 from smi_pipeline.core.errors import SmiError
 from smi_pipeline.demo.judge import CREDIT_CENTS, FEE_FIXED_CENTS, FEE_PER_MILLE
 from smi_pipeline.demo.orders import Memory
+from smi_pipeline.privileges.accounts import own_home
 from smi_pipeline.privileges.processes import Unprivileged
 from smi_pipeline.stack.children import Child
 
@@ -109,6 +110,7 @@ def sandbox_child(memory: Memory, **more: object) -> Child:
 def running_sandbox(memory: Memory, **more: object) -> Iterator[None]:
     """The stand-ins, running, with further options if given; to be stopped after the stack, which works with them to
     its end. Raises SandboxError."""
+    own_home(memory.home)
     (memory.sandbox_folder / "ports.json").unlink(missing_ok=True)
     child = sandbox_child(memory, **more)
     child.start()

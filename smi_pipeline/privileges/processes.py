@@ -46,7 +46,8 @@ class Unprivileged:
         """`environment` without what leads to root's own files."""
         if self.account is None:
             return dict(environment)
-        kept = {name: value for name, value in environment.items() if not name.startswith(("XDG_", "TMP", "TEMP"))}
+        roots = ("TMPDIR", "TMP", "TEMP", *(name for name in environment if name.startswith("XDG_")))
+        kept = {name: value for name, value in environment.items() if name not in roots}
         return kept | {"HOME": str(self.home), "USER": self.account.name, "LOGNAME": self.account.name}
 
     def enter(self) -> None:
@@ -63,16 +64,14 @@ class Unprivileged:
         os.setgroups([])
         needed = list(_spellings([*self._readable, *self._writable]))
         with _for_a_moment(account):
-            blocked = [path for path in needed if _first_closed(path)]
-        if blocked:
-            with _for_a_moment(account):
-                closed = _first_closed(blocked[0])
+            closed = next(((folder, path) for path in needed if (folder := _first_closed(path))), None)
+        if closed:
             try:
                 unshare_mounts()
             except OSError:
                 raise RefusedError(
-                    f"user {account.name} may not enter {closed}, which {blocked[0]} is in, and this machine lets root "
-                    f"give it no view of its own: {_REMEDY}"
+                    f"user {account.name} may not enter {closed[0]}, where {closed[1]} lies, and this machine does not "
+                    f"let root show it nothing but that (CAP_SYS_ADMIN): {_REMEDY}"
                 ) from None
             _show(needed, account)
         os.setresgid(account.gid, account.gid, account.gid)

@@ -57,6 +57,7 @@ def test_smi_up_delivers_on_either_wire_and_goes_on_after_a_restart():
             stripe_webhook_url=f"http://127.0.0.1:{port}/smi-webhook/stripe",
         ) as sandbox,
     ):
+        Path(path).chmod(0o755)  # as root the product runs as another user
         front = Storefront(sandbox, f"http://127.0.0.1:{port}")
         with smi_up(environment(sandbox, port, "live"), Path(path) / "home"):
             wait_until("the gateway", lambda: _answers(front.gateway), seconds=60)

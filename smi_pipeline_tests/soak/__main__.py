@@ -35,6 +35,7 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="smi-soak-", ignore_cleanup_errors=True) as folder,
         contextlib.ExitStack() as around,
     ):
+        Path(folder).chmod(0o755)  # as root the product runs as another user
         plan = Plan(
             home=(given.home or Path(folder) / "soak").absolute(),
             jobs=given.jobs,

@@ -14,6 +14,7 @@ JOBS = 50
 @pytest.mark.timeout(420)
 def test_under_random_faults_of_every_sandbox_service_each_paid_job_ends_correctly_and_once():
     with tempfile.TemporaryDirectory(prefix="smi-soak-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)  # as root the product runs as another user
         report = soak(
             Plan(
                 home=Path(folder) / "soak",

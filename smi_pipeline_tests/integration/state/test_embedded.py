@@ -86,6 +86,7 @@ LONG = "/".join(["a-folder-with-a-long-name"] * 5)
 def far_server() -> Iterator[EmbeddedPostgres]:
     """One whose own folder has too long a path for a socket."""
     with tempfile.TemporaryDirectory(prefix="smi-far-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
         server = EmbeddedPostgres(Path(folder) / LONG / "postgres")
         server.start()
         try:
