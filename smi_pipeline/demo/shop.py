@@ -9,7 +9,7 @@ import requests
 
 from smi_pipeline.core.errors import SmiError
 from smi_pipeline.demo.orders import DemoState, Order
-from smi_pipeline.demo.scenario import Fault
+from smi_pipeline.demo.scenario import Fault, MatchBy
 
 _TIMEOUT_SECONDS = 20
 _TRIES = 5
@@ -116,12 +116,10 @@ class Shop:
 
 
 def _match_value(fault: Fault, order: Order) -> str:
-    match fault.match_by:
-        case "image_url":
-            return order.source_url
-        case "path":
-            return urlsplit(order.source_url).path
-        case "to":
-            return order.email
-        case "job_id":
-            return order.job_id or ""
+    values: dict[MatchBy, str] = {
+        "image_url": order.source_url,
+        "path": urlsplit(order.source_url).path,
+        "to": order.email,
+        "job_id": order.job_id or "",
+    }
+    return values[fault.match_by]
