@@ -2,11 +2,12 @@
 
     .venv/bin/python -m benchmarks.dagster_costs
 
-Everything runs on a PostgreSQL of its own in a temporary folder. Absolute times depend on the machine; the ratios
-between the lines are what `docs/architecture.md` builds on.
+Everything runs on a PostgreSQL of its own in a temporary folder. The first column is the time by the clock, which
+depends on what else the machine does; the second is CPU time of this process and its children, which hardly does.
 """
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,7 @@ from sqlalchemy import URL, create_engine, make_url
 from smi_pipeline.state.embedded import DAGSTER_DATABASE, EmbeddedPostgres
 from smi_pipeline.state.schema import ensure_database
 
-STEPS = 8
+STEPS = 4
 CONNECTIONS = 50
 REPEATS = 3
 
@@ -66,35 +67,36 @@ def multiprocess() -> None:
 
 def main() -> None:
     """Print one line per measurement, each the median of three."""
+    sys.stdout.write("    clock        CPU\n")
     for statement in ("import dagster", *(f"import smi_pipeline.{x}.definitions" for x in ("fulfilment", "reporting"))):
-        _say(f"a new process that runs `{statement}`", _median(partial(_python, statement)))
+        _say(f"a new process that runs `{statement}`", partial(_python, statement))
     with _postgres() as url:
-        _say("a connection without a pool", _median(partial(_connections, url, keep=False)) / CONNECTIONS)
-        _say("a connection from a pool", _median(partial(_connections, url, keep=True)) / CONNECTIONS)
+        _say("a connection without a pool", partial(_connections, url, keep=False), CONNECTIONS)
+        _say("a connection from a pool", partial(_connections, url, keep=True), CONNECTIONS)
         with _instance(url) as instance:
-            _say("a step in process, without a pool", _seconds_per_step(instance, in_process))
+            _run(instance, in_process)  # the first run imports and connects
+            _say("a step in process, without a pool", partial(_run, instance, in_process), STEPS + 1)
         with _instance(make_url(url).update_query_pairs([("plugin", "smi_pool")])) as instance:
-            _say("a step in process, with the connection pool", _seconds_per_step(instance, in_process))
-            _say("a step in a process of its own, two at a time", _seconds_per_step(instance, multiprocess))
+            _run(instance, in_process)
+            _say("a step in process, with the connection pool", partial(_run, instance, in_process), STEPS + 1)
+            _say("a step in a process of its own, two at a time", partial(_run, instance, multiprocess), STEPS + 1)
 
 
-def _say(what: str, seconds: float) -> None:
-    sys.stdout.write(f"{seconds * 1000:9.1f} ms   {what}\n")
+def _say(what: str, measure: Callable[[], None], parts: int = 1) -> None:
+    """Print how long `measure` takes, divided by the number of equal parts that it consists of."""
+    clock, cpu = [], []
+    for _ in range(REPEATS):
+        started, used = time.perf_counter(), _cpu_seconds()
+        measure()
+        clock.append(time.perf_counter() - started)
+        cpu.append(_cpu_seconds() - used)
+    sys.stdout.write(f"{median(clock) / parts * 1000:6.0f} ms  {median(cpu) / parts * 1000:6.0f} ms  {what}\n")
     sys.stdout.flush()
 
 
-def _seconds_per_step(instance: DagsterInstance, what: JobDefinition) -> float:
-    _run(instance, what)  # the first one imports and connects
-    return _median(partial(_run, instance, what)) / (STEPS + 1)
-
-
-def _median(measure: Callable[[], object]) -> float:
-    times = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        measure()
-        times.append(time.perf_counter() - started)
-    return median(times)
+def _cpu_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _python(code: str) -> None:
