@@ -64,7 +64,7 @@ def report(period: tuple[str, date], as_json: bool) -> None:
 
 
 def _tables(figures: dict[str, Any]) -> list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]]:
-    from smi_pipeline.core.formatting import money
+    from smi_pipeline.formatting import money
 
     def percent(share: float | None) -> str:
         return "" if share is None else f"{share:.1%}"

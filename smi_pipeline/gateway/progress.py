@@ -3,7 +3,8 @@
 from datetime import datetime
 from typing import Any
 
-from smi_pipeline.core import formatting, reasons
+from smi_pipeline import formatting
+from smi_pipeline.core import reasons
 from smi_pipeline.core.lifecycle import CUSTOMER_STAGE, progress_percent
 from smi_pipeline.core.models import Refund, Stage, Status, UpscaleJob
 from smi_pipeline.services import notify, submit

@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse
 
-from smi_pipeline.core import formatting
+from smi_pipeline import formatting
 from smi_pipeline.settings import Settings
 
 FOLDER = Path(__file__).parent / "pages"
@@ -49,7 +49,7 @@ class Pages:
             "dimensions": lambda size: formatting.dimensions(*size),
             "file_size": formatting.file_size,
             "money": formatting.money,
-            "duration": duration,
+            "duration": formatting.duration,
             "stamp": stamp,
             "commands": commands,
             "masked": masked,
@@ -60,20 +60,6 @@ class Pages:
     ) -> HTMLResponse:
         """The rendered page."""
         return HTMLResponse(self._environment.get_template(template).render(values), status, headers)
-
-
-def duration(seconds: float | None) -> str:
-    """`0.4 s`, `42 s`, `3 min 5 s`, `2 h 10 min`; a dash for None."""
-    if seconds is None:
-        return "–"
-    if seconds < 9.95:
-        return f"{max(0.0, seconds):.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
-    return f"{whole // 3600} h" + (f" {whole % 3600 // 60} min" if whole % 3600 // 60 else "")
 
 
 def commands(text: str) -> Markup:

@@ -19,10 +19,11 @@ from dagster import (
     multi_asset,
 )
 
+from smi_pipeline.formatting import money, number
 from smi_pipeline.reporting import charts, pages
 from smi_pipeline.reporting.figures import FIGURES
 from smi_pipeline.reporting.partitions import PARTITIONS, earlier, last_day, starts_of
-from smi_pipeline.reporting.presentation import Measure, Table, Trend, jobs, label, money, number
+from smi_pipeline.reporting.presentation import Measure, Table, Trend, jobs, label
 from smi_pipeline.reporting.resources import ReportsResource
 from smi_pipeline.state.reports.store import FACTS, OTHER_MONEY, PERIODS, REPORTS, Reports
 
@@ -86,7 +87,9 @@ def facts(context: AssetExecutionContext, reports_db: ReportsResource):
     schemas = {table: column_schema(reports, table) for table in (FACTS, OTHER_MONEY)}
     for day, count in built.items():
         loose = reports.rows(OTHER_MONEY, day, day, limit=PREVIEW_ROWS)
-        without = f"{others[day]:,} payments without a job, or gifts" if others[day] else "no payment without a job"
+        without = (
+            f"{number(others[day])} payments without a job, or gifts" if others[day] else "no payment without a job"
+        )
         shown: dict[str, dict[str, Any]] = {FACTS: {"result": jobs(count)}, OTHER_MONEY: {"result": without}}
         if day in sorted(built)[-SHOWN_PERIODS:]:
             worst = reports.least_profitable(day, day, PREVIEW_ROWS)
@@ -187,9 +190,10 @@ def _pages(period: str) -> AssetsDefinition:
     )
     def build(context: AssetExecutionContext, reports_db: ReportsResource) -> MaterializeResult:
         reports, files = reports_db.reports(), reports_db.files()
+        promise = reports_db.settings().smi_max_processing_seconds
         first, start = _starts(context)
         for _ in range(SHOWN_PERIODS):
-            written = pages.write(reports, files, period, start)
+            written = pages.write(reports, files, period, start, promise)
             key = next(iter(written))
             said = {"page": reports_db.link(key), "files": len(written), "folder": key.rpartition("/")[0]}
             context.add_asset_metadata(said, partition_key=start.isoformat())

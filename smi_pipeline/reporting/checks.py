@@ -16,8 +16,9 @@ from dagster import (
     asset_check,
 )
 
+from smi_pipeline.formatting import day, duration, money, number
 from smi_pipeline.reporting.partitions import starts_of
-from smi_pipeline.reporting.presentation import Table, jobs, money, span
+from smi_pipeline.reporting.presentation import Table, jobs
 from smi_pipeline.reporting.resources import ReportsResource
 
 ERROR, WARN = AssetCheckSeverity.ERROR, AssetCheckSeverity.WARN
@@ -63,8 +64,8 @@ def facts_complete(reports_db: ReportsResource, first: date, last: date) -> Asse
     return AssetCheckResult(
         passed=not found["missing"] and not found["surplus"],
         severity=ERROR,
-        description=f"{found['facts']:,} facts of {jobs(found['paid'])} on {found['days']} days: {found['missing']} "
-        f"missing, {found['surplus']} surplus, {found['waiting']} waiting to be rebuilt",
+        description=f"{number(found['facts'])} facts of {jobs(found['paid'])} on {found['days']} days: "
+        f"{found['missing']} missing, {found['surplus']} surplus, {found['waiting']} waiting to be rebuilt",
         metadata={name: MetadataValue.int(count) for name, count in found.items()},
     )
 
@@ -77,8 +78,8 @@ def facts_fresh(reports_db: ReportsResource, first: date, last: date) -> AssetCh
     return AssetCheckResult(
         passed=age <= limit.total_seconds(),
         severity=WARN,
-        description=f"the oldest change that no table shows yet is {span(age)} old, of {span(limit.total_seconds())} "
-        "that are allowed",
+        description=f"the oldest change that no table shows yet is {duration(age)} old, "
+        f"the limit is {duration(limit.total_seconds())}",
         metadata={"oldest_change_seconds": round(age, 1)},
     )
 
@@ -174,12 +175,12 @@ def _floor(reports_db: ReportsResource, first: date, last: date, what: str) -> A
         if row["what"].split()[0] == what.split()[0]
     ]
     words = "; ".join(
-        f"{row['day']}: {row['what']} {row['percent']:.1f} % < {row['floor']:g} %" for row in below[:_NAMED]
+        f"{row['day']}: {row['what']} {row['percent']:.1f}% < {row['floor']:g}%" for row in below[:_NAMED]
     )
     return AssetCheckResult(
         passed=not below,
         severity=WARN,
-        description=words or f"at least {floors['margin_percent' if what == 'margin' else 'completion_percent']:g} %",
+        description=words or f"at least {floors['margin_percent' if what == 'margin' else 'completion_percent']:g}%",
         metadata={"days_below": len(below)},
     )
 
@@ -198,21 +199,21 @@ def margin_floor(reports_db: ReportsResource, first: date, last: date) -> AssetC
 
 @_check("processing_times", "See in processing_times which stage is slow.")
 def within_promise(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
-    """95 % of each day's jobs were closed within SMI_MAX_PROCESSING_SECONDS (15 minutes)."""
+    """95% of each day's jobs were closed within SMI_MAX_PROCESSING_SECONDS."""
     limit = reports_db.settings().smi_max_processing_seconds
     slow = reports_db.checks().slow_days(first, last, limit)
-    words = "; ".join(f"{row['day']}: 95 % within {span(row['p95'])}" for row in slow[:_NAMED])
+    words = "; ".join(f"{row['day']}: 95% within {duration(row['p95'])}" for row in slow[:_NAMED])
     return AssetCheckResult(
         passed=not slow,
         severity=WARN,
-        description=f"{words}; promised {span(limit)}" if slow else f"95 % within {span(limit)}",
+        description=f"{words}; promised {duration(limit)}" if slow else f"95% within {duration(limit)}",
         metadata={"slow_days": len(slow)},
     )
 
 
-@_check("credit_usage", "Raise SMI_MONTHLY_CREDIT_BUDGET, or set SMI_BUDGET_HOLD=true to take no orders at 100 %.")
+@_check("credit_usage", "Raise SMI_MONTHLY_CREDIT_BUDGET, or set SMI_BUDGET_HOLD=true to take no orders at 100%.")
 def budget_kept(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
-    """The month of the newest of these days has used less than 80 % of SMI_MONTHLY_CREDIT_BUDGET; from 100 % an
+    """The month of the newest of these days has used less than 80% of SMI_MONTHLY_CREDIT_BUDGET; from 100% an
     error."""
     budget = reports_db.settings().smi_monthly_credit_budget
     if budget is None:
@@ -221,6 +222,7 @@ def budget_kept(reports_db: ReportsResource, first: date, last: date) -> AssetCh
     return AssetCheckResult(
         passed=month["percent"] < 80,
         severity=ERROR if month["percent"] >= 100 else WARN,
-        description=f"{month['used']:,} of {budget:,} credits ({month['percent']:.0f} %) used in {last:%B %Y}",
+        description=f"{number(month['used'])} of {number(budget)} credits ({month['percent']:.0f}%) used in "
+        f"{day(last, 'MMMM y')}",
         metadata={"used": month["used"], "percent": float(month["percent"])},
     )

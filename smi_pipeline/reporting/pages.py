@@ -10,9 +10,10 @@ from datetime import UTC, date, datetime
 from functools import cache
 from typing import Any, Protocol
 
+from smi_pipeline.formatting import day, duration, money
 from smi_pipeline.reporting.figures import FIGURES
 from smi_pipeline.reporting.partitions import earlier, last_day
-from smi_pipeline.reporting.presentation import EMPTY, Rows, Table, Trend, bare, span
+from smi_pipeline.reporting.presentation import EMPTY, Rows, Table, Trend
 from smi_pipeline.state.reports.store import FACTS, OTHER_MONEY, REPORTS, Reports
 
 TREND = 14
@@ -57,7 +58,7 @@ def trend(rows: Rows, period: str, starts_on: date) -> Trend:
     return [(start, found.get(start, [])) for start in starts]
 
 
-def write(reports: Reports, files: Files, period: str, starts_on: date) -> dict[str, str]:
+def write(reports: Reports, files: Files, period: str, starts_on: date, promise_seconds: float) -> dict[str, str]:
     """Writes the page and the tables of one period: what each is, by its key in the storage."""
     last = last_day(starts_on, period)
     tables: dict[str, Rows] = {table: reports.rows(table, starts_on, starts_on, period=period) for table in REPORTS}
@@ -70,7 +71,9 @@ def write(reports: Reports, files: Files, period: str, starts_on: date) -> dict[
             files.put_bytes(key, content)
             written[key] = f"{name} as {ending.upper()}"
     key = f"{folder(period, starts_on)}/index.html"
-    files.put_bytes(key, page(reports, period, starts_on, sorted(f"{name}.csv" for name in tables)).encode())
+    files.put_bytes(
+        key, page(reports, period, starts_on, promise_seconds, sorted(f"{name}.csv" for name in tables)).encode()
+    )
     return {key: "page"} | written
 
 
@@ -90,7 +93,7 @@ _TYPES = {"integer": "Int64", "bigint": "Int64", "double": "float64", "numeric":
           "text": "string"}  # fmt: skip
 
 
-def page(reports: Reports, period: str, starts_on: date, downloads: Sequence[str] = ()) -> str:
+def page(reports: Reports, period: str, starts_on: date, promise_seconds: float, downloads: Sequence[str] = ()) -> str:
     """The page of one period as HTML that needs nothing from any network."""
     first = earlier(starts_on, period, TREND - 1)
     sections = []
@@ -98,11 +101,11 @@ def page(reports: Reports, period: str, starts_on: date, downloads: Sequence[str
         past = trend(reports.rows(name, first, starts_on, period=period), period, starts_on)
         rows = past[-1][1]
         said = figure.describe(rows)
-        sections.append(Section(figure.title, said.headline, figure.draw(rows, past), said.table))
+        sections.append(Section(figure.title, said.headline, figure.draw(rows, past, promise_seconds), said.table))
     last = last_day(starts_on, period)
     losses = [row for row in reports.least_profitable(starts_on, last, WORST_JOBS) if row["net_margin_cents"] < 0]
     return _template()(
-        title=f"{starts_on:%B %Y}" if period == "month" else f"{starts_on:%A}, {starts_on.day} {starts_on:%B %Y}",
+        title=day(starts_on, "MMMM y") if period == "month" else day(starts_on),
         period=period,
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         sections=sections,
@@ -119,10 +122,10 @@ def _losses(rows: Sequence[Mapping[str, Any]]) -> Table:
             [
                 row["job_id"],
                 f"{row['outcome']}: {row['reason']}".replace("_", " ") if row["reason"] else row["outcome"],
-                span(row["paid_to_mailed"]),
+                duration(row["paid_to_mailed"]),
                 row["currency"].upper(),
                 *(
-                    bare(cents, row["currency"])
+                    money(cents, row["currency"], symbol=False)
                     for cents in (
                         row["received_cents"],
                         -row["refunded_cents"] - row["disputed_cents"],

@@ -1,9 +1,11 @@
-"""Money, times and shares as a person reads them, and tables of them. Standard library only."""
+"""Tables, headlines and labels that the reports' assets and pages share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
+
+from smi_pipeline.formatting import day, number
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
@@ -24,11 +26,6 @@ STAGE_NAMES = {
 
 CENTS = ("revenue_cents", "refunds_cents", "disputes_cents", "stripe_fees_cents", "api_cost_cents", "net_margin_cents")
 """Columns of the profit margin, in the order of their sum."""
-
-# Currencies whose smallest unit is the unit itself (https://docs.stripe.com/currencies#zero-decimal)
-_ZERO_DECIMAL = frozenset(
-    {"bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "ugx", "vnd", "vuv", "xaf", "xof", "xpf"}
-)
 
 
 @dataclass(frozen=True)
@@ -94,47 +91,12 @@ def whole_of(rows: Rows) -> Row | None:
 def label(starts_on: date, trend: Trend) -> str:
     """A period of a trend below its column: '20 Nov', 'Nov' of months."""
     monthly = len(trend) > 1 and all(start.day == 1 for start, _ in trend)
-    return f"{starts_on:%b}" if monthly else f"{starts_on.day} {starts_on:%b}"
-
-
-def number(value: float) -> str:
-    """Three digits, or all before the point: '0.07', '44.1', '12,345'."""
-    return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}").replace("-", "−")
-
-
-def amount(cents: int, currency: str) -> float:
-    """Cents as units of the currency, for display only."""
-    return float(cents) if currency in _ZERO_DECIMAL else int(cents) / 100
-
-
-def money(cents: int, currency: str) -> str:
-    """1234 usd → '12.34 USD'."""
-    digits = 0 if currency in _ZERO_DECIMAL else 2
-    return f"{amount(cents, currency):,.{digits}f} {currency.upper()}".replace("-", "−")
-
-
-def span(seconds: float | None) -> str:
-    """Seconds in the unit a person would use: '0.25 s', '4.2 s', '3 min 05 s', '2 h 10 min'."""
-    if seconds is None:
-        return "–"
-    if seconds < 9.95:
-        return f"{seconds:.2f} s" if seconds < 0.995 else f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60:02} min"
-
-
-def percent(fraction: float | None) -> str:
-    """0.958 → '95.8 %'."""
-    return "–" if fraction is None else f"{fraction * 100:.1f} %"
+    return day(starts_on, "MMM" if monthly else "d MMM")
 
 
 def jobs(count: int) -> str:
-    """'1 paid job', '2 paid jobs'."""
-    return f"{count:,} paid job{'' if count == 1 else 's'}"
+    """Return '1 paid job', '2 paid jobs'."""
+    return f"{number(count)} paid job{'' if count == 1 else 's'}"
 
 
 def tick(seconds: float) -> str:
@@ -143,8 +105,3 @@ def tick(seconds: float) -> str:
         if seconds >= unit:
             return f"{seconds / unit:.3g} {name}"
     return f"{seconds * 1000:.3g} ms"
-
-
-def bare(cents: int, currency: str) -> str:
-    """1234 usd → '12.34', where the currency stands elsewhere."""
-    return money(cents, currency).rpartition(" ")[0]

@@ -3,6 +3,7 @@
 from datetime import date
 from html import escape
 
+from smi_pipeline.formatting import duration, money, number, percent
 from smi_pipeline.reporting import charts
 from smi_pipeline.reporting.charts import DARK, GAIN, LOSS, NEUTRAL, TOTAL, Bar, Range
 from smi_pipeline.reporting.presentation import (
@@ -12,14 +13,10 @@ from smi_pipeline.reporting.presentation import (
     Rows,
     Trend,
     label,
-    money,
-    percent,
-    span,
     tick,
     whole_of,
 )
 
-PROMISE_SECONDS = 900.0
 _OUTCOMES = {"delivered": GAIN, "refunded": LOSS, "failed": DARK, "open_jobs": NEUTRAL}
 
 
@@ -34,7 +31,7 @@ def _since_first(trend: Trend) -> list[tuple[date, Row | None]]:
     return wholes[first:]
 
 
-def completion(rows: Rows, trend: Trend) -> str:
+def completion(rows: Rows, trend: Trend, promise_seconds: float) -> str:
     wholes = _since_first(trend)
     if not wholes:
         return ""
@@ -49,21 +46,21 @@ def completion(rows: Rows, trend: Trend) -> str:
     return _figure(caption, charts.columns(caption, [label(day, trend) for day, _ in wholes], series, above=above))
 
 
-def errors(rows: Rows, trend: Trend) -> str:
-    bars = [Bar(row["reason"].replace("_", " "), row["jobs"], f"{row['jobs']:,}", LOSS) for row in rows[1:9]]
+def errors(rows: Rows, trend: Trend, promise_seconds: float) -> str:
+    bars = [Bar(row["reason"].replace("_", " "), row["jobs"], number(row["jobs"]), LOSS) for row in rows[1:9]]
     caption = "Upscale jobs not delivered, by reason"
     return _figure(caption, charts.bars(caption, bars)) if bars else ""
 
 
-def times(rows: Rows, trend: Trend) -> str:
+def times(rows: Rows, trend: Trend, promise_seconds: float) -> str:
     shown = [
         Range(
             STAGE_NAMES[row["stage"]],
             [
                 (words, max(row[f"{name}_seconds"], 0.001))
-                for name, words in (("p50", "median"), ("p90", "90 %"), ("p95", "95 %"), ("p99", "99 %"))
+                for name, words in (("p50", "median"), ("p90", "90%"), ("p95", "95%"), ("p99", "99%"))
             ],
-            f"{span(row['p50_seconds'])} · 95 %: {span(row['p95_seconds'])}",
+            f"{duration(row['p50_seconds'])} · 95%: {duration(row['p95_seconds'])}",
             TOTAL if row["stage"] == "paid_to_mailed" else GAIN,
         )
         for row in rows
@@ -71,11 +68,13 @@ def times(rows: Rows, trend: Trend) -> str:
     ]
     if not shown:
         return ""
-    caption = "Median of each stage · 95 % within; the dots go on to 99 %"
-    return _figure(caption, charts.ranges(caption, shown, ("promise: 15 min", PROMISE_SECONDS), tick))
+    caption = "Median of each stage · 95% within; the dots go on to 99%"
+    return _figure(
+        caption, charts.ranges(caption, shown, (f"promise: {duration(promise_seconds)}", promise_seconds), tick)
+    )
 
 
-def margin(rows: Rows, trend: Trend) -> str:
+def margin(rows: Rows, trend: Trend, promise_seconds: float) -> str:
     drawn = []
     for row in rows:
         if row["resolution"] != "all":
@@ -93,7 +92,7 @@ def margin(rows: Rows, trend: Trend) -> str:
     return "".join(drawn)
 
 
-def credits(rows: Rows, trend: Trend) -> str:
+def credits(rows: Rows, trend: Trend, promise_seconds: float) -> str:
     wholes = _since_first(trend)
     if not wholes:
         return ""
@@ -109,12 +108,12 @@ def credits(rows: Rows, trend: Trend) -> str:
         caption,
         [label(day, trend) for day, _ in wholes],
         [("used", TOTAL, useful), ("wasted", LOSS, wasted)],
-        limit=(f"budget {budget:,}", float(budget)) if budget else None,
+        limit=(f"budget {number(budget)}", float(budget)) if budget else None,
     )
     return _figure(caption, drawn)
 
 
-def satisfaction(rows: Rows, trend: Trend) -> str:
+def satisfaction(rows: Rows, trend: Trend, promise_seconds: float) -> str:
     whole = whole_of(rows)
     if whole is None or not whole["ratings"]:
         return ""

@@ -1,4 +1,4 @@
-"""What may stand in a header or a link of a mail, and how mails write amounts and times. Pure functions only."""
+"""Validate what goes into the headers and links of a mail."""
 
 import re
 import unicodedata
@@ -6,20 +6,6 @@ from urllib.parse import urlsplit
 
 from smi_pipeline.adapters.fetching.allowed_hosts import ascii_host
 from smi_pipeline.core.errors import RefusedError
-from smi_pipeline.core.formatting import dimensions, file_size, in_utc, moment, money, one_line, time_left
-
-__all__ = [
-    "address",
-    "dimensions",
-    "file_size",
-    "header_value",
-    "in_utc",
-    "link",
-    "moment",
-    "money",
-    "one_line",
-    "time_left",
-]
 
 
 def header_value(value: str, what: str) -> str:

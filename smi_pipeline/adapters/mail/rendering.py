@@ -14,9 +14,9 @@ from typing import Any
 import css_inline
 import jinja2
 
-from smi_pipeline.adapters.mail import content as fmt
+from smi_pipeline import formatting
+from smi_pipeline.adapters.mail import content
 from smi_pipeline.core.errors import RefusedError
-from smi_pipeline.core.formatting import RATINGS
 from smi_pipeline.core.models import RenderedMail
 
 REFUND_STATES = ("pending", "succeeded")
@@ -44,13 +44,13 @@ class MailRenderer:
     """
 
     def __init__(self, *, sender: str, support_email: str, owner_copy: str | None, shop_name: str) -> None:
-        self._shop_name = fmt.header_value(shop_name, "the shop name")
+        self._shop_name = content.header_value(shop_name, "the shop name")
         # People write `Shop <shop@example.com>` into this setting as well as the bare address.
-        name, bare = parseaddr(fmt.header_value(sender, "SMI_MAIL_FROM")) if "<" in sender else ("", sender)
+        name, bare = parseaddr(content.header_value(sender, "SMI_MAIL_FROM")) if "<" in sender else ("", sender)
         self._sender_name = name or self._shop_name
-        self._sender = fmt.address(bare, "SMI_MAIL_FROM")
-        self._support_email = fmt.address(support_email, "SMI_SUPPORT_EMAIL")
-        self._owner_copy = fmt.address(owner_copy, "the owner's copy") if owner_copy else None
+        self._sender = content.address(bare, "SMI_MAIL_FROM")
+        self._support_email = content.address(support_email, "SMI_SUPPORT_EMAIL")
+        self._owner_copy = content.address(owner_copy, "the owner's copy") if owner_copy else None
         self._templates = _templates()
         # No look at the network or the disk: what a mail looks like is in the templates alone.
         self._inliner = css_inline.CSSInliner(load_remote_stylesheets=False, keep_at_rules=True)
@@ -67,9 +67,9 @@ class MailRenderer:
         unusable value of `context`, which it names."""
         if kind not in self._views:
             raise RefusedError(f"there is no mail of kind {kind!r}")
-        at = fmt.in_utc(at, "the date")
-        recipient = fmt.address(to, "the recipient")
-        fmt.header_value(message_id, "the Message-ID")
+        at = formatting.in_utc(at, "the date")
+        recipient = content.address(to, "the recipient")
+        content.header_value(message_id, "the Message-ID")
         if not (message_id.startswith("<") and message_id.endswith(">") and message_id.count("@") == 1):
             raise RefusedError("the Message-ID must look like <unique@host>")
         try:
@@ -109,7 +109,7 @@ class MailRenderer:
         message["From"] = self._header_address(self._sender, self._sender_name)
         message["To"] = self._header_address(recipient)
         message["Reply-To"] = self._header_address(self._support_email)
-        message["Subject"] = fmt.header_value(subject, "the subject")
+        message["Subject"] = content.header_value(subject, "the subject")
         message["Date"] = format_datetime(at)
         message["Message-ID"] = message_id
         message["Auto-Submitted"] = "auto-generated"
@@ -122,29 +122,31 @@ class MailRenderer:
 
     def _customer(self, context: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            "customer_name": fmt.one_line(context.get("customer_name") or "", 60),
-            "job_id": fmt.one_line(str(context["job_id"])),
-            "status_url": fmt.link(context["status_url"], "status_url"),
+            "customer_name": formatting.one_line(context.get("customer_name") or "", 60),
+            "job_id": formatting.one_line(str(context["job_id"])),
+            "status_url": content.link(context["status_url"], "status_url"),
         }
 
     def _completion(self, context: Mapping[str, Any], at: datetime) -> dict[str, Any]:
-        resolution = fmt.one_line(context["resolution"], 20)
+        resolution = formatting.one_line(context["resolution"], 20)
         ratings = {int(stars): url for stars, url in context["rating_urls"].items()}
-        if sorted(ratings) != sorted(RATINGS):
+        if sorted(ratings) != sorted(formatting.RATINGS):
             raise RefusedError("the completion mail needs a rating link for each of 1 to 5 stars")
         return self._customer(context) | {
             "template": "completion",
             "subject": f"Your {resolution} image is ready to download",
             "resolution": resolution,
-            "dimensions": fmt.dimensions(context["width"], context["height"]),
-            "file_size": fmt.file_size(context["file_bytes"]),
-            "format": fmt.one_line(context["format"], 20),
-            "file_name": fmt.one_line(context["file_name"], 120),
-            "download_url": fmt.link(context["download_url"], "download_url"),
-            "expires": fmt.moment(context["expires_at"]),
-            "time_left": fmt.time_left(context["expires_at"], at),
-            "price": fmt.money(context["price_cents"], context["currency"]),
-            "ratings": [(n, RATINGS[n], fmt.link(ratings[n], f"rating_urls[{n}]")) for n in sorted(ratings)],
+            "dimensions": formatting.dimensions(context["width"], context["height"]),
+            "file_size": formatting.file_size(context["file_bytes"]),
+            "format": formatting.one_line(context["format"], 20),
+            "file_name": formatting.one_line(context["file_name"], 120),
+            "download_url": content.link(context["download_url"], "download_url"),
+            "expires": formatting.moment(context["expires_at"]),
+            "time_left": formatting.time_left(context["expires_at"], at),
+            "price": formatting.money(context["price_cents"], context["currency"]),
+            "ratings": [
+                (n, formatting.RATINGS[n], content.link(ratings[n], f"rating_urls[{n}]")) for n in sorted(ratings)
+            ],
         }
 
     def _money_back(self, context: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,8 +156,8 @@ class MailRenderer:
             raise RefusedError(f"no mail may promise a refund that is {state!r}")
         return self._customer(context) | {
             "template": "refund",
-            "amount": fmt.money(context["amount_cents"], context["currency"]),
-            "reason": fmt.one_line(context["reason"], 300),
+            "amount": formatting.money(context["amount_cents"], context["currency"]),
+            "reason": formatting.one_line(context["reason"], 300),
             "pending": state == "pending",
         }
 
@@ -190,11 +192,13 @@ class MailRenderer:
         }
 
     def _alert(self, context: Mapping[str, Any], _at: datetime) -> dict[str, Any]:
-        subject = fmt.header_value(context["subject"], "the subject")
+        subject = content.header_value(context["subject"], "the subject")
         return {
             "template": "alert",
             "subject": f"[{self._shop_name}] {subject}",
             "heading": subject,
-            "lines": [fmt.one_line(line, 500) for line in context["lines"]],
-            "links": [(fmt.one_line(label), fmt.link(url, label)) for label, url in context["links"].items()],
+            "lines": [formatting.one_line(line, 500) for line in context["lines"]],
+            "links": [
+                (formatting.one_line(label), content.link(url, label)) for label, url in context["links"].items()
+            ],
         }
