@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from smi_pipeline.core.models import Wire
+from smi_pipeline.core.models import ApiFormat
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.pricing import Prices
 
@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     # Upsampler
     upsampler_base_url: str = "https://upsampler.com/api/v1"
     upsampler_api_key: SecretStr = SecretStr("")
-    upsampler_wire: Wire = Wire.LIVE
+    upsampler_wire: ApiFormat = ApiFormat.LIVE
     upsampler_requests_per_minute: int = Field(60, ge=0)
     upsampler_requests_per_hour: int = Field(1800, ge=0)
 

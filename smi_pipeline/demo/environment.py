@@ -43,7 +43,7 @@ def isolated_environment(memory: Memory) -> Iterator[None]:
         os.environ.update(before)
 
 
-def stack_environment(memory: Memory, wire: str) -> dict[str, str]:
+def stack_environment(memory: Memory, api_format: str) -> dict[str, str]:
     """Every variable that must not be its default: all services are the sandbox, all secrets random."""
     url, secret = memory.url, memory.secrets
     return {
@@ -59,7 +59,7 @@ def stack_environment(memory: Memory, wire: str) -> dict[str, str]:
         "SMI_SHOP_ORIGIN": url("origin"),
         "UPSAMPLER_BASE_URL": f"{url('upsampler')}/api/v1",
         "UPSAMPLER_API_KEY": secret["upsampler_key"],
-        "UPSAMPLER_WIRE": wire,
+        "UPSAMPLER_WIRE": api_format,
         "STRIPE_API_KEY": secret["stripe_key"],
         "STRIPE_API_BASE": url("stripe"),
         "STRIPE_WEBHOOK_SECRET": secret["webhook_secret"],

@@ -148,7 +148,7 @@ def _payment(finding: Finding, evidence: Evidence) -> None:
 
 def _submissions(finding: Finding, evidence: Evidence) -> None:
     job = finding.job
-    # the live wire format carries no job id, so the image's address, which is unique to the order, tells as well
+    # the live API format carries no job id, so the image's address, which is unique to the order, tells as well
     submitted = [
         record
         for record in evidence.upsampler["submissions"]

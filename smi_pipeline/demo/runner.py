@@ -46,7 +46,7 @@ def run_demo(jobs: int, once: bool, json_path: Path | None, home: Path | None) -
     """
     if jobs < MINIMUM_JOBS:
         raise RefusedError(f"the demo needs at least {MINIMUM_JOBS} jobs to show every case, not {jobs}")
-    wire = os.environ.get("UPSAMPLER_WIRE", "documented")
+    api_format = os.environ.get("UPSAMPLER_WIRE", "documented")
     console, folder = _console(), (home or DEFAULT_HOME).absolute()
     json_path = json_path.absolute() if json_path else None
     started = _process_started()
@@ -54,7 +54,7 @@ def run_demo(jobs: int, once: bool, json_path: Path | None, home: Path | None) -
         try:
             memory = remember(folder, jobs)
             with isolated_environment(memory):
-                return _run(console, memory, wire, once, json_path, started)
+                return _run(console, memory, api_format, once, json_path, started)
         except KeyboardInterrupt:
             console.print("Stopped. `smi demo` goes on where this one was.")
             return INTERRUPTED
@@ -80,7 +80,7 @@ def ctrl_c() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run(console: Console, memory: Memory, wire: str, once: bool, json_path: Path | None, started: float) -> int:
+def _run(console: Console, memory: Memory, api_format: str, once: bool, json_path: Path | None, started: float) -> int:
     if memory.continued:
         console.print(
             f"Going on with the {len(memory.orders)} jobs of the demo that was stopped; to begin anew, remove "
@@ -90,7 +90,7 @@ def _run(console: Console, memory: Memory, wire: str, once: bool, json_path: Pat
         )
     console.print("Starting PostgreSQL, the stand-ins, the gateway, Dagster and its workers …")
     say = console.print
-    with running_sandbox(memory), Stack(stack_environment(memory, wire), memory.stack_folder, say=say) as stack:
+    with running_sandbox(memory), Stack(stack_environment(memory, api_format), memory.stack_folder, say=say) as stack:
         stack.wait_ready()
         console.print(f"Ready after {time.time() - started:.1f} seconds: Dagster at {stack.addresses['dagster']}")
         shop = Shop(memory)

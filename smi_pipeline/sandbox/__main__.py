@@ -14,7 +14,7 @@ from smi_pipeline.sandbox.options import STAND_INS, Options
 from smi_pipeline.sandbox.server import Sandbox
 
 _HELP = {
-    "wire": "wire format of replies that belong to no submission; submissions are recognised by their shape",
+    "api_format": "API format of replies that belong to no submission; submissions are recognised by their shape",
     "rate_minute": "requests to the upscaling API in any rolling minute, 0 lifts the limit",
     "rate_hour": "the same in any rolling hour",
     "processing_seconds": "from submission to result",
@@ -62,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
         assert default is not MISSING
         if option.name == "only":
             parser.add_argument(flag, default=",".join(STAND_INS), help="comma-separated stand-ins to run")
-        elif option.name == "wire":
-            parser.add_argument(flag, default=default, choices=("documented", "live"), help=_HELP["wire"])
+        elif option.name == "api_format":
+            parser.add_argument(flag, default=default, choices=("documented", "live"), help=_HELP["api_format"])
         else:
             help_text = _HELP.get(option.name, "default %(default)s")
             parser.add_argument(flag, default=default, type=type(default), help=help_text)

@@ -204,8 +204,8 @@ def soak(plan: Plan) -> Report:
     home = plan.home.absolute()
     home.mkdir(parents=True, exist_ok=True)
     memory = soak_memory(home, plan.jobs, plan.seed)
-    wire = "live" if plan.seed % 2 else "documented"
-    environment = {**stack_environment(memory, wire), **ENVIRONMENT, **plan.environment}
+    api_format = "live" if plan.seed % 2 else "documented"
+    environment = {**stack_environment(memory, api_format), **ENVIRONMENT, **plan.environment}
     sandbox = {"rate_minute": 0, "rate_hour": 0, "processing_seconds": 0.3}
     with isolated_environment(memory), running_sandbox(memory, **sandbox), contextlib.ExitStack() as running:
         stacks = [running.enter_context(Stack(environment, memory.stack_folder, say=print))]

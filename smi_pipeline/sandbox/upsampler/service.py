@@ -1,10 +1,10 @@
-"""The stand-in of the upscaling service: its API in both wire formats, and its CDN.
+"""The stand-in of the upscaling service: its API in both API formats, and its CDN.
 
 Belongs here: the routes and the life of a submission (queued, processing, completed or failed, webhook). Does not
 belong here: wording (api_format.py), the work itself (workshop.py).
 
 Endpoints for ``match``: ``submit``, ``status``, ``cdn`` (faults of requests hit the CDN only where the match names it).
-A submission is matched by ``image_url``, ``webhook``, ``scale``, ``id`` and, in the documented wire format,
+A submission is matched by ``image_url``, ``webhook``, ``scale``, ``id`` and, in the documented API format,
 ``job_id``; so are its status calls, downloads and webhooks. Kinds beside those of requests (standin.py):
 
 - ``unauthorized`` (401), ``insufficient_credits`` (402), ``reject`` ``{"code": 422, "message": ...}``: refused at
@@ -71,7 +71,8 @@ _WEBHOOKS = {
 
 
 class Upsampler(StandIn):
-    """Settings: api_key, wire, rate_minute, rate_hour (0 lifts), processing_seconds, webhook_retry_seconds, workers."""
+    """Settings: api_key, api_format, rate_minute and rate_hour (0: unlimited), processing_seconds,
+    webhook_retry_seconds, workers."""
 
     name = "upsampler"
     kinds: ClassVar[Mapping[str, Kind]] = {
@@ -123,7 +124,7 @@ class Upsampler(StandIn):
             return _context(record)
         try:
             parsed = json.loads(body)
-            asked = api_format.parse(parsed, api_format.recognise(parsed, self.settings["wire"]))
+            asked = api_format.parse(parsed, api_format.recognise(parsed, self.settings["api_format"]))
         except ValueError:
             return {}
         return {"image_url": asked.image_url, "scale": asked.scale, "job_id": asked.job_id, "webhook": asked.webhook}
@@ -139,7 +140,7 @@ class Upsampler(StandIn):
         return reply
 
     def error(self, request: Request, status: int, message: str) -> Response:
-        return JSONResponse(api_format.error(self.settings["wire"], message), status_code=status)
+        return JSONResponse(api_format.error(self.settings["api_format"], message), status_code=status)
 
     def record_request(self, endpoint: str, request: Request, at: float, status: int) -> None:
         entry = {"at": at, "method": request.method, "path": request.url.path, "status": status}
@@ -155,20 +156,20 @@ class Upsampler(StandIn):
     async def _submit(self, request: Request, body: bytes) -> Response:
         if (refusal := self._unauthorized(request)) is not None:
             return refusal
-        wire = self.settings["wire"]
+        chosen = self.settings["api_format"]
         try:
             parsed = json.loads(body)
-            wire = api_format.recognise(parsed, wire)
-            asked = api_format.parse(parsed, wire)
+            chosen = api_format.recognise(parsed, chosen)
+            asked = api_format.parse(parsed, chosen)
         except api_format.BadRequest as error:
-            return JSONResponse(api_format.error(wire, str(error)), status_code=400)
+            return JSONResponse(api_format.error(chosen, str(error)), status_code=400)
         except ValueError:
-            return JSONResponse(api_format.error(wire, "The body is not JSON"), status_code=400)
+            return JSONResponse(api_format.error(chosen, "The body is not JSON"), status_code=400)
         context = {"endpoint": "submit", "method": "POST", "path": request.url.path, **self.describe(request, body)}
         refused = self.faults.take({*_REFUSALS, "reject"}, context)
         for kind, params in refused.items():
             code, message = _REFUSALS.get(kind) or (params["code"], params["message"])
-            return JSONResponse(api_format.error(wire, message), status_code=code)
+            return JSONResponse(api_format.error(chosen, message), status_code=code)
         record = self._accept(asked, self.faults.take(set(_OUTCOMES), context))
         return JSONResponse(api_format.accepted(record))
 
@@ -183,7 +184,7 @@ class Upsampler(StandIn):
             "job_id": asked.job_id,
             "status": "failed" if at_once else "queued",
             "credits": 0,
-            "wire": asked.wire,
+            "api_format": asked.api_format,
             "webhook": asked.webhook,
             "metadata": asked.metadata,
             "error": behaviour["fail"]["error"] if at_once else None,

@@ -95,7 +95,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 class Shop:
-    """What the shop does with the upscaling service, in both wire formats."""
+    """What the shop does with the upscaling service, in both API formats."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
@@ -105,9 +105,9 @@ class Shop:
     def photo(self, name: str = "astronaut-200.jpg") -> str:
         return f"{self.sandbox.urls.origin}/photos/{name}"
 
-    def submit(self, *, wire: str = "documented", photo: str = "astronaut-200.jpg", scale: int = 4,
+    def submit(self, *, api_format: str = "documented", photo: str = "astronaut-200.jpg", scale: int = 4,
                job_id: str | None = None, webhook: str | None = None) -> requests.Response:  # fmt: skip
-        if wire == "documented":
+        if api_format == "documented":
             body: dict[str, Any] = {"image_url": self.photo(photo), "scale_factor": scale, "format": "auto"}
             body |= {"webhook_url": webhook, "metadata": {"job_id": job_id or uuid.uuid4().hex, "plugin": "test"}}
         else:
@@ -119,7 +119,7 @@ class Shop:
         return self.http.get(f"{self.sandbox.urls.upsampler}/status/{id}", timeout=10).json()
 
     def finished(self, id: str) -> dict[str, Any]:
-        """The status answer once the submission is completed or failed, in the words of its wire format."""
+        """The status answer once the submission is completed or failed, in the words of its API format."""
         done = ("completed", "failed", "SUCCESS", "FAILED")
         return until(lambda: (answer := self.status(id))["status"] in done and answer)
 
