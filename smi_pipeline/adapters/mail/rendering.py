@@ -1,5 +1,4 @@
-"""Turns the facts of an order into a complete message. Which words are said is in `templates/`; how the message gets
-to the customer is in `adapters.mailer`."""
+"""Render the complete message of a mail from the data of an order; the texts are in `templates/`."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -36,23 +35,22 @@ def _templates() -> jinja2.Environment:
 
 
 class MailRenderer:
-    """Renders every kind of mail; the same arguments give the same bytes.
+    """Render every kind of mail; the same arguments give the same bytes.
 
-    `sender` is an address with or without a name, `support_email` a bare address; `owner_copy` (or None) gets each
-    customer's mail as a blind copy.
-    Raises RefusedError when one of them cannot stand in a header.
+    `sender` is an address with or without a name, `support_email` a bare address; `owner_copy` (or None) receives
+    each customer's mail as a blind copy. Raises RefusedError for a value that may not stand in a header.
     """
 
     def __init__(self, *, sender: str, support_email: str, owner_copy: str | None, shop_name: str) -> None:
         self._shop_name = content.header_value(shop_name, "the shop name")
-        # People write `Shop <shop@example.com>` into this setting as well as the bare address.
+        # The setting may be `Shop <shop@example.com>` or the bare address.
         name, bare = parseaddr(content.header_value(sender, "SMI_MAIL_FROM")) if "<" in sender else ("", sender)
         self._sender_name = name or self._shop_name
         self._sender = content.address(bare, "SMI_MAIL_FROM")
         self._support_email = content.address(support_email, "SMI_SUPPORT_EMAIL")
         self._owner_copy = content.address(owner_copy, "the owner's copy") if owner_copy else None
         self._templates = _templates()
-        # No look at the network or the disk: what a mail looks like is in the templates alone.
+        # Nothing is loaded from the network or the disk.
         self._inliner = css_inline.CSSInliner(load_remote_stylesheets=False, keep_at_rules=True)
         self._views: dict[str, Callable[[Mapping[str, Any], datetime], dict[str, Any]]] = {
             "completion": self._completion,
@@ -63,8 +61,8 @@ class MailRenderer:
         }
 
     def render(self, kind: str, *, to: str, message_id: str, context: Mapping[str, Any], at: datetime) -> RenderedMail:
-        """See `core.ports.MailerPort.render`. Raises RefusedError also for an unknown kind and for a missing or
-        unusable value of `context`, which it names."""
+        """Return the message; see `core.ports.MailerPort.render`. Raises RefusedError also for an unknown kind and for a
+        missing or unusable value of `context`, which it names."""
         if kind not in self._views:
             raise RefusedError(f"there is no mail of kind {kind!r}")
         at = formatting.in_utc(at, "the date")
@@ -99,11 +97,11 @@ class MailRenderer:
 
     @property
     def sender(self) -> str:
-        """The bare address that mails come from, its domain in ASCII."""
+        """Return the bare address that mails come from, its domain in ASCII."""
         return self._sender
 
     def _message(self, subject: str, recipient: str, message_id: str, at: datetime) -> EmailMessage:
-        # A local part beyond ASCII can only be written as UTF-8 (RFC 6532); anything else stays plain for old servers.
+        # Only a local part beyond ASCII needs UTF-8 headers (RFC 6532), which old servers refuse.
         plain = recipient.isascii() and self._sender.isascii() and self._support_email.isascii()
         message = EmailMessage(policy=policy.SMTP if plain else policy.SMTPUTF8)
         message["From"] = self._header_address(self._sender, self._sender_name)
@@ -152,7 +150,7 @@ class MailRenderer:
     def _money_back(self, context: Mapping[str, Any]) -> dict[str, Any]:
         state = context["refund_state"]
         if state not in REFUND_STATES:
-            # Stripe's other states (failed, canceled, requires_action) are a person's task, not news for a customer.
+            # Refunds in Stripe's other states (failed, canceled, requires_action) are manual tasks.
             raise RefusedError(f"no mail may promise a refund that is {state!r}")
         return self._customer(context) | {
             "template": "refund",
@@ -165,10 +163,10 @@ class MailRenderer:
         view = self._money_back(context)
         started = view["pending"]
         return view | {
-            "subject": f"Your refund of {view['amount']} has been {'started' if started else 'made'}",
-            "heading": f"Your refund has been {'started' if started else 'made'}",
-            "intro": "We are sorry: we could not deliver the image you ordered. You get your money back.",
-            "aside": "The order is closed. If you still want the image, you are welcome to order it again in the shop.",
+            "subject": f"{'We have started your refund of' if started else 'We have refunded'} {view['amount']}",
+            "heading": "We have started your refund" if started else "We have refunded your payment",
+            "intro": "We are sorry that we could not deliver the image you ordered. You get your money back.",
+            "aside": "Your order is closed. If you still want the image, you can order it again in the shop.",
         }
 
     def _duplicate_payment(self, context: Mapping[str, Any], _at: datetime) -> dict[str, Any]:
@@ -178,7 +176,7 @@ class MailRenderer:
             "subject": f"Your second payment of {view['amount']} {'is being' if started else 'has been'} returned",
             "heading": f"Your second payment {'is being' if started else 'has been'} returned",
             "intro": "We received two payments for one order. We keep the first and return the second.",
-            "aside": "Your order goes on as usual: you pay for it once, and the image comes in a separate e-mail.",
+            "aside": "Your order is not affected: you pay for it once, and we send the image in a separate e-mail.",
         }
 
     def _goodwill(self, context: Mapping[str, Any], _at: datetime) -> dict[str, Any]:
@@ -187,7 +185,7 @@ class MailRenderer:
         return view | {
             "subject": f"We {'are returning' if started else 'have returned'} {view['amount']} to you",
             "heading": f"We {'are returning' if started else 'have returned'} your payment",
-            "intro": "As a gesture of goodwill you get money back for an order that we have already delivered.",
+            "intro": "As a gesture of goodwill, we refund an order that we have already delivered.",
             "aside": "The image we delivered is yours to keep.",
         }
 
