@@ -1,4 +1,4 @@
-"""What each report says of one period: a sentence, numbers, tables, and how it went before. Standard library only."""
+"""Describe each report of one period by a headline, numbers, tables and its trend."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -24,13 +24,13 @@ from smi_pipeline.reporting.presentation import (
 
 @dataclass(frozen=True)
 class Figure:
-    """How one report is shown."""
+    """The presentation of one report."""
 
     title: str
     text: str
     describe: Callable[[Rows], Description]
     measure: Callable[[Trend], Measure]  # what the small chart of the last periods shows
-    draw: Callable[[Rows, Trend, float], str]  # also given the promised seconds; HTML with SVG, empty: nothing to draw
+    draw: Callable[[Rows, Trend, float], str]  # HTML of charts, given the promised seconds too; may be empty
 
 
 def _interval(row: Row) -> str:
@@ -138,7 +138,7 @@ def _margin(rows: Rows) -> Description:
         loss = (
             f"; {number(row['jobs_at_a_loss'])} of {jobs(row['paid_jobs'])} at a loss" if row["jobs_at_a_loss"] else ""
         )
-        loose = "" if row["paid_jobs"] else "; no paid jobs: payments without one, or gifts"
+        loose = "" if row["paid_jobs"] else "; no paid jobs: payments without one, or free retries"
         sentences.append(
             f"{money(row['net_margin_cents'], currency)} net of {money(row['revenue_cents'], currency)} "
             f"revenue{share}{loss}{loose}"
@@ -169,7 +169,7 @@ def _margin(rows: Rows) -> Description:
 
 
 def _narrow(table: Table) -> Table:
-    """Figures as rows: one column per resolution, or per currency where there are several."""
+    """Return figures as rows, with one column per resolution, or per currency where there are several."""
     wholes = [row for row in table.rows if row[1] == "all"]
     if len(wholes) > 1:
         return Table(table.headers, wholes).turned(words=2)
@@ -200,7 +200,7 @@ def _credits(rows: Rows) -> Description:
         ["Bought", "Jobs", "Credits", "Assumed", "Wasted"],
         [
             [
-                "gifts" if row["resolution"] == "none" else row["resolution"],
+                "free retries" if row["resolution"] == "none" else row["resolution"],
                 number(row["jobs"]),
                 number(row["credits"] + row["credits_assumed"]),
                 number(row["credits_assumed"]),
@@ -261,7 +261,7 @@ def _total_p95(trend: Trend) -> Measure:
 
 
 def _margins(trend: Trend) -> Measure:
-    """Of the currency in which most jobs were paid; they are never added up."""
+    """Return the net margin in the currency of most paid jobs; currencies are never added up."""
     paid: Counter[str] = Counter()
     for _, rows in trend:
         paid.update({row["currency"]: row["paid_jobs"] for row in rows if row["resolution"] == "all"})
@@ -291,7 +291,7 @@ FIGURES = {
     "processing_times": Figure(
         "Processing times",
         "How long each stage took: median, 90th, 95th and 99th percentile and the share within 15 minutes, by "
-        "resolution; from the payment to the moment the mail server took the closing mail.",
+        "resolution; measured until the mail server accepted the closing mail.",
         _times,
         _total_p95,
         report_charts.times,
@@ -299,14 +299,14 @@ FIGURES = {
     "profit_margin": Figure(
         "Profit margin",
         "Revenue, refunds, disputes, Stripe fees, API cost and what is left, by currency and resolution, in cents. "
-        "Fees are not returned on a refund. A later refund changes the day of the payment.",
+        "Fees are not returned on a refund. A later refund changes the figures of the day of payment.",
         _margin,
         _margins,
         report_charts.margin,
     ),
     "credit_usage": Figure(
         "Credits",
-        "Credits that Upsampler took, those of wasted attempts and of gifts included; of a month with its budget and a "
+        "Credits that Upsampler charged, including wasted attempts and free retries; for a month with its budget and a "
         "forecast of the day it runs out.",
         _credits,
         _all("credits", "credits"),
@@ -314,7 +314,7 @@ FIGURES = {
     ),
     "customer_satisfaction": Figure(
         "Customer satisfaction",
-        "Mean and distribution of the stars that customers gave, and the share of them that answered, by resolution.",
+        "Mean and distribution of customers' star ratings, and the response rate, by resolution.",
         _satisfaction,
         _all("mean_stars", "mean stars"),
         report_charts.satisfaction,

@@ -1,6 +1,7 @@
-"""The files of a day or month: a page to read and print, and the tables as CSV and Parquet. pandas is imported inside.
+"""Write the files of a day or month: a printable page, and the tables as CSV and Parquet.
 
-They lie in the storage below `reports/`, by period: `reports/day/2026-11-20/`. A page holds all it needs.
+They are stored below `reports/` by period, as `reports/day/2026-11-20/`. A page is self-contained. pandas is imported
+only when files are written.
 """
 
 import io
@@ -17,14 +18,15 @@ from smi_pipeline.reporting.presentation import EMPTY, Rows, Table, Trend
 from smi_pipeline.state.reports.store import FACTS, OTHER_MONEY, REPORTS, Reports
 
 TREND = 14
-"""Periods in the charts that show several, the one itself last."""
+"""Number of periods in a chart of several, the current one last."""
 WORST_JOBS = 10
 
 
 class Files(Protocol):
-    """What of the storage is needed here."""
+    """The part of the storage that pages need."""
 
-    def put_bytes(self, key: str, content: bytes) -> None: ...
+    def put_bytes(self, key: str, content: bytes) -> None:
+        """Store a file."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,13 @@ class Section:
 
 
 def folder(period: str, starts_on: date) -> str:
-    """Where the files of a period lie."""
+    """Return the folder of a period's files."""
     name = starts_on.isoformat()
     return f"reports/{period}/{name[:7] if period == 'month' else name}"
 
 
 def by_start(rows: Rows) -> dict[date, list[Any]]:
-    """Rows of several periods by their first day."""
+    """Group rows by the first day of their period."""
     found: dict[date, list[Any]] = {}
     for row in rows:
         found.setdefault(row["starts_on"], []).append(row)
@@ -52,17 +54,17 @@ def by_start(rows: Rows) -> dict[date, list[Any]]:
 
 
 def trend(rows: Rows, period: str, starts_on: date) -> Trend:
-    """The rows of the last `TREND` periods, the newest one last, empty where there are none."""
+    """Return the rows of the last `TREND` periods, oldest first."""
     found = by_start(rows)
     starts = [earlier(starts_on, period, back) for back in reversed(range(TREND))]
     return [(start, found.get(start, [])) for start in starts]
 
 
 def write(reports: Reports, files: Files, period: str, starts_on: date, promise_seconds: float) -> dict[str, str]:
-    """Writes the page and the tables of one period: what each is, by its key in the storage."""
+    """Write the page and the tables of one period; return a description of each by its storage key."""
     last = last_day(starts_on, period)
     tables: dict[str, Rows] = {table: reports.rows(table, starts_on, starts_on, period=period) for table in REPORTS}
-    if period == "day":  # of longer periods their days have them; a month of facts would fill the memory
+    if period == "day":  # longer periods have them in their days; a month of facts would exhaust the memory
         tables |= {table: reports.rows(table, starts_on, last, limit=10_000_000) for table in (FACTS, OTHER_MONEY)}
     written = {}
     for name, rows in tables.items():
@@ -81,7 +83,7 @@ def _exports(reports: Reports, table: str, rows: Rows) -> dict[str, bytes]:
     import pandas as pd
 
     frame = pd.DataFrame(rows, columns=[name for name, *_ in reports.columns(table)])
-    for name, kind, _, _ in reports.columns(table):  # also of empty tables the right types
+    for name, kind, _, _ in reports.columns(table):  # the right types also for empty tables
         if target := next((to for start, to in _TYPES.items() if kind.startswith(start)), None):
             frame[name] = frame[name].astype(target)
     parquet = io.BytesIO()
@@ -94,7 +96,7 @@ _TYPES = {"integer": "Int64", "bigint": "Int64", "double": "float64", "numeric":
 
 
 def page(reports: Reports, period: str, starts_on: date, promise_seconds: float, downloads: Sequence[str] = ()) -> str:
-    """The page of one period as HTML that needs nothing from any network."""
+    """Return the page of one period as self-contained HTML."""
     first = earlier(starts_on, period, TREND - 1)
     sections = []
     for name, figure in FIGURES.items():
@@ -117,7 +119,7 @@ def page(reports: Reports, period: str, starts_on: date, promise_seconds: float,
 
 def _losses(rows: Sequence[Mapping[str, Any]]) -> Table:
     return Table(
-        ["Upscale job", "What became of it", "Time", "Currency", "Received", "Returned", "Fees", "API", "Net"],
+        ["Upscale job", "Outcome", "Time", "Currency", "Received", "Returned", "Fees", "API", "Net"],
         [
             [
                 row["job_id"],

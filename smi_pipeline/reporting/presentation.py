@@ -9,12 +9,12 @@ from smi_pipeline.formatting import day, number
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
-"""Of one table and one period."""
+"""Rows of one table and one period."""
 Trend = Sequence[tuple[date, Rows]]
 """The rows of the last periods by first day, the newest one last."""
 
 EMPTY = "no paid jobs"
-"""Headline of a day on which nobody paid."""
+"""Headline of a period without payments."""
 
 STAGE_NAMES = {
     "paid_to_submitted": "paid → submitted",
@@ -30,14 +30,14 @@ CENTS = ("revenue_cents", "refunds_cents", "disputes_cents", "stripe_fees_cents"
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts; the first `words` columns are words, the others numbers."""
+    """A table of text; the first `words` columns are left-aligned, the others are numbers."""
 
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
     words: int = 1
 
     def markdown(self) -> str:
-        """With numbers unbroken and aligned to the right."""
+        """Return the table as Markdown, numbers unbroken and right-aligned."""
 
         def line(cells: Sequence[str]) -> str:
             texts = (cell.replace("|", "\\|") for cell in cells)
@@ -48,21 +48,21 @@ class Table:
         return "\n".join([line(self.headers), line(rule), *(line(row) for row in self.rows)])
 
     def only(self, *headers: str) -> "Table":
-        """With these columns, where there is no room for all."""
+        """Return the table with these columns only."""
         places = [self.headers.index(header) for header in headers]
         rows = [[row[place] for place in places] for row in self.rows]
         return Table(headers, rows, sum(place < self.words for place in places))
 
     def turned(self, words: int = 1) -> "Table":
-        """Rows as columns. Of the columns of words the first becomes the headers."""
+        """Return the table with rows as columns; its first column becomes the headers."""
         rows = [[header, *(row[n] for row in self.rows)] for n, header in enumerate(self.headers) if n >= words]
         return Table(["", *(row[0] for row in self.rows)], rows)
 
 
 @dataclass(frozen=True)
 class Description:
-    """One period of one report: a sentence, numbers by name with unit, a table, and the same for 450 pixels, which is
-    what the UI has on a screen of 1280."""
+    """One period of one report: a headline, numbers by name, a table, and a preview that fits 450 pixels, the width in
+    Dagster's UI on a screen of 1280."""
 
     headline: str
     numbers: Mapping[str, int | float | str] = field(default_factory=dict)
@@ -72,24 +72,24 @@ class Description:
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of each of the last periods, None where there is none; `words` name it and its unit."""
+    """One number per period, None where there is none; `words` name it and its unit."""
 
     words: str
     values: Sequence[float | None]
 
     def since_first(self) -> Sequence[float | None]:
-        """From the first period that has a value."""
+        """Return the values from the first period that has one."""
         found = [place for place, value in enumerate(self.values) if value is not None]
         return self.values[found[0] :] if found else []
 
 
 def whole_of(rows: Rows) -> Row | None:
-    """The row that sums up all resolutions."""
+    """Return the row of all resolutions."""
     return next((row for row in rows if row["resolution"] == "all"), None)
 
 
 def label(starts_on: date, trend: Trend) -> str:
-    """A period of a trend below its column: '20 Nov', 'Nov' of months."""
+    """Return the label of a period in a chart: '20 Nov', or 'Nov' in a trend of months."""
     monthly = len(trend) > 1 and all(start.day == 1 for start, _ in trend)
     return day(starts_on, "MMM" if monthly else "d MMM")
 
@@ -100,7 +100,7 @@ def jobs(count: int) -> str:
 
 
 def tick(seconds: float) -> str:
-    """Seconds on an axis: '250 ms', '10 s', '15 min'."""
+    """Return seconds for an axis: '250 ms', '10 s', '15 min'."""
     for unit, name in ((3600, "h"), (60, "min"), (1, "s")):
         if seconds >= unit:
             return f"{seconds / unit:.3g} {name}"

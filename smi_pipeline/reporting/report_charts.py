@@ -1,4 +1,4 @@
-"""What each report draws: charts as figures of HTML, each with its caption. Standard library only."""
+"""Draw the charts of each report as HTML figures with captions."""
 
 from datetime import date
 from html import escape
@@ -25,13 +25,14 @@ def _figure(caption: str, svg: str) -> str:
 
 
 def _since_first(trend: Trend) -> list[tuple[date, Row | None]]:
-    """The row of all resolutions of each period, from the first that has one."""
+    """Return the row of all resolutions of each period, from the first that has one."""
     wholes = [(day, whole_of(rows)) for day, rows in trend]
     first = next((place for place, (_, whole) in enumerate(wholes) if whole), len(wholes))
     return wholes[first:]
 
 
 def completion(rows: Rows, trend: Trend, promise_seconds: float) -> str:
+    """Draw the outcomes of paid jobs per period."""
     wholes = _since_first(trend)
     if not wholes:
         return ""
@@ -47,12 +48,14 @@ def completion(rows: Rows, trend: Trend, promise_seconds: float) -> str:
 
 
 def errors(rows: Rows, trend: Trend, promise_seconds: float) -> str:
+    """Draw the number of jobs per failure reason."""
     bars = [Bar(row["reason"].replace("_", " "), row["jobs"], number(row["jobs"]), LOSS) for row in rows[1:9]]
     caption = "Upscale jobs not delivered, by reason"
     return _figure(caption, charts.bars(caption, bars)) if bars else ""
 
 
 def times(rows: Rows, trend: Trend, promise_seconds: float) -> str:
+    """Draw the percentiles of each stage and the promised time."""
     shown = [
         Range(
             STAGE_NAMES[row["stage"]],
@@ -68,14 +71,15 @@ def times(rows: Rows, trend: Trend, promise_seconds: float) -> str:
     ]
     if not shown:
         return ""
-    caption = "Median of each stage · 95% within; the dots go on to 99%"
+    caption = "Median of each stage · 95% within · dots up to 99%"
     return _figure(
         caption, charts.ranges(caption, shown, (f"promise: {duration(promise_seconds)}", promise_seconds), tick)
     )
 
 
 def margin(rows: Rows, trend: Trend, promise_seconds: float) -> str:
-    drawn = []
+    """Draw the steps from revenue to net margin, one figure per currency."""
+    figures = []
     for row in rows:
         if row["resolution"] != "all":
             continue
@@ -88,11 +92,12 @@ def margin(rows: Rows, trend: Trend, promise_seconds: float) -> str:
             bars.append(Bar(name, float(cents), money(cents, currency), colour, 0 if ends else float(level)))
             level += cents
         caption = f"From revenue to net margin, {currency.upper()}"
-        drawn.append(_figure(caption, charts.bars(caption, bars)))
-    return "".join(drawn)
+        figures.append(_figure(caption, charts.bars(caption, bars)))
+    return "".join(figures)
 
 
 def credits(rows: Rows, trend: Trend, promise_seconds: float) -> str:
+    """Draw used and wasted credits per period, with the budget."""
     wholes = _since_first(trend)
     if not wholes:
         return ""
@@ -104,16 +109,17 @@ def credits(rows: Rows, trend: Trend, promise_seconds: float) -> str:
     newest = wholes[-1][1]
     budget = newest and newest["budget_credits"]
     caption = "Credits that Upsampler took"
-    drawn = charts.columns(
+    columns = charts.columns(
         caption,
         [label(day, trend) for day, _ in wholes],
         [("used", TOTAL, useful), ("wasted", LOSS, wasted)],
         limit=(f"budget {number(budget)}", float(budget)) if budget else None,
     )
-    return _figure(caption, drawn)
+    return _figure(caption, columns)
 
 
 def satisfaction(rows: Rows, trend: Trend, promise_seconds: float) -> str:
+    """Draw the number of ratings per star."""
     whole = whole_of(rows)
     if whole is None or not whole["ratings"]:
         return ""

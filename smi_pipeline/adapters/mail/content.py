@@ -17,7 +17,7 @@ def header_value(value: str, what: str) -> str:
 
 
 def link(url: str, what: str) -> str:
-    """Return `url` if it is a plain web address. Raises RefusedError otherwise: escaping does not stop `javascript:`."""
+    """Return `url` if it is a plain web address. Raises RefusedError otherwise, `javascript:` included."""
     if not isinstance(url, str) or any(c <= " " or c == "\x7f" for c in url) or any(c in url for c in '<>"\\'):
         raise RefusedError(f"{what} is not a web address")
     try:

@@ -61,8 +61,9 @@ class MailRenderer:
         }
 
     def render(self, kind: str, *, to: str, message_id: str, context: Mapping[str, Any], at: datetime) -> RenderedMail:
-        """Return the message; see `core.ports.MailerPort.render`. Raises RefusedError also for an unknown kind and for a
-        missing or unusable value of `context`, which it names."""
+        """Return the message; see `core.ports.MailerPort.render`.
+
+        Raises RefusedError also for an unknown kind and for a missing or unusable value of `context`."""
         if kind not in self._views:
             raise RefusedError(f"there is no mail of kind {kind!r}")
         at = formatting.in_utc(at, "the date")

@@ -59,7 +59,7 @@ def test_a_materialised_day_says_in_words_and_figures_what_came_out(database, re
         for name in ("chart", "preview") if table in REPORTS else ():
             assert len(found[table, day][name]) < 1000, "the UI hides longer Markdown behind a click"
     assert profit["chart"].startswith("net margin, USD, by day: 0.14\n\n![")
-    assert found["other_money", day]["result"] == "no payment without a job"
+    assert found["other_money", day]["result"] == "no payments without a job, or free retries"
     assert found["daily_pages", day]["page"].endswith("/ops/reports/day/2025-11-10/index.html")
     folder = tmp_path / "storage" / found["daily_pages", day]["folder"]
     page = (folder / "index.html").read_text()
