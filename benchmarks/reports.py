@@ -106,7 +106,7 @@ def measure(jobs: int, *, peer: bool) -> dict[str, float]:
             reports.build_facts(SOME_DAY, SOME_DAY)
             for table in REPORTS:
                 reports.build(table, SOME_DAY, SOME_DAY)
-            pages.write(reports, FileStorage(str(folder / "storage")), "day", SOME_DAY)
+            pages.write(reports, FileStorage(str(folder / "storage")), "day", SOME_DAY, 900)
 
         found: dict[str, float] = {}
 

@@ -1,6 +1,6 @@
-"""Every setting, read from the environment (and `.env` in the working folder) when `Settings()` is built.
+"""Define all settings, read from the environment and `.env` in the working folder when `Settings()` is built.
 
-Nothing here is read at import time. `.env.example` documents each variable; a test keeps the two lists equal.
+`.env.example` documents each variable; a test keeps the two lists equal.
 """
 
 from datetime import timedelta
@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from smi_pipeline.core.models import Wire
+from smi_pipeline.core.models import ApiFormat
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.pricing import Prices
 
 
 def postgres_url(url: str) -> str:
-    """Any PostgreSQL URL as one for psycopg2: SQLAlchemy 2.1 reads `postgresql://` as psycopg 3."""
+    """Return a PostgreSQL URL for psycopg2: SQLAlchemy 2.1 takes `postgresql://` for psycopg 3."""
     scheme, _, rest = url.partition("://")
     if scheme.split("+")[0] not in ("postgresql", "postgres") or not rest:
         raise ValueError("is not a PostgreSQL URL (postgresql://user:password@host:5432/database)")
@@ -27,11 +27,11 @@ def postgres_url(url: str) -> str:
 
 
 WEEK = 7 * 24 * 3600
-"""Seconds; a longer promise is a typing error."""
+"""Longest promise accepted, in seconds; more is a typing error."""
 
 
 class Settings(BaseSettings):
-    """The whole configuration. Field names are the variables' names in lower case."""
+    """The configuration. Field names are the names of the variables in lower case."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True)
 
@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     smi_broker_url: str | None = None
     smi_workers: int = Field(2, ge=1, le=64)
 
-    # Doors
+    # Entry points
     smi_public_url: str | None = None
     smi_api_key: SecretStr = SecretStr("")
     smi_admin_api_key: SecretStr = SecretStr("")
@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     # Upsampler
     upsampler_base_url: str = "https://upsampler.com/api/v1"
     upsampler_api_key: SecretStr = SecretStr("")
-    upsampler_wire: Wire = Wire.LIVE
+    upsampler_wire: ApiFormat = ApiFormat.LIVE
     upsampler_requests_per_minute: int = Field(60, ge=0)
     upsampler_requests_per_hour: int = Field(1800, ge=0)
 
@@ -124,11 +124,11 @@ class Settings(BaseSettings):
     @field_validator("smi_trusted_proxies", mode="after")
     @classmethod
     def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for entry in value:  # `*` would believe whatever a client says of itself, a name nothing
+        for entry in value:  # `*` would trust every client, a host name none
             try:
                 ip_network(entry, strict=False)
             except ValueError:
-                raise ValueError(f"{entry!r} is no IP address or network") from None
+                raise ValueError(f"{entry!r} is not an IP address or network") from None
         return value
 
     @field_validator("smi_database_url", "dagster_postgres_url", mode="after")
@@ -152,7 +152,7 @@ class Settings(BaseSettings):
 
     @property
     def public_url(self) -> str:
-        """Where customers, Stripe and Upsampler reach the gateway; no trailing slash."""
+        """Return the URL at which customers, Stripe and Upsampler reach the gateway, without a trailing slash."""
         return self.smi_public_url or f"http://127.0.0.1:{self.smi_gateway_port}"
 
     @property
@@ -164,12 +164,12 @@ class Settings(BaseSettings):
 
     @property
     def storage_url(self) -> str:
-        """Root of the stored files: a folder below `smi_home` unless configured."""
+        """Return the root of the stored files: a folder below `smi_home` unless configured."""
         return self.smi_storage_url or str((self.smi_home / "storage").absolute())
 
     @property
     def prices(self) -> Prices:
-        """What the shop asks and pays."""
+        """Return the price list."""
         return Prices(
             markup_percent=self.smi_markup_percent,
             credit_cents=self.smi_credit_cents,
@@ -179,7 +179,7 @@ class Settings(BaseSettings):
 
     @property
     def policy(self) -> Policy:
-        """The promises and limits the services keep."""
+        """Return the promises and limits of the services."""
         return Policy(
             public_url=self.public_url,
             mail_domain=self.smi_mail_from.rpartition("@")[2].strip("> ") or "localhost",

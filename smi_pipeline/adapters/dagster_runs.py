@@ -1,4 +1,4 @@
-"""Starts runs through Dagster's GraphQL: there is no public call that submits a run to an instance."""
+"""Start runs through Dagster's GraphQL API: there is no public Python call that submits a run to an instance."""
 
 import requests
 
@@ -21,7 +21,7 @@ mutation Launch($params: ExecutionParams!) {
 
 
 class GraphQLRuns:
-    """Implements `core.ports.RunsPort` against a webserver, `url` without the path."""
+    """Implement `core.ports.RunsPort` against a webserver, `url` without the path."""
 
     def __init__(self, url: str, *, location: str = "fulfilment", timeout_seconds: float = 10) -> None:
         self._url = f"{url}/graphql"
@@ -31,6 +31,7 @@ class GraphQLRuns:
         self._session.trust_env = False
 
     def launch(self, queue: Queue, lease_id: str, size: int) -> str:
+        """Start the run of `queue` for a lease of `size` rows; return its id. Raises TransientError."""
         selector = {
             "repositoryLocationName": self._location,
             "repositoryName": "__repository__",

@@ -1,6 +1,6 @@
-"""Files by key below one root: a folder, or whatever fsspec reaches by URL (s3://…, gs://…, memory://).
+"""Store files by key below one root: a folder, or an fsspec URL (s3://…, gs://…, memory://).
 
-Keys are relative POSIX paths. What a key means (source, result, report) is known to the services, not here.
+Keys are relative POSIX paths.
 """
 
 import errno
@@ -24,12 +24,12 @@ from smi_pipeline.privileges.accounts import as_owner_of
 
 TEMPORARY_PREFIX = ".smi-tmp-"
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-_SPARE_BYTES = 16 * 1024 * 1024  # the database and the logs often live on the same disk
+_SPARE_BYTES = 16 * 1024 * 1024  # the database and the logs are often on the same disk
 
 
 def safe_key(key: str, *, prefix: bool = False) -> str:
-    """`key` unchanged if it stays below the root on every kind of storage; a `prefix` may also be empty or end in `/`.
-    Raises RefusedError otherwise."""
+    """Return `key` unchanged if it stays below the root on every kind of storage; a `prefix` may also be empty or end
+    in `/`. Raises RefusedError otherwise."""
     if prefix and not key:
         return key
     segments = (key[:-1] if prefix and key.endswith("/") else key).split("/")
@@ -63,56 +63,55 @@ class _Store(Protocol):
 
 
 class FileStorage:
-    """`core.ports.StoragePort` on a folder (`/var/lib/smi`, `file:///…`) or an fsspec URL.
+    """Implement `core.ports.StoragePort` on a folder (`/var/lib/smi`, `file:///…`) or an fsspec URL.
 
     Every method raises RefusedError for a key that could leave the root, NotFound for one that does not exist (except
-    `delete`), and TransientError when the disk or the service does not do its part.
+    `delete`), and TransientError when the disk or the service fails.
     """
 
     def __init__(self, root_url: str) -> None:
-        # Work on the folder itself where there is one: fsspec knows no fsync and no atomic rename.
+        # Use a folder directly where there is one: fsspec has no fsync and no atomic rename.
         folder = local_folder(root_url)
         self._store: _Store = _Folder(folder) if folder else _Remote(root_url)
 
     def put(self, key: str, path: Path) -> None:
-        """Stores a copy of `path` under `key`, whole or not at all, replacing what was there."""
+        """Store a copy of `path` under `key` atomically, replacing an existing file."""
         self._store.put(safe_key(key), path)
 
     def put_bytes(self, key: str, content: bytes) -> None:
-        """Stores `content` under `key`, whole or not at all, replacing what was there."""
+        """Store `content` under `key` atomically, replacing an existing file."""
         self._store.put(safe_key(key), content)
 
     def open(self, key: str) -> BinaryIO:
-        """A seekable binary stream; the caller closes it."""
+        """Return a seekable binary stream, which the caller closes."""
         return self._store.open(safe_key(key))
 
     def local_path(self, key: str) -> AbstractContextManager[Path]:
-        """The file itself in a folder, else a temporary copy that lives as long as the context. To be read only."""
+        """Return the path of the file, or of a temporary copy that lives as long as the context. Read only."""
         return self._store.local_path(safe_key(key))
 
     def size(self, key: str) -> int:
-        """Size in bytes."""
+        """Return the size in bytes."""
         return self._store.size(safe_key(key))
 
     def delete(self, key: str) -> None:
-        """Removes a file; a missing one is fine."""
+        """Remove a file if it exists."""
         self._store.delete(safe_key(key))
 
     def keys(self, prefix: str = "") -> Iterator[str]:
-        """The keys that begin with `prefix` (as text, like an object store), in order; no temporary files."""
+        """Yield the keys that begin with `prefix` (as text, like an object store), in order."""
         return (file.key for file in self.listing(prefix))
 
     def listing(self, prefix: str = "") -> Iterator[StoredFile]:
-        """As `keys`, with size and age as the storage lists them."""
+        """Yield the files whose keys begin with `prefix`, with size and age as the storage lists them."""
         return self._store.listing(safe_key(prefix, prefix=True))
 
     def sweep(self, older_than_seconds: float = 3600) -> int:
-        """Removes temporary files that a killed process left behind, and says how many."""
+        """Remove temporary files that a killed process left behind, and return how many."""
         return self._store.sweep(older_than_seconds)
 
     def shortage(self) -> str | None:
-        """In words how little room there is, when nothing more is stored for that; None while there is enough. A
-        service beyond the network is taken to have enough."""
+        """Return a message when there is too little space to store more, else None. Remote storage has enough."""
         return self._store.shortage()
 
 
@@ -122,7 +121,7 @@ class _Folder:
 
     def shortage(self) -> str | None:
         folder = self._root
-        while not folder.exists() and folder != folder.parent:  # it comes with the first file
+        while not folder.exists() and folder != folder.parent:  # it is created with the first file
             folder = folder.parent
         try:
             free = shutil.disk_usage(folder).free
@@ -143,7 +142,7 @@ class _Folder:
                 try:
                     return self._write(target, size, source)
                 except FileNotFoundError:
-                    # `delete` removed the empty folder between our mkdir and our write.
+                    # `delete` removed the empty folder between mkdir and write.
                     if last_try:
                         raise
 
@@ -172,7 +171,7 @@ class _Folder:
             return
         self._make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)  # a folder that is not on disk yet loses the file in it
+        _sync_folder(folder.parent)  # a folder that is not yet on disk would lose the file
 
     def open(self, key: str) -> BinaryIO:
         with _failures(key, "read"):
@@ -197,7 +196,7 @@ class _Folder:
         with _failures(key, "deleted"), as_owner_of(self._root):
             with suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
-            # One folder per order would otherwise stay for ever; a folder in use refuses.
+            # Remove the order's empty folders; rmdir refuses one in use.
             for folder in path.parents:
                 if folder == self._root:
                     break
@@ -216,7 +215,7 @@ class _Folder:
                     yield StoredFile(key=key, bytes=stat.st_size, modified=stat.st_mtime)
 
     def _walk(self, folder: Path) -> Iterator[Path]:
-        # os.walk would hide a folder that cannot be read, and a failed read must never look like "no files".
+        # os.walk would skip an unreadable folder, and a failed read must never look like "no files".
         with _failures(folder.name, "listed"):
             try:
                 entries = sorted(os.scandir(folder), key=lambda entry: entry.name + "/" * entry.is_dir())
@@ -239,7 +238,7 @@ class _Folder:
 
 
 class _Remote:
-    """Object stores show an upload only when it is complete, so no temporary key is needed."""
+    """Storage by fsspec. Object stores show only complete uploads, so no temporary keys are needed."""
 
     def __init__(self, root_url: str) -> None:
         self._url = root_url
@@ -248,15 +247,15 @@ class _Remote:
         return None
 
     def _at(self, key: str) -> tuple[Any, str]:
-        # Built anew each time: fsspec keeps one filesystem per process and settings, and makes a new one after a
-        # fork, where a kept one would share its parent's sockets. A cached listing would hide other workers' files.
+        # Built anew each time: fsspec caches one filesystem per process, and a kept one would share its sockets with
+        # a forked child. A cached listing would hide other workers' files.
         root = UPath(self._url, use_listings_cache=False)
         return root.fs, root.path.rstrip("/") + ("/" + key if key else "")
 
     def put(self, key: str, content: Path | bytes) -> None:
         with _failures(key, "stored"):
             fs, path = self._at(key)
-            # Not through an open file: fsspec completes the upload of one that is closed after an error.
+            # Not through an open file: fsspec completes its upload even when it is closed after an error.
             if isinstance(content, Path):
                 fs.put_file(str(content), path)
             else:
@@ -295,7 +294,7 @@ class _Remote:
             fs, root = self._at("")
             folder = prefix.rpartition("/")[0]
             found = fs.find(f"{root}/{folder}" if folder else root, detail=True)
-            # Some filesystems answer with a leading slash, some without.
+            # Some filesystems return a leading slash, some do not.
             start = len(root.strip("/")) + 1 if root.strip("/") else 0
             listed = {path.strip("/")[start:]: info for path, info in found.items()}
         for key in sorted(listed):
@@ -307,7 +306,7 @@ class _Remote:
 
 
 def _modified(info: Mapping[str, Any]) -> float | None:
-    """Each filesystem of fsspec names it in its own way."""
+    """Return the time of the last change, which each filesystem of fsspec names differently."""
     for name in ("LastModified", "last_modified", "mtime", "updated", "created"):
         value = info.get(name)
         with suppress(ValueError, OSError):
@@ -322,8 +321,8 @@ def _modified(info: Mapping[str, Any]) -> float | None:
 
 @contextmanager
 def _failures(key: str, action: str) -> Iterator[None]:
-    """Any failure of a disk or a service becomes one of ours; the services' client libraries raise errors of their
-    own that are not OSErrors, so everything else is taken as worth another try."""
+    """Translate failures of a disk or a service into our errors. Client libraries raise their own exceptions, so all
+    others count as transient."""
     try:
         yield
     except SmiError:

@@ -276,7 +276,7 @@ def _upsampler(settings: Settings) -> str:
     try:
         client.status("smi-doctor")
     except NotFound:
-        return f"takes the key, wire format {settings.upsampler_wire}"
+        return f"takes the key, API format {settings.upsampler_wire}"
     except RateLimited:
         return "answers, but its rate limit is reached now"
     finally:

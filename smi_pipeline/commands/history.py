@@ -22,7 +22,7 @@ def import_wordpress(file: Path, timezone: str, currency: str, skip_bad: bool, a
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
     from smi_pipeline.commands.wordpress import parse
-    from smi_pipeline.core.formatting import money
+    from smi_pipeline.core.currencies import stripe_decimals
     from smi_pipeline.state.database import Database
     from smi_pipeline.state.imported_jobs import PostgresHistory
     from smi_pipeline.wiring import state_url
@@ -32,7 +32,7 @@ def import_wordpress(file: Path, timezone: str, currency: str, skip_bad: bool, a
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise click.BadParameter(f"{timezone!r} is not a time zone", param_hint="--timezone") from None
     try:
-        money(0, currency)
+        stripe_decimals(currency)
     except RefusedError as error:
         raise click.BadParameter(str(error), param_hint="--currency") from None
     try:

@@ -24,7 +24,7 @@ def jobs() -> None:
 @json_option
 def add(url: str, resolution: str, email: str, name: str | None, as_json: bool) -> None:
     """Register an order for the image at URL and print where EMAIL pays. Takes no money by itself."""
-    from smi_pipeline.core.formatting import dimensions, money
+    from smi_pipeline.formatting import dimensions, money
     from smi_pipeline.services.intake import JobRequest, register_job
 
     request = JobRequest(image_url=url, resolution=resolution, email=email, customer_name=name)
@@ -44,7 +44,7 @@ def add(url: str, resolution: str, email: str, name: str | None, as_json: bool) 
 @json_option
 def list_jobs(status: str | None, limit: int, as_json: bool) -> None:
     """The newest jobs."""
-    from smi_pipeline.core.formatting import money
+    from smi_pipeline.formatting import money
 
     found = load_context().state.queries.jobs(status=status, limit=limit)
     if as_json:
@@ -90,7 +90,7 @@ def show(job_id: str, as_json: bool) -> None:
 
 
 def _show(known: dict[str, Any]) -> None:
-    from smi_pipeline.core.formatting import dimensions, money
+    from smi_pipeline.formatting import dimensions, money
 
     job = known["job"]
     facts = {

@@ -1,4 +1,4 @@
-"""`smi report DAY|MONTH`: the figures of the reports' tables. Building them is the reporting location's work."""
+"""`smi report DAY|MONTH`: print the figures of the reports, which the reporting location builds."""
 
 import re
 from calendar import monthrange
@@ -16,9 +16,8 @@ class Period(click.ParamType):
 
     name = "day|month"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, context: click.Context | None
-    ) -> tuple[str, date]:  # the base class allows anything
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> tuple[str, date]:
+        """Return the kind and the first day of the period."""
         if isinstance(value, tuple):
             return value
         try:
@@ -35,7 +34,7 @@ class Period(click.ParamType):
 @click.argument("period", metavar="DAY|MONTH", type=Period())
 @json_option
 def report(period: tuple[str, date], as_json: bool) -> None:
-    """Print what a day (2026-11-20) or month (2026-11) brought, by UTC days of payment."""
+    """Print the figures of a day (2026-11-20) or month (2026-11), by UTC day of payment."""
     from smi_pipeline.state.database import Database
     from smi_pipeline.state.reports.store import REPORTS, Reports
     from smi_pipeline.wiring import state_url
@@ -46,7 +45,7 @@ def report(period: tuple[str, date], as_json: bool) -> None:
     reports = Reports(Database(state_url(settings), pool_size=1), settings.prices)
     how = f"materialise it with the job rebuild_{kind}s in Dagster (port {settings.smi_dagster_port})"
     if not reports.is_built(kind, start):
-        raise NotFound(f"no report of {name} was built yet: {how}")
+        raise NotFound(f"no report of {name} has been built yet: {how}")
     figures: dict[str, Any] = {table: reports.rows(table, start, start, period=kind) for table in REPORTS}
     last = start if kind == "day" else start.replace(day=monthrange(start.year, start.month)[1])
     stale = any(one.period in ("day", kind) for one in reports.out_of_date(start, last))
@@ -64,20 +63,10 @@ def report(period: tuple[str, date], as_json: bool) -> None:
 
 
 def _tables(figures: dict[str, Any]) -> list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]]:
-    from smi_pipeline.core.formatting import money
-
-    def percent(share: float | None) -> str:
-        return "" if share is None else f"{share:.1%}"
+    from smi_pipeline.formatting import money, percent
 
     counts = ("paid_jobs", "delivered", "refunded", "failed", "open_jobs")
-    cents = (
-        "revenue_cents",
-        "refunds_cents",
-        "disputes_cents",
-        "stripe_fees_cents",
-        "api_cost_cents",
-        "net_margin_cents",
-    )
+    cents = [f"{name}_cents" for name in ("revenue", "refunds", "disputes", "stripe_fees", "api_cost", "net_margin")]
     return [
         (
             "completion",
@@ -102,7 +91,7 @@ def _tables(figures: dict[str, Any]) -> list[tuple[str, tuple[str, ...], list[tu
         ),
         (
             "seconds",
-            ("stage", "jobs", "half within", "95 % within", "slowest", "in 15 min"),
+            ("stage", "jobs", "median", "95% within", "slowest", "in 15 min"),
             [
                 (
                     row["stage"].replace("_", " "),

@@ -1,8 +1,7 @@
-"""Reads a CSV export of the table `wp_smi_jobs` of the WordPress plugin "Sell My Images" (W27).
+"""Read a CSV export of the table `wp_smi_jobs` of the WordPress plugin "Sell My Images".
 
-Source of the columns: `DatabaseManager::create_tables` of github.com/chubes4/sell-my-images in its versions so far;
-which of them a file must have is in `REQUIRED`. Only closed orders are history: an order that is paid and still open
-there must be finished or refunded there.
+The columns are those of `DatabaseManager::create_tables` in github.com/chubes4/sell-my-images; `REQUIRED` names the
+ones that a file must have. Only closed orders are imported: finish or refund open paid orders in WordPress first.
 """
 
 import csv
@@ -16,32 +15,34 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from smi_pipeline.core import pricing, reasons
+from smi_pipeline.core.currencies import to_smallest
 from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.core.models import Status
 from smi_pipeline.state.imported_jobs import HistoricJob
 
 REQUIRED = ("job_id", "image_url", "resolution", "email", "status", "created_at")
-_EMPTY = frozenset({"", "NULL", "\\N", "0000-00-00 00:00:00"})  # how phpMyAdmin, mysql and MySQL write nothing
+_EMPTY = frozenset({"", "NULL", "\\N", "0000-00-00 00:00:00"})  # empty values of phpMyAdmin, mysql and MySQL
 _STATUSES = ("awaiting_payment", "pending", "processing", "completed", "failed", "abandoned", "refunded")
+_LARGEST = 99_999_999  # what Stripe charges at most, in the smallest unit
 _FORMATS = {".png": "PNG", ".webp": "WEBP"}
 
 
 @dataclass
 class Parsed:
-    """`jobs` by line number of their row; `problems` as (line, what is wrong)."""
+    """The result of reading an export: `jobs` by line number, `problems` as (line, what is wrong)."""
 
     jobs: dict[int, HistoricJob] = field(default_factory=dict)
     problems: list[tuple[int, str]] = field(default_factory=list)
 
 
 class _Bad(ValueError):
-    """What is wrong with a row, for its reader."""
+    """Raised with what is wrong in a row."""
 
 
 def parse(lines: Iterable[str], *, timezone: tzinfo = UTC, currency: str = "usd") -> Parsed:
-    """All rows of an export. `timezone` is the site's: WordPress writes its times without one.
+    """Return the rows of an export. WordPress writes times without a zone: `timezone` is the site's.
 
-    Raises RefusedError when it is no export of this table."""
+    Raises RefusedError when it is not an export of this table."""
     rows = iter(lines)
     header = next(rows, "")
     delimiter = max(",;\t", key=header.count)
@@ -77,7 +78,7 @@ def parse(lines: Iterable[str], *, timezone: tzinfo = UTC, currency: str = "usd"
 
 def _job(row: Mapping[str, str], timezone: tzinfo, currency: str) -> HistoricJob:
     for name in REQUIRED:
-        if name not in row and name != "email":  # newer versions ask for the address at Checkout only
+        if name not in row and name != "email":  # newer versions ask for it at Checkout only
             raise _Bad(f"{name} is empty")
     created = _time(row, "created_at", timezone)
     assert created is not None
@@ -95,10 +96,10 @@ def _job(row: Mapping[str, str], timezone: tzinfo, currency: str) -> HistoricJob
     if email and not re.fullmatch(r"[^@\s]+@[^@\s]+", email):
         raise _Bad("email is not an address")
     scale = int(row["resolution"][0])
-    charged, refunded = _cents(row, "amount_charged"), _cents(row, "refund_amount")
+    charged, refunded = _smallest(row, "amount_charged", currency), _smallest(row, "refund_amount", currency)
     paid_at = _time(row, "paid_at", timezone)
     if paid_at is None and row.get("payment_status") in ("paid", "refunded"):
-        paid_at = created  # older versions did not keep it
+        paid_at = created  # older versions do not store it
     refunded_at = _time(row, "refunded_at", timezone)
     status = _status(row, paid=paid_at is not None, refunded=bool(refunded_at or refunded))
     if paid_at is not None and not charged:
@@ -129,7 +130,7 @@ def _job(row: Mapping[str, str], timezone: tzinfo, currency: str) -> HistoricJob
         payment_intent_id=row.get("stripe_payment_intent_id") or row.get("payment_intent_id") if paid_at else None,
         checkout_session_id=row.get("stripe_checkout_session_id"),
         paid_at=paid_at,
-        # Without its end the start of processing would tell a duration that never was.
+        # A start without an end would count as a processing time.
         processing_at=_time(row, "processing_started_at", timezone) if completed else None,
         completed_at=(completed or updated) if status is Status.COMPLETED else None,
         failed_at=(_time(row, "failed_at", timezone) or updated)
@@ -154,7 +155,7 @@ def _status(row: Mapping[str, str], *, paid: bool, refunded: bool) -> Status:
     if refunded or status == "refunded" or row.get("payment_status") == "refunded":
         return Status.REFUNDED
     if status == "failed":
-        return Status.FAILED  # paid, and the plugin recorded no refund: `smi jobs refund` looks at Stripe
+        return Status.FAILED  # paid without a recorded refund: `smi jobs refund` checks Stripe
     raise _Bad(f"is paid and still open ({status}): finish or refund it in WordPress first")
 
 
@@ -162,8 +163,8 @@ def _size(row: Mapping[str, str], scale: int, credits: int | None) -> tuple[int,
     width, height = _whole(row, "image_width"), _whole(row, "image_height")
     if width and height:
         return width, height, None
-    cost = _cents(row, "amount_cost")
-    spent = credits or (round(cost / 4) if cost else 0)  # $0.04 a credit, the plugin's constant
+    cost = _smallest(row, "amount_cost", "usd")
+    spent = credits or (round(cost / 4) if cost else 0)  # the plugin's constant: a credit costs $0.04
     if spent < 1:
         raise _Bad("has neither image_width and image_height nor credits_used or amount_cost to tell the size by")
     side = max(1, math.isqrt(round(spent / pricing.CREDITS_PER_MEGAPIXEL * 1_000_000)) // scale)
@@ -180,16 +181,16 @@ def _time(row: Mapping[str, str], name: str, timezone: tzinfo) -> datetime | Non
         raise _Bad(f"{name} is not a time like 2026-11-20 14:05:00") from None
 
 
-def _cents(row: Mapping[str, str], name: str) -> int | None:
+def _smallest(row: Mapping[str, str], name: str, currency: str) -> int | None:
     if name not in row:
         return None
     try:
-        cents = Decimal(row[name]) * 100
-        if not 0 <= cents <= 100_000_00 or cents != cents.to_integral():
-            raise _Bad(f"{name} is not an amount of money")
-    except (InvalidOperation, ValueError):
-        raise _Bad(f"{name} is not an amount of money") from None
-    return int(cents)
+        amount = to_smallest(Decimal(row[name]), currency)
+    except (InvalidOperation, ValueError, OverflowError):
+        amount = -1
+    if not 0 <= amount <= _LARGEST:
+        raise _Bad(f"{name} is not an amount of money in {currency.upper()}")
+    return amount
 
 
 def _whole(row: Mapping[str, str], name: str) -> int | None:

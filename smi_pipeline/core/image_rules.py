@@ -1,7 +1,7 @@
-"""What is sold, what is too large, and what the measured numbers of a result mean. No pixels, no files, no libraries.
+"""Decide which images are sold, which are too large, and which results are refused.
 
-The numbers come from `adapters.images`; levels are 0 to 255 per channel, a tile is one cell of a 16 x 16 grid over the
-image, and a block is 7 x 7 source pixels.
+The measurements come from `adapters.images`. Levels are 0 to 255 per channel, a tile is one cell of a 16 x 16 grid over
+the image, and a block is 7 x 7 source pixels.
 """
 
 from dataclasses import dataclass
@@ -15,62 +15,58 @@ Fidelity = Literal["observe", "enforce"]
 
 FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "WEBP": (".webp",)}
 SMALLEST_SCALE = 4
-"""The smallest factor sold: a source whose 4x is too large can never be upscaled here."""
+"""The smallest factor sold: a source whose 4x is too large cannot be upscaled."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """All limits of the image checks. "Good results" are upscales of 23 pictures (photographs, scans, drawings) with
+    """The limits of the image checks. "Good results" are upscales of 23 pictures (photographs, scans, drawings) with
     synthetic noise, texture, sharpening, tone, denoising, local contrast and half a pixel of shift, as PNG, JPEG and
-    WebP; the extremes quoted are of those."""
+    WebP; the extremes quoted are theirs."""
 
     # --- files ---
     max_decode_bytes: int = 256 * 2**20
-    """Codings that cannot be decoded row by row (progressive JPEG, interlaced PNG, lossless WebP) hold the whole image:
-    with 256 MiB a worker stays below 400 MB, and a 68 megapixel progressive 4:2:0 JPEG still passes."""
+    """Files that cannot be decoded row by row (progressive JPEG, interlaced PNG, lossless WebP) hold the whole image in
+    memory: with 256 MiB a worker stays below 400 MB, and a 68 megapixel progressive 4:2:0 JPEG passes."""
     max_padding_bytes: int = 1024 * 1024
     """Zero bytes after the end marker: cameras and card recovery pad to whole blocks."""
     max_bytes_per_pixel: float = 8.0
-    """RGBA is 4 bytes before compression; twice that is no image but something that travels with one."""
+    """RGBA is 4 bytes before compression; twice that is not an image alone."""
     spare_bytes: int = 4 * 2**20
-    """Metadata (profile, preview, XMP) that a small image may carry beyond its pixels."""
+    """Metadata (profile, preview, XMP) that an image may contain beyond its pixels."""
     min_share_of_source_bytes: float = 0.01
     """Good results hold 16 to 64 times the pixels in 0.5 to 60 times the bytes; a hundredth is an empty picture."""
 
-    # --- always refused: what no upscaler can mean ---
+    # --- always refused: no upscaler does this on purpose ---
     tile_colour: float = 56.0
     """Mean colour of a tile. Good results reach 32, with the strongest local contrast."""
-    block_colour: float = 88.0
-    """Mean colour of one block. Good results reach 45."""
-    dead_share: float = 0.2
+    flat_block_share: float = 0.2
     """Share of a tile's blocks that are one single colour where the source is not: a black rectangle of an eighth of
     the image's side covers at least a quarter of some tile, wherever it lies."""
-    dead_std: float = 0.5
+    flat_block_std: float = 0.5
     """Contrast below which a block of the result is one colour (an 8-bit level is 1)."""
-    dead_colour: float = 36.0
+    flat_block_colour: float = 36.0
     """... and how far that colour must be from the source's: strong contrast bleaches a pale wall by up to 28."""
     black: float = 2.0
     """Brightest channel of a block that counts as black ..."""
     not_black: float = 28.0
     """... where the source was at least this bright: an eye sees the rectangle."""
-    dead_source_std: float = 12.0
+    flat_block_source_std: float = 12.0
     """... or how much contrast was there before: denoisers flatten grain of up to 6."""
-    flat_ratio: float = 0.12
-    """Contrast of a tile over its source's. Good results keep 0.18 (a median filter over stars)."""
-    flat_source_std: float = 12.0
-    """Tiles with less contrast are compared by colour: a sky may lose its grain."""
     foreign_colour: float = 14.0
     """Mean distance of a tile's blocks, when the structure is foreign as well."""
+    foreign_source_std: float = 12.0
+    """Tiles with less contrast are compared by colour: a sky may lose its grain."""
     foreign_correlation: float = 0.3
     """Correlation of a tile with its source, blocks of colour included."""
-    alien_colour: float = 20.0
+    foreign_block_colour: float = 20.0
     """Colour of a block whose structure is foreign too."""
     appeared_std: float = 20.0
     """Contrast of such a block where the source had none: sharpened noise, shrunk, reaches 14."""
-    alien_share: float = 0.45
+    foreign_block_share: float = 0.45
     """Share of such blocks in a tile of at least 2 x 2. Good results: 0 but for one text block after a median filter
     (0.25)."""
-    strangeness: float = 4.0
+    colour_outlier: float = 4.0
     """Mean over such a tile of a block's colour distance over its contrast (plus 10): the flatter a place, the less of
     a change it explains. Good results reach 2.5, with the strongest local contrast."""
     image_correlation: float = 0.8
@@ -85,14 +81,14 @@ class Thresholds:
     shift_gain_alone: float = 0.12
     """A single tile that fits elsewhere this much better was moved."""
     shift_rest: float = 0.25
-    """Squared error that may remain in the other place, over the contrast there."""
+    """Squared error that may remain at the other place, over the contrast there."""
     shift_directions: float = 0.12
-    """Structure across an edge over structure along it, from which a tile says where it was."""
+    """Structure across an edge over structure along it, from which a tile has a definite place."""
     shift_rms: float = 10.0
     """Error in levels before a shift is looked for at all."""
-    turned_correlation: float = 0.7
+    rotated_correlation: float = 0.7
     """A tile matches its source mirrored or rotated at least this well ..."""
-    turned_margin: float = 0.5
+    rotated_margin: float = 0.5
     """... and better than upright by this much."""
     drift_levels: float = 4.0
     """JPEG: from some row on every block is off by the same amount, which damaged entropy data leaves behind (DC values
@@ -116,32 +112,30 @@ class Thresholds:
     fine_correlation: float = 0.1
     """Lowest correlation of a tile with structure."""
     profile_colour: float = 3.0
-    """Mean colour shift from which a dropped colour profile is worth a word."""
+    """Mean colour shift from which a dropped colour profile is reported."""
     structured_std: float = 10.0
-    """Contrast within the blocks of a tile from which SSIM says something: below, noise alone decides it."""
+    """Contrast within the blocks of a tile from which SSIM is meaningful: below, noise decides it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What the fidelity check found. Tiles are (row, column) of the grid, counted from 0 at the top left."""
+    """The measurements of a result. Tiles are (row, column) of the grid, counted from 0 at the top left."""
 
     min_ssim: float
     mean_colour: float
     tile_colour: float
     tile_colour_at: tuple[int, int]
-    block_colour: float
-    dead_share: float
-    dead_at: tuple[int, int]
-    flat_ratio: float | None  # None: no tile with contrast
+    flat_block_share: float
+    flat_block_at: tuple[int, int]
     foreign_tiles: int
-    alien_share: float
-    strangeness: float
+    foreign_block_share: float
+    colour_outlier: float
     image_correlation: float | None  # None: no layout to compare
-    turned_image: str  # how the image must be turned to fit, "" for not at all
+    rotation: str  # how the image must be rotated to fit, "" for not at all
     shift: tuple[int, int]  # source pixels right and down that most shifted tiles agree on
     shifted_share: float
     shifted_alone: int
-    turned_tiles: int
+    rotated_tiles: int
     drift: float
     alpha: float
     source_saturation: float
@@ -150,21 +144,19 @@ class Measured:
 
 
 def check_output_size(facts: ImageInfo, scale: int, max_output_megapixels: float) -> None:
-    """Refuses a source whose upscale would be larger than `max_output_megapixels` (millions of pixels).
-
-    Raises PermanentError(source_too_large)."""
+    """Raise PermanentError(source_too_large) when the upscale would exceed `max_output_megapixels`."""
     width, height = facts.width * scale, facts.height * scale
     megapixels = width * height / 1e6
     if megapixels > max_output_megapixels:
         raise PermanentError(
             reasons.SOURCE_TOO_LARGE,
             f"{scale}x of {facts.width} x {facts.height} pixels would be {megapixels:.1f} megapixels; "
-            f"at most {max_output_megapixels:g} are sold",
+            f"the limit is {max_output_megapixels:g}",
         )
 
 
 def size_problem(source: ImageInfo, result: ImageInfo, scale: int) -> str:
-    """Says in a sentence how the result's displayed size differs from the exact one; empty when it does not."""
+    """Return how the displayed size of the result differs from the exact one; empty when it does not."""
     width, height = (side * scale for side in source.display_size)
     if result.display_size == (width, height):
         return ""
@@ -173,8 +165,8 @@ def size_problem(source: ImageInfo, result: ImageInfo, scale: int) -> str:
 
 
 def bytes_problem(result: ImageInfo, result_payload: int, source_payload: int, limits: Thresholds) -> str:
-    """Says in a sentence that a result's bytes are implausible for its pixels; empty when they are not. Payloads are
-    the bytes of coded pixels, without metadata."""
+    """Return how the number of bytes is implausible for the pixels; empty when it is not. Payloads are the bytes of
+    coded pixels, without metadata."""
     pixels = result.width * result.height
     if result.bytes > pixels * limits.max_bytes_per_pixel + limits.spare_bytes:
         return f"{result.bytes} bytes for {pixels} pixels are implausibly many"
@@ -184,52 +176,52 @@ def bytes_problem(result: ImageInfo, result_payload: int, source_payload: int, l
 
 
 def refusals(found: Measured, limits: Thresholds) -> list[str]:
-    """Sentences about what no upscaler can mean, the plainest first; empty for a result that may be delivered."""
-    said = []
+    """Return why a result is refused, the most obvious reason first; empty when it may be delivered."""
+    messages = []
     if found.alpha >= limits.alpha_levels:
-        said.append(f"transparency differs by {found.alpha:.0f} levels in a part of the image")
+        messages.append(f"transparency differs by {found.alpha:.0f} levels in a part of the image")
     if found.image_correlation is not None and found.image_correlation < limits.image_correlation:
-        what = f"is the source {found.turned_image}" if found.turned_image else "shows another image"
-        said.append(f"the result {what} (correlation {found.image_correlation:.2f})")
+        what = f"is the source {found.rotation}" if found.rotation else "shows another image"
+        messages.append(f"the result {what} (correlation {found.image_correlation:.2f})")
     if (
         found.source_saturation >= limits.colour_source
         and found.result_saturation < limits.colour_kept * found.source_saturation
     ):
-        said.append(f"colour became grey (saturation {found.source_saturation:.0f} to {found.result_saturation:.0f})")
+        messages.append(
+            f"colour became grey (saturation {found.source_saturation:.0f} to {found.result_saturation:.0f})"
+        )
     if found.shifted_share >= limits.shift_share:
-        said.append(f"the image is shifted by {found.shift[0]}, {found.shift[1]} source pixels")
-    if found.dead_share >= limits.dead_share:
-        said.append(f"{found.dead_share:.0%} of tile {found.dead_at} is one flat colour that the source does not have")
+        messages.append(f"the image is shifted by {found.shift[0]}, {found.shift[1]} source pixels")
+    if found.flat_block_share >= limits.flat_block_share:
+        messages.append(
+            f"{found.flat_block_share:.0%} of tile {found.flat_block_at} is a flat colour that the source lacks"
+        )
     if found.tile_colour >= limits.tile_colour:
-        said.append(f"tile {found.tile_colour_at} is off by {found.tile_colour:.0f} levels")
-    if found.flat_ratio is not None and found.flat_ratio < limits.flat_ratio:
-        said.append(f"a tile keeps {found.flat_ratio:.0%} of its contrast")
+        messages.append(f"tile {found.tile_colour_at} is off by {found.tile_colour:.0f} levels")
     if found.foreign_tiles:
-        said.append(f"{found.foreign_tiles} tiles show something else")
-    elif found.alien_share >= limits.alien_share:
-        said.append(f"{found.alien_share:.0%} of a tile shows something else")
-    elif found.strangeness >= limits.strangeness:
-        said.append(f"a part of the image has another colour ({found.strangeness:.1f} times what its contrast allows)")
+        messages.append(f"{found.foreign_tiles} tiles show something else")
+    elif found.foreign_block_share >= limits.foreign_block_share:
+        messages.append(f"{found.foreign_block_share:.0%} of a tile shows something else")
+    elif found.colour_outlier >= limits.colour_outlier:
+        messages.append(f"a part has another colour ({found.colour_outlier:.1f} times what its contrast allows)")
     if found.shifted_alone:
-        said.append(f"{found.shifted_alone} tiles are shifted")
-    if found.turned_tiles:
-        said.append(f"{found.turned_tiles} tiles are mirrored or rotated")
-    if found.block_colour >= limits.block_colour:
-        said.append(f"a block is off by {found.block_colour:.0f} levels")
+        messages.append(f"{found.shifted_alone} tiles are shifted")
+    if found.rotated_tiles:
+        messages.append(f"{found.rotated_tiles} tiles are mirrored or rotated")
     if found.drift >= limits.drift_levels:
-        said.append(f"from some row on all colours are off by {found.drift:.0f} levels: damaged image data")
-    return said
+        messages.append(f"from some row on all colours are off by {found.drift:.0f} levels: damaged image data")
+    return messages
 
 
 def fine_points(found: Measured, limits: Thresholds) -> list[str]:
-    """Sentences about what a creative upscaler may do and a faithful one does not."""
-    said = []
+    """Return deviations that a creative upscaler may make and a faithful one does not."""
+    messages = []
     if found.min_ssim < limits.fine_ssim:
-        said.append(f"lowest SSIM of a tile {found.min_ssim:.2f} (limit {limits.fine_ssim:g})")
+        messages.append(f"lowest SSIM of a tile {found.min_ssim:.2f} (limit {limits.fine_ssim:g})")
     if found.mean_colour > limits.fine_mean_colour:
-        said.append(f"mean colour shift {found.mean_colour:.1f} levels (limit {limits.fine_mean_colour:g})")
+        messages.append(f"mean colour shift {found.mean_colour:.1f} levels (limit {limits.fine_mean_colour:g})")
     if found.tile_colour > limits.fine_tile_colour:
-        said.append(f"tile {found.tile_colour_at} off by {found.tile_colour:.0f} levels")
+        messages.append(f"tile {found.tile_colour_at} off by {found.tile_colour:.0f} levels")
     if found.min_correlation is not None and found.min_correlation < limits.fine_correlation:
-        said.append(f"lowest correlation of a tile {found.min_correlation:.2f} (limit {limits.fine_correlation:g})")
-    return said
+        messages.append(f"lowest correlation of a tile {found.min_correlation:.2f} (limit {limits.fine_correlation:g})")
+    return messages

@@ -41,16 +41,8 @@ class Queue(StrEnum):
     MAIL = "mail"
 
 
-class Outcome(StrEnum):
-    """Decided once per job and round."""
-
-    DELIVER = "deliver"
-    REFUND = "refund"
-    NONE = "none"  # a later round that ends without money
-
-
-class Wire(StrEnum):
-    """The two wire formats of the Upsampler API (design section 3)."""
+class ApiFormat(StrEnum):
+    """The JSON formats of the Upsampler API: the documented one, and the one that it is seen to use."""
 
     DOCUMENTED = "documented"
     LIVE = "live"
@@ -95,8 +87,6 @@ class Fetched:
     path: Path
     bytes: int
     sha256: str
-    content_type: str
-    final_url: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +110,7 @@ class SubmitRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class UpscaleReply:
-    """What Upsampler says of one upscale, in a reply, a status answer or a webhook, of either wire."""
+    """What Upsampler says of one upscale, in a reply, a status answer or a webhook, of either API format."""
 
     external_id: str | None
     stage: Stage
@@ -205,7 +195,7 @@ class StripeEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class RenderedMail:
-    """A complete RFC 5322 message: `content` is exactly what goes over the wire, also on a second try."""
+    """A complete RFC 5322 message: `content` is exactly what is transmitted, also on a second try."""
 
     message_id: str
     sender: str

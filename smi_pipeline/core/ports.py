@@ -37,7 +37,7 @@ class UpscalerPort(Protocol):
         but never ambiguous."""
 
     def parse_webhook(self, body: bytes) -> UpscaleReply:
-        """Reads a webhook of either wire; its content is a hint only. Raises RefusedError (400)."""
+        """Reads a webhook of either API format; its content is a hint only. Raises RefusedError (400)."""
 
 
 class PaymentsPort(Protocol):

@@ -1,9 +1,8 @@
-"""What an upscale costs the shop, what the customer pays, and what is left. Pure arithmetic, no floats.
+"""Calculate cost, price, fee and margin of an upscale, without floats.
 
-Source of the numbers: design section 3. Upsampler's precise-upscale takes 0.25 credits per output megapixel, at least
-one, rounded up; a credit costs $0.04; the price is the plugin's: cost x (1 + markup), at least Stripe's minimum of
-$0.50. Rounding: costs and prices go up to the next whole cent, so that the shop never asks less than the rule says;
-Stripe's fee goes to the nearest cent, as Stripe rounds it.
+Upsampler's precise-upscale charges 0.25 credits per output megapixel, rounded up, at least one, at $0.04 each. The
+price is that of the WordPress plugin: cost x (1 + markup), at least Stripe's minimum of $0.50. Costs and prices are
+rounded up to whole cents, so that the shop never asks for less; Stripe's fee to the nearest cent, as Stripe rounds it.
 """
 
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ _HUNDRED = Decimal(100)
 
 
 def output_pixels(width: int, height: int, scale: int) -> int:
-    """Pixels of the result of a `width` x `height` source enlarged `scale` times on each side.
+    """Return the pixels of a `width` x `height` source enlarged `scale` times on each side.
+
     Raises ValueError unless all three are at least 1."""
     if width < 1 or height < 1 or scale < 1:
         raise ValueError(f"not a size: {width}x{height} at {scale}x")
@@ -25,19 +25,19 @@ def output_pixels(width: int, height: int, scale: int) -> int:
 
 
 def output_megapixels(width: int, height: int, scale: int) -> Decimal:
-    """The same in megapixels (millions of pixels), exactly. Raises ValueError as `output_pixels`."""
+    """Return `output_pixels` in millions, exactly. Raises ValueError as it does."""
     return Decimal(output_pixels(width, height, scale)) / PIXELS_PER_MEGAPIXEL
 
 
 def credits(output_megapixels: Decimal) -> int:
-    """Credits Upsampler takes for a result of so many megapixels: max(1, ceil(megapixels x 0.25))."""
+    """Return the credits that Upsampler charges for a result: max(1, ceil(megapixels x 0.25))."""
     return max(1, int((output_megapixels * CREDITS_PER_MEGAPIXEL).to_integral_value(ROUND_CEILING)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quote:
-    """What one upscale is sold for. Cents of the shop's currency; `stripe_fee_cents` and `margin_cents` are
-    estimates until Stripe's balance transaction and Upsampler's credits are known."""
+    """Price, cost and margin of one upscale. Cents of the shop's currency; `stripe_fee_cents` and `margin_cents` are
+    estimates until Stripe's fee and Upsampler's credits are known."""
 
     credits: int
     cost_cents: int
@@ -64,17 +64,17 @@ class Prices:
                 raise ValueError(f"{name} must be a number of at least 0, not {value}")
 
     def cost_cents(self, credits: int) -> int:
-        """What Upsampler charges the shop for so many credits, rounded up to a cent."""
+        """Return what Upsampler charges the shop for the credits, rounded up to a cent."""
         return int((credits * Decimal(self.credit_cents)).to_integral_value(ROUND_CEILING))
 
     def price_cents(self, credits: int) -> int:
-        """What the customer pays for an upscale of so many credits: the unrounded cost plus the markup, rounded up
-        to a cent, at least `MINIMUM_PRICE_CENTS`."""
+        """Return what the customer pays: the unrounded cost plus the markup, rounded up to a cent, at least
+        `MINIMUM_PRICE_CENTS`."""
         price = credits * Decimal(self.credit_cents) * (_HUNDRED + Decimal(self.markup_percent)) / _HUNDRED
         return max(MINIMUM_PRICE_CENTS, int(price.to_integral_value(ROUND_CEILING)))
 
     def stripe_fee_cents(self, received_cents: int) -> int:
-        """Estimate of what Stripe keeps of a payment, until its balance transaction tells; nothing of nothing."""
+        """Return an estimate of Stripe's fee, used until its balance transaction is known; 0 for no payment."""
         if received_cents <= 0:
             return 0
         fee = received_cents * Decimal(self.fee_percent) / _HUNDRED + self.fee_fixed_cents
@@ -83,13 +83,13 @@ class Prices:
     def margin_cents(
         self, *, received_cents: int, cost_cents: int, fee_cents: int | None = None, refunded_cents: int = 0
     ) -> int:
-        """What is left of a payment: received - refunded - Stripe's fee - cost; negative for a loss. Without
-        `fee_cents` the fee is estimated. Stripe keeps its fee when a payment is refunded."""
+        """Return received - refunded - Stripe's fee - cost; negative for a loss. Without `fee_cents` the fee is
+        estimated. Stripe keeps its fee when a payment is refunded."""
         fee = self.stripe_fee_cents(received_cents) if fee_cents is None else fee_cents
         return received_cents - refunded_cents - fee - cost_cents
 
     def quote(self, width: int, height: int, scale: int) -> Quote:
-        """Everything about the upscale of a `width` x `height` source. Raises ValueError as `output_pixels`."""
+        """Return the quote for a `width` x `height` source. Raises ValueError as `output_pixels`."""
         needed = credits(output_megapixels(width, height, scale))
         cost, price = self.cost_cents(needed), self.price_cents(needed)
         return Quote(
@@ -102,7 +102,7 @@ class Prices:
 
 
 def margin_percent(margin_cents: int, received_cents: int) -> Decimal | None:
-    """Margin as percent of what was received, to one decimal place; None when nothing was received."""
+    """Return the margin in percent of what was received, to one decimal place; None when nothing was received."""
     if received_cents <= 0:
         return None
     return (Decimal(margin_cents) * 100 / received_cents).quantize(Decimal("0.1"), ROUND_HALF_UP)

@@ -46,7 +46,7 @@ def isolated_environment(demo: DemoState) -> Iterator[None]:
         os.environ.update(before)
 
 
-def stack_environment(demo: DemoState, wire: str) -> dict[str, str]:
+def stack_environment(demo: DemoState, api_format: str) -> dict[str, str]:
     """Return the settings of the shop: all services are the sandbox, all secrets are random."""
     url, secret = demo.url, demo.secrets
     return {
@@ -62,7 +62,7 @@ def stack_environment(demo: DemoState, wire: str) -> dict[str, str]:
         "SMI_SHOP_ORIGIN": url("origin"),
         "UPSAMPLER_BASE_URL": f"{url('upsampler')}/api/v1",
         "UPSAMPLER_API_KEY": secret["upsampler_key"],
-        "UPSAMPLER_WIRE": wire,
+        "UPSAMPLER_WIRE": api_format,
         "STRIPE_API_KEY": secret["stripe_key"],
         "STRIPE_API_BASE": url("stripe"),
         "STRIPE_WEBHOOK_SECRET": secret["webhook_secret"],

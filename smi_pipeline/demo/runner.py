@@ -45,7 +45,7 @@ def run_demo(jobs: int, once: bool, json_path: Path | None, home: Path | None) -
     """
     if jobs < MINIMUM_JOBS:
         raise RefusedError(f"the demo needs at least {MINIMUM_JOBS} jobs to show every case, not {jobs}")
-    wire = os.environ.get("UPSAMPLER_WIRE", "documented")
+    api_format = os.environ.get("UPSAMPLER_WIRE", "documented")
     console, folder = _console(), (home or DEFAULT_HOME).absolute()
     json_path = json_path.absolute() if json_path else None
     started = _process_started()
@@ -53,7 +53,7 @@ def run_demo(jobs: int, once: bool, json_path: Path | None, home: Path | None) -
         try:
             demo = load_or_create(folder, jobs)
             with isolated_environment(demo):
-                return _run(console, demo, wire, once, json_path, started)
+                return _run(console, demo, api_format, once, json_path, started)
         except KeyboardInterrupt:
             console.print("Stopped. The next `smi demo` continues this one.")
             return INTERRUPTED
@@ -80,7 +80,7 @@ def ctrl_c() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run(console: Console, demo: DemoState, wire: str, once: bool, json_path: Path | None, started: float) -> int:
+def _run(console: Console, demo: DemoState, api_format: str, once: bool, json_path: Path | None, started: float) -> int:
     if demo.continued:
         console.print(
             f"Continuing the interrupted demo with {len(demo.orders)} jobs; to start over, remove {demo.home}",
@@ -89,7 +89,7 @@ def _run(console: Console, demo: DemoState, wire: str, once: bool, json_path: Pa
         )
     console.print("Starting PostgreSQL, the sandbox, the gateway, Dagster and its workers …")
     say = console.print
-    with running_sandbox(demo), Stack(stack_environment(demo, wire), demo.stack_folder, say=say) as stack:
+    with running_sandbox(demo), Stack(stack_environment(demo, api_format), demo.stack_folder, say=say) as stack:
         stack.wait_ready()
         console.print(f"Ready after {time.time() - started:.1f} seconds: Dagster at {stack.addresses['dagster']}")
         shop = Shop(demo)

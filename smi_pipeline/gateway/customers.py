@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from smi_pipeline.core.errors import NotFound, SmiError
-from smi_pipeline.core.formatting import RATINGS
 from smi_pipeline.core.lifecycle import rating_token
 from smi_pipeline.core.models import UpscaleJob
+from smi_pipeline.formatting import RATINGS
 from smi_pipeline.gateway import errors
 from smi_pipeline.gateway.auth import find_job, may_rate, may_view, shop_headers
 from smi_pipeline.gateway.bodies import FORM_BYTES, read_body, require_content_type

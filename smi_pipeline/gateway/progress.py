@@ -1,9 +1,10 @@
-"""What a customer may know of an order, as plain values: the status API and the page both show exactly this."""
+"""Describe an order for its customer: the values that both the status API and the page show."""
 
 from datetime import datetime
 from typing import Any
 
-from smi_pipeline.core import formatting, reasons
+from smi_pipeline import formatting
+from smi_pipeline.core import reasons
 from smi_pipeline.core.lifecycle import CUSTOMER_STAGE, progress_percent
 from smi_pipeline.core.models import Refund, Stage, Status, UpscaleJob
 from smi_pipeline.services import notify, submit
@@ -13,15 +14,15 @@ STEPS = ("awaiting_payment", "queued", "preparing", "upscaling", "checking", "co
 ENDED = ("completed", "refunded", "abandoned", "failed")
 
 CHECKING_PERCENT = 90
-"""The estimate goes by time; a result that came early has come far all the same."""
+"""Lowest progress while the result is checked: the estimate by time is too low when it arrives early."""
 
 POLL_SECONDS = 10
-POLL_SECONDS_UNPAID = 3  # who comes back from Checkout waits for Stripe's webhook
+POLL_SECONDS_UNPAID = 3  # a customer back from Checkout waits for Stripe's webhook
 POLL_SECONDS_REFUND = 60  # a pending refund takes days
 
 
 def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, Any]:
-    """The state of an order now. `full` adds what only its customer may see: the order, the link, the refunds."""
+    """Return the state of an order. `full` adds what only its customer may see: the order, the link, the refunds."""
     now = ctx.state.submissions.now()
     step = step_of(job)
     eta = _eta_seconds(ctx, job, now)
@@ -43,7 +44,7 @@ def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, A
         "poll_after": poll_after,
     }
     if not full:
-        # Also without the signed word a page must notice that something changed; what, it is not told.
+        # Without the signed token a page learns that something changed, but not what.
         return data | {"revision": step}
     width, height = job.output_size
     download = _download(ctx, job, now) if job.status is Status.COMPLETED else None
@@ -65,7 +66,7 @@ def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, A
 
 
 def step_of(job: UpscaleJob) -> str:
-    """Where the order stands, finer than the four words of the status."""
+    """Return the step of an order, more detailed than its status."""
     match job.status:
         case Status.PENDING:
             return "queued"
@@ -80,7 +81,7 @@ def step_of(job: UpscaleJob) -> str:
 
 
 def _eta_seconds(ctx: ServiceContext, job: UpscaleJob, now: datetime) -> int | None:
-    """Seconds until the image is probably ready; None when nobody can say."""
+    """Return the estimated seconds until the image is ready, None when unknown."""
     if job.status is Status.PENDING:
         wait = ctx.state.queries.forecast_wait_seconds(ctx.policy.requests_per_minute)
         return round(wait + submit.expected_seconds(ctx, job))
@@ -102,7 +103,7 @@ def _eta_text(step: str, eta: int | None) -> str:
 
 
 def _poll_after(step: str, refund_pending: bool) -> int | None:
-    """Seconds until a page should ask again; None when nothing can change any more."""
+    """Return the seconds until a page should poll again, None when nothing can change any more."""
     if step == "awaiting_payment":
         return POLL_SECONDS_UNPAID
     if refund_pending:
@@ -111,7 +112,7 @@ def _poll_after(step: str, refund_pending: bool) -> int | None:
 
 
 def _reason(job: UpscaleJob) -> str | None:
-    """Why there is no image, in words for a customer; the operators' words may name hosts."""
+    """Return why there is no image, in words for customers: those for operators may name hosts."""
     if job.status not in (Status.FAILED, Status.REFUNDED):
         return None
     return reasons.FOR_CUSTOMER.get(job.reason_code or "", "The order could not be fulfilled.")
@@ -139,7 +140,7 @@ def _download(ctx: ServiceContext, job: UpscaleJob, now: datetime) -> dict[str, 
 
 def _refund(ctx: ServiceContext, job: UpscaleJob, refund: Refund) -> dict[str, Any]:
     amount = refund.amount_cents
-    if amount is None:  # not asked of Stripe yet, or returned by others: all that was paid
+    if amount is None:  # not requested yet, or returned elsewhere: the whole payment
         payment = ctx.state.queries.payment(refund.payment_intent_id)
         amount = payment["received_cents"] if payment else job.price_cents
     return {

@@ -1,4 +1,4 @@
-"""Turns facts into pages. The words and the looks are in `pages/`."""
+"""Render pages from the templates in `pages/`."""
 
 import hashlib
 import re
@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse
 
-from smi_pipeline.core import formatting
+from smi_pipeline import formatting
 from smi_pipeline.settings import Settings
 
 FOLDER = Path(__file__).parent / "pages"
@@ -23,7 +23,7 @@ _COMMAND = re.compile(r"`([^`]+)`")
 
 
 class Pages:
-    """Renders templates with what every page needs."""
+    """Render templates with the values that every page needs."""
 
     def __init__(self, settings: Settings) -> None:
         self._environment = jinja2.Environment(
@@ -35,7 +35,7 @@ class Pages:
             auto_reload=False,
         )
         self.root = urlsplit(settings.public_url).path.rstrip("/")
-        """Where a proxy has put us: the beginning of every path on our pages."""
+        """The path below which a proxy serves the pages: the beginning of every link on them."""
         style = b"".join(path.read_bytes() for path in sorted(STATIC.iterdir()))
         self._environment.globals |= {
             "root": self.root,
@@ -49,7 +49,7 @@ class Pages:
             "dimensions": lambda size: formatting.dimensions(*size),
             "file_size": formatting.file_size,
             "money": formatting.money,
-            "duration": duration,
+            "duration": formatting.duration,
             "stamp": stamp,
             "commands": commands,
             "masked": masked,
@@ -58,41 +58,27 @@ class Pages:
     def response(
         self, template: str, values: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
     ) -> HTMLResponse:
-        """The rendered page."""
+        """Return the rendered page."""
         return HTMLResponse(self._environment.get_template(template).render(values), status, headers)
 
 
-def duration(seconds: float | None) -> str:
-    """`0.4 s`, `42 s`, `3 min 5 s`, `2 h 10 min`; a dash for None."""
-    if seconds is None:
-        return "–"
-    if seconds < 9.95:
-        return f"{max(0.0, seconds):.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
-    return f"{whole // 3600} h" + (f" {whole % 3600 // 60} min" if whole % 3600 // 60 else "")
-
-
 def commands(text: str) -> Markup:
-    """A sentence with its `commands` marked as such."""
+    """Return a sentence with its `commands` marked as code."""
     return Markup(_COMMAND.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before
 
 
 def masked_address(address: str) -> str:
-    """`a***@e***.com`: enough to recognise an address that one knows."""
+    """Return `a***@e***.com`, enough to recognise a known address."""
     local, _, domain = address.rpartition("@")
     name, dot, ending = domain.rpartition(".")
     return f"{local[:1]}***@{name[:1]}***{dot}{ending}"
 
 
 def masked(text: object) -> str:
-    """Words of others, such as a mail server's, with the addresses in them masked."""
+    """Return text from others, such as a mail server, with the addresses in it masked."""
     return _ADDRESS.sub(lambda found: masked_address(found[0]), str(text))
 
 
 def stamp(at: datetime | None) -> str:
-    """`2026-11-20 14:05:09`, in UTC; a dash for None."""
+    """Return `2026-11-20 14:05:09` in UTC, a dash for None."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if at else "–"

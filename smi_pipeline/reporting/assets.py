@@ -1,5 +1,4 @@
-"""The reports as assets: facts first, then what is made of them by day, week and month. SQL does the work; nothing
-travels between assets."""
+"""Define the reports as assets: the facts, then the reports of each day, week and month, built by SQL."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -19,17 +18,17 @@ from dagster import (
     multi_asset,
 )
 
+from smi_pipeline.formatting import money, number
 from smi_pipeline.reporting import charts, pages
 from smi_pipeline.reporting.figures import FIGURES
 from smi_pipeline.reporting.partitions import PARTITIONS, earlier, last_day, starts_of
-from smi_pipeline.reporting.presentation import Measure, Table, Trend, jobs, label, money, number
+from smi_pipeline.reporting.presentation import Measure, Table, Trend, jobs, label
 from smi_pipeline.reporting.resources import ReportsResource
 from smi_pipeline.state.reports.store import FACTS, OTHER_MONEY, PERIODS, REPORTS, Reports
 
 SHOWN_PERIODS = 31
-"""Periods of a run, the newest ones, that get words, chart and files; all get their tables. The files of one take about
-a second."""
-PREVIEW_ROWS = 4  # of the facts: Dagster shows Markdown of up to 1,000 characters in place, longer one on a click
+"""Newest periods of a run that get a headline, chart and files, which take about a second each; all get tables."""
+PREVIEW_ROWS = 4  # of the facts: Dagster hides Markdown of over 1,000 characters behind a click
 
 _ADVERBS = {"day": "daily", "week": "weekly", "month": "monthly"}
 _COMMON: dict[str, Any] = {"owners": ["team:data-ops"], "kinds": {"postgres"}}
@@ -38,8 +37,8 @@ _SOURCES = ["upscale_jobs", "deliveries", "stripe_payments", "upsampler_api", "s
 BOOKINGS = AssetSpec(
     "stripe_bookings",
     deps=["stripe_payments"],
-    description="Stripe's balance transactions of payments, refunds and disputes: fees and what banks took back. The "
-    "sensor of the same name reads the new ones and reports them here.",
+    description="Stripe's balance transactions of payments, refunds and disputes: fees and chargebacks. The sensor of "
+    "the same name reads new ones and reports them here.",
     group_name="sources",
     metadata={"dagster/table_name": "reports.stripe_bookings"},
     owners=["team:data-ops"],
@@ -48,7 +47,7 @@ BOOKINGS = AssetSpec(
 
 
 def asset_name(table: str, period: str) -> str:
-    """A report's asset: `profit_margin` of days, `weekly_profit_margin`, `monthly_profit_margin`."""
+    """Return the name of a report's asset: `profit_margin` of days, `weekly_profit_margin`, `monthly_profit_margin`."""
     return table if period == "day" else f"{_ADVERBS[period]}_{table}"
 
 
@@ -58,7 +57,7 @@ def asset_name(table: str, period: str) -> str:
         AssetSpec(
             FACTS,
             description="One row per paid upscale job, by the UTC day of its payment: times of every stage, outcome "
-            "and reason, credits, money in cents. The reports are made of it. Today's figures are 'so far'.",
+            "and reason, credits, money in cents. The source of the reports. Today's figures are incomplete.",
             deps=_SOURCES,
             group_name="facts",
             metadata={"dagster/table_name": f"reports.{FACTS}"},
@@ -66,8 +65,8 @@ def asset_name(table: str, period: str) -> str:
         ),
         AssetSpec(
             OTHER_MONEY,
-            description="Payments without a job, and upscales given as a gift: with job_facts it is all the money that "
-            "Stripe has booked for this shop, and all the credits that Upsampler took.",
+            description="Payments without a job, and free retries: together with job_facts, all the money that Stripe "
+            "has booked for this shop and all the credits that Upsampler charged.",
             deps=_SOURCES,
             group_name="facts",
             metadata={"dagster/table_name": f"reports.{OTHER_MONEY}"},
@@ -78,7 +77,7 @@ def asset_name(table: str, period: str) -> str:
     backfill_policy=BackfillPolicy.single_run(),
 )
 def facts(context: AssetExecutionContext, reports_db: ReportsResource):
-    """Both facts, in one transaction."""
+    """Build both fact tables in one transaction."""
     reports = reports_db.reports()
     first, last = _starts(context)
     built = reports.build_facts(first, last)
@@ -86,7 +85,8 @@ def facts(context: AssetExecutionContext, reports_db: ReportsResource):
     schemas = {table: column_schema(reports, table) for table in (FACTS, OTHER_MONEY)}
     for day, count in built.items():
         loose = reports.rows(OTHER_MONEY, day, day, limit=PREVIEW_ROWS)
-        without = f"{others[day]:,} payments without a job, or gifts" if others[day] else "no payment without a job"
+        count_of_others = number(others[day]) if others[day] else "no"
+        without = f"{count_of_others} payments without a job, or free retries"
         shown: dict[str, dict[str, Any]] = {FACTS: {"result": jobs(count)}, OTHER_MONEY: {"result": without}}
         if day in sorted(built)[-SHOWN_PERIODS:]:
             worst = reports.least_profitable(day, day, PREVIEW_ROWS)
@@ -128,7 +128,7 @@ def _report(table: str, period: str) -> AssetsDefinition:
     @asset(
         name=asset_name(table, period),
         deps=[FACTS, OTHER_MONEY] if table in ("profit_margin", "credit_usage") else [FACTS],
-        partitions_def=PARTITIONS[period],  # of weeks and months: Dagster maps each to the days that it holds
+        partitions_def=PARTITIONS[period],  # Dagster maps weeks and months to their days
         backfill_policy=BackfillPolicy.single_run(),
         group_name=_ADVERBS[period],
         description=FIGURES[table].text + ("" if period == "day" else f" By {period}, calculated from the facts."),
@@ -162,7 +162,7 @@ def _report(table: str, period: str) -> AssetsDefinition:
 
 
 def _chart(measure: Measure, past: Trend, period: str) -> str:
-    """Markdown of the last periods, the newest one last; empty without a value."""
+    """Return the chart of the last periods as Markdown, empty without a value."""
     values = measure.since_first()
     known = [value for value in values if value is not None]
     if not known:
@@ -180,16 +180,17 @@ def _pages(period: str) -> AssetsDefinition:
         partitions_def=PARTITIONS[period],
         backfill_policy=BackfillPolicy.single_run(),
         group_name=_ADVERBS[period],
-        description=f"A page to read and print of each {period}, and its tables as CSV and Parquet, in the storage. Of "
-        f"a long range the newest {SHOWN_PERIODS} {period}s are written.",
+        description=f"A printable page of each {period} and its tables as CSV and Parquet, in the storage. Of a long "
+        f"range only the newest {SHOWN_PERIODS} {period}s are written.",
         owners=["team:data-ops"],
         kinds={"html", "csv", "parquet"},
     )
     def build(context: AssetExecutionContext, reports_db: ReportsResource) -> MaterializeResult:
         reports, files = reports_db.reports(), reports_db.files()
+        promise = reports_db.settings().smi_max_processing_seconds
         first, start = _starts(context)
         for _ in range(SHOWN_PERIODS):
-            written = pages.write(reports, files, period, start)
+            written = pages.write(reports, files, period, start, promise)
             key = next(iter(written))
             said = {"page": reports_db.link(key), "files": len(written), "folder": key.rpartition("/")[0]}
             context.add_asset_metadata(said, partition_key=start.isoformat())
@@ -209,7 +210,7 @@ def _starts(context: AssetExecutionContext) -> tuple[date, date]:
 
 
 def column_schema(reports: Reports, table: str) -> TableSchema:
-    """The table as the database describes it."""
+    """Return the schema of a table as the database describes it."""
     return TableSchema(
         columns=[
             TableColumn(name, type_, comment, TableColumnConstraints(nullable=nullable))

@@ -1,4 +1,4 @@
-"""Charts as SVG text: they need no library, print sharply, and shrink to a phone. Standard library only.
+"""Draw charts as SVG text, which needs no library, prints sharply and fits a phone.
 
 All are 400 units wide with text of 12, so that they are legible on a screen of 390 pixels.
 """
@@ -17,7 +17,7 @@ _TICKS = (0.001, 0.01, 0.1, 1, 10, 60, 600, 3600, 36_000, 360_000)
 
 @dataclass(frozen=True)
 class Bar:
-    """A horizontal bar from `start` to `start + size`, with words before and after it."""
+    """A horizontal bar from `start` to `start + size`, labelled with `name` and `words`."""
 
     name: str
     size: float
@@ -28,7 +28,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Range:
-    """Where the values of something lie: `marks` (name, value) in ascending order, more than 0."""
+    """The distribution of a value: `marks` of (name, value) in ascending order, above 0."""
 
     name: str
     marks: Sequence[tuple[str, float]]
@@ -38,7 +38,7 @@ class Range:
 
 def _text(x: float, y: float, words: str, *, anchor: str = "start", colour: str = _INK, bold: bool = False) -> str:
     weight = ' font-weight="600"' if bold else ""
-    halo = 'stroke="#fff" stroke-width="3"'  # lines end before words
+    halo = 'stroke="#fff" stroke-width="3"'  # keeps lines away from the text
     place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
     return f'<text {place} fill="{colour}" {halo}{weight}>{escape(words)}</text>'
 
@@ -60,7 +60,7 @@ def _svg(title: str, height: float, parts: Sequence[str]) -> str:
 
 
 def bars(title: str, rows: Sequence[Bar]) -> str:
-    """Horizontal bars, one below the other, with their words above them: no label ever meets another."""
+    """Draw horizontal bars, one below the other, with their labels above them, so that no labels overlap."""
     edges = [0.0, *(row.start for row in rows), *(row.start + row.size for row in rows)]
     low, high = min(edges), max(edges)
     scale = (WIDTH - 2) / ((high - low) or 1)
@@ -75,7 +75,7 @@ def bars(title: str, rows: Sequence[Bar]) -> str:
         ]
         if row.size:
             parts.append(_rect(1 + (left - low) * scale, y + 18, abs(row.size) * scale, 9, row.colour))
-        if low < 0:  # zero: across the bars, not through the words
+        if low < 0:  # the zero line crosses the bars, not the labels
             parts.append(_line(1 - low * scale, y + 16, y + 29, _INK))
     return _svg(title, len(rows) * 34, parts)
 
@@ -88,8 +88,9 @@ def columns(
     above: Sequence[str] = (),
     limit: tuple[str, float] | None = None,
 ) -> str:
-    """Stacked columns: `series` of (name, colour, values), one label below each, and words `above` the last one.
-    `limit` draws a line, named beside the series. Nothing when all is zero."""
+    """Draw stacked columns of `series` (name, colour, values), each with a label below and text `above`.
+
+    `limit` (name, value) draws a line and a legend. Return "" when all values are zero."""
     sums = [sum(values) for values in zip(*(values for _, _, values in series), strict=True)]
     if not any(sums):
         return ""
@@ -115,7 +116,7 @@ def columns(
             parts.append(_text(at, base + 16, label, anchor=anchor, colour=_QUIET))
         if place < len(above) and above[place]:
             anchor, at = ("end", WIDTH) if x + step > WIDTH - 20 else ("middle", x + step / 2)
-            near = sums[max(0, place - 1 - int(44 / step)) : place + 2]  # the columns that these words reach to
+            near = sums[max(0, place - 1 - int(44 / step)) : place + 2]  # the columns below this text
             y = base - max(near) / highest * (base - top) - 5
             parts.append(_text(at, y, above[place], anchor=anchor, bold=True))
     x = float(left)
@@ -133,7 +134,7 @@ def columns(
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 2, 5, 10, 20 … whose half is short as well."""
+    """Return the next axis maximum of 1, 2, 3, 4, 5, 6, 8, 10, 20 …"""
     power = 10.0 ** floor(log10(value))
     return next(step * power for step in (1, 2, 3, 4, 5, 6, 8, 10) if step * power >= value * 0.9999)
 
@@ -146,8 +147,7 @@ def _short(value: float) -> str:
 
 
 def ranges(title: str, rows: Sequence[Range], limit: tuple[str, float], tick: Callable[[float], str]) -> str:
-    """From the smallest to the largest mark of each row on one logarithmic scale, with a line at the `limit`. Lines
-    cross the rows' own tracks alone, never their words."""
+    """Draw each row from its smallest to its largest mark on one logarithmic scale, with a line at the `limit`."""
     values = [value for row in rows for _, value in row.marks]
     low, high = min(*values, limit[1]) / 1.3, max(*values, limit[1]) * 1.6
     scale = (WIDTH - 20) / log10(high / low)
@@ -193,9 +193,9 @@ def ranges(title: str, rows: Sequence[Range], limit: tuple[str, float], tick: Ca
 
 
 def tiny(values: Sequence[float | None], ends: tuple[str, str], colour: str = GAIN) -> str:
-    """A row of columns as a data URL of less than 900 characters: Dagster shows Markdown of up to 1,000 in place, and
-    hides longer one behind a click. The last column is the one it is about; None leaves a gap. `ends`: words below the
-    first and the last column."""
+    """Return a row of columns as a data URL of less than 900 characters, as Dagster hides Markdown of over 1,000.
+
+    The last column is highlighted, None leaves a gap, `ends` are the labels of the first and the last column."""
     shown = values[-14:]
     low, high = min([0, *(v for v in shown if v is not None)]), max([0, *(v for v in shown if v is not None)])
     scale = 44 / ((high - low) or 1)

@@ -1,6 +1,6 @@
-"""What must be true of the reports. A failing check names what is wrong and becomes a person's task; it stops nothing.
+"""Check the reports. A failing check opens a manual task and blocks nothing.
 
-Each looks at the days of its run, on its own at the newest built day.
+A check covers the days of its run, or the newest built day when it runs alone.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,14 @@ from dagster import (
     asset_check,
 )
 
+from smi_pipeline.formatting import day, duration, money, number
 from smi_pipeline.reporting.partitions import starts_of
-from smi_pipeline.reporting.presentation import Table, jobs, money, span
+from smi_pipeline.reporting.presentation import Table, jobs
 from smi_pipeline.reporting.resources import ReportsResource
 
 ERROR, WARN = AssetCheckSeverity.ERROR, AssetCheckSeverity.WARN
 TASK = "report_check"
-_NAMED = 10  # in a message; the table of the check has more
+_NAMED = 10  # jobs in a message; the table of the check has more
 
 CHECKS: list[AssetChecksDefinition] = []
 
@@ -30,7 +31,7 @@ Judge = Callable[[ReportsResource, date, date], AssetCheckResult]
 
 
 def _check(asset: str, next_step: str) -> Callable[[Judge], Judge]:
-    """Makes a check of a judge of days. While it fails a person has a task, which says what to do next."""
+    """Make an asset check of a function of days. While it fails a manual task is open, with `next_step`."""
 
     def register(judge: Judge) -> Judge:
         name = judge.__name__
@@ -40,7 +41,7 @@ def _check(asset: str, next_step: str) -> Callable[[Judge], Judge]:
             newest = reports_db.checks().newest_day()
             days = starts_of(context) or ((newest, newest) if newest else None)
             if days is None:
-                return AssetCheckResult(passed=True, description="no report was built yet")
+                return AssetCheckResult(passed=True, description="no report has been built yet")
             verdict = judge(reports_db, *days)
             tasks = reports_db.tasks()
             if verdict.passed:
@@ -56,29 +57,29 @@ def _check(asset: str, next_step: str) -> Callable[[Judge], Judge]:
     return register
 
 
-@_check("job_facts", "Rebuild the days in Dagster (job rebuild_days); if it stays, look at the run's log.")
+@_check("job_facts", "Rebuild the days in Dagster (job rebuild_days); if it fails again, see the log of the run.")
 def facts_complete(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
-    """Every paid upscale job has its row, and no other. What changed since the build is not counted."""
+    """Every paid upscale job has a row, and no other job has one. Changes since the build are not counted."""
     found = reports_db.checks().completeness(first, last)
     return AssetCheckResult(
         passed=not found["missing"] and not found["surplus"],
         severity=ERROR,
-        description=f"{found['facts']:,} facts of {jobs(found['paid'])} on {found['days']} days: {found['missing']} "
-        f"missing, {found['surplus']} surplus, {found['waiting']} waiting to be rebuilt",
+        description=f"{number(found['facts'])} facts of {jobs(found['paid'])} on {found['days']} days: "
+        f"{found['missing']} missing, {found['surplus']} surplus, {found['waiting']} waiting to be rebuilt",
         metadata={name: MetadataValue.int(count) for name, count in found.items()},
     )
 
 
-@_check("job_facts", "See whether the sensor changed_report_days runs, and the last run of rebuild_days.")
+@_check("job_facts", "Check that the sensor changed_report_days is running, and the last run of rebuild_days.")
 def facts_fresh(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
-    """No change of the shop has waited longer than SMI_REPORTS_FRESH_MINUTES for its tables."""
+    """No change has waited longer than SMI_REPORTS_FRESH_MINUTES to appear in the tables."""
     limit = timedelta(minutes=reports_db.settings().smi_reports_fresh_minutes)
     age = reports_db.checks().oldest_change()
     return AssetCheckResult(
         passed=age <= limit.total_seconds(),
         severity=WARN,
-        description=f"the oldest change that no table shows yet is {span(age)} old, of {span(limit.total_seconds())} "
-        "that are allowed",
+        description=f"the oldest change not in the tables is {duration(age)} old, "
+        f"the limit is {duration(limit.total_seconds())}",
         metadata={"oldest_change_seconds": round(age, 1)},
     )
 
@@ -174,12 +175,12 @@ def _floor(reports_db: ReportsResource, first: date, last: date, what: str) -> A
         if row["what"].split()[0] == what.split()[0]
     ]
     words = "; ".join(
-        f"{row['day']}: {row['what']} {row['percent']:.1f} % < {row['floor']:g} %" for row in below[:_NAMED]
+        f"{row['day']}: {row['what']} {row['percent']:.1f}% < {row['floor']:g}%" for row in below[:_NAMED]
     )
     return AssetCheckResult(
         passed=not below,
         severity=WARN,
-        description=words or f"at least {floors['margin_percent' if what == 'margin' else 'completion_percent']:g} %",
+        description=words or f"at least {floors['margin_percent' if what == 'margin' else 'completion_percent']:g}%",
         metadata={"days_below": len(below)},
     )
 
@@ -196,23 +197,23 @@ def margin_floor(reports_db: ReportsResource, first: date, last: date) -> AssetC
     return _floor(reports_db, first, last, "margin")
 
 
-@_check("processing_times", "See in processing_times which stage is slow.")
+@_check("processing_times", "Find the slow stage in processing_times.")
 def within_promise(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
-    """95 % of each day's jobs were closed within SMI_MAX_PROCESSING_SECONDS (15 minutes)."""
+    """95% of each day's jobs were closed within SMI_MAX_PROCESSING_SECONDS."""
     limit = reports_db.settings().smi_max_processing_seconds
     slow = reports_db.checks().slow_days(first, last, limit)
-    words = "; ".join(f"{row['day']}: 95 % within {span(row['p95'])}" for row in slow[:_NAMED])
+    words = "; ".join(f"{row['day']}: 95% within {duration(row['p95'])}" for row in slow[:_NAMED])
     return AssetCheckResult(
         passed=not slow,
         severity=WARN,
-        description=f"{words}; promised {span(limit)}" if slow else f"95 % within {span(limit)}",
+        description=f"{words}; promised {duration(limit)}" if slow else f"95% within {duration(limit)}",
         metadata={"slow_days": len(slow)},
     )
 
 
-@_check("credit_usage", "Raise SMI_MONTHLY_CREDIT_BUDGET, or set SMI_BUDGET_HOLD=true to take no orders at 100 %.")
+@_check("credit_usage", "Raise SMI_MONTHLY_CREDIT_BUDGET, or set SMI_BUDGET_HOLD=true to take no orders at 100%.")
 def budget_kept(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
-    """The month of the newest of these days has used less than 80 % of SMI_MONTHLY_CREDIT_BUDGET; from 100 % an
+    """The month of the newest of these days has used less than 80% of SMI_MONTHLY_CREDIT_BUDGET; from 100% an
     error."""
     budget = reports_db.settings().smi_monthly_credit_budget
     if budget is None:
@@ -221,6 +222,7 @@ def budget_kept(reports_db: ReportsResource, first: date, last: date) -> AssetCh
     return AssetCheckResult(
         passed=month["percent"] < 80,
         severity=ERROR if month["percent"] >= 100 else WARN,
-        description=f"{month['used']:,} of {budget:,} credits ({month['percent']:.0f} %) used in {last:%B %Y}",
+        description=f"{number(month['used'])} of {number(budget)} credits ({month['percent']:.0f}%) used in "
+        f"{day(last, 'MMMM y')}",
         metadata={"used": month["used"], "percent": float(month["percent"])},
     )

@@ -1,4 +1,4 @@
-"""Code location `reporting`: what the shop delivered, how fast, and what it earned, by day.
+"""Code location `reporting`: what the shop delivered, how fast, and what it earned.
 
 Importing needs no network, no secret and no environment, and does not load pandas.
 """
@@ -15,7 +15,7 @@ from smi_pipeline.reporting.resources import ReportsResource
 
 
 def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> Definitions:
-    """The definitions of this location; tests pass their own resources."""
+    """Return the definitions of this location; tests pass their own resources."""
     resources: dict[str, Any] = {"reports_db": ReportsResource()}
     return Definitions(
         assets=ASSETS,

@@ -1,5 +1,4 @@
-"""What rebuilds the reports by itself: the sensor of changed days, the reading of Stripe's bookings, and the closing of
-each day."""
+"""Rebuild the reports automatically: sensors of changed days and Stripe's bookings, and a schedule for yesterday."""
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -30,16 +29,16 @@ from smi_pipeline.reporting.resources import ReportsResource
 from smi_pipeline.state.reports.store import PERIODS, OutOfDate
 
 MAX_RUNTIME_SECONDS = 1800
-"""Years in one run, and its wait for another build, may take longer than the 300 s that fulfilment gets."""
+"""A run of years that waits for another build takes longer than the 300 s of fulfilment runs."""
 
 QUIET = timedelta(seconds=10)
-"""A day is rebuilt when it has been quiet for so long..."""
+"""A day is rebuilt when nothing has changed for this long ..."""
 STALENESS = timedelta(minutes=5)
-"""... or, while orders keep coming in, when its tables are so old."""
+"""... or, while orders keep coming in, when its tables are this old."""
 ROLL_UP_STALENESS = timedelta(hours=1)
-"""Weeks and months are rebuilt when none of their days is out of date, or when they are so old."""
+"""Weeks and months are rebuilt when all of their days are up to date, or when they are this old."""
 TRY_AGAIN = timedelta(minutes=10)
-"""A day that is still out of date, because its run failed, is asked for again after so long."""
+"""A day that is still out of date because its run failed is requested again after this time."""
 
 _JOB_NAMES = {period: f"rebuild_{period}s" for period in PERIODS}
 _TAGS = {
@@ -67,7 +66,7 @@ _UNFINISHED = [
 
 
 def due(periods: Iterable[OutOfDate]) -> list[OutOfDate]:
-    """Which periods out of date are worth a run now."""
+    """Return the periods out of date that are to be rebuilt now."""
     periods = list(periods)
     days = [one for one in periods if one.period == "day"]
     chosen = []
@@ -86,7 +85,7 @@ def due(periods: Iterable[OutOfDate]) -> list[OutOfDate]:
 
 
 def requests(periods: Iterable[OutOfDate]) -> Iterator[RunRequest]:
-    """One run per stretch of neighbouring periods. The key changes with every change, and every `TRY_AGAIN`."""
+    """Yield one run per range of adjacent periods. Its key changes with every change and every `TRY_AGAIN`."""
     periods = list(periods)
     for period in PERIODS:
         by_start = {one.starts_on: one for one in periods if one.period == period}
@@ -111,42 +110,41 @@ def requests(periods: Iterable[OutOfDate]) -> Iterator[RunRequest]:
     "changed, and then the weeks and months above them.",
 )
 def changed_report_days(context: SensorEvaluationContext, reports_db: ReportsResource):
-    """Asks for what is out of date. Keeps no cursor: a build takes its changes out of the log, or fails and leaves
-    them there."""
+    """Request runs for what is out of date. There is no cursor: a build removes its changes from the log or fails."""
     for job in JOBS:
         if context.instance.get_runs_count(RunsFilter(job_name=job.name, statuses=_UNFINISHED)):
             return SkipReason("the last rebuild is still running")
     newest = PARTITIONS["day"].get_last_partition_key()
     if newest is None:
-        return SkipReason(f"the first day, {FIRST_DAY}, is still to come")
+        return SkipReason(f"the first day, {FIRST_DAY}, is in the future")
     stale = reports_db.reports().out_of_date(FIRST_DAY, date.fromisoformat(newest))
     chosen = due(stale)
     if not chosen:
-        waiting = f"{len(stale)} days, weeks and months wait" if stale else "all reports are up to date"
+        waiting = f"{len(stale)} days, weeks or months are waiting" if stale else "all reports are up to date"
         return SkipReason(waiting)
     return list(requests(chosen))
 
 
 OVERLAP = timedelta(hours=1)
-"""Stripe lists by the second of booking; what appeared late within this time is still found."""
+"""Bookings that Stripe lists late, up to this time, are still found."""
 WINDOW = timedelta(days=1)
 TICK_SECONDS = 20.0
-"""A tick that is this old reads no further day; a sensor is stopped after 60 s."""
+"""A tick stops reading after this time; Dagster stops a sensor after 60 s."""
 
 
 @sensor(
     minimum_interval_seconds=60,
     default_status=DefaultSensorStatus.RUNNING,
     jobs=JOBS,
-    description="Reads what Stripe has booked since the last time: fees, refunds, and what disputes took.",
+    description="Reads Stripe's new balance transactions: fees, refunds and disputes.",
 )
 def stripe_bookings(context: SensorEvaluationContext, reports_db: ReportsResource):
-    """Reads on, a day at a time, from where the last tick ended."""
+    """Read on, a day at a time, from where the last tick ended."""
     reports = reports_db.reports()
     began, fresh = monotonic(), 0
     read_to = reports.bookings_read_to()
     if read_to is None:
-        return SkipReason("nothing was paid yet")
+        return SkipReason("there are no payments yet")
     now = datetime.now(UTC)
     while monotonic() - began < TICK_SECONDS:
         until = min(read_to + WINDOW, now)
@@ -155,14 +153,14 @@ def stripe_bookings(context: SensorEvaluationContext, reports_db: ReportsResourc
         if until == now:
             break
     if not fresh:
-        return SkipReason(f"Stripe has booked nothing new up to {read_to:%Y-%m-%d %H:%M} UTC")
-    said: dict[str, Any] = {
+        return SkipReason(f"no new bookings at Stripe up to {read_to:%Y-%m-%d %H:%M} UTC")
+    metadata: dict[str, Any] = {
         "new bookings": fresh,
         "read to": f"{read_to:%Y-%m-%d %H:%M} UTC",
         "dagster/column_schema": column_schema(reports, BOOKINGS.key.to_user_string()),
     }
-    told = AssetMaterialization(BOOKINGS.key, metadata=said)
-    return SensorResult(asset_events=[told], skip_reason=f"{fresh} new bookings")
+    event = AssetMaterialization(BOOKINGS.key, metadata=metadata)
+    return SensorResult(asset_events=[event], skip_reason=f"{fresh} new bookings")
 
 
 @schedule(
@@ -170,13 +168,13 @@ def stripe_bookings(context: SensorEvaluationContext, reports_db: ReportsResourc
     cron_schedule="15 0 * * *",
     execution_timezone="UTC",
     default_status=DefaultScheduleStatus.RUNNING,
-    description="Closes yesterday at 00:15 UTC, also when nobody paid and so nothing changed.",
+    description="Builds the reports of yesterday at 00:15 UTC, even without payments.",
 )
 def close_yesterday(context: ScheduleEvaluationContext):
-    """One run a day, for the day before."""
+    """Request a run for the day before."""
     return RunRequest(partition_key=yesterday(context.scheduled_execution_time).isoformat())
 
 
 def yesterday(now: datetime) -> date:
-    """The UTC day before."""
+    """Return the UTC day before."""
     return now.date() - timedelta(days=1)

@@ -1,6 +1,7 @@
-"""The files of a day or month: a page to read and print, and the tables as CSV and Parquet. pandas is imported inside.
+"""Write the files of a day or month: a printable page, and the tables as CSV and Parquet.
 
-They lie in the storage below `reports/`, by period: `reports/day/2026-11-20/`. A page holds all it needs.
+They are stored below `reports/` by period, as `reports/day/2026-11-20/`. A page is self-contained. pandas is imported
+only when files are written.
 """
 
 import io
@@ -10,20 +11,22 @@ from datetime import UTC, date, datetime
 from functools import cache
 from typing import Any, Protocol
 
+from smi_pipeline.formatting import day, duration, money
 from smi_pipeline.reporting.figures import FIGURES
 from smi_pipeline.reporting.partitions import earlier, last_day
-from smi_pipeline.reporting.presentation import EMPTY, Rows, Table, Trend, bare, span
+from smi_pipeline.reporting.presentation import EMPTY, Rows, Table, Trend
 from smi_pipeline.state.reports.store import FACTS, OTHER_MONEY, REPORTS, Reports
 
 TREND = 14
-"""Periods in the charts that show several, the one itself last."""
+"""Number of periods in a chart of several, the current one last."""
 WORST_JOBS = 10
 
 
 class Files(Protocol):
-    """What of the storage is needed here."""
+    """The part of the storage that pages need."""
 
-    def put_bytes(self, key: str, content: bytes) -> None: ...
+    def put_bytes(self, key: str, content: bytes) -> None:
+        """Store a file."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,13 @@ class Section:
 
 
 def folder(period: str, starts_on: date) -> str:
-    """Where the files of a period lie."""
+    """Return the folder of a period's files."""
     name = starts_on.isoformat()
     return f"reports/{period}/{name[:7] if period == 'month' else name}"
 
 
 def by_start(rows: Rows) -> dict[date, list[Any]]:
-    """Rows of several periods by their first day."""
+    """Group rows by the first day of their period."""
     found: dict[date, list[Any]] = {}
     for row in rows:
         found.setdefault(row["starts_on"], []).append(row)
@@ -51,17 +54,17 @@ def by_start(rows: Rows) -> dict[date, list[Any]]:
 
 
 def trend(rows: Rows, period: str, starts_on: date) -> Trend:
-    """The rows of the last `TREND` periods, the newest one last, empty where there are none."""
+    """Return the rows of the last `TREND` periods, oldest first."""
     found = by_start(rows)
     starts = [earlier(starts_on, period, back) for back in reversed(range(TREND))]
     return [(start, found.get(start, [])) for start in starts]
 
 
-def write(reports: Reports, files: Files, period: str, starts_on: date) -> dict[str, str]:
-    """Writes the page and the tables of one period: what each is, by its key in the storage."""
+def write(reports: Reports, files: Files, period: str, starts_on: date, promise_seconds: float) -> dict[str, str]:
+    """Write the page and the tables of one period; return a description of each by its storage key."""
     last = last_day(starts_on, period)
     tables: dict[str, Rows] = {table: reports.rows(table, starts_on, starts_on, period=period) for table in REPORTS}
-    if period == "day":  # of longer periods their days have them; a month of facts would fill the memory
+    if period == "day":  # longer periods have them in their days; a month of facts would exhaust the memory
         tables |= {table: reports.rows(table, starts_on, last, limit=10_000_000) for table in (FACTS, OTHER_MONEY)}
     written = {}
     for name, rows in tables.items():
@@ -70,7 +73,9 @@ def write(reports: Reports, files: Files, period: str, starts_on: date) -> dict[
             files.put_bytes(key, content)
             written[key] = f"{name} as {ending.upper()}"
     key = f"{folder(period, starts_on)}/index.html"
-    files.put_bytes(key, page(reports, period, starts_on, sorted(f"{name}.csv" for name in tables)).encode())
+    files.put_bytes(
+        key, page(reports, period, starts_on, promise_seconds, sorted(f"{name}.csv" for name in tables)).encode()
+    )
     return {key: "page"} | written
 
 
@@ -78,7 +83,7 @@ def _exports(reports: Reports, table: str, rows: Rows) -> dict[str, bytes]:
     import pandas as pd
 
     frame = pd.DataFrame(rows, columns=[name for name, *_ in reports.columns(table)])
-    for name, kind, _, _ in reports.columns(table):  # also of empty tables the right types
+    for name, kind, _, _ in reports.columns(table):  # the right types also for empty tables
         if target := next((to for start, to in _TYPES.items() if kind.startswith(start)), None):
             frame[name] = frame[name].astype(target)
     parquet = io.BytesIO()
@@ -90,19 +95,19 @@ _TYPES = {"integer": "Int64", "bigint": "Int64", "double": "float64", "numeric":
           "text": "string"}  # fmt: skip
 
 
-def page(reports: Reports, period: str, starts_on: date, downloads: Sequence[str] = ()) -> str:
-    """The page of one period as HTML that needs nothing from any network."""
+def page(reports: Reports, period: str, starts_on: date, promise_seconds: float, downloads: Sequence[str] = ()) -> str:
+    """Return the page of one period as self-contained HTML."""
     first = earlier(starts_on, period, TREND - 1)
     sections = []
     for name, figure in FIGURES.items():
         past = trend(reports.rows(name, first, starts_on, period=period), period, starts_on)
         rows = past[-1][1]
         said = figure.describe(rows)
-        sections.append(Section(figure.title, said.headline, figure.draw(rows, past), said.table))
+        sections.append(Section(figure.title, said.headline, figure.draw(rows, past, promise_seconds), said.table))
     last = last_day(starts_on, period)
     losses = [row for row in reports.least_profitable(starts_on, last, WORST_JOBS) if row["net_margin_cents"] < 0]
     return _template()(
-        title=f"{starts_on:%B %Y}" if period == "month" else f"{starts_on:%A}, {starts_on.day} {starts_on:%B %Y}",
+        title=day(starts_on, "MMMM y") if period == "month" else day(starts_on),
         period=period,
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         sections=sections,
@@ -114,15 +119,15 @@ def page(reports: Reports, period: str, starts_on: date, downloads: Sequence[str
 
 def _losses(rows: Sequence[Mapping[str, Any]]) -> Table:
     return Table(
-        ["Upscale job", "What became of it", "Time", "Currency", "Received", "Returned", "Fees", "API", "Net"],
+        ["Upscale job", "Outcome", "Time", "Currency", "Received", "Returned", "Fees", "API", "Net"],
         [
             [
                 row["job_id"],
                 f"{row['outcome']}: {row['reason']}".replace("_", " ") if row["reason"] else row["outcome"],
-                span(row["paid_to_mailed"]),
+                duration(row["paid_to_mailed"]),
                 row["currency"].upper(),
                 *(
-                    bare(cents, row["currency"])
+                    money(cents, row["currency"], symbol=False)
                     for cents in (
                         row["received_cents"],
                         -row["refunded_cents"] - row["disputed_cents"],

@@ -1,4 +1,4 @@
-"""The days, weeks and months of the reports, in UTC; the one under way is included (its figures are 'so far')."""
+"""The days, weeks and months of the reports, in UTC; including the current, incomplete one."""
 
 from calendar import monthrange
 from collections.abc import Iterable, Iterator
@@ -26,14 +26,14 @@ DAILY = PARTITIONS["day"]
 
 
 def last_day(starts_on: date, period: str) -> date:
-    """The last day of the day, week or month that begins on `starts_on`."""
+    """Return the last day of the day, week or month that begins on `starts_on`."""
     if period == "month":
         return starts_on.replace(day=monthrange(starts_on.year, starts_on.month)[1])
     return starts_on + timedelta(days=6 if period == "week" else 0)
 
 
 def earlier(starts_on: date, period: str, back: int) -> date:
-    """The first day of the period `back` periods before the one that begins on `starts_on`."""
+    """Return the first day of the period `back` periods before the one that begins on `starts_on`."""
     if period == "month":
         months = starts_on.year * 12 + starts_on.month - 1 - back
         return date(months // 12, months % 12 + 1, 1)
@@ -41,21 +41,27 @@ def earlier(starts_on: date, period: str, back: int) -> date:
 
 
 class HasDays(Protocol):
-    """What contexts of assets and of checks have in common."""
+    """The partition of a run, common to the contexts of assets and of checks."""
 
     @property
-    def has_partition_key(self) -> bool: ...
+    def has_partition_key(self) -> bool:
+        """Whether the run has one partition."""
+
     @property
-    def partition_key(self) -> str: ...
+    def partition_key(self) -> str:
+        """The partition of the run."""
+
     @property
-    def has_partition_key_range(self) -> bool: ...
+    def has_partition_key_range(self) -> bool:
+        """Whether the run has a range of partitions."""
+
     @property
-    def partition_key_range(self) -> PartitionKeyRange: ...
+    def partition_key_range(self) -> PartitionKeyRange:
+        """The partitions of the run."""
 
 
 def starts_of(context: HasDays) -> tuple[date, date] | None:
-    """First days of the first and the last period of a run, one and the same for a single partition; None for a run
-    without partitions."""
+    """Return the first days of the first and the last period of a run, None for a run without partitions."""
     if context.has_partition_key:
         day = date.fromisoformat(context.partition_key)
         return day, day
@@ -66,7 +72,7 @@ def starts_of(context: HasDays) -> tuple[date, date] | None:
 
 
 def contiguous(starts: Iterable[date], period: str = "day") -> Iterator[tuple[date, date]]:
-    """Runs of neighbouring periods as first days of the (first, last), oldest first."""
+    """Yield ranges of adjacent periods as the first days of their (first, last) period, oldest first."""
     first = last = None
     for start in sorted(starts):
         if first is None or last is None:

@@ -1,8 +1,9 @@
-"""What each report draws: charts as figures of HTML, each with its caption. Standard library only."""
+"""Draw the charts of each report as HTML figures with captions."""
 
 from datetime import date
 from html import escape
 
+from smi_pipeline.formatting import duration, money, number, percent
 from smi_pipeline.reporting import charts
 from smi_pipeline.reporting.charts import DARK, GAIN, LOSS, NEUTRAL, TOTAL, Bar, Range
 from smi_pipeline.reporting.presentation import (
@@ -12,14 +13,10 @@ from smi_pipeline.reporting.presentation import (
     Rows,
     Trend,
     label,
-    money,
-    percent,
-    span,
     tick,
     whole_of,
 )
 
-PROMISE_SECONDS = 900.0
 _OUTCOMES = {"delivered": GAIN, "refunded": LOSS, "failed": DARK, "open_jobs": NEUTRAL}
 
 
@@ -28,13 +25,14 @@ def _figure(caption: str, svg: str) -> str:
 
 
 def _since_first(trend: Trend) -> list[tuple[date, Row | None]]:
-    """The row of all resolutions of each period, from the first that has one."""
+    """Return the row of all resolutions of each period, from the first that has one."""
     wholes = [(day, whole_of(rows)) for day, rows in trend]
     first = next((place for place, (_, whole) in enumerate(wholes) if whole), len(wholes))
     return wholes[first:]
 
 
-def completion(rows: Rows, trend: Trend) -> str:
+def completion(rows: Rows, trend: Trend, promise_seconds: float) -> str:
+    """Draw the outcomes of paid jobs per period."""
     wholes = _since_first(trend)
     if not wholes:
         return ""
@@ -49,21 +47,23 @@ def completion(rows: Rows, trend: Trend) -> str:
     return _figure(caption, charts.columns(caption, [label(day, trend) for day, _ in wholes], series, above=above))
 
 
-def errors(rows: Rows, trend: Trend) -> str:
-    bars = [Bar(row["reason"].replace("_", " "), row["jobs"], f"{row['jobs']:,}", LOSS) for row in rows[1:9]]
+def errors(rows: Rows, trend: Trend, promise_seconds: float) -> str:
+    """Draw the number of jobs per failure reason."""
+    bars = [Bar(row["reason"].replace("_", " "), row["jobs"], number(row["jobs"]), LOSS) for row in rows[1:9]]
     caption = "Upscale jobs not delivered, by reason"
     return _figure(caption, charts.bars(caption, bars)) if bars else ""
 
 
-def times(rows: Rows, trend: Trend) -> str:
+def times(rows: Rows, trend: Trend, promise_seconds: float) -> str:
+    """Draw the percentiles of each stage and the promised time."""
     shown = [
         Range(
             STAGE_NAMES[row["stage"]],
             [
                 (words, max(row[f"{name}_seconds"], 0.001))
-                for name, words in (("p50", "median"), ("p90", "90 %"), ("p95", "95 %"), ("p99", "99 %"))
+                for name, words in (("p50", "median"), ("p90", "90%"), ("p95", "95%"), ("p99", "99%"))
             ],
-            f"{span(row['p50_seconds'])} · 95 %: {span(row['p95_seconds'])}",
+            f"{duration(row['p50_seconds'])} · 95%: {duration(row['p95_seconds'])}",
             TOTAL if row["stage"] == "paid_to_mailed" else GAIN,
         )
         for row in rows
@@ -71,12 +71,15 @@ def times(rows: Rows, trend: Trend) -> str:
     ]
     if not shown:
         return ""
-    caption = "Median of each stage · 95 % within; the dots go on to 99 %"
-    return _figure(caption, charts.ranges(caption, shown, ("promise: 15 min", PROMISE_SECONDS), tick))
+    caption = "Median of each stage · 95% within · dots up to 99%"
+    return _figure(
+        caption, charts.ranges(caption, shown, (f"promise: {duration(promise_seconds)}", promise_seconds), tick)
+    )
 
 
-def margin(rows: Rows, trend: Trend) -> str:
-    drawn = []
+def margin(rows: Rows, trend: Trend, promise_seconds: float) -> str:
+    """Draw the steps from revenue to net margin, one figure per currency."""
+    figures = []
     for row in rows:
         if row["resolution"] != "all":
             continue
@@ -89,11 +92,12 @@ def margin(rows: Rows, trend: Trend) -> str:
             bars.append(Bar(name, float(cents), money(cents, currency), colour, 0 if ends else float(level)))
             level += cents
         caption = f"From revenue to net margin, {currency.upper()}"
-        drawn.append(_figure(caption, charts.bars(caption, bars)))
-    return "".join(drawn)
+        figures.append(_figure(caption, charts.bars(caption, bars)))
+    return "".join(figures)
 
 
-def credits(rows: Rows, trend: Trend) -> str:
+def credits(rows: Rows, trend: Trend, promise_seconds: float) -> str:
+    """Draw used and wasted credits per period, with the budget."""
     wholes = _since_first(trend)
     if not wholes:
         return ""
@@ -105,16 +109,17 @@ def credits(rows: Rows, trend: Trend) -> str:
     newest = wholes[-1][1]
     budget = newest and newest["budget_credits"]
     caption = "Credits that Upsampler took"
-    drawn = charts.columns(
+    columns = charts.columns(
         caption,
         [label(day, trend) for day, _ in wholes],
         [("used", TOTAL, useful), ("wasted", LOSS, wasted)],
-        limit=(f"budget {budget:,}", float(budget)) if budget else None,
+        limit=(f"budget {number(budget)}", float(budget)) if budget else None,
     )
-    return _figure(caption, drawn)
+    return _figure(caption, columns)
 
 
-def satisfaction(rows: Rows, trend: Trend) -> str:
+def satisfaction(rows: Rows, trend: Trend, promise_seconds: float) -> str:
+    """Draw the number of ratings per star."""
     whole = whole_of(rows)
     if whole is None or not whole["ratings"]:
         return ""

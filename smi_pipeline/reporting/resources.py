@@ -1,4 +1,4 @@
-"""How this location reaches the database, the storage and Stripe: built at the first use, never at import."""
+"""Provide the database, the storage and Stripe to this location, built at first use, never at import."""
 
 import os
 import threading
@@ -23,7 +23,7 @@ _opening = threading.Lock()
 
 
 class ReportsResource(ConfigurableResource):
-    """The reports of the configured state. The fields are for tests: they show in the UI, so leave them unset."""
+    """The reports of the configured state. The fields are for tests; the UI shows them, so leave them unset."""
 
     database_url: str | None = None
     storage_url: str | None = None
@@ -33,7 +33,7 @@ class ReportsResource(ConfigurableResource):
             database = _databases.get((os.getpid(), self.database_url))
             if database is None:
                 url = self.database_url or settings.smi_database_url
-                if url is None:  # an embedded server: wiring knows it, and imports every adapter
+                if url is None:  # an embedded server; imported here because wiring imports every adapter
                     from smi_pipeline.wiring import state_url
 
                     url = state_url(settings)
@@ -41,34 +41,34 @@ class ReportsResource(ConfigurableResource):
         return database
 
     def reports(self) -> Reports:
-        """Builds and reads the report tables, at the prices and with the budget that are configured now."""
+        """Return the report tables, built at the prices and with the budget that are configured now."""
         settings = Settings()
         return Reports(self._database(settings), settings.prices, budget=settings.smi_monthly_credit_budget)
 
     def checks(self) -> ReportChecks:
-        """Questions to the reports."""
+        """Return the queries of the asset checks."""
         return ReportChecks(self._database(Settings()))
 
     def tasks(self) -> ManualTasks:
-        """What a person is told of."""
+        """Return the manual tasks."""
         return ManualTasks(self._database(Settings()))
 
     def settings(self) -> Settings:
-        """The thresholds of the checks among them."""
+        """Return the settings, with the thresholds of the checks."""
         return Settings()
 
     def files(self) -> "FileStorage":
-        """Where pages and files are written."""
+        """Return the storage of pages and files."""
         from smi_pipeline.adapters.storage import FileStorage
 
         return FileStorage(self.storage_url or Settings().storage_url)
 
     def link(self, key: str) -> MetadataValue:
-        """A link to a file of the reports, behind the login of the operations page."""
+        """Return a link to a file of the reports, behind the login of the operations page."""
         return MetadataValue.url(f"{Settings().public_url}/ops/{key}")
 
     def bookings(self, since: datetime, until: datetime) -> Iterator[BalanceTransaction]:
-        """What Stripe booked from `since` to before `until`, newest first."""
+        """Yield Stripe's balance transactions from `since` to `until`, newest first."""
         from smi_pipeline.adapters.stripe.payments import StripePayments
 
         settings = Settings()

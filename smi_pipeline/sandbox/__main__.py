@@ -14,7 +14,7 @@ from smi_pipeline.sandbox.options import SERVICES, Options
 from smi_pipeline.sandbox.server import Sandbox
 
 _HELP = {
-    "wire": "API format of replies that belong to no submission; a submission is answered in its own format",
+    "api_format": "API format of replies that belong to no submission; a submission is answered in its own format",
     "rate_minute": "requests to the upscaling API in any rolling minute; 0: no limit",
     "rate_hour": "requests to the upscaling API in any rolling hour; 0: no limit",
     "processing_seconds": "seconds from submission to result",
@@ -62,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
         assert default is not MISSING
         if option.name == "only":
             parser.add_argument(flag, default=",".join(SERVICES), help="comma-separated services to run")
-        elif option.name == "wire":
-            parser.add_argument(flag, default=default, choices=("documented", "live"), help=_HELP["wire"])
+        elif option.name == "api_format":
+            parser.add_argument(flag, default=default, choices=("documented", "live"), help=_HELP["api_format"])
         else:
             help_text = _HELP.get(option.name, "default %(default)s")
             parser.add_argument(flag, default=default, type=type(default), help=help_text)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from smi_pipeline.sandbox.upsampler.api_format import Wire
+from smi_pipeline.sandbox.upsampler.api_format import ApiFormat
 
 HOST = "127.0.0.1"
 SERVICES = ("upsampler", "stripe", "mail", "origin")
@@ -21,7 +21,7 @@ class Options:
     mail_port: int = 0
     origin_port: int = 0
     upsampler_key: str = "upsampler-sandbox-key"
-    wire: Wire = "documented"
+    api_format: ApiFormat = "documented"
     rate_minute: int = 60
     rate_hour: int = 1800
     processing_seconds: float = 2.0

@@ -177,7 +177,7 @@ class Sandbox:
                         folder,
                         {
                             "api_key": options.upsampler_key,
-                            "wire": options.wire,
+                            "api_format": options.api_format,
                             "workers": options.workers,
                             "rate_minute": options.rate_minute,
                             "rate_hour": options.rate_hour,

@@ -9,10 +9,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from smi_pipeline.core.errors import NotFound, PermanentError, RefusedError, TransientError, Unavailable
-from smi_pipeline.core.formatting import one_line
 from smi_pipeline.core.image_rules import check_output_size
 from smi_pipeline.core.lifecycle import view_token
 from smi_pipeline.core.models import CheckoutSession, NewJob, StripeEvent, StripePayment, UpscaleJob
+from smi_pipeline.formatting import one_line
 from smi_pipeline.services import refund
 from smi_pipeline.services.context import ServiceContext, log
 

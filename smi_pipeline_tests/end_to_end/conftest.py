@@ -18,7 +18,7 @@ from smi_pipeline_tests.gateway.nginx import doors, front
 API_KEY = "storefront-key-of-the-tests"
 
 
-def environment(sandbox: Sandbox, gateway_port: int, wire: str) -> dict[str, str]:
+def environment(sandbox: Sandbox, gateway_port: int, api_format: str) -> dict[str, str]:
     """Variables of a deployment against the sandbox."""
     urls = sandbox.urls
     return {
@@ -32,7 +32,7 @@ def environment(sandbox: Sandbox, gateway_port: int, wire: str) -> dict[str, str
         "SMI_POLL_SECONDS": "5",
         "UPSAMPLER_BASE_URL": f"{urls.upsampler}/api/v1",
         "UPSAMPLER_API_KEY": sandbox.options.upsampler_key,
-        "UPSAMPLER_WIRE": wire,
+        "UPSAMPLER_WIRE": api_format,
         "STRIPE_API_KEY": sandbox.options.stripe_key,
         "STRIPE_API_BASE": urls.stripe,
         "STRIPE_WEBHOOK_SECRET": sandbox.options.stripe_webhook_secret,
@@ -118,7 +118,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def running_shop(folder: Path) -> Iterator[RunningShop]:
-    """One running product for a module of tests, on the live wire."""
+    """One running product for a module of tests, on the live API format."""
     port = free_port()
     webhook = f"http://127.0.0.1:{port}/smi-webhook/stripe"
     planted: dict[str, Any] = {

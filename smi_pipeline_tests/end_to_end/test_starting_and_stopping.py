@@ -1,4 +1,4 @@
-"""`smi up` as a process: it delivers on both wires, Ctrl-C leaves nothing behind, and the next start goes on."""
+"""`smi up` as a process: it delivers on both API formats, Ctrl-C leaves nothing behind, and the next start goes on."""
 
 import os
 import signal
@@ -47,7 +47,7 @@ def smi_up(variables: dict[str, str], home: Path) -> Iterator[subprocess.Popen[b
         process.kill()
 
 
-def test_smi_up_delivers_on_either_wire_and_goes_on_after_a_restart():
+def test_smi_up_delivers_on_either_api_format_and_goes_on_after_a_restart():
     port = free_port()
     with (
         tempfile.TemporaryDirectory(prefix="smi-up-", ignore_cleanup_errors=True) as path,

@@ -147,8 +147,8 @@ def test_a_customer_rates_with_the_keyboard(shop: Shop, open_page: Any) -> None:
     assert page.locator("input:checked").get_attribute("value") == "4"
     page.locator("input:checked").focus()
     page.keyboard.press("ArrowRight")
-    page.get_by_label("Anything you want to tell us?").fill("Lovely <b>grain</b>")
-    page.get_by_role("button", name="Send my rating").click()
+    page.get_by_label("Anything else you would like to tell us?").fill("Lovely <b>grain</b>")
+    page.get_by_role("button", name="Send rating").click()
     page.get_by_role("heading", name="Thank you!").wait_for()
     assert shop.state.dashboard.rating(job_id)["score"] == 5  # type: ignore[index]
 

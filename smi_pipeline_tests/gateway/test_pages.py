@@ -78,7 +78,7 @@ def test_an_expired_download_says_so_and_whom_to_ask(shop: Shop) -> None:
         ("pending", "Your image could not be delivered", "Refund started: $2.49"),
         ("requires_action", "Your image could not be delivered", "Refund started: $2.49"),
         ("succeeded", "Your money has been returned", "Refunded: $2.49"),
-        ("failed", "Your image could not be delivered", "We are settling your refund of $2.49"),
+        ("failed", "Your image could not be delivered", "We are working on your refund of $2.49"),
     ],
 )
 def test_a_failure_tells_the_reason_the_amount_and_how_the_refund_stands(

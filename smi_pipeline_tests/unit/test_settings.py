@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from smi_pipeline.core.errors import RateLimited, RefusedError
+from smi_pipeline.core.errors import PermanentError, RateLimited, RefusedError, TransientError
 from smi_pipeline.settings import Settings, postgres_url
 from smi_pipeline.wiring import alert_post, build_context
 from smi_pipeline_tests.contract.adapters.conftest import ScriptedServer
@@ -243,16 +243,21 @@ def test_the_secret_key_decides_links() -> None:
 @pytest.mark.parametrize(
     ("change", "kind", "url"),
     [
-        ({"smi_allowed_source_hosts": "a.example, images.example"}, "source", "https://images.example/x.png"),
+        ({"smi_allowed_source_hosts": "a.example, http://127.0.0.1:81"}, "source", "http://127.0.0.1:81/x.png"),
         ({"smi_allowed_result_hosts": "http://127.0.0.1:81"}, "result", "http://127.0.0.1:81/x.png"),
     ],
 )
 def test_only_allowed_hosts_are_fetched_from(change: dict[str, str], kind: str, url: str) -> None:
-    with pytest.raises(RefusedError, match=f"set SMI_ALLOWED_{kind.upper()}_HOSTS"):
-        ctx().fetcher.check_url(url, kind)
-    assert ctx(**change).fetcher.check_url(url, kind) == url
-    with pytest.raises(RefusedError):
-        ctx(**change).fetcher.check_url("https://other.example/x.png", kind)
+    def fetch(url: str, **change: str) -> None:
+        with ctx(**change).fetcher.fetch(url, kind=kind, max_bytes=1):
+            pass
+
+    with pytest.raises(PermanentError, match=f"set SMI_ALLOWED_{kind.upper()}_HOSTS"):
+        fetch(url)
+    with pytest.raises(TransientError, match="refused"):  # nothing listens on port 81
+        fetch(url, **change)
+    with pytest.raises(PermanentError):
+        fetch("https://other.example/x.png", **change)
 
 
 def test_the_limits_of_images_reach_the_checks(tmp_path: Path) -> None:
@@ -302,12 +307,14 @@ def server() -> Iterator[ScriptedServer]:
     scripted.close()
 
 
-@pytest.mark.parametrize(("wire", "scale"), [("documented", "scale_factor"), ("live", "input")])
-def test_address_key_and_wire_of_upsampler_decide_the_call(server: ScriptedServer, wire: str, scale: str) -> None:
+@pytest.mark.parametrize(("api_format", "scale"), [("documented", "scale_factor"), ("live", "input")])
+def test_address_key_and_api_format_of_upsampler_decide_the_call(
+    server: ScriptedServer, api_format: str, scale: str
+) -> None:
     from smi_pipeline.core.models import SubmitRequest
 
     server.says(200, {"job_id": "up_1", "id": "up_1", "status": "queued"})
-    made = ctx(upsampler_base_url=f"{server.url}/api/", upsampler_api_key="the-key", upsampler_wire=wire)
+    made = ctx(upsampler_base_url=f"{server.url}/api/", upsampler_api_key="the-key", upsampler_wire=api_format)
     request = SubmitRequest(job_id="f" * 32, image_url="https://x.example/a.png", scale=4, webhook_url="https://g/x")
     made.upscaler.submit(request)
     (call,) = server.requests

@@ -1,6 +1,6 @@
-"""Which URLs may be fetched, and which addresses may be connected to. Decides only; `adapters.fetcher` connects.
+"""Decide which URLs may be fetched and which addresses may be connected to.
 
-Nothing here trusts a parser alone: a URL passes when its parts, put together again by us, name a host of the list.
+No parser is trusted alone: a URL is put together again from its parts, which must name an allowed host.
 """
 
 import ipaddress
@@ -15,8 +15,8 @@ from smi_pipeline.core.errors import RefusedError
 
 _LOCAL_ENTRY = re.compile(r"http://127\.0\.0\.1:([1-9][0-9]{0,4})")
 _HOST_NAME = re.compile(r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_KEPT_IN_PATHS = "/%:@!$&'()*+,;=~"  # what RFC 3986 allows unescaped, and what is escaped already
-# Forms of IPv6 that carry an IPv4 address or are translated on the way: what they reach is not what they show.
+_KEPT_IN_PATHS = "/%:@!$&'()*+,;=~"  # unescaped by RFC 3986, or already escaped
+# Forms of IPv6 that carry an IPv4 address or are translated on the way.
 _CARRIERS = tuple(
     ipaddress.IPv6Network(network)
     for network in (
@@ -37,7 +37,7 @@ _RELAYS = (ipaddress.IPv4Network("192.88.99.0/24"),)  # 6to4 relays
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedUrl:
-    """A URL taken apart after it was found acceptable. `host` is lower-case ASCII; `target` is path and query."""
+    """The parts of an allowed URL. `host` is lower-case ASCII; `target` is path and query."""
 
     scheme: str
     host: str
@@ -46,12 +46,12 @@ class CheckedUrl:
 
     @property
     def is_local(self) -> bool:
-        """Named by an exact `http://127.0.0.1:PORT` entry: the one kind that may reach this machine."""
+        """Whether an exact `http://127.0.0.1:PORT` entry allows the URL: the one kind that may reach this machine."""
         return self.scheme == "http"
 
     @property
     def host_header(self) -> str:
-        """The Host header: with the port where it is not the scheme's own."""
+        """The Host header, with the port unless it is the default one."""
         return f"{self.host}:{self.port}" if self.is_local else self.host
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class AllowedHosts:
         self._setting = setting
         self._names: set[str] = set()
         self._local_ports: set[int] = set()
-        if isinstance(entries, str):  # as it stands in the environment; its letters would pass for host names
+        if isinstance(entries, str):  # the text of the environment variable
             entries = entries.split(",")
         for entry in (entry.strip() for entry in entries):
             if not entry:
@@ -85,8 +85,8 @@ class AllowedHosts:
             self._names.add(name)
 
     def check(self, url: str) -> CheckedUrl:
-        """Takes `url` apart. Raises RefusedError, with a sentence that says why, unless it may be fetched. No look at
-        the network. A fragment is dropped: it never reaches a server."""
+        """Return the parts of `url` without its fragment. Raises RefusedError with the reason unless it may be fetched.
+        Does not use the network."""
         if not self._names and not self._local_ports:
             raise RefusedError(f"No image host is allowed yet: set {self._setting} to the host names to fetch from.")
         if len(url) > 4096 or any(ord(c) < 32 or ord(c) == 127 for c in url) or url != url.strip():
@@ -114,18 +114,18 @@ class AllowedHosts:
 
 
 def ascii_host(name: str) -> str | None:
-    """A host name in lower-case ASCII (IDNA, UTS 46) without the root's dot, or None when it is no host name. An IPv4
-    address in its usual form passes as a name; IPv6 addresses do not."""
+    """Return a host name in lower-case ASCII (IDNA, UTS 46) without a trailing dot, None when it is not a host name.
+    A dotted IPv4 address counts as a name; an IPv6 address does not."""
     try:
         host = name if name.isascii() else idna.encode(name, uts46=True).decode("ascii")
-    except UnicodeError:  # idna's errors among them
+    except UnicodeError:  # includes idna's errors
         return None
     host = host.lower().removesuffix(".")
     return host if _HOST_NAME.fullmatch(host) else None
 
 
 def is_public(address: str) -> bool:
-    """Whether `address` is an ordinary address on the internet: not private, loopback, link-local, shared, multicast,
+    """Return whether `address` is an ordinary internet address: not private, loopback, link-local, shared, multicast,
     reserved, unspecified or for documentation, and no IPv6 form that stands for an IPv4 address."""
     try:
         ip = ipaddress.ip_address(address)

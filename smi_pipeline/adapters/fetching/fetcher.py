@@ -1,7 +1,7 @@
-"""Downloads images from allowed hosts into temporary files: redirects, statuses, sizes.
+"""Download images from allowed hosts into temporary files: redirects, statuses, sizes.
 
-Which URLs and addresses are allowed is decided in `adapters.allowed_hosts`, a single request is made by
-`adapters.pinned_http`, and whether the file is a good image is asked in `adapters.images`.
+`allowed_hosts` decides which URLs and addresses are allowed, `pinned_http` makes a single request, `adapters.images`
+checks the file.
 """
 
 import hashlib
@@ -11,14 +11,13 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urljoin
 
 from smi_pipeline.adapters.fetching.allowed_hosts import AllowedHosts
 from smi_pipeline.adapters.fetching.pinned_http import PinnedHttp, Resolver, system_resolver
+from smi_pipeline.adapters.retry_after import retry_after
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import PermanentError, RefusedError, TransientError
 from smi_pipeline.core.models import Fetched
@@ -36,7 +35,7 @@ _NOUN = {"source": "image", "result": "upscaled image"}
 
 
 class HttpFetcher:
-    """`core.ports.FetcherPort`.
+    """Implement `core.ports.FetcherPort`.
 
     `allowed_source_hosts` and `allowed_result_hosts` are exact host names, or `http://127.0.0.1:PORT`; ValueError for
     anything else, and an empty list refuses every URL. Timeouts in seconds; `total_timeout` covers one `fetch` with all
@@ -67,18 +66,13 @@ class HttpFetcher:
             connect_timeout=connect_timeout, read_timeout=read_timeout, resolver=resolver, tls_context=tls_context
         )
 
-    def check_url(self, url: str, kind: str) -> str:
-        """The URL as it would be requested (escaped, without fragment), for the intake of an order. Asks no network:
-        where the name leads is checked at each fetch. Raises RefusedError with a sentence for the caller."""
-        return str(self._hosts[kind].check(url))
-
     @contextmanager
     def fetch(self, url: str, *, kind: str, max_bytes: int) -> Iterator[Fetched]:
-        """Streams `url` into a temporary file that lives as long as the context; `kind` is 'source' or 'result'.
+        """Stream `url` into a temporary file that lives as long as the context; `kind` is 'source' or 'result'.
 
         Raises PermanentError for a refused URL or address, a status that says the file is not there, an encoded body,
         an empty one (source: invalid_image, result: no_result) and one over `max_bytes` (source: source_too_large,
-        result: result_rejected); TransientError for everything that may be better later.
+        result: result_rejected); TransientError for every failure that may pass.
         """
         path = self._temporary()
         try:
@@ -89,7 +83,7 @@ class HttpFetcher:
             path.unlink(missing_ok=True)
 
     def sweep(self, older_than_seconds: float = 3600) -> int:
-        """Removes temporary files that a killed process left behind, and says how many."""
+        """Remove temporary files that a killed process left behind, and return how many."""
         removed = 0
         for path in self._temp_dir.glob(f"{_TEMPORARY_PREFIX}*"):
             with suppress(FileNotFoundError):
@@ -119,15 +113,16 @@ class HttpFetcher:
                     size, digest = self._receive(response, checked.host, kind, max_bytes, file)
             except RefusedError as error:
                 raise PermanentError(_UNREACHABLE[kind], str(error)) from None
-            content_type = response.headers.get_content_type() if "Content-Type" in response.headers else ""
-            return Fetched(path=path, bytes=size, sha256=digest, content_type=content_type, final_url=str(checked))
+            return Fetched(path=path, bytes=size, sha256=digest)
         raise PermanentError(_UNREACHABLE[kind], f"The {_NOUN[kind]}'s URL redirects more than {MAX_REDIRECTS} times.")
 
     def _check_status(self, response: http.client.HTTPResponse, host: str, kind: str) -> None:
         status = response.status
         said = f"The {_NOUN[kind]} could not be fetched: {host} answered {status}."
         if status in _TRANSIENT_STATUS or status >= 500:
-            raise TransientError(said, retry_after=_retry_after(response), counts=status != 429)
+            headers = response.headers
+            pause = retry_after(headers.get("Retry-After"), headers.get("Date"), longest=MAX_RETRY_AFTER)
+            raise TransientError(said, retry_after=pause, counts=status != 429)
         if 300 <= status < 500:
             raise PermanentError(_UNREACHABLE[kind], said)
         if status not in (200, 203, 204, 205):
@@ -143,14 +138,14 @@ class HttpFetcher:
     def _receive(
         self, response: http.client.HTTPResponse, host: str, kind: str, max_bytes: int, file: BinaryIO
     ) -> tuple[int, str]:
-        """Streams the body into `file`; returns its size and SHA-256."""
+        """Stream the body into `file`; return its size and SHA-256."""
         announced = None if response.chunked else _content_length(response)
         too_large = PermanentError(_TOO_LARGE[kind], f"The {_NOUN[kind]} is larger than {max_bytes:,} bytes.")
         if announced is not None and announced > max_bytes:
             raise too_large
         digest, size = hashlib.sha256(), 0
-        # read1 gives what is there, so that the cap holds at once; a server that keeps the connection open in spite
-        # of our `Connection: close` must not be waited for, so nothing is read beyond the announced length.
+        # read1 returns what has arrived, so that the limit holds at once. Nothing is read beyond the announced length:
+        # a server may keep the connection open in spite of our `Connection: close`.
         while announced is None or size < announced:
             block = response.read1(_CHUNK if announced is None else min(_CHUNK, announced - size))
             if not block:
@@ -178,14 +173,14 @@ def _write(file: BinaryIO, block: bytes) -> None:
 
 
 def _target(base: str, location: str) -> str:
-    """Where a redirect leads. Raises RefusedError when it is no URL at all."""
+    """Return the URL that a redirect leads to. Raises RefusedError when it is not a URL."""
     # http.client reads headers as latin-1; servers that do not escape a path send UTF-8.
     with suppress(UnicodeError):
         location = location.encode("latin-1").decode("utf-8")
     try:
         return urljoin(base, location)
     except ValueError:
-        raise RefusedError("The image's URL redirects to something that is no URL.") from None
+        raise RefusedError("The image's URL redirects to something that is not a URL.") from None
 
 
 def _content_length(response: http.client.HTTPResponse) -> int | None:
@@ -196,15 +191,3 @@ def _content_length(response: http.client.HTTPResponse) -> int | None:
     if values or not (value.isascii() and value.isdigit()) or len(value) > 18:
         raise http.client.HTTPException("unreadable Content-Length")
     return int(value)
-
-
-def _retry_after(response: http.client.HTTPResponse) -> float | None:
-    """Seconds (RFC 9110, 10.2.3: a number or a date), at most 15 minutes; None when absent or unreadable."""
-    value = (response.headers.get("Retry-After") or "").strip()
-    try:
-        seconds = (
-            float(value) if value.isdigit() else (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-        )
-    except (ValueError, TypeError):
-        return None
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER)

@@ -1,7 +1,7 @@
-"""One GET to the very address that was checked. No redirects, no proxies, no cookies, no credentials.
+"""Send one GET to the very address that was checked. No redirects, no proxies, no cookies, no credentials.
 
-Made here rather than by an HTTP library, because two things must be certain: the socket goes to an address of the one
-answer that was looked at (a name may resolve differently a moment later), and one deadline covers name, handshake,
+Written by hand rather than with an HTTP library, because two things must be certain: the socket goes to an
+address that was checked (a name may resolve differently a moment later), and one deadline covers name, handshake,
 headers and body, however slowly a server trickles them.
 """
 
@@ -24,13 +24,13 @@ Resolver = Callable[[str, int], list[str]]
 
 
 def system_resolver(host: str, port: int) -> list[str]:
-    """The addresses of `host` in the system's order of preference. Raises OSError."""
+    """Return the addresses of `host` in the system's order of preference. Raises OSError."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(info[4][0]) for info in found))
 
 
 class PinnedHttp:
-    """Makes single requests; timeouts in seconds. `resolver` and `tls_context` replace the system's."""
+    """Make single requests; timeouts in seconds. `resolver` and `tls_context` replace the system's."""
 
     def __init__(
         self,
@@ -46,10 +46,10 @@ class PinnedHttp:
 
     @contextmanager
     def get(self, url: CheckedUrl, deadline: float) -> Iterator[http.client.HTTPResponse]:
-        """Yields the answer with its body unread; `deadline` on `time.monotonic()` ends also the reading of the body.
+        """Yield the answer with its body unread; `deadline` on `time.monotonic()` also ends the reading of the body.
 
         Raises RefusedError when the host is not on the public internet, TransientError for every other failure until
-        the context ends, except for errors of our own that the body of the context raises.
+        the context ends, except for our own errors raised inside the context.
         """
         addresses = self._addresses(url, deadline)
         sock: socket.socket | None = None
@@ -57,7 +57,7 @@ class PinnedHttp:
             try:
                 sock = self._connect(addresses, url.port, deadline)
                 if not url.is_local:
-                    # Wrapped first and shaken hands with afterwards, so that the watchdog holds the socket in use.
+                    # Handshake after wrapping, so that the watchdog holds the socket in use.
                     sock = self._tls().wrap_socket(sock, server_hostname=url.host, do_handshake_on_connect=False)
                     sock.do_handshake()
                 sock.settimeout(self._read_timeout)
@@ -67,7 +67,7 @@ class PinnedHttp:
                 with connection.getresponse() as response:
                     yield response
                 if expired():
-                    raise TimeoutError  # cut off by us, a body without a length looks complete
+                    raise TimeoutError  # a body without a length that we cut off looks complete
             except (OSError, http.client.HTTPException, SmiError) as error:
                 if expired():
                     raise TransientError(f"{url.host} did not send everything within the time allowed.") from error
@@ -79,7 +79,7 @@ class PinnedHttp:
                     sock.close()
 
     def _addresses(self, url: CheckedUrl, deadline: float) -> list[str]:
-        """Resolves once. What comes back is what is connected to, so that a second answer can change nothing."""
+        """Resolve once. The addresses returned are the ones connected to, so that a second answer changes nothing."""
         if url.is_local:
             return ["127.0.0.1"]
         answers: queue.Queue[list[str] | Exception] = queue.Queue()
@@ -90,7 +90,7 @@ class PinnedHttp:
             except Exception as error:
                 answers.put(error)
 
-        # In a thread, because the system's resolver has no timeout of its own.
+        # In a thread, because the system's resolver has no timeout.
         threading.Thread(target=resolve, daemon=True, name="smi-resolve").start()
         try:
             answer = answers.get(timeout=max(0.0, min(self._read_timeout, deadline - time.monotonic())))
@@ -109,41 +109,41 @@ class PinnedHttp:
             if timeout <= 0:
                 break
             try:
-                # The timeout stays on the socket and bounds the handshake too.
+                # The timeout stays on the socket and bounds the handshake, too.
                 return socket.create_connection(self._endpoint(address, port), timeout)
             except OSError as error:
                 failure = error
         raise failure
 
     def _endpoint(self, address: str, port: int) -> tuple[str, int]:
-        """Where the socket goes: the address that was checked. A seam for tests, which have no public address."""
+        """Return the address to connect to, the checked one. Tests, which have no public address, replace it."""
         return address, port
 
     def _tls(self) -> ssl.SSLContext:
         if self._tls_context is None:
             context = ssl.create_default_context()
-            context.load_verify_locations(certifi.where())  # slim images come without the system's store
+            context.load_verify_locations(certifi.where())  # slim images have no system store
             self._tls_context = context
         return self._tls_context
 
 
 @contextmanager
 def _watchdog(current: Callable[[], socket.socket | None], deadline: float) -> Iterator[Callable[[], bool]]:
-    """Ends the connection at the deadline, whatever is being read: socket timeouts start anew with each byte."""
+    """Shut the connection down at the deadline: socket timeouts start anew with each byte."""
     expired = threading.Event()
 
     def bark() -> None:
         expired.set()
         if (sock := current()) is not None:
             with suppress(OSError):
-                # Below TLS: the reading thread sees the end of the stream, and nothing of its state is touched.
+                # Below TLS: the reading thread sees the end of the stream and keeps its state.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), bark)
     timer.daemon = True
     timer.start()
     try:
-        # Past the deadline counts also before the timer's thread has run.
+        # The deadline may have passed before the timer's thread has run.
         yield lambda: expired.is_set() or time.monotonic() >= deadline
     finally:
         timer.cancel()

@@ -1,8 +1,7 @@
-"""From blocks to the few numbers that `core.image_rules` judges: per tile of a 16 x 16 grid, and for the whole image.
+"""Reduce block measurements to the numbers that `core.image_rules` judges, per tile of a 16 x 16 grid and overall.
 
 A creative upscaler adds texture, noise and sharpness, which vanish when the result is shrunk, and changes tone and
-local contrast, which do not; it keeps where things are. So what is looked for is what lies at another place, is gone,
-or was never there.
+local contrast, but keeps everything in its place. So this looks for content that moved, vanished or appeared.
 """
 
 from dataclasses import dataclass
@@ -14,14 +13,14 @@ from smi_pipeline.adapters.images.fidelity import BLOCK, LUMA_WEIGHTS, Blocks, B
 from smi_pipeline.core.image_rules import Measured, Thresholds
 
 GRID = 16
-_STRUCTURE = 3  # blocks a side that a tile needs to have a structure: one feature of a tiny image has none
-_REACH = 4  # source pixels to every side in which a shifted tile is looked for; beyond, it is a foreign one
+_STRUCTURE = 3  # blocks a side that a tile needs for a structure
+_REACH = 4  # source pixels to every side that a shifted tile is searched; beyond, it counts as foreign
 _FAR = 10  # rows of blocks over which a drift must stay
 _NEAR_END = 12  # levels from black and white
 _STEEPEST = 0.8  # levels of drift per level of the picture's own change
-_VOTERS = 0.15  # share of the columns that must be able to say something about a drift
+_VOTERS = 0.15  # share of the columns that must be usable to find a drift
 _CROP = 64  # side of the part of a tile that is searched
-_TURNS = (
+_ROTATIONS = (
     ("mirrored", lambda a: a[..., :, ::-1]),
     ("upside down", lambda a: a[..., ::-1, ::-1]),
     ("flipped", lambda a: a[..., ::-1, :]),
@@ -34,62 +33,59 @@ _TURNS = (
 
 @dataclass(frozen=True)
 class _Places:
-    """What a search for tiles at another place found."""
+    """The result of a search for moved tiles."""
 
     shift: tuple[int, int]
     share: float
     alone: int
-    turned: int
+    rotated: int
 
 
 def summarise(source: Bytes, result: Bytes, limits: Thresholds, *, jpeg: bool) -> Measured:
-    """Compares a source with a result shrunk to its size, both as `fidelity.measure` takes them; `jpeg` when the
-    result is one, for damage that only JPEG data leaves."""
+    """Compare a source with a result shrunk to its size, both as `fidelity.measure` takes them. With `jpeg` also look
+    for damage that only JPEG data shows."""
     blocks = measure(source, result)
     difference = blocks.result_colour - blocks.source_colour
     off = np.abs(difference).max(axis=2)
     tile_colour = np.abs(np.stack([_tiles(difference[:, :, band]) for band in range(3)], axis=2)).max(axis=2)
     std = np.sqrt(_tiles(blocks.source_std**2, _STRUCTURE))
     black = (blocks.result_colour.max(axis=2) <= limits.black) & (blocks.source_colour.max(axis=2) >= limits.not_black)
-    dead = (blocks.result_std < limits.dead_std) & (
-        (off >= limits.dead_colour) | black | (blocks.source_std >= limits.dead_source_std)
+    flat = (blocks.result_std < limits.flat_block_std) & (
+        (off >= limits.flat_block_colour) | black | (blocks.source_std >= limits.flat_block_source_std)
     )
-    dead_share = np.maximum(_tiles(dead.astype(np.float32)), _tiles(blocks.blackened))
-    correlation, ratio, contrast = _structure(blocks)
+    flat_block_share = np.maximum(_tiles(flat.astype(np.float32)), _tiles(blocks.blackened))
+    correlation, contrast = _structure(blocks)
     foreign = (
         (_tiles(off, _STRUCTURE) >= limits.foreign_colour)
         & (correlation < limits.foreign_correlation)
-        & (contrast >= limits.flat_source_std)
+        & (contrast >= limits.foreign_source_std)
     )
     alike = blocks.covariance / np.maximum(blocks.source_std * blocks.result_std, 1)
-    alien = (
-        (off >= limits.alien_colour)
+    foreign_blocks = (
+        (off >= limits.foreign_block_colour)
         & (alike < limits.foreign_correlation)
         & ((blocks.source_std >= limits.structured_std) | (blocks.result_std >= limits.appeared_std))
     )
     structured = std >= limits.structured_std
     ssim = _tiles(blocks.ssim, _STRUCTURE)
-    image_correlation, turned = _layout(blocks, limits)
+    image_correlation, rotated = _layout(blocks, limits)
     places = _places(source, result, limits)
-    wide = contrast >= limits.flat_source_std
     return Measured(
         min_ssim=float(ssim[structured].min()) if structured.any() else 1.0,
         mean_colour=float(np.abs(difference.mean(axis=(0, 1))).max()),
         tile_colour=float(tile_colour.max()),
         tile_colour_at=_where(tile_colour),
-        block_colour=float(off.max()),
-        dead_share=float(dead_share.max()),
-        dead_at=_where(dead_share),
-        flat_ratio=float(ratio[wide].min()) if wide.any() else None,
+        flat_block_share=float(flat_block_share.max()),
+        flat_block_at=_where(flat_block_share),
         foreign_tiles=int(foreign.sum()),
-        alien_share=float(_tiles(alien.astype(np.float32), 2).max()),
-        strangeness=float(_tiles(off / (10 + blocks.source_std), 2).max()),
+        foreign_block_share=float(_tiles(foreign_blocks.astype(np.float32), 2).max()),
+        colour_outlier=float(_tiles(off / (10 + blocks.source_std), 2).max()),
         image_correlation=image_correlation,
-        turned_image=turned,
+        rotation=rotated,
         shift=places.shift,
         shifted_share=places.share,
         shifted_alone=places.alone,
-        turned_tiles=places.turned,
+        rotated_tiles=places.rotated,
         drift=_drift(blocks, limits) if jpeg else 0.0,
         alpha=float(np.abs(_tiles(blocks.result_alpha - blocks.source_alpha)).max()),
         source_saturation=_saturation(blocks.source_colour),
@@ -99,13 +95,13 @@ def summarise(source: Bytes, result: Bytes, limits: Thresholds, *, jpeg: bool) -
 
 
 def _edges(length: int, least: int) -> NDArray[np.intp]:
-    """Where the tiles begin along an axis: 16 of them, or fewer so that each has `least` blocks."""
+    """Return where the tiles begin along an axis: 16, or fewer so that each has `least` blocks."""
     count = max(1, min(GRID, length // least))
     return np.arange(count, dtype=np.intp) * length // count
 
 
 def _tiles(values: Floats, least: int = 1) -> Floats:
-    """Means over the grid."""
+    """Return the means over the grid."""
     rows, columns = _edges(values.shape[0], least), _edges(values.shape[1], least)
     sums = np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
     heights = np.diff(np.append(rows, values.shape[0]))
@@ -122,31 +118,31 @@ def _saturation(colour: Floats) -> float:
     return float((colour.max(axis=2) - colour.min(axis=2)).mean())
 
 
-def _structure(blocks: Blocks) -> tuple[Floats, Floats, Floats]:
-    """Per tile, over all of its pixels: correlation, contrast of the result over the source's, and the latter."""
+def _structure(blocks: Blocks) -> tuple[Floats, Floats]:
+    """Return per tile the correlation of source and result, and the contrast of the source."""
     s, r = blocks.source_colour @ LUMA_WEIGHTS, blocks.result_colour @ LUMA_WEIGHTS
     within = np.float32((BLOCK * BLOCK - 1) / (BLOCK * BLOCK))
-    # Centred first: squares of means lose what matters in single precision.
+    # Centred first: squares of means lose too much in single precision.
     s, r = s - s.mean(), r - r.mean()
     s_mean, r_mean = _tiles(s, _STRUCTURE), _tiles(r, _STRUCTURE)
     s_var = np.maximum(_tiles(within * blocks.source_std**2 + s * s, _STRUCTURE) - s_mean**2, 0)
     r_var = np.maximum(_tiles(within * blocks.result_std**2 + r * r, _STRUCTURE) - r_mean**2, 0)
     covariance = _tiles(within * blocks.covariance + s * r, _STRUCTURE) - s_mean * r_mean
     correlation = covariance / np.sqrt(np.maximum(s_var * r_var, 1e-6))
-    return correlation, np.sqrt(r_var / np.maximum(s_var, 1e-6)), np.sqrt(s_var)
+    return correlation, np.sqrt(s_var)
 
 
 def _layout(blocks: Blocks, limits: Thresholds) -> tuple[float | None, str]:
-    """Correlation of the whole image's block luminances, and how it would have to be turned to fit better."""
+    """Return the correlation of the block luminances of the image, and the rotation that would fit better."""
     s, r = blocks.source_colour @ LUMA_WEIGHTS, blocks.result_colour @ LUMA_WEIGHTS
     if s.size < 4 or s.std() < limits.image_std:
         return None, ""
     upright = float(_correlation(s[None], r[None])[0])
     best, name = upright, ""
-    for how, turn in _TURNS:
-        turned = turn(s)
-        if turned.shape == r.shape:
-            value = float(_correlation(turned[None], r[None])[0])
+    for how, turn in _ROTATIONS:
+        rotated = turn(s)
+        if rotated.shape == r.shape:
+            value = float(_correlation(rotated[None], r[None])[0])
             if value > best + 0.05:
                 best, name = value, how
     return upright, name if best > limits.image_correlation else ""
@@ -159,7 +155,7 @@ def _correlation(a: Floats, b: Floats) -> Floats:
 
 
 def _places(source: Bytes, result: Bytes, limits: Thresholds) -> _Places:
-    """Looks for tiles whose content fits at another place, or mirrored or rotated, far better than where it is."""
+    """Find tiles whose content fits much better elsewhere, mirrored or rotated."""
     none = _Places((0, 0), 0.0, 0, 0)
     height, width = source.shape[:2]
     rows, columns = min(GRID, height // 24), min(GRID, width // 24)
@@ -180,21 +176,21 @@ def _places(source: Bytes, result: Bytes, limits: Thresholds) -> _Places:
     if not structured.any():
         return none
     s, r = found_s[structured], found_r[structured]
-    # Tone must not count: compare around each tile's own mean.
+    # Ignore tone: compare around each tile's own mean.
     s -= s.mean(axis=(1, 2), keepdims=True)
     r -= r.mean(axis=(1, 2), keepdims=True)
-    return _shifted(s, r, limits, _turned(s, r, limits))
+    return _shifted(s, r, limits, _rotated(s, r, limits))
 
 
-def _shifted(s: Floats, r: Floats, limits: Thresholds, turned: int) -> _Places:
+def _shifted(s: Floats, r: Floats, limits: Thresholds, rotated: int) -> _Places:
     side = s.shape[1]
     inner = slice(_REACH, side - _REACH)
     of = len(s)
     still = _error(s[:, inner, inner], r[:, inner, inner])
-    # Most tiles fit where they are and need no search.
+    # Most tiles fit in place and need no search.
     matters = still >= limits.shift_rms**2
     if not matters.any():
-        return _Places((0, 0), 0.0, 0, turned)
+        return _Places((0, 0), 0.0, 0, rotated)
     s, r, still = s[matters], r[matters], still[matters]
     core = r[:, inner, inner]
     best = still.copy()
@@ -206,7 +202,7 @@ def _shifted(s: Floats, r: Floats, limits: Thresholds, turned: int) -> _Places:
             better = error < best
             best[better] = error[better]
             vectors[better] = (right, down)
-    # An edge that leaves the part compared takes its error along: what remains must fit, and be something.
+    # When an edge leaves the compared part, so does its error: the rest must fit and have contrast.
     contrast = core.var(axis=(1, 2))
     fits = (contrast >= limits.structured_std**2) & (best < limits.shift_rest * contrast)
     fits &= (_two_directions(core) >= limits.shift_directions) & vectors.any(axis=1)
@@ -217,18 +213,18 @@ def _shifted(s: Floats, r: Floats, limits: Thresholds, turned: int) -> _Places:
         kinds, counts = np.unique(vectors[shifted], axis=0, return_counts=True)
         share = float(counts.max() / of) if counts.max() > 1 or of == 1 else 0.0
         shift = (int(kinds[counts.argmax()][0]), int(kinds[counts.argmax()][1]))
-    return _Places(shift, share, alone, turned)
+    return _Places(shift, share, alone, rotated)
 
 
-def _turned(s: Floats, r: Floats, limits: Thresholds) -> int:
+def _rotated(s: Floats, r: Floats, limits: Thresholds) -> int:
     upright = _correlation(s, r)
-    matters = upright < 1 - limits.turned_margin
+    matters = upright < 1 - limits.rotated_margin
     s, r, upright = s[matters], r[matters], upright[matters]
-    turned = np.zeros(len(s), dtype=bool)
-    for _, turn in _TURNS:
+    rotated = np.zeros(len(s), dtype=bool)
+    for _, turn in _ROTATIONS:
         other = _correlation(turn(s), r)
-        turned |= (other >= limits.turned_correlation) & (other >= upright + limits.turned_margin)
-    return int(turned.sum())
+        rotated |= (other >= limits.rotated_correlation) & (other >= upright + limits.rotated_margin)
+    return int(rotated.sum())
 
 
 def _error(a: Floats, b: Floats) -> Floats:
@@ -237,8 +233,8 @@ def _error(a: Floats, b: Floats) -> Floats:
 
 
 def _two_directions(tiles: Floats) -> Floats:
-    """Smaller over larger eigenvalue of each tile's structure tensor: 0 for a straight edge, which fits anywhere along
-    itself and so says nothing about where it was moved from; 1 for structure alike in all directions."""
+    """Return the smaller over the larger eigenvalue of each tile's structure tensor: 0 for a straight edge, which fits
+    anywhere along itself, 1 for equal structure in all directions."""
     down, right = np.gradient(tiles, axis=(1, 2))
     xx, yy, xy = ((a * b).mean(axis=(1, 2)) for a, b in ((right, right), (down, down), (right, down)))
     spread = np.sqrt((xx - yy) ** 2 + 4 * xy * xy)
@@ -246,25 +242,25 @@ def _two_directions(tiles: Floats) -> Floats:
 
 
 def _drift(blocks: Blocks, limits: Thresholds) -> float:
-    """Levels by which, from some row on, nearly every column is off in the same way; 0 when there is no such row."""
+    """Return the levels by which, from some row on, nearly all columns are off alike; 0 when there is no such row."""
     if blocks.ssim.shape[0] < 3:
         return 0.0
-    # Medians over three rows on either side; the row between them is part before and part after.
+    # Medians over three rows on either side; the row between belongs to both.
     difference = _median_of_three(blocks.result_colour - blocks.source_colour)
     own = _median_of_three(blocks.source_colour)
     jump, edge = _across(difference), np.abs(_across(own))
-    # Colours at the end of the scale cannot move any further: such columns say nothing.
+    # Colours at the end of the scale cannot move further: such columns are not usable.
     free = (own > _NEAR_END) & (own < 255 - _NEAR_END)
-    says = np.minimum(free[:-2], free[2:])
-    typical = _median_of(jump, says)
-    # Nor do columns where the picture itself changes by as much: whatever is done to tones (also noise that is cut off
-    # at black) moves levels apart or together by less than they differ.
-    says &= np.abs(jump).clip(min=np.abs(typical)) > _STEEPEST * edge
+    usable = np.minimum(free[:-2], free[2:])
+    typical = _median_of(jump, usable)
+    # Nor are columns where the picture itself changes by as much: a change of tones (also noise cut off at black)
+    # moves levels by less than they differ.
+    usable &= np.abs(jump).clip(min=np.abs(typical)) > _STEEPEST * edge
     same = np.abs(jump - typical) <= np.maximum(1.5, 0.35 * np.abs(typical))
-    voters = says.sum(axis=1)
-    enough = voters >= np.maximum(3, _VOTERS * says.shape[1])
-    share = np.where(enough, (same & says).sum(axis=1) / np.maximum(voters, 1), 0)
-    # Local contrast makes halos along straight edges, which fade within a few blocks; a drift stays.
+    voters = usable.sum(axis=1)
+    enough = voters >= np.maximum(3, _VOTERS * usable.shape[1])
+    share = np.where(enough, (same & usable).sum(axis=1) / np.maximum(voters, 1), 0)
+    # Halos of local contrast along straight edges fade within a few blocks; a drift stays.
     far = _far_across(np.median(difference, axis=1))
     stays = far * typical[:, 0] >= 0.6 * typical[:, 0] ** 2
     levels = np.abs(typical[:, 0])[(share >= limits.drift_share) & stays]
@@ -272,7 +268,7 @@ def _drift(blocks: Blocks, limits: Thresholds) -> float:
 
 
 def _far_across(rows: Floats) -> Floats:
-    """Mean of up to ten rows below each inner row minus that of up to ten above it."""
+    """Return the mean of up to ten rows below each inner row minus that of up to ten above it."""
     sums = np.concatenate([np.zeros_like(rows[:1]), np.cumsum(rows, axis=0)])
     at = np.arange(1, len(rows) - 1)
     first, last = np.maximum(at - _FAR, 0), np.minimum(at + 1 + _FAR, len(rows))
@@ -282,7 +278,7 @@ def _far_across(rows: Floats) -> Floats:
 
 
 def _median_of(values: Floats, chosen: NDArray[np.bool_]) -> Floats:
-    """Median of each row's chosen values, as a column; 0 where none is chosen."""
+    """Return the median of each row's chosen values as a column; 0 where none is chosen."""
     masked = np.where(chosen, values, np.inf)
     ordered = np.sort(masked, axis=1)
     middle = np.maximum(chosen.sum(axis=1, keepdims=True) - 1, 0) // 2
@@ -291,13 +287,13 @@ def _median_of(values: Floats, chosen: NDArray[np.bool_]) -> Floats:
 
 
 def _median_of_three(values: Floats) -> Floats:
-    """Median of each row with the two around it; the outermost rows count twice."""
+    """Return the median of each row and its two neighbours; the outermost rows count twice."""
     a, b, c = np.concatenate([values[:1], values[:-1]]), values, np.concatenate([values[1:], values[-1:]])
     return np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
 
 
 def _across(values: Floats) -> Floats:
-    """What lies below each row (its three rows' median) minus what lies above."""
+    """Return the values below each inner row minus those above it."""
     reach = 2 if len(values) >= 9 else 1
     padded = np.concatenate([values[:1]] * reach + [values] + [values[-1:]] * reach)
     return (padded[2 * reach :] - padded[: -2 * reach])[1:-1]

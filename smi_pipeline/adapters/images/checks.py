@@ -1,8 +1,8 @@
-"""The image checks of the shop: what is taken as a source, and whether a result may be delivered (design section 7).
+"""Check which images are accepted as a source and whether a result may be delivered.
 
-Special kinds. Delivered: EXIF rotation (the result may be upright, or keep the tag), grey, palette, alpha, ICC
-profiles (compared in sRGB, so the result may keep the profile or be converted). Refused before payment, with a
-sentence: CMYK, 16 bits per channel, animation, and any format but PNG, JPEG and WebP.
+Accepted: EXIF rotation (the result may be upright or keep the tag), grey, palette, alpha, ICC profiles (compared in
+sRGB, so the result may keep the profile or be converted). Refused before payment: CMYK, 16 bits per channel, animation,
+and any format but PNG, JPEG and WebP.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"Rar!", b"7z\xbc\xaf", b"%PDF", b"MZ
 
 
 class VipsImages:
-    """ImagesPort on libvips. Safe to build before a fork: libvips starts at the first decode."""
+    """Implement `core.ports.ImagesPort` on libvips. Safe before a fork: libvips starts at the first decode."""
 
     def __init__(
         self,
@@ -41,23 +41,22 @@ class VipsImages:
         self._limits = thresholds or Thresholds()
 
     def inspect(self, path: Path) -> ImageInfo:
-        """Identifies a source by its content and reads its structure, without decoding a pixel.
+        """Return the properties of a source from its structure, without decoding pixels.
 
         Raises PermanentError: source_too_large, unsupported_format (another format, animation, CMYK, 16 bit),
         invalid_image (empty, truncated, no size, foreign data attached)."""
         return replace(self._source(path)[0], sha256=_sha256(path))
 
     def check_source(self, path: Path) -> ImageInfo:
-        """`inspect`, then a full decode. Raises PermanentError, also source_too_large when not even the smallest scale
-        sold would fit."""
+        """Inspect and fully decode a source. Raises PermanentError, also source_too_large when not even the smallest
+        scale sold would fit."""
         facts, layout = self._source(path)
         image_rules.check_output_size(facts, image_rules.SMALLEST_SCALE, self._max_megapixels)
         decode_whole(path, layout)
         return replace(facts, sha256=_sha256(path))
 
     def check_result(self, source: Path, result: Path, scale: int) -> Verdict:
-        """Compares a result with the kept source. Bad images are said by the verdict; OSError for files that cannot be
-        read."""
+        """Compare a result with the kept source. A bad image is a verdict, an unreadable file an OSError."""
         try:
             source_facts, source_layout = self._source(source)
         except PermanentError as error:
@@ -69,7 +68,7 @@ class VipsImages:
             problem = self._before_decoding(source_facts, source_layout, facts, layout, scale, result)
             if problem:
                 return _refused(facts, problem)
-            # Hashing and the small source need nothing of what decoding the result needs: beside it they cost no time.
+            # Hash the result and decode the small source while the result is being decoded.
             with ThreadPoolExecutor(2) as beside:
                 digest = beside.submit(_sha256, result)
                 verdict = self._compare(source, source_facts, source_layout, result, facts, layout, scale, beside)
@@ -83,7 +82,7 @@ class VipsImages:
         size = path.stat().st_size
         if size > self._max_source_bytes:
             raise PermanentError(
-                reasons.SOURCE_TOO_LARGE, f"the file has {size} bytes; at most {self._max_source_bytes} are taken"
+                reasons.SOURCE_TOO_LARGE, f"the file has {size} bytes; the limit is {self._max_source_bytes}"
             )
         layout = containers.read_layout(path)
         problem = _unsold(layout)
@@ -101,11 +100,11 @@ class VipsImages:
         return _facts(path, layout), layout
 
     def _tail(self, path: Path, layout: Layout, *, original: bool) -> str:
-        """What is wrong with the bytes after the end marker.
+        """Return what is wrong with the bytes after the end marker.
 
-        Zeros are padding. Cameras attach a gain map or preview (another JPEG, announced in the header) and phones a
-        short video; an original may keep those, because it goes no further than the upscaler. Everything else is a
-        second file in disguise, and a result, fresh from an encoder, has no business carrying anything at all."""
+        Zeros are padding. An original may keep what cameras and phones attach: a gain map or preview (a JPEG announced
+        in the header), or a short video. Anything else may be a hidden second file, and a result, fresh from an
+        encoder, may carry nothing at all."""
         extra = path.stat().st_size - layout.end
         if extra <= 0:
             return ""
@@ -153,8 +152,7 @@ class VipsImages:
         scale: int,
         beside: ThreadPoolExecutor,
     ) -> Verdict:
-        # The same profile on both sides needs no conversion, for equal numbers look equal; the same orientation no
-        # turning.
+        # With the same profile on both sides equal numbers look equal; with the same orientation nothing is rotated.
         convert = source_layout.icc != layout.icc
         turn = source_facts.exif_orientation != facts.exif_orientation
         original = partial(
@@ -178,25 +176,25 @@ class VipsImages:
         warnings = []
         fine = []
         if convert and not layout.icc and found.mean_colour > self._limits.profile_colour:
-            # The right numbers, but not what they mean: the picture is all there, in other colours.
+            # The pixel values are right, but are shown in other colours.
             bare = summarise(original(), after, self._limits, jpeg=jpeg)
             if bare.mean_colour < found.mean_colour:
                 fine.append(f"the colour profile was dropped: colours differ by {found.mean_colour:.1f} levels")
                 found = bare
-        said = image_rules.refusals(found, self._limits)
+        messages = image_rules.refusals(found, self._limits)
         fine += image_rules.fine_points(found, self._limits)
         if layout.bits == 16:
             warnings.append("the result has 16 bits per channel")
         if self._fidelity == "enforce":
-            said += fine
+            messages += fine
         else:
             warnings += fine
         numbers = f"lowest SSIM {found.min_ssim:.2f}, mean colour shift {found.mean_colour:.1f}"
         return Verdict(
-            ok=not said,
+            ok=not messages,
             facts=facts,
-            reason=reasons.RESULT_REJECTED if said else "",
-            message=f"{'; '.join(said)} ({numbers})" if said else numbers,
+            reason=reasons.RESULT_REJECTED if messages else "",
+            message=f"{'; '.join(messages)} ({numbers})" if messages else numbers,
             min_ssim=round(found.min_ssim, 4),
             mean_colour_shift=round(found.mean_colour, 3),
             warnings=tuple(warnings),
@@ -204,7 +202,7 @@ class VipsImages:
 
 
 class _SourceBroken(PermanentError):
-    """The kept source cannot be decoded: not the result's fault."""
+    """Raised when the kept source cannot be decoded, which is not the fault of the result."""
 
 
 def _refused(facts: ImageInfo | None, message: str) -> Verdict:

@@ -1,4 +1,4 @@
-"""The three file formats read by hand: identity, size and kind from the header, and whether the file is whole.
+"""Read the structure of the three file formats: type, size and kind from the header, and whether the file is complete.
 
 Pixels are never decoded here and sizes never allocated, so a header that promises a gigapixel costs nothing. Pillow
 is not used for this because its WebP reader loads the file and allocates the canvas on opening, and because its bomb
@@ -33,7 +33,7 @@ _MAX_PNG_METADATA = 10_000  # chunks that hold no pixels: each costs time, and r
 
 
 def read_layout(path: Path) -> Layout:
-    """Reads a file's structure from its first byte to its end marker.
+    """Read a file's structure from its first byte to its end marker.
 
     Raises PermanentError (unsupported_format, invalid_image)."""
     if path.stat().st_size == 0:
@@ -57,7 +57,7 @@ def read_layout(path: Path) -> Layout:
 
 
 def orientation(exif: bytes) -> int:
-    """The EXIF orientation, 1 to 8; 1 when there is none or it is nonsense, as viewers do."""
+    """Return the EXIF orientation, 1 to 8; 1 when it is missing or invalid, as viewers do."""
     if not exif:
         return 1
     from PIL import Image
@@ -121,8 +121,8 @@ def _read_png(data: FileBytes) -> Layout:
 
 
 def _inflated(kind: bytes, body: bytes, room: int) -> bytes:
-    """The compressed part of a profile or text; empty for others, and for one that cannot be inflated, which viewers
-    ignore. Raises PermanentError for more than `room` bytes: all of a file's together are a few KiB, a bomb is not."""
+    """Return the inflated part of a profile or text; empty for others and for damaged ones, which viewers ignore.
+    Raises PermanentError for more than `room` bytes, a decompression bomb."""
     if kind not in (b"iCCP", b"zTXt", b"iTXt"):
         return b""
     name, _, rest = body.partition(b"\x00")

@@ -1,4 +1,4 @@
-"""Pixels by libvips: decoded row by row, and shrunk in the same pass. No judgement here.
+"""Decode pixels by libvips row by row, and shrink them in the same pass.
 
 libvips starts threads and must be created after a fork, never before: pyvips is imported within functions, at first
 use.
@@ -30,8 +30,8 @@ _LOADERS = {"PNG": "pngload", "JPEG": "jpegload", "WEBP": "webpload"}
 
 @functools.cache
 def vips() -> Any:
-    """pyvips, with libvips set up: one thread per image (several runs share the cores already), and no cache, because
-    no operation is asked for twice and a cache only keeps pixels alive."""
+    """Return pyvips with one thread per image, as several runs share the cores, and without a cache, which would only
+    keep pixels in memory."""
     import pyvips
 
     # It warns of every JPEG that is decoded with a spare row; what matters comes as an error.
@@ -43,7 +43,7 @@ def vips() -> Any:
 
 
 def decode_whole(path: Path, layout: Layout) -> None:
-    """Decodes every pixel and keeps none. Raises PermanentError(invalid_image)."""
+    """Decode every pixel and keep none. Raises PermanentError(invalid_image)."""
 
     def read(fail_on: str) -> None:
         with _said_in_one_line(layout, PermanentError):
@@ -65,7 +65,7 @@ def decode(
     orientation: int = 1,
     broken: type[PermanentError] = PermanentError,
 ) -> Bytes:
-    """Decodes all of a file and returns it, shrunk by a whole number, as uint8 (height, width, 3 or 4): RGB weighted by
+    """Decode a whole file and return it, shrunk by a whole number, as uint8 (height, width, 3 or 4): RGB weighted by
     alpha, and alpha if there is one. Grey is repeated.
 
     `strict` also refuses a JPEG whose data does not end with its pixels (`_leftover`): for files an encoder has just
@@ -85,8 +85,8 @@ def decode(
 
 
 def _unless_cut_off(read: Callable[[str], T], broken: type[PermanentError]) -> T:
-    """Reads a JPEG. libjpeg only warns of data that ends too early, and paints the rest grey: that is refused. Its
-    other warnings are harmless, and cameras do cause them."""
+    """Read a JPEG. Data that ends too early is refused; libjpeg only warns and fills the rest with grey. Its other
+    warnings are harmless and also occur with cameras' files."""
     try:
         return read("warning")
     except PermanentError as error:
@@ -156,7 +156,7 @@ def _said_in_one_line(layout: Layout, broken: type[PermanentError]) -> Iterator[
 
 
 def _on_load(layout: Layout, shrink: int) -> int:
-    """The part of the shrinking that the decoder itself does. All coded data is read nevertheless."""
+    """Return the part of the shrinking that the decoder does itself. All coded data is read nevertheless."""
     if layout.format == "JPEG":
         # The scaled inverse transform: twice the speed of full size.
         return next(factor for factor in (8, 4, 2, 1) if shrink % factor == 0)
@@ -174,8 +174,8 @@ def _load(file: Any, layout: Layout, on_load: int, *, fail_on: str = "error") ->
 
 @contextlib.contextmanager
 def _with_spare_row(path: Path, layout: Layout) -> Iterator[Any]:
-    """A copy of a JPEG whose header promises one row of MCUs more than there are. A nameless copy on disk, because a
-    Python callback that libvips reads through aborts the process when it is collected in the wrong order."""
+    """Yield a copy of a JPEG whose header announces one more row of MCUs than exist. It is an unnamed file on disk,
+    because a Python callback that libvips reads from can abort the process when it is garbage-collected."""
     with tempfile.TemporaryFile() as copy:
         with path.open("rb") as original:
             shutil.copyfileobj(original, copy, 2**20)
@@ -191,7 +191,7 @@ def _spare_height(layout: Layout) -> int:
 
 
 def _leftover(rows: Bytes, layout: Layout, on_load: int) -> bool:
-    """Whether a JPEG's data went on after its last pixel: then a flipped bit has moved the blocks behind it.
+    """Return whether a JPEG's data goes on after its last pixel: then a flipped bit has moved the blocks behind it.
 
     Decoders are lenient: damaged entropy data falls into step again after some blocks, but often after a wrong number
     of them. So one row of MCUs more than there are was asked for. Its first MCU is decoded from the bits that pad the

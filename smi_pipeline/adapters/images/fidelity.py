@@ -1,9 +1,7 @@
-"""Numbers per block that say how far a result, shrunk to its source's size, is from that source. What they add up to
-is in `suspicions`, what it means in `core.image_rules`.
+"""Measure per block how a result, shrunk to its source's size, differs from the source.
 
-Everything is measured on blocks of 7 x 7 source pixels, in stripes from top to bottom, so that only bytes are held at
-the size of an image, never the floats. 7 because scikit-image, the oracle of the tests, uses the same window: its SSIM
-map, read at the centres of our blocks, is our SSIM.
+Blocks are 7 x 7 source pixels, measured in stripes from top to bottom, so that floats are never held at the size of an
+image. 7 is the window of scikit-image, with which the tests compare the SSIM.
 """
 
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ _BLACK, _NOT_BLACK = 2, 48
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
-# Rec. 601, as in JPEG: the luminance that a viewer compares.
+# Rec. 601, as in JPEG.
 LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _C1 = np.float32((0.01 * 255) ** 2)
 _C2 = np.float32((0.03 * 255) ** 2)
@@ -39,7 +37,7 @@ class Blocks:
 
 
 def measure(source: Bytes, result: Bytes) -> Blocks:
-    """Measures two images of one size, uint8 (height, width, 3 or 4): RGB weighted by alpha, and alpha."""
+    """Measure two images of the same size, uint8 (height, width, 3 or 4): RGB weighted by alpha, and alpha."""
     tops = range(0, source.shape[0], _ROWS)
     parts = [_stripe(source[top : top + _ROWS], result[top : top + _ROWS]) for top in tops]
     return Blocks(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
@@ -71,7 +69,7 @@ def _blackened(luminance: Floats, result: Bytes) -> Floats:
 
 
 def _pad(pixels: Bytes) -> Bytes:
-    """Repeats the last row and column up to whole blocks: adds no contrast, and works for one pixel."""
+    """Repeat the last row and column up to whole blocks, which adds no contrast and works for one pixel."""
     height, width = pixels.shape[:2]
     down, right = -height % BLOCK, -width % BLOCK
     if not down and not right:
@@ -81,7 +79,7 @@ def _pad(pixels: Bytes) -> Bytes:
 
 def _means(values: Floats) -> Floats:
     height, width = values.shape
-    # Rows first: adding whole rows is what numpy does fast, and it leaves a seventh for the slow axis.
+    # Rows first: numpy adds whole rows fast, which leaves a seventh for the slow axis.
     rows = values.reshape(height // BLOCK, BLOCK, width).sum(axis=1)
     return rows.reshape(height // BLOCK, width // BLOCK, BLOCK).sum(axis=2) / np.float32(BLOCK * BLOCK)
 

@@ -1,4 +1,4 @@
-"""The structure of a JPEG file: markers, header and where its scans end."""
+"""Read the structure of a JPEG file: markers, header and the end of its scans."""
 
 import re
 
@@ -12,7 +12,7 @@ _FRAMES = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
 
 
 def read_jpeg(data: FileBytes) -> Layout:
-    """Reads markers from the first byte to the end marker. Raises PermanentError; ValueError or IndexError when the
+    """Read the markers from the first byte to the end marker. Raises PermanentError; ValueError or IndexError when the
     file is too short."""
     layout = Layout(format="JPEG")
     at, components = 2, 0
@@ -81,7 +81,7 @@ def _jpeg_frame(layout: Layout, data: FileBytes, body: int, progressive: bool) -
 
 
 def _after_scan(data: FileBytes, at: int) -> int:
-    """Where the entropy-coded data that begins at `at` ends."""
+    """Return where the entropy-coded data that begins at `at` ends."""
     # End and start of a scan cannot occur within one. The exact search is slow, so this one comes first: when the end
     # marker is the file's last bytes and no other scan begins, that is it.
     first = data.search(_END_OR_SCAN, at)

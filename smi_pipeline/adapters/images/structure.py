@@ -1,4 +1,4 @@
-"""What all three readers share: the layout they fill, a file that reads like bytes, numbers and errors."""
+"""The parts that all format readers share: the layout, a file that reads like bytes, numbers and errors."""
 
 import os
 import re
@@ -9,12 +9,12 @@ from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import PermanentError
 
 MAX_METADATA = 16 * 2**20
-"""Bytes of one profile or EXIF block that are looked at: real ones are a thousandth of it."""
+"""Longest profile or EXIF block that is read, in bytes; real ones are a thousandth of it."""
 
 
 @dataclass(kw_only=True)
 class Layout:
-    """What the structure of a file says. Sizes in pixels as stored, offsets and lengths in bytes."""
+    """The structure of a file. Sizes in pixels as stored, offsets and lengths in bytes."""
 
     format: str
     width: int = 0
@@ -34,7 +34,7 @@ class Layout:
 
 
 class FileBytes:
-    """A file like a bytes object. Not mmap: every page that is looked at would count as this process's memory."""
+    """A file that reads like bytes. Not mmap: every page read would count as memory of this process."""
 
     _WINDOW = 4096
     _BLOCK = 2**20
@@ -67,11 +67,11 @@ class FileBytes:
         return self._held[offset : offset + count]
 
     def few(self, start: int, count: int) -> bytes:
-        """Some bytes that nothing near is wanted of: not more is read than that."""
+        """Return a few bytes without reading ahead."""
         return os.pread(self._descriptor, count, start)
 
     def search(self, pattern: re.Pattern[bytes], start: int) -> int:
-        """Where the first match of a two-byte pattern begins; -1 for none."""
+        """Return where the first match of a two-byte pattern begins; -1 for none."""
         while start < self._size - 1:
             block = os.pread(self._descriptor, self._BLOCK, start)
             found = pattern.search(block)
@@ -82,26 +82,32 @@ class FileBytes:
 
 
 def damaged(message: str) -> PermanentError:
+    """Return the error for a damaged image."""
     return PermanentError(reasons.INVALID_IMAGE, message)
 
 
 def unsupported(message: str) -> PermanentError:
+    """Return the error for a format that is not sold."""
     return PermanentError(reasons.UNSUPPORTED_FORMAT, message)
 
 
 def u32(data: FileBytes, at: int) -> int:
+    """Return a big-endian 32-bit number. Raises ValueError at the end of the file."""
     return int.from_bytes(exactly(data, at, 4), "big")
 
 
 def u16(data: FileBytes, at: int) -> int:
+    """Return a big-endian 16-bit number. Raises ValueError at the end of the file."""
     return int.from_bytes(exactly(data, at, 2), "big")
 
 
 def l32(data: FileBytes, at: int) -> int:
+    """Return a little-endian 32-bit number. Raises ValueError at the end of the file."""
     return int.from_bytes(exactly(data, at, 4), "little")
 
 
 def exactly(data: FileBytes, at: int, count: int) -> bytes:
+    """Return exactly `count` bytes. Raises ValueError at the end of the file."""
     part = data[at : at + count]
     if len(part) < count:
         raise ValueError("short")

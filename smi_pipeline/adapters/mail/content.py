@@ -1,4 +1,4 @@
-"""What may stand in a header or a link of a mail, and how mails write amounts and times. Pure functions only."""
+"""Validate what goes into the headers and links of a mail."""
 
 import re
 import unicodedata
@@ -6,32 +6,18 @@ from urllib.parse import urlsplit
 
 from smi_pipeline.adapters.fetching.allowed_hosts import ascii_host
 from smi_pipeline.core.errors import RefusedError
-from smi_pipeline.core.formatting import dimensions, file_size, in_utc, moment, money, one_line, time_left
-
-__all__ = [
-    "address",
-    "dimensions",
-    "file_size",
-    "header_value",
-    "in_utc",
-    "link",
-    "moment",
-    "money",
-    "one_line",
-    "time_left",
-]
 
 
 def header_value(value: str, what: str) -> str:
-    """`value` unchanged if it may stand in a header. Raises RefusedError for line breaks and control characters,
-    which could end the header and begin another."""
+    """Return `value` unchanged if it may stand in a header. Raises RefusedError for line breaks and control
+    characters, which could end the header and begin another."""
     if any(unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs") for character in value):
         raise RefusedError(f"{what} must not contain line breaks or control characters")
     return value
 
 
 def link(url: str, what: str) -> str:
-    """`url` if it is a plain web address. Raises RefusedError otherwise: escaping alone lets `javascript:` through."""
+    """Return `url` if it is a plain web address. Raises RefusedError otherwise, `javascript:` included."""
     if not isinstance(url, str) or any(c <= " " or c == "\x7f" for c in url) or any(c in url for c in '<>"\\'):
         raise RefusedError(f"{what} is not a web address")
     try:
@@ -44,7 +30,7 @@ def link(url: str, what: str) -> str:
 
 
 def address(value: str, what: str) -> str:
-    """A bare address with its domain in ASCII (IDNA). Raises RefusedError for anything that is not one address."""
+    """Return a bare address with its domain in ASCII (IDNA). Raises RefusedError for anything but one address."""
     header_value(value, what)
     local, _, domain = value.strip().rpartition("@")
     ascii_domain = ascii_host(domain)

@@ -1,5 +1,4 @@
-"""Turns the facts of an order into a complete message. Which words are said is in `templates/`; how the message gets
-to the customer is in `adapters.mailer`."""
+"""Render the complete message of a mail from the data of an order; the texts are in `templates/`."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -14,9 +13,9 @@ from typing import Any
 import css_inline
 import jinja2
 
-from smi_pipeline.adapters.mail import content as fmt
+from smi_pipeline import formatting
+from smi_pipeline.adapters.mail import content
 from smi_pipeline.core.errors import RefusedError
-from smi_pipeline.core.formatting import RATINGS
 from smi_pipeline.core.models import RenderedMail
 
 REFUND_STATES = ("pending", "succeeded")
@@ -36,23 +35,22 @@ def _templates() -> jinja2.Environment:
 
 
 class MailRenderer:
-    """Renders every kind of mail; the same arguments give the same bytes.
+    """Render every kind of mail; the same arguments give the same bytes.
 
-    `sender` is an address with or without a name, `support_email` a bare address; `owner_copy` (or None) gets each
-    customer's mail as a blind copy.
-    Raises RefusedError when one of them cannot stand in a header.
+    `sender` is an address with or without a name, `support_email` a bare address; `owner_copy` (or None) receives
+    each customer's mail as a blind copy. Raises RefusedError for a value that may not stand in a header.
     """
 
     def __init__(self, *, sender: str, support_email: str, owner_copy: str | None, shop_name: str) -> None:
-        self._shop_name = fmt.header_value(shop_name, "the shop name")
-        # People write `Shop <shop@example.com>` into this setting as well as the bare address.
-        name, bare = parseaddr(fmt.header_value(sender, "SMI_MAIL_FROM")) if "<" in sender else ("", sender)
+        self._shop_name = content.header_value(shop_name, "the shop name")
+        # The setting may be `Shop <shop@example.com>` or the bare address.
+        name, bare = parseaddr(content.header_value(sender, "SMI_MAIL_FROM")) if "<" in sender else ("", sender)
         self._sender_name = name or self._shop_name
-        self._sender = fmt.address(bare, "SMI_MAIL_FROM")
-        self._support_email = fmt.address(support_email, "SMI_SUPPORT_EMAIL")
-        self._owner_copy = fmt.address(owner_copy, "the owner's copy") if owner_copy else None
+        self._sender = content.address(bare, "SMI_MAIL_FROM")
+        self._support_email = content.address(support_email, "SMI_SUPPORT_EMAIL")
+        self._owner_copy = content.address(owner_copy, "the owner's copy") if owner_copy else None
         self._templates = _templates()
-        # No look at the network or the disk: what a mail looks like is in the templates alone.
+        # Nothing is loaded from the network or the disk.
         self._inliner = css_inline.CSSInliner(load_remote_stylesheets=False, keep_at_rules=True)
         self._views: dict[str, Callable[[Mapping[str, Any], datetime], dict[str, Any]]] = {
             "completion": self._completion,
@@ -63,13 +61,14 @@ class MailRenderer:
         }
 
     def render(self, kind: str, *, to: str, message_id: str, context: Mapping[str, Any], at: datetime) -> RenderedMail:
-        """See `core.ports.MailerPort.render`. Raises RefusedError also for an unknown kind and for a missing or
-        unusable value of `context`, which it names."""
+        """Return the message; see `core.ports.MailerPort.render`.
+
+        Raises RefusedError also for an unknown kind and for a missing or unusable value of `context`."""
         if kind not in self._views:
             raise RefusedError(f"there is no mail of kind {kind!r}")
-        at = fmt.in_utc(at, "the date")
-        recipient = fmt.address(to, "the recipient")
-        fmt.header_value(message_id, "the Message-ID")
+        at = formatting.in_utc(at, "the date")
+        recipient = content.address(to, "the recipient")
+        content.header_value(message_id, "the Message-ID")
         if not (message_id.startswith("<") and message_id.endswith(">") and message_id.count("@") == 1):
             raise RefusedError("the Message-ID must look like <unique@host>")
         try:
@@ -99,17 +98,17 @@ class MailRenderer:
 
     @property
     def sender(self) -> str:
-        """The bare address that mails come from, its domain in ASCII."""
+        """Return the bare address that mails come from, its domain in ASCII."""
         return self._sender
 
     def _message(self, subject: str, recipient: str, message_id: str, at: datetime) -> EmailMessage:
-        # A local part beyond ASCII can only be written as UTF-8 (RFC 6532); anything else stays plain for old servers.
+        # Only a local part beyond ASCII needs UTF-8 headers (RFC 6532), which old servers refuse.
         plain = recipient.isascii() and self._sender.isascii() and self._support_email.isascii()
         message = EmailMessage(policy=policy.SMTP if plain else policy.SMTPUTF8)
         message["From"] = self._header_address(self._sender, self._sender_name)
         message["To"] = self._header_address(recipient)
         message["Reply-To"] = self._header_address(self._support_email)
-        message["Subject"] = fmt.header_value(subject, "the subject")
+        message["Subject"] = content.header_value(subject, "the subject")
         message["Date"] = format_datetime(at)
         message["Message-ID"] = message_id
         message["Auto-Submitted"] = "auto-generated"
@@ -122,40 +121,42 @@ class MailRenderer:
 
     def _customer(self, context: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            "customer_name": fmt.one_line(context.get("customer_name") or "", 60),
-            "job_id": fmt.one_line(str(context["job_id"])),
-            "status_url": fmt.link(context["status_url"], "status_url"),
+            "customer_name": formatting.one_line(context.get("customer_name") or "", 60),
+            "job_id": formatting.one_line(str(context["job_id"])),
+            "status_url": content.link(context["status_url"], "status_url"),
         }
 
     def _completion(self, context: Mapping[str, Any], at: datetime) -> dict[str, Any]:
-        resolution = fmt.one_line(context["resolution"], 20)
+        resolution = formatting.one_line(context["resolution"], 20)
         ratings = {int(stars): url for stars, url in context["rating_urls"].items()}
-        if sorted(ratings) != sorted(RATINGS):
+        if sorted(ratings) != sorted(formatting.RATINGS):
             raise RefusedError("the completion mail needs a rating link for each of 1 to 5 stars")
         return self._customer(context) | {
             "template": "completion",
             "subject": f"Your {resolution} image is ready to download",
             "resolution": resolution,
-            "dimensions": fmt.dimensions(context["width"], context["height"]),
-            "file_size": fmt.file_size(context["file_bytes"]),
-            "format": fmt.one_line(context["format"], 20),
-            "file_name": fmt.one_line(context["file_name"], 120),
-            "download_url": fmt.link(context["download_url"], "download_url"),
-            "expires": fmt.moment(context["expires_at"]),
-            "time_left": fmt.time_left(context["expires_at"], at),
-            "price": fmt.money(context["price_cents"], context["currency"]),
-            "ratings": [(n, RATINGS[n], fmt.link(ratings[n], f"rating_urls[{n}]")) for n in sorted(ratings)],
+            "dimensions": formatting.dimensions(context["width"], context["height"]),
+            "file_size": formatting.file_size(context["file_bytes"]),
+            "format": formatting.one_line(context["format"], 20),
+            "file_name": formatting.one_line(context["file_name"], 120),
+            "download_url": content.link(context["download_url"], "download_url"),
+            "expires": formatting.moment(context["expires_at"]),
+            "time_left": formatting.time_left(context["expires_at"], at),
+            "price": formatting.money(context["price_cents"], context["currency"]),
+            "ratings": [
+                (n, formatting.RATINGS[n], content.link(ratings[n], f"rating_urls[{n}]")) for n in sorted(ratings)
+            ],
         }
 
     def _money_back(self, context: Mapping[str, Any]) -> dict[str, Any]:
         state = context["refund_state"]
         if state not in REFUND_STATES:
-            # Stripe's other states (failed, canceled, requires_action) are a person's task, not news for a customer.
+            # Refunds in Stripe's other states (failed, canceled, requires_action) are manual tasks.
             raise RefusedError(f"no mail may promise a refund that is {state!r}")
         return self._customer(context) | {
             "template": "refund",
-            "amount": fmt.money(context["amount_cents"], context["currency"]),
-            "reason": fmt.one_line(context["reason"], 300),
+            "amount": formatting.money(context["amount_cents"], context["currency"]),
+            "reason": formatting.one_line(context["reason"], 300),
             "pending": state == "pending",
         }
 
@@ -163,10 +164,10 @@ class MailRenderer:
         view = self._money_back(context)
         started = view["pending"]
         return view | {
-            "subject": f"Your refund of {view['amount']} has been {'started' if started else 'made'}",
-            "heading": f"Your refund has been {'started' if started else 'made'}",
-            "intro": "We are sorry: we could not deliver the image you ordered. You get your money back.",
-            "aside": "The order is closed. If you still want the image, you are welcome to order it again in the shop.",
+            "subject": f"{'We have started your refund of' if started else 'We have refunded'} {view['amount']}",
+            "heading": "We have started your refund" if started else "We have refunded your payment",
+            "intro": "We are sorry that we could not deliver the image you ordered. You get your money back.",
+            "aside": "Your order is closed. If you still want the image, you can order it again in the shop.",
         }
 
     def _duplicate_payment(self, context: Mapping[str, Any], _at: datetime) -> dict[str, Any]:
@@ -176,7 +177,7 @@ class MailRenderer:
             "subject": f"Your second payment of {view['amount']} {'is being' if started else 'has been'} returned",
             "heading": f"Your second payment {'is being' if started else 'has been'} returned",
             "intro": "We received two payments for one order. We keep the first and return the second.",
-            "aside": "Your order goes on as usual: you pay for it once, and the image comes in a separate e-mail.",
+            "aside": "Your order is not affected: you pay for it once, and we send the image in a separate e-mail.",
         }
 
     def _goodwill(self, context: Mapping[str, Any], _at: datetime) -> dict[str, Any]:
@@ -185,16 +186,18 @@ class MailRenderer:
         return view | {
             "subject": f"We {'are returning' if started else 'have returned'} {view['amount']} to you",
             "heading": f"We {'are returning' if started else 'have returned'} your payment",
-            "intro": "As a gesture of goodwill you get money back for an order that we have already delivered.",
+            "intro": "As a gesture of goodwill, we refund an order that we have already delivered.",
             "aside": "The image we delivered is yours to keep.",
         }
 
     def _alert(self, context: Mapping[str, Any], _at: datetime) -> dict[str, Any]:
-        subject = fmt.header_value(context["subject"], "the subject")
+        subject = content.header_value(context["subject"], "the subject")
         return {
             "template": "alert",
             "subject": f"[{self._shop_name}] {subject}",
             "heading": subject,
-            "lines": [fmt.one_line(line, 500) for line in context["lines"]],
-            "links": [(fmt.one_line(label), fmt.link(url, label)) for label, url in context["links"].items()],
+            "lines": [formatting.one_line(line, 500) for line in context["lines"]],
+            "links": [
+                (formatting.one_line(label), content.link(url, label)) for label, url in context["links"].items()
+            ],
         }

@@ -1,7 +1,7 @@
-"""Hands mails to an SMTP server and says how it went. What a mail says is in `adapters.mail_render`.
+"""Hand mails to an SMTP server.
 
-The one question that matters here is whether the server can have accepted the message: before its first byte was sent
-it cannot (TransientError), after that only the server knows until it has answered (AmbiguousError).
+What matters is whether the server can have accepted the message: before its first byte is sent it cannot
+(TransientError); after that it may have, until it answers (AmbiguousError).
 """
 
 import logging
@@ -20,15 +20,15 @@ from smi_pipeline.core.models import RenderedMail
 
 MAIL_REFUSED = "mail_refused"
 IMPLICIT_TLS_PORT = 465  # RFC 8314: TLS from the first byte, no STARTTLS
-_ACCOUNT_CODES = {530, 534, 535, 538}  # RFC 4954: who we are is refused, not this message
+_ACCOUNT_CODES = {530, 534, 535, 538}  # RFC 4954: the account is refused, not this message
 _log = logging.getLogger(__name__)
 
 
 class SmtpMailer:
-    """`core.ports.MailerPort` over SMTP.
+    """Implement `core.ports.MailerPort` over SMTP.
 
     `user` and `password` may be empty for a server without AUTH. `starttls` demands STARTTLS with a certificate valid
-    for `host`; port 465 speaks TLS from the start. `owner_copy` gets a blind copy of each customer's mail.
+    for `host`; port 465 uses TLS from the start. `owner_copy` receives a blind copy of each customer's mail.
     `timeout_seconds` bounds each answer of the server; a server that is slow at all of them, so that the content could
     not begin within `session_seconds`, gets none: by then somebody else may have the mail. `tls_context` replaces the
     system's trusted authorities.
@@ -57,30 +57,30 @@ class SmtpMailer:
         self._timeout = timeout_seconds
         self._session_seconds = session_seconds
         self._tls_context = tls_context
-        # Named after our own domain: the default asks DNS for this machine's name, which can take seconds.
+        # Our own domain: by default DNS is asked for this machine's name, which can take seconds.
         self._helo = self._renderer.sender.rpartition("@")[2]
 
     def render(self, kind: str, *, to: str, message_id: str, context: Mapping[str, Any], at: datetime) -> RenderedMail:
-        """Builds the complete message; `kind` is completion, refund, duplicate_payment, goodwill or alert. The same
-        arguments give the same bytes. Raises RefusedError for line breaks in header values and for a `context` that
-        lacks or misuses a value."""
+        """Return the complete message; `kind` is completion, refund, duplicate_payment, goodwill or alert. The same
+        arguments give the same bytes. Raises RefusedError for line breaks in header values and for missing
+        or unusable values of `context`."""
         return self._renderer.render(kind, to=to, message_id=message_id, context=context, at=at)
 
     def send(self, mail: RenderedMail) -> None:
-        """Hands `mail.content` over as it is. Raises TransientError (certainly not accepted, worth another try),
-        AmbiguousError (perhaps accepted), PermanentError(reason 'mail_refused')."""
+        """Hand `mail.content` to the server unchanged. Raises TransientError (certainly not accepted), AmbiguousError
+        (may have been accepted), PermanentError(reason 'mail_refused')."""
         ends = monotonic() + self._session_seconds
         with self._session() as smtp:
             with self._before_content():
                 self._envelope(smtp, mail)
                 self._expect(smtp.docmd("DATA"), "the message", 354)
             if monotonic() > ends:
-                smtp.close()  # without an end of the content the server keeps nothing
+                smtp.close()  # the server discards content without an end
                 raise TransientError("The mail server is too slow.", counts=False)
             self._expect(self._content(smtp, mail.content), "the message", 250)
 
     def check(self) -> str:
-        """Connects, encrypts and logs in without sending, for `smi doctor`; returns the server's name and port.
+        """Connect, encrypt and log in without sending, for `smi doctor`; return the server's name and port.
         Raises TransientError with the cause."""
         with self._session() as smtp, self._before_content():
             self._expect(smtp.noop(), "NOOP", 250)
@@ -93,7 +93,7 @@ class SmtpMailer:
         try:
             yield smtp
         finally:
-            # The answer to QUIT changes nothing any more, and a server that has hung up gives none.
+            # The answer to QUIT no longer matters, and a server that has hung up gives none.
             with suppress(OSError, smtplib.SMTPException):
                 if smtp.sock is not None:
                     smtp.sock.settimeout(min(2.0, self._timeout))
@@ -132,8 +132,8 @@ class SmtpMailer:
         for copy in copies:
             code, _ = smtp.rcpt(copy)
             if code not in (250, 251):
-                # The customer's mail must not hang on the owner's mailbox.
-                _log.warning("mail server refused the owner's copy (%s); the mail goes to the customer alone", code)
+                # The customer's mail must not depend on the owner's mailbox.
+                _log.warning("the mail server refused the owner's copy (%s); only the customer gets the mail", code)
 
     @staticmethod
     def _content(smtp: smtplib.SMTP, content: bytes) -> tuple[int, bytes]:
@@ -152,7 +152,7 @@ class SmtpMailer:
 
     @contextmanager
     def _before_content(self) -> Iterator[None]:
-        """Whatever fails in here, no byte of the message was sent."""
+        """Translate the errors of a session of which no byte of the message has been sent."""
         try:
             yield
         except smtplib.SMTPNotSupportedError as error:
@@ -160,7 +160,7 @@ class SmtpMailer:
                 f"The mail server does not offer what is configured: {error}", retry_after=60.0, counts=False
             ) from None
         except smtplib.SMTPResponseException as error:
-            # Greeting, EHLO, STARTTLS and AUTH know nothing of this mail: a wrong password must not fail it for ever.
+            # Greeting, EHLO, STARTTLS and AUTH do not concern this mail: a wrong password must not fail it permanently.
             raise TransientError(
                 f"The mail server refuses us: {error.smtp_code} {_scrub(error.smtp_error)}",
                 retry_after=60.0,
@@ -183,7 +183,7 @@ class SmtpMailer:
 
 
 def _scrub(text: bytes | str) -> str:
-    """A server's answer as one line without addresses and links: it is written to rows and logs."""
+    """Return a server's answer on one line without addresses and links, for rows and logs."""
     words = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     words = re.sub(r"https?://\S+", "[link]", " ".join(words.split()))
     return re.sub(r"[^\s<>()\[\]\"',;:]+@[^\s<>()\[\]\"',;:]+", "[address]", words)[:300]

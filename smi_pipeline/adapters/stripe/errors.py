@@ -1,7 +1,4 @@
-"""Which of our errors each of Stripe's stands for, and what of its words may be kept.
-
-Only the translation: calls are in `adapters.stripe_payments`.
-"""
+"""Translate Stripe's errors into ours, without secrets in their messages."""
 
 import re
 from collections.abc import Iterator
@@ -9,6 +6,7 @@ from contextlib import contextmanager
 
 import stripe
 
+from smi_pipeline.adapters.retry_after import retry_after
 from smi_pipeline.core.errors import AccountError, AmbiguousError, NotFound, PermanentError, RateLimited, SmiError
 
 REFUSED = "stripe_refused"
@@ -16,13 +14,13 @@ NAMED_REFUSALS = frozenset({"charge_already_refunded", "charge_disputed"})
 """Stripe error codes that are passed on as the reason of the PermanentError; all others are `REFUSED`."""
 
 DEFAULT_RETRY_AFTER = 5.0  # seconds, when a 429 names no time
-MAX_MESSAGE = 300  # characters of Stripe's words that are kept
+MAX_MESSAGE = 300  # characters of Stripe's message that are kept
 _SECRETS = re.compile(r"\b(?:sk|rk|pk|whsec)_[\w*]+|[^\s@'\"<>]+@[^\s@'\"<>]+")
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Stripe's errors as ours (`PaymentsPort`). An answer that lacks what every such object has is ambiguous too."""
+    """Raise Stripe's errors as ours (see `PaymentsPort`). An answer without a required field is ambiguous, too."""
     try:
         yield
     except stripe.StripeError as error:
@@ -36,27 +34,21 @@ def _translation(error: stripe.StripeError) -> SmiError:
     if isinstance(error, stripe.AuthenticationError | stripe.PermissionError):
         return AccountError(f"Stripe refuses the account: {words}")
     if isinstance(error, stripe.RateLimitError):
-        return RateLimited("Stripe's rate limit is reached", retry_after=_retry_after(error))
+        pause = retry_after((error.headers or {}).get("Retry-After"), shortest=1, longest=60)
+        return RateLimited("Stripe's rate limit is reached", retry_after=pause or DEFAULT_RETRY_AFTER)
     if isinstance(error, stripe.APIConnectionError):
         return AmbiguousError(f"Stripe gave no answer ({type(error.__cause__ or error).__name__})")
     if code == "resource_missing" or (status == 404 and error.error is not None):
         return NotFound(f"Stripe does not know it: {words}")
-    # 409: another call with the same key is still being carried out. Without Stripe's JSON it was not Stripe who spoke.
+    # 409: another call with the same key is still running. Without Stripe's JSON the answer is not Stripe's.
     if status == 409 or not 400 <= status < 500 or error.error is None:
         return AmbiguousError(f"Stripe failed ({status}): {words}")
     return PermanentError(code if code in NAMED_REFUSALS else REFUSED, f"Stripe refused: {words}")
 
 
 def _words(error: stripe.StripeError) -> str:
-    """Stripe's message as one line without keys and e-mail addresses."""
+    """Return Stripe's message as one line without keys and e-mail addresses."""
     if error.error is None:
         return "the answer is not Stripe's"
     text = _SECRETS.sub("***", str(error.user_message or error.code or "no reason given"))
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:MAX_MESSAGE]
-
-
-def _retry_after(error: stripe.StripeError) -> float:
-    try:
-        return min(60.0, max(1.0, float((error.headers or {}).get("Retry-After", DEFAULT_RETRY_AFTER))))
-    except ValueError:
-        return DEFAULT_RETRY_AFTER

@@ -1,7 +1,7 @@
-"""Stripe: Checkout, payments, refunds, events and webhooks, read into our own models.
+"""Call Stripe: Checkout, payments, refunds, events and webhooks, read into our own models.
 
-Here belong the calls and what Stripe's objects and errors mean. What to do about them does not: nothing in this module
-decides to refund, and idempotency keys come from the caller, who has committed them before (design section 6).
+Nothing here decides to refund. Idempotency keys come from the caller, who has committed them before the call: after a
+crash the same call is repeated with the same key.
 """
 
 import json
@@ -20,7 +20,7 @@ from smi_pipeline.core.errors import PermanentError, RefusedError
 from smi_pipeline.core.models import BalanceTransaction, CheckoutSession, StripeEvent, StripePayment, StripeRefund
 
 SOURCE = "sell-my-images"
-"""Metadata `source` of everything this shop creates; objects of other sources are not ours."""
+"""Metadata `source` of everything this shop creates; objects of other sources belong to other shops."""
 
 MAX_EVENT_TYPES = 20  # per call of the events list, docs.stripe.com/api/events/list
 _PAGE = 100
@@ -29,12 +29,12 @@ _CONNECTIONS = 20  # kept open: one for each of the gateway's threads that may a
 
 
 class StripePayments:
-    """Implements `core.ports.PaymentsPort`. Safe to share between threads; build it after a fork, not before.
+    """Implement `core.ports.PaymentsPort`. Safe to share between threads; build it after a fork, not before.
 
     `api_base` None means Stripe itself. `timeout` in seconds bounds connecting (at most 5) and waiting for each
     answer; a call is tried three times, so it may last three times as long. `clock_tolerance` in seconds is the age up
-    to which a signed webhook is accepted. Proxies and .netrc of the environment are not used and redirects are not
-    followed. Raises ValueError for a base URL, key or tolerance that cannot work.
+    to which a signed webhook is accepted. The environment's proxies and .netrc are not used and redirects are not
+    followed. Raises ValueError for an unusable base URL, key or tolerance.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class StripePayments:
         expires_at: datetime,
         idempotency_key: str,
     ) -> CheckoutSession:
-        """Opens a Checkout session for one upscale. `expires_at` must lie 30 minutes to 24 hours ahead by Stripe's
+        """Open a Checkout session for one upscale. `expires_at` must lie 30 minutes to 24 hours ahead by Stripe's
         clock. A second try needs the same parameters, `expires_at` included, or Stripe refuses its key."""
         metadata = {"job_id": job_id, "resolution": resolution, "source": SOURCE}
         with translated():
@@ -114,12 +114,12 @@ class StripePayments:
             return _checkout(session.to_dict())
 
     def checkout(self, session_id: str) -> CheckoutSession:
-        """The session as it is now. Raises NotFound."""
+        """Return the session as it is now. Raises NotFound."""
         with translated():
             return _checkout(self._client.v1.checkout.sessions.retrieve(session_id).to_dict())
 
     def expire_checkout(self, session_id: str) -> None:
-        """Closes an open session; one that is no longer open is left as it is. Raises NotFound."""
+        """Close an open session; leave any other as it is. Raises NotFound."""
         try:
             with translated():
                 self._client.v1.checkout.sessions.expire(session_id)
@@ -130,7 +130,7 @@ class StripePayments:
     # -- payments ------------------------------------------------------------------------------------------------
 
     def payment(self, payment_intent_id: str) -> StripePayment:
-        """The PaymentIntent as it is now, with its charge, fee, refunds and disputes. Raises NotFound."""
+        """Return the PaymentIntent as it is now, with its charge, fee, refunds and disputes. Raises NotFound."""
         with translated():
             intent = self._client.v1.payment_intents.retrieve(
                 payment_intent_id, {"expand": ["latest_charge.balance_transaction"]}
@@ -138,8 +138,7 @@ class StripePayments:
             return self._payment(intent.to_dict())
 
     def payments_since(self, since: datetime, until: datetime | None = None) -> Iterator[StripePayment]:
-        """PaymentIntents of this shop created at `since` or later, and before `until`, to the second; newest first,
-        fetched page by page."""
+        """Yield the PaymentIntents of this shop created from `since` to before `until`, to the second, newest first."""
         with translated():
             intents = self._client.v1.payment_intents.list(
                 {
@@ -157,7 +156,7 @@ class StripePayments:
         charge = intent.get("latest_charge")
         charge = charge if isinstance(charge, Mapping) else {}
         transaction = charge.get("balance_transaction")
-        # A payment settled in another currency has its fee in that currency: not comparable, so not known.
+        # A payment settled in another currency has its fee in that currency: it counts as not known.
         transaction = transaction if isinstance(transaction, Mapping) else {}
         comparable = transaction.get("currency") == intent["currency"]
         disputed = bool(charge.get("disputed"))
@@ -186,8 +185,8 @@ class StripePayments:
     def create_refund(
         self, *, payment_intent_id: str, amount_cents: int, idempotency_key: str, metadata: Mapping[str, str]
     ) -> StripeRefund:
-        """Asks for a refund. The same key with the same parameters answers the first refund again for 24 hours;
-        with others it is PermanentError('stripe_refused'). Raises PermanentError('charge_already_refunded') and
+        """Request a refund. For 24 hours the same key with the same parameters returns the first refund again, and
+        with others raises PermanentError('stripe_refused'). Raises PermanentError('charge_already_refunded') and
         PermanentError('charge_disputed') by name."""
         with translated():
             refund = self._client.v1.refunds.create(
@@ -197,12 +196,12 @@ class StripePayments:
             return _refund(refund.to_dict())
 
     def refund(self, refund_id: str) -> StripeRefund:
-        """The refund as it is now. Raises NotFound."""
+        """Return the refund as it is now. Raises NotFound."""
         with translated():
             return _refund(self._client.v1.refunds.retrieve(refund_id).to_dict())
 
     def refunds_of(self, payment_intent_id: str) -> list[StripeRefund]:
-        """All refunds of a PaymentIntent, newest first, failed and canceled ones included."""
+        """Return all refunds of a PaymentIntent, newest first, failed and canceled ones included."""
         with translated():
             refunds = self._client.v1.refunds.list({"payment_intent": payment_intent_id, "limit": _PAGE})
             return [_refund(refund.to_dict()) for refund in _all_pages(refunds)]
@@ -210,9 +209,8 @@ class StripePayments:
     # -- balance -------------------------------------------------------------------------------------------------
 
     def bookings(self, since: datetime, until: datetime) -> Iterator[BalanceTransaction]:
-        """What was booked on the balance for payments, refunds and disputes at `since` or later, and before the second
-        after `until`, newest first, fetched page by page; also of another shop on the account. Payouts and the like
-        belong to no payment."""
+        """Yield the balance transactions of payments, refunds and disputes from `since` to the second of `until`,
+        newest first, those of other shops on the account included."""
         with translated():
             transactions = self._client.v1.balance_transactions.list(
                 {"created": _created(since, until + timedelta(seconds=1)), "limit": _PAGE, "expand": ["data.source"]}
@@ -227,9 +225,8 @@ class StripePayments:
     def events_since(
         self, since: datetime, types: tuple[str, ...], until: datetime | None = None
     ) -> Iterator[StripeEvent]:
-        """Events of the `types` (1 to 20) created at `since` or later, and before `until`, to the second; newest
-        first, fetched page by page. Stripe keeps them 30 days. Raises ValueError for more types than one call can
-        ask for."""
+        """Yield the events of the `types` (1 to 20) created from `since` to before `until`, to the second, newest
+        first. Stripe keeps them 30 days. Raises ValueError for more types than one call accepts."""
         if not 1 <= len(types) <= MAX_EVENT_TYPES:
             raise ValueError(f"Stripe lists 1 to {MAX_EVENT_TYPES} types of events at once, not {len(types)}")
         return self._events(since, types, until)
@@ -243,8 +240,7 @@ class StripePayments:
                 yield _event(event.to_dict())
 
     def parse_webhook(self, body: bytes, signature: str) -> StripeEvent:
-        """Verifies the Stripe-Signature header over the raw body and its age, then reads the event.
-        Raises RefusedError (400)."""
+        """Verify the Stripe-Signature header and its age, then return the event. Raises RefusedError (400)."""
         try:
             stripe.WebhookSignature.verify_header(body, signature, self._webhook_secret, self._clock_tolerance)
         except (stripe.SignatureVerificationError, ValueError, TypeError):  # the last two: bytes that are not text
@@ -256,16 +252,15 @@ class StripePayments:
 
 
 class _Client(stripe.RequestsClient):
-    """Tries a failed call again almost at once the first time, where the library waits half a second: most often only a
-    connection was closed, and a webhook's sender waits for the answer."""
+    """Repeat a failed call almost at once the first time, where the library waits half a second: most often only a
+    connection was closed, and the sender of a webhook waits for the answer."""
 
     def _sleep_time_seconds(self, num_retries: int) -> float:
         return _FIRST_PAUSE_SECONDS if num_retries == 1 else super()._sleep_time_seconds(num_retries - 1)
 
 
 class _Session(requests.Session):
-    """Sends what it is given to the address it is given: no proxy, no .netrc in place of the key, no cookies, no
-    redirects."""
+    """Use no proxy, no .netrc in place of the key, no cookies, and follow no redirects."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -284,18 +279,17 @@ def _created(since: datetime, until: datetime | None) -> Any:
 
 
 def _all_pages(listing: stripe.ListObject[Any]) -> Iterator[Any]:
-    """Every object of a list. One without data would count as empty in the library; here it is an AttributeError,
-    because a failed read is never an empty result."""
+    """Return every object of a list. Raises AttributeError for one without data, which the library takes as empty."""
     if listing.data is None:
         raise AttributeError("data")
     return iter(listing.auto_paging_iter())
 
 
 def leaves_refundable(dispute: Mapping[str, Any]) -> bool:
-    """Whether a dispute leaves its charge refundable. Won and withdrawn ones do; a lost one has paid the customer
-    back already. For all others Stripe says it (`is_charge_refundable`: an inquiry leaves the charge refundable, a
-    chargeback does not, docs.stripe.com/api/disputes/object); where it does not say, only inquiries
-    (warning_*) do."""
+    """Return whether a dispute leaves its charge refundable.
+
+    Won and withdrawn ones do; a lost one has already paid the customer back. For all others `is_charge_refundable`
+    decides (docs.stripe.com/api/disputes/object), and without it only inquiries (warning_*) do."""
     status = str(dispute.get("status"))
     if status in ("won", "warning_closed"):
         return True
@@ -354,7 +348,7 @@ def _event(event: Mapping[str, Any]) -> StripeEvent:
 
 
 def _id(value: Any) -> str | None:
-    """An id, also when the object itself was expanded in its place."""
+    """Return an id, also from the expanded object in its place."""
     return value.get("id") if isinstance(value, Mapping) else value
 
 

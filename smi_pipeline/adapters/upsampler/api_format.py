@@ -1,8 +1,7 @@
-"""What goes to Upsampler and what comes back, in both wire formats (design section 3), as our own models.
+"""Read and write the JSON of the Upsampler API in both of its formats.
 
-Here belongs everything that reads or writes the API's JSON; sending it is `adapters.upsampler`'s work. Answers are
-accepted in either format whatever is configured, and what they say is made storable: printable text of bounded
-length, whole credits, times in UTC.
+Answers are accepted in either format whatever is configured, and made storable: printable text of bounded length, whole
+credits, times in UTC.
 """
 
 import json
@@ -12,11 +11,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from smi_pipeline.core.models import Stage, SubmitRequest, UpscaleReply, Wire
+from smi_pipeline.core.models import ApiFormat, Stage, SubmitRequest, UpscaleReply
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE = 300  # characters of the API's words that are kept
+MAX_MESSAGE = 300  # characters of an error message that are kept
 MAX_ID = 200
 MAX_URL = 4096
 MAX_CREDITS = 1_000_000
@@ -30,12 +29,12 @@ STAGES: dict[str, Stage] = {
     "in_progress": Stage.PROCESSING,
     "success": Stage.COMPLETED,
 }
-"""Status words of both wires, in lower case."""
+"""Status words of both API formats, in lower case."""
 
 
-def submission(request: SubmitRequest, wire: Wire) -> dict[str, Any]:
-    """The JSON body of POST /precise-upscale."""
-    if wire is Wire.DOCUMENTED:
+def submission(request: SubmitRequest, api_format: ApiFormat) -> dict[str, Any]:
+    """Return the JSON body of POST /precise-upscale."""
+    if api_format is ApiFormat.DOCUMENTED:
         return {
             "image_url": request.image_url,
             "scale_factor": request.scale,
@@ -56,7 +55,7 @@ def submission(request: SubmitRequest, wire: Wire) -> dict[str, Any]:
 
 
 def json_object(body: bytes) -> dict[str, Any] | None:
-    """The body as a JSON object, None when it is anything else."""
+    """Return the body as a JSON object, None when it is anything else."""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
@@ -65,11 +64,11 @@ def json_object(body: bytes) -> dict[str, Any] | None:
 
 
 def reply(data: Mapping[str, Any], *, missing: Stage) -> UpscaleReply:
-    """A reply, status answer or webhook of either wire. `missing` is the stage when no status is given; a status
-    word that is not known counts as still processing. A completed upscale may be without URL: the caller decides.
+    """Read a reply, status answer or webhook of either API format.
 
-    The result is `result_url` or `imageUrl`. `compressedImageUrl` is a copy of lower quality and never delivered, not
-    even when it is all there is.
+    `missing` is the stage when no status is given; an unknown status counts as still processing. A completed upscale
+    may have no URL: the caller decides. The result is `result_url` or `imageUrl`, never `compressedImageUrl`, which is
+    a copy of lower quality.
     """
     external_id = _external_id(data.get("job_id") or data.get("id"))
     error = one_line(_words(data.get("error"))) or None
@@ -89,13 +88,13 @@ def reply(data: Mapping[str, Any], *, missing: Stage) -> UpscaleReply:
 
 
 def error_words(body: bytes) -> str:
-    """What the body of an error answer says, as one line; empty when it is not the API's JSON."""
+    """Return the message of an error answer on one line; empty when it is not the API's JSON."""
     data = json_object(body) or {}
     return next((one_line(text) for name in ("error", "message", "detail") if (text := _words(data.get(name)))), "")
 
 
 def one_line(text: str) -> str:
-    """Foreign words for our rows and logs: printable, one line, at most `MAX_MESSAGE` characters."""
+    """Return untrusted text for rows and logs: printable, one line, at most `MAX_MESSAGE` characters."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * MAX_MESSAGE]).split())
     return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
 

@@ -1,16 +1,12 @@
-"""The Upsampler API over HTTP: submissions, status calls and webhooks, and which error each HTTP answer stands for.
+"""Call the Upsampler API: submissions, status calls and webhooks, and the error that each HTTP answer stands for.
 
-The JSON of both wire formats is read and written in `adapters.upsampler_wire`. Rate limits, retries of jobs and
-decisions about them do not belong here: they live in the limiter, the rows and the services.
+`api_format` reads and writes the JSON. The limiter keeps the rate limits; the services decide on retries of jobs.
 """
 
-import math
 import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote, urlsplit
@@ -20,7 +16,8 @@ from requests.adapters import HTTPAdapter
 from urllib3 import exceptions as urllib3_errors
 from urllib3.util import Retry
 
-from smi_pipeline.adapters.upsampler import api_format as wire_format
+from smi_pipeline.adapters.retry_after import retry_after
+from smi_pipeline.adapters.upsampler import api_format
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import (
     AccountError,
@@ -31,26 +28,26 @@ from smi_pipeline.core.errors import (
     RefusedError,
     TransientError,
 )
-from smi_pipeline.core.models import Stage, SubmitRequest, UpscaleReply, Wire
+from smi_pipeline.core.models import ApiFormat, Stage, SubmitRequest, UpscaleReply
 
 DEFAULT_RETRY_AFTER = 30.0  # seconds, when a 429 names no time
 MAX_RETRY_AFTER = 3600.0  # seconds, the longest window of the API's own limits; a longer wait is taken as this
 
 
 class UpsamplerClient:
-    """Implements `core.ports.UpscalerPort`. Safe to share between threads; build it after a fork, not before.
+    """Implement `core.ports.UpscalerPort`. Safe to share between threads; build it after a fork, not before.
 
     `base_url` as https://upsampler.com/api/v1. Timeouts in seconds: `read_timeout` bounds the wait for an answer, and
-    then the reading of its body. Proxies and .netrc of the environment are not used and redirects are not followed:
-    the key goes to `base_url` and nowhere else.
-    Raises ValueError for a base URL or key that no request could be made with.
+    then the reading of its body. The environment's proxies and .netrc are not used and redirects are not followed,
+    so that the key goes to `base_url` and nowhere else.
+    Raises ValueError for an unusable base URL or key.
     """
 
     def __init__(
         self,
         base_url: str,
         api_key: str,
-        wire: Wire,
+        api_format: ApiFormat,
         connect_timeout: float = 5,
         read_timeout: float = 30,
         max_reply_bytes: int = 1_000_000,
@@ -63,7 +60,7 @@ class UpsamplerClient:
             raise ValueError("the Upsampler API key contains characters that no key has")
         self._base_url = base_url.rstrip("/")
         self._api_key = api_key
-        self._wire = Wire(wire)
+        self._api_format = ApiFormat(api_format)
         self._timeout = (connect_timeout, read_timeout)
         self._max_reply_bytes = max_reply_bytes
         self._session = requests.Session()
@@ -72,7 +69,7 @@ class UpsamplerClient:
         self._session.headers.update(
             {"Authorization": f"Bearer {api_key}", "Accept": "application/json", "User-Agent": "smi-pipeline"}
         )
-        # Without respect_retry_after_header=False, urllib3 would itself sleep through a 429 or 503 and ask again.
+        # By default urllib3 sleeps through a 429 or 503 and repeats the call itself.
         once = _OnceWhenDropped(
             total=1, status=0, other=0, redirect=0, backoff_factor=0.2, respect_retry_after_header=False
         )
@@ -80,23 +77,23 @@ class UpsamplerClient:
         self._session.mount(f"{self._base_url}/precise-upscale", HTTPAdapter(pool_maxsize=16, max_retries=0))
 
     def __repr__(self) -> str:
-        return f"UpsamplerClient({self._base_url!r}, wire={self._wire.value!r})"
+        return f"UpsamplerClient({self._base_url!r}, api_format={self._api_format.value!r})"
 
     def close(self) -> None:
-        """Closes the pooled connections."""
+        """Close the pooled connections."""
         self._session.close()
 
     def submit(self, request: SubmitRequest) -> UpscaleReply:
-        """Starts one upscale, which costs credits; never repeated here. See `UpscalerPort.submit` for the errors.
+        """Start one upscale, which costs credits; never repeated here. See `UpscalerPort.submit` for the errors.
 
-        A 404, 405 or redirect says that the address is wrong, not the image: AccountError, so that a misconfigured
+        A 404, 405 or redirect means that the address is wrong, not the image: AccountError, so that a misconfigured
         base URL stops submissions instead of refunding every order. An upscale that fails at once has stage FAILED,
         possibly without an external id; any other reply has an id.
         """
-        answer = self._exchange("POST", "/precise-upscale", wire_format.submission(request, self._wire))
+        answer = self._exchange("POST", "/precise-upscale", api_format.submission(request, self._api_format))
         if not answer.ok:
             raise self._refusal(answer)
-        data = wire_format.json_object(answer.body)
+        data = api_format.json_object(answer.body)
         if data is None:
             raise AmbiguousError("Upsampler's answer to a submission is not readable")
         reply = self._reply(data, missing=Stage.QUEUED)
@@ -108,8 +105,8 @@ class UpsamplerClient:
         return reply
 
     def status(self, external_id: str) -> UpscaleReply:
-        """State of one upscale now. Raises NotFound (404, 410), RateLimited, AccountError; everything else, also
-        another 4xx, is a TransientError: a question that failed says nothing about the upscale."""
+        """Return the current state of one upscale. Raises NotFound (404, 410), RateLimited, AccountError, and
+        TransientError for everything else, other 4xx included: a failed call says nothing about the upscale."""
         if not external_id.strip("."):
             raise NotFound("Upsampler knows no upscale without an id")
         try:
@@ -120,7 +117,7 @@ class UpsamplerClient:
                 raise self._refusal(answer)
         except (AmbiguousError, PermanentError) as error:
             raise TransientError(str(error)) from None
-        data = wire_format.json_object(answer.body)
+        data = api_format.json_object(answer.body)
         if data is None:
             raise TransientError(f"Upsampler's status of {external_id} is not readable")
         reply = self._reply(data, missing=Stage.PROCESSING)
@@ -129,11 +126,11 @@ class UpsamplerClient:
         return reply
 
     def parse_webhook(self, body: bytes) -> UpscaleReply:
-        """Reads a webhook of either wire; its content is a hint only. Raises RefusedError: 400 for anything that is
-        not a JSON object with an id or a status, 413 when it is longer than `max_reply_bytes`."""
+        """Return the unauthenticated content of a webhook of either API format. Raises RefusedError: 400 for anything
+        but a JSON object with an id or a status, 413 for more than `max_reply_bytes`."""
         if len(body) > self._max_reply_bytes:
             raise RefusedError("The webhook's body is too long.", status=413)
-        data = wire_format.json_object(body)
+        data = api_format.json_object(body)
         if data is None:
             raise RefusedError("The webhook's body is not a JSON object.")
         if not any(data.get(name) for name in ("job_id", "id", "status")):
@@ -141,10 +138,10 @@ class UpsamplerClient:
         return self._reply(data, missing=Stage.PROCESSING)
 
     def _exchange(self, method: str, path: str, payload: dict[str, Any] | None = None) -> "_Answer":
-        """One call. Raises TransientError when the request certainly did not arrive, AmbiguousError when it may
-        have. The library's own messages are left out: they carry addresses."""
-        # A pooled connection that a firewall or the other side dropped unnoticed would make a submission ambiguous,
-        # so each gets a fresh one. Status calls reuse theirs, and are repeated when it turns out dead.
+        """Make one call. Raises TransientError when the request certainly did not arrive, AmbiguousError when it may
+        have. The messages of the library are left out: they contain addresses."""
+        # A pooled connection that was dropped unnoticed would make a submission ambiguous, so each gets a new one.
+        # Status calls reuse theirs and are repeated when it is dead.
         headers = {"Connection": "close"} if method == "POST" else None
         try:
             with self._session.request(
@@ -165,8 +162,8 @@ class UpsamplerClient:
             raise AmbiguousError(f"Upsampler gave no answer ({_kind(error)})") from None
 
     def _body(self, response: requests.Response) -> bytes:
-        """The body within the size cap, and within the read timeout even when it drips. Of an error answer the
-        status alone decides, so a body that cannot be read is then taken as empty."""
+        """Read the body within the size limit and the read timeout. Return b"" for the unreadable body of an error
+        answer, where the status alone decides."""
         until = time.monotonic() + self._timeout[1]
         body = bytearray()
         try:
@@ -183,19 +180,18 @@ class UpsamplerClient:
         return bytes(body)
 
     def _refusal(self, answer: "_Answer") -> TransientError | PermanentError:
-        """The error that a status outside 2xx stands for when it answers a submission."""
+        """Return the error that a status outside 2xx means in answer to a submission."""
         code = answer.status
-        said = self._without_key(wire_format.error_words(answer.body))
+        said = self._without_key(api_format.error_words(answer.body))
         words = f"{code}: {said}" if said else str(code)
         if code == 429:
-            return RateLimited("Upsampler's rate limit is reached", retry_after=retry_after(answer.headers))
+            return RateLimited("Upsampler's rate limit is reached", retry_after=answer.pause or DEFAULT_RETRY_AFTER)
         if code in (401, 402, 403):
             return AccountError(f"Upsampler refuses the account ({words})")
         if code < 400 or code in (404, 405):
             return AccountError(f"Upsampler's API is not at the configured address ({words})")
         if code == 503:
-            after = retry_after(answer.headers) if "Retry-After" in answer.headers else None
-            return TransientError(f"Upsampler is unavailable ({words})", retry_after=after, counts=False)
+            return TransientError(f"Upsampler is unavailable ({words})", retry_after=answer.pause, counts=False)
         if code >= 500:
             return AmbiguousError(f"Upsampler failed ({words})")
         if code in (408, 425):  # about the connection, not about the image
@@ -203,7 +199,7 @@ class UpsamplerClient:
         return PermanentError(reasons.REJECTED_BY_API, f"Upsampler refused the image ({words})")
 
     def _reply(self, data: Mapping[str, Any], *, missing: Stage) -> UpscaleReply:
-        reply = wire_format.reply(data, missing=missing)
+        reply = api_format.reply(data, missing=missing)
         return replace(reply, error=self._without_key(reply.error)) if reply.error else reply
 
     def _without_key(self, text: str) -> str:
@@ -219,13 +215,19 @@ class _Answer(NamedTuple):
     def ok(self) -> bool:
         return 200 <= self.status < 300
 
+    @property
+    def pause(self) -> float | None:
+        """Return the seconds that the answer asks to wait, None when it names no time."""
+        value, sent = (self.headers.get(name) for name in ("Retry-After", "Date"))
+        return retry_after(value, sent, shortest=1, longest=MAX_RETRY_AFTER)
+
 
 class _UnusableBody(Exception):
-    """Says in words what is wrong with the body of an answer."""
+    """Raised with what is wrong with the body of an answer."""
 
 
 class _OnceWhenDropped(Retry):
-    """Repeats a call once when its connection failed, but not after a read timeout: that time is spent."""
+    """Repeat a call once when its connection failed, but not after a read timeout."""
 
     def increment(self, method=None, url=None, response=None, error=None, *args, **kwargs) -> Self:  # type: ignore[no-untyped-def]
         if isinstance(error, urllib3_errors.ReadTimeoutError):
@@ -233,36 +235,16 @@ class _OnceWhenDropped(Retry):
         return super().increment(method, url, response, error, *args, **kwargs)
 
 
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds to wait by a Retry-After header (RFC 9110: seconds, or a date, which is read against the answer's own
-    Date); `DEFAULT_RETRY_AFTER` when absent or unreadable; between 1 and `MAX_RETRY_AFTER`."""
-    value = headers.get("Retry-After", "").strip()
-    try:
-        seconds = float(value)
-    except ValueError:
-        at, now = _http_date(value), _http_date(headers.get("Date", "")) or datetime.now(UTC)
-        seconds = (at - now).total_seconds() if at else DEFAULT_RETRY_AFTER
-    return min(MAX_RETRY_AFTER, max(1.0, seconds if math.isfinite(seconds) else DEFAULT_RETRY_AFTER))
-
-
-def _http_date(value: str) -> datetime | None:
-    try:
-        at = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
 def _cause(error: Exception) -> Exception:
-    """What urllib3 says behind an error of requests."""
+    """Return the urllib3 error inside an error of requests."""
     inner = error.args[0] if error.args else None
     reason = getattr(inner, "reason", inner)
     return reason if isinstance(reason, Exception) else error
 
 
 def _never_sent(error: Exception) -> bool:
-    """Whether a failed request certainly never reached the server: no connection, or its certificate was refused.
-    Other TLS errors may come while the answer is read, so they prove nothing."""
+    """Return whether a failed request certainly never reached the server: no connection, or a refused certificate.
+    Other TLS errors may occur while the answer is read."""
     cause = _cause(error)
     if isinstance(cause, urllib3_errors.NewConnectionError | urllib3_errors.ConnectTimeoutError):
         return True

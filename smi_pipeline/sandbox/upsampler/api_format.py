@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-Wire = Literal["documented", "live"]
+ApiFormat = Literal["documented", "live"]
 
 _LIVE_WORDS = {"queued": "IN_QUEUE", "processing": "IN_PROGRESS", "completed": "SUCCESS", "failed": "FAILED"}
 MAX_SCALE = 16
@@ -18,7 +18,7 @@ class BadRequest(ValueError):
 class Submission:
     """A submission, in either format."""
 
-    wire: Wire
+    api_format: ApiFormat
     image_url: str
     scale: int
     webhook: str | None
@@ -26,7 +26,7 @@ class Submission:
     metadata: dict[str, Any]
 
 
-def recognise(body: Any, default: Wire) -> Wire:
+def recognise(body: Any, default: ApiFormat) -> ApiFormat:
     """Return the API format of a submission, by its field names."""
     if isinstance(body, dict):
         if "input" in body or "webhook" in body:
@@ -36,17 +36,17 @@ def recognise(body: Any, default: Wire) -> Wire:
     return default
 
 
-def parse(body: Any, wire: Wire) -> Submission:
+def parse(body: Any, api_format: ApiFormat) -> Submission:
     """Return the parsed submission. Raises BadRequest."""
     if not isinstance(body, dict):
         raise BadRequest("The body must be a JSON object")
-    if wire == "live":
+    if api_format == "live":
         fields = body.get("input")
         if not isinstance(fields, dict):
             raise BadRequest("input is required")
         webhook = body.get("webhook")
         return Submission(
-            wire=wire,
+            api_format=api_format,
             image_url=_url(fields.get("imageUrl"), "input.imageUrl"),
             scale=_scale(fields.get("upscaleFactor"), "input.upscaleFactor"),
             webhook=_url(webhook, "webhook") if webhook else None,
@@ -61,7 +61,7 @@ def parse(body: Any, wire: Wire) -> Submission:
     webhook = body.get("webhook_url")
     job_id = metadata.get("job_id")
     return Submission(
-        wire=wire,
+        api_format=api_format,
         image_url=_url(body.get("image_url"), "image_url"),
         scale=_scale(body.get("scale_factor"), "scale_factor"),
         webhook=_url(webhook, "webhook_url") if webhook else None,
@@ -84,7 +84,7 @@ def _scale(value: Any, name: str) -> int:
 
 def accepted(record: dict[str, Any]) -> dict[str, Any]:
     """Return the response to a submission."""
-    if record["wire"] == "live":
+    if record["api_format"] == "live":
         reply = {"id": record["id"], "status": _LIVE_WORDS[record["status"]]}
         if record["status"] == "failed":
             reply["error"] = record["error"]
@@ -102,7 +102,7 @@ def accepted(record: dict[str, Any]) -> dict[str, Any]:
 
 def status(record: dict[str, Any], result_url: str | None) -> dict[str, Any]:
     """Return the response to a status call."""
-    if record["wire"] == "live":
+    if record["api_format"] == "live":
         return {
             "id": record["id"],
             "status": _LIVE_WORDS[record["status"]],
@@ -123,7 +123,7 @@ def status(record: dict[str, Any], result_url: str | None) -> dict[str, Any]:
 
 def webhook(record: dict[str, Any], result_url: str | None) -> dict[str, Any]:
     """Return the body of a webhook."""
-    if record["wire"] == "live":
+    if record["api_format"] == "live":
         answer = status(record, result_url)
         del answer["compressedImageUrl"]
         return answer
@@ -136,9 +136,9 @@ def webhook(record: dict[str, Any], result_url: str | None) -> dict[str, Any]:
     }
 
 
-def error(wire: Wire, message: str) -> dict[str, Any]:
+def error(api_format: ApiFormat, message: str) -> dict[str, Any]:
     """Return the body of an error response."""
-    return {"success": False, "error": message} if wire == "documented" else {"error": message}
+    return {"success": False, "error": message} if api_format == "documented" else {"error": message}
 
 
 def _iso(seconds: float) -> str:

@@ -70,7 +70,8 @@ _WEBHOOKS = {
 
 
 class Upsampler(SandboxService):
-    """Settings: api_key, wire, rate_minute, rate_hour (0: none), processing_seconds, webhook_retry_seconds, workers."""
+    """Settings: api_key, api_format, rate_minute and rate_hour (0: unlimited), processing_seconds,
+    webhook_retry_seconds, workers."""
 
     name = "upsampler"
     kinds: ClassVar[Mapping[str, Kind]] = {
@@ -126,7 +127,7 @@ class Upsampler(SandboxService):
             return _context(record)
         try:
             parsed = json.loads(body)
-            asked = api_format.parse(parsed, api_format.recognise(parsed, self.settings["wire"]))
+            asked = api_format.parse(parsed, api_format.recognise(parsed, self.settings["api_format"]))
         except ValueError:
             return {}
         return {"image_url": asked.image_url, "scale": asked.scale, "job_id": asked.job_id, "webhook": asked.webhook}
@@ -144,7 +145,7 @@ class Upsampler(SandboxService):
 
     def error(self, request: Request, status: int, message: str) -> Response:
         """Return an error in the default API format."""
-        return JSONResponse(api_format.error(self.settings["wire"], message), status_code=status)
+        return JSONResponse(api_format.error(self.settings["api_format"], message), status_code=status)
 
     def record_request(self, endpoint: str, request: Request, at: float, status: int) -> None:
         """Add an entry to the log of requests, or of downloads."""
@@ -162,20 +163,20 @@ class Upsampler(SandboxService):
     async def _submit(self, request: Request, body: bytes) -> Response:
         if (refusal := self._unauthorized(request)) is not None:
             return refusal
-        wire = self.settings["wire"]
+        chosen = self.settings["api_format"]
         try:
             parsed = json.loads(body)
-            wire = api_format.recognise(parsed, wire)
-            asked = api_format.parse(parsed, wire)
+            chosen = api_format.recognise(parsed, chosen)
+            asked = api_format.parse(parsed, chosen)
         except api_format.BadRequest as error:
-            return JSONResponse(api_format.error(wire, str(error)), status_code=400)
+            return JSONResponse(api_format.error(chosen, str(error)), status_code=400)
         except ValueError:
-            return JSONResponse(api_format.error(wire, "The body is not JSON"), status_code=400)
+            return JSONResponse(api_format.error(chosen, "The body is not JSON"), status_code=400)
         context = {"endpoint": "submit", "method": "POST", "path": request.url.path, **self.describe(request, body)}
         refused = self.faults.take({*_REFUSALS, "reject"}, context)
         for kind, params in refused.items():
             code, message = _REFUSALS.get(kind) or (params["code"], params["message"])
-            return JSONResponse(api_format.error(wire, message), status_code=code)
+            return JSONResponse(api_format.error(chosen, message), status_code=code)
         record = self._accept(asked, self.faults.take(set(_OUTCOMES), context))
         return JSONResponse(api_format.accepted(record))
 
@@ -190,7 +191,7 @@ class Upsampler(SandboxService):
             "job_id": asked.job_id,
             "status": "failed" if at_once else "queued",
             "credits": 0,
-            "wire": asked.wire,
+            "api_format": asked.api_format,
             "webhook": asked.webhook,
             "metadata": asked.metadata,
             "error": behaviour["fail"]["error"] if at_once else None,

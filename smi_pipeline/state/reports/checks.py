@@ -1,7 +1,7 @@
-"""Questions to the reports: is anything missing, does the money add up, is it what Stripe has booked.
+"""Query the reports for the asset checks: completeness, sums of money, differences from Stripe.
 
-Each is one statement, so that it sees one moment; what is in the log of changes is not counted as wrong. `first` and
-`last` are the days that are looked at.
+Each query is one statement, so that it sees one snapshot. Days in the log of changes do not count as wrong. `first` and
+`last` are the days checked.
 """
 
 from datetime import date
@@ -17,18 +17,18 @@ _BUILT = """built AS (SELECT starts_on AS day FROM reports.builds
 
 
 class ReportChecks:
-    """Reading only."""
+    """The queries of the asset checks; they change nothing."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def newest_day(self) -> date | None:
-        """The newest day whose facts have been built."""
+        """Return the newest day whose facts have been built."""
         with self._database.transaction() as tx:
             return tx.value("SELECT max(starts_on) FROM reports.builds WHERE report = 'job_facts'")
 
     def completeness(self, first: date, last: date) -> dict[str, Any]:
-        """Paid jobs and facts of the built days: days, paid, facts, waiting (changed since), missing, surplus."""
+        """Count on the built days: days, paid, facts, waiting (changed since), missing, surplus."""
         with self._database.transaction() as tx:
             return tx.one(
                 f"""WITH {_BUILT},
@@ -53,8 +53,8 @@ class ReportChecks:
             )
 
     def money(self, first: date, last: date) -> list[dict[str, Any]]:
-        """Per currency, in cents: the report's revenue, refunds, disputes, fees, cost and net, and what both facts say
-        of the received (`facts_received`) and the net (`facts_net`)."""
+        """Return per currency, in cents, the report's revenue, refunds, disputes, fees, cost and net, and the received
+        (`facts_received`) and net (`facts_net`) money of both fact tables."""
         with self._database.transaction() as tx:
             return tx.rows(
                 """WITH facts AS (
@@ -121,12 +121,12 @@ class ReportChecks:
             )
 
     def overdue(self, policy: Policy) -> list[dict[str, Any]]:
-        """The alarm query (design section 6 rule 11)."""
+        """Return the paid jobs past their deadline that are neither closed nor a manual task."""
         with self._database.transaction() as tx:
             return overdue(tx, policy)
 
     def oldest_change(self) -> float:
-        """Seconds since the oldest change that no table shows yet; 0: all are up to date."""
+        """Return the seconds since the oldest change that is not in the tables, 0 when all are up to date."""
         with self._database.transaction() as tx:
             return float(
                 tx.value("SELECT coalesce(extract(epoch FROM smi.now() - min(at)), 0) FROM reports.changes") or 0
@@ -146,7 +146,7 @@ class ReportChecks:
     def below_floors(
         self, first: date, last: date, *, completion_percent: float, margin_percent: float
     ) -> list[dict[str, Any]]:
-        """Days and currencies below a floor: day, what ('completion rate' or 'margin USD'), percent, floor."""
+        """Return days and currencies below a floor: day, what ('completion rate' or 'margin USD'), percent, floor."""
         with self._database.transaction() as tx:
             return tx.rows(
                 """WITH figures AS (
@@ -167,7 +167,7 @@ class ReportChecks:
             )
 
     def slow_days(self, first: date, last: date, seconds: float) -> list[dict[str, Any]]:
-        """Days whose 95th percentile from payment to closing mail is above `seconds`: day, p95."""
+        """Return the days whose 95th percentile from payment to closing mail is above `seconds`: day, p95."""
         with self._database.transaction() as tx:
             return tx.rows(
                 """SELECT starts_on AS day, p95_seconds AS p95 FROM reports.processing_times

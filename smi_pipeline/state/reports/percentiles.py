@@ -1,5 +1,5 @@
-"""The processing times of periods, by numpy: PostgreSQL would sort each stage anew for each period and resolution, and
-numpy looks for the few values alone that a percentile needs."""
+"""Calculate the processing times with numpy, which selects the few values that a percentile needs, where PostgreSQL
+would sort each stage for each period and resolution."""
 
 import json
 from collections import defaultdict
@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from smi_pipeline.state.database import Transaction
 
-if TYPE_CHECKING:  # imported where it is needed: not by whoever lists the reports
+if TYPE_CHECKING:  # imported only where it is needed
     import numpy as np
     from numpy.typing import NDArray
 
 STAGES = ("paid_to_submitted", "submitted_to_ready", "ready_to_delivered", "delivered_to_mailed", "paid_to_mailed")
-"""Columns of the facts that hold seconds; the last is the whole."""
+"""Columns of the facts in seconds; the last is the total."""
 
 _SHARES = {"p50_seconds": 0.5, "p90_seconds": 0.9, "p95_seconds": 0.95, "p99_seconds": 0.99}
-_PROMISE = 900  # seconds
+_FIFTEEN_MINUTES = 900  # what the column's name says, whatever SMI_MAX_PROCESSING_SECONDS is
 
-# Each stage's seconds as one string of numbers of eight bytes, network order; NULLs stay out.
+# Each stage's seconds as one string of 8-byte numbers in network order, without NULLs.
 _SECONDS = f"""
 SELECT date_trunc(:period, day)::date AS starts_on, resolution,
        {", ".join(f"string_agg(float8send({stage}), '') AS {stage}" for stage in STAGES)}
@@ -26,7 +26,7 @@ FROM reports.job_facts WHERE day BETWEEN :first AND :last GROUP BY 1, 2"""
 
 
 def insert_processing_times(tx: Transaction, period: str, first: date, last: date) -> None:
-    """Calculates `processing_times` for the whole periods between two days."""
+    """Calculate `processing_times` for the periods between two days."""
     import numpy as np
 
     seconds: dict[tuple[str, str, str], list[NDArray[np.float64]]] = defaultdict(list)
@@ -54,9 +54,9 @@ def _figures(parts: "list[NDArray[np.float64]]") -> dict[str, Any]:
     percentiles = np.quantile(seconds, list(_SHARES.values()))  # interpolated, as percentile_cont does
     return {
         "jobs": len(seconds),
-        # In whole microseconds, as the clocks have it: a sum of floats depends on the order of the rows.
+        # In whole microseconds, the clocks' precision: a sum of floats depends on the order of the rows.
         "mean_seconds": round(int(np.rint(seconds * 1e6).astype(np.int64).sum()) / len(seconds) / 1e6, 6),
         **{name: round(float(value), 6) for name, value in zip(_SHARES, percentiles, strict=True)},
         "max_seconds": float(seconds.max()),
-        "within_15_minutes": np.count_nonzero(seconds <= _PROMISE) / len(seconds),
+        "within_15_minutes": np.count_nonzero(seconds <= _FIFTEEN_MINUTES) / len(seconds),
     }

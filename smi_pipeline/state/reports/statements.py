@@ -1,14 +1,14 @@
-"""The statements that build the facts and the reports. The comments of the columns (migration 0003) define the figures.
+"""Define the SQL that builds the facts and the reports. The comments of the columns define the figures.
 
-Counts and money are summed up once per day (`day_sums`), and from these sums exactly for every `period` (day, week,
-month). Percentiles cannot be added up: report_times takes them from the facts.
+Counts and money are summed per day (`day_sums`), and from these sums exactly for every `period` (day, week, month).
+Percentiles cannot be added: `percentiles` takes them from the facts.
 """
 
-_WILSON_Z = 1.959963984540054  # two-sided 95 %
+_WILSON_Z = 1.959963984540054  # two-sided 95%
 
-# What is on record of the money of payments `p`, NULL where nothing is.
+# The recorded money of payments `p`, NULL where there is none.
 _RECORDS = """p.received_cents, p.dispute, refunded.cents AS refunded_cents, booked.refund_fee, booked.disputed_cents,
-       booked.dispute_fee_cents, coalesce(p.fee_cents, ( -- a look for the few whose fee came later
+       booked.dispute_fee_cents, coalesce(p.fee_cents, ( -- for the few whose fee came later
            SELECT c.fee_cents FROM reports.stripe_bookings c
            WHERE c.payment_intent_id = p.payment_intent_id AND c.kind = 'charge' AND c.currency = p.currency
        )) AS known_fee"""
@@ -16,7 +16,7 @@ _RECORDS_OF_PAYMENTS = """
     LEFT JOIN refunded ON refunded.payment_intent_id = p.payment_intent_id AND refunded.currency = p.currency
     LEFT JOIN booked ON booked.payment_intent_id = p.payment_intent_id AND booked.currency = p.currency"""
 
-# Few payments have such records: summed up once for all statements.
+# Few payments have such records: summed once for all statements.
 SUM_RECORDS = """
 CREATE TEMP TABLE refunded ON COMMIT DROP AS
     SELECT payment_intent_id, currency, sum(amount_cents) AS cents FROM smi.refunds
@@ -64,7 +64,7 @@ WHERE j.paid_at >= CAST(:first AS date)::timestamp AT TIME ZONE 'UTC'
 
 
 def _with_others(name: str, otherwise: str) -> str:
-    """A sum over a job's first payment `j` and the others `o`; neither is there for imported history alone."""
+    """Return a sum over a job's first payment `j` and the others `o`; imported jobs have neither."""
     return f"""CASE WHEN j.received_cents IS NOT NULL THEN {_MONEY[name]} + coalesce(o.{name}, 0)
             ELSE coalesce(o.{name}, {otherwise}) END AS {name}"""
 
@@ -294,5 +294,5 @@ _SELECT_REPORT = {
 
 
 def insert_report(table: str, period: str) -> str:
-    """The statement that calculates a report for the periods between the days `:first` and `:last`."""
+    """Return the statement that calculates a report for the periods between the days `:first` and `:last`."""
     return f"INSERT INTO reports.{table} " + _SELECT_REPORT[table].format(start=_START[period], period=period)

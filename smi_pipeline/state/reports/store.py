@@ -1,4 +1,4 @@
-"""Builds and reads the schema `reports`, a range of days in one statement. Nothing here changes the schema `smi`."""
+"""Build and read the schema `reports`, a range of days in one statement."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,38 +28,39 @@ PERIODS = ("day", "week", "month")
 REPORTS = (
     "completion_rate", "error_rate", "processing_times", "profit_margin", "credit_usage", "customer_satisfaction"
 )  # fmt: skip
-"""Tables that are calculated from the facts alone."""
+"""Tables calculated from the facts."""
 
-_LOCK = 727_464_002  # pg_advisory_xact_lock key: one build at a time, so that two never replace the same day
+_LOCK = 727_464_002  # key of pg_advisory_xact_lock: one build at a time
 
 _ONE_DAY = timedelta(days=1)
 
-# What one statement takes of a longer range: for the facts it reads whole tables, for a report it holds the times of
-# all its jobs in memory.
+# Range of one statement: for the facts it reads whole tables, for a report it holds the times of all jobs in memory.
 _FACTS_STRETCH = timedelta(days=184)
 _REPORT_STRETCH = timedelta(days=31)
 
-# Of a build, not of the server: years take longer than the 20 s that fulfilment gets, their joins more memory (a hash
-# takes twice work_mem), compiling (jit) takes a short build's whole time, what belongs to a day's jobs is found by
-# index (random_page_cost), and the lock is held by a transaction that does nothing itself.
+# Settings of a build: years take longer than the 20 s of fulfilment and need memory for joins (a hash uses twice
+# work_mem), jit would dominate a short build, random_page_cost favours indexes for a day's jobs, and the transaction
+# that holds the lock is idle.
 _SETTINGS = """SET LOCAL statement_timeout = '10min'; SET LOCAL work_mem = '40MB'; SET LOCAL jit = off;
     SET LOCAL random_page_cost = 1.1; SET LOCAL idle_in_transaction_session_timeout = 0"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutOfDate:
-    """A period whose tables do not show the state: since when it is known, the last change, what was built when."""
+    """A period whose tables are out of date: its last change, and when it was built."""
 
     period: str
     starts_on: date
-    last_change: int  # change_id, 0 when only a report is behind its facts
+    last_change: int  # change_id, 0 when only a report is older than its facts
     changed_at: datetime  # the newest change
     built_at: datetime | None
     now: datetime
 
 
 class Reports:
-    """Raises TransientError when the database does not answer. `budget`: credits of a month, None for no budget."""
+    """Build and read the report tables. `budget`: credits of a month, None for no budget.
+
+    Every method raises TransientError when the database does not answer."""
 
     def __init__(self, database: Database, prices: Prices, *, budget: int | None = None) -> None:
         self._database = database
@@ -67,8 +68,8 @@ class Reports:
         self._budget = budget
 
     def _build(self, stretches: Iterable[tuple[date, date]], work: Callable[[Transaction, date, date], None]) -> None:
-        """Calls `work` for each stretch in a transaction of its own, two at a time: a statement that inserts runs on
-        one core. Nobody else builds meanwhile."""
+        """Call `work` for each range in its own transaction, two at a time, as an INSERT runs on one core. A lock keeps
+        other builds out."""
         with self._database.transaction() as lock, ThreadPoolExecutor(2) as threads:
             lock.run(_SETTINGS)
             lock.run("SELECT pg_advisory_xact_lock(:key)", key=_LOCK)
@@ -81,13 +82,14 @@ class Reports:
             list(threads.map(run, stretches))
 
     def build_facts(self, first: date, last: date) -> dict[date, int]:
-        """Replaces the days `first` to `last` of both facts, and their sums: paid jobs per day. Idempotent; what others
-        see of a day is of one moment."""
+        """Replace the days `first` to `last` of both fact tables and their sums; return the paid jobs per day.
+
+        Idempotent. Readers see a consistent state of each day."""
         rates = {"fee_percent": self._prices.fee_percent, "fee_fixed": self._prices.fee_fixed_cents}
 
         def work(tx: Transaction, first: date, last: date) -> None:
             days = {"first": first, "last": last}
-            # First the log, then the state: a change that commits in between stays in the log.
+            # The log before the state: a change that commits in between stays in the log.
             tx.run("DELETE FROM reports.changes WHERE day BETWEEN :first AND :last", **days)
             for table in (FACTS, OTHER_MONEY, "day_sums"):
                 tx.run(f"DELETE FROM reports.{table} WHERE day BETWEEN :first AND :last", **days)
@@ -105,9 +107,9 @@ class Reports:
         return self.row_counts(FACTS, first, last)
 
     def build(self, table: str, first: date, last: date, *, period: str = "day") -> dict[date, int]:
-        """Replaces the periods that hold the days `first` to `last` in one report: rows by first day. Idempotent.
+        """Replace the periods of the days `first` to `last` in one report; return the rows by first day. Idempotent.
 
-        Raises RefusedError for days whose facts have not been built; longer periods take what facts there are."""
+        Raises RefusedError for days whose facts have not been built; longer periods use the facts that exist."""
         first, last = _whole_periods(first, last, period)
 
         def work(tx: Transaction, first: date, last: date) -> None:
@@ -132,8 +134,8 @@ class Reports:
         return self.row_counts(table, first, last, period=period)
 
     def out_of_date(self, first: date, last: date) -> list[OutOfDate]:
-        """Periods that begin between `first` and `last` and that a build would change, days first, then the oldest:
-        facts with changes in the log, and reports built from other facts than the newest ones."""
+        """Return the out-of-date periods that begin between `first` and `last`, days first, then the oldest: facts with
+        changes in the log, and reports not built from the newest facts."""
         with self._database.transaction() as tx:
             rows = tx.rows(
                 """WITH stale AS (
@@ -167,7 +169,7 @@ class Reports:
     def rows(
         self, table: str, first: date, last: date, *, period: str = "day", limit: int = 100_000
     ) -> list[dict[str, Any]]:
-        """Rows of a table between two days in the order of its key; money in cents, times in seconds, shares 0 to 1."""
+        """Return rows of a table between two days, ordered by key; money in cents, times in seconds, shares 0 to 1."""
         keys = {
             FACTS: "day, job_id",
             OTHER_MONEY: "day, subject",
@@ -188,7 +190,7 @@ class Reports:
             )
 
     def least_profitable(self, first: date, last: date, limit: int) -> list[dict[str, Any]]:
-        """Facts of these days, the biggest loss first."""
+        """Return the facts of these days, the biggest loss first."""
         with self._database.transaction() as tx:
             return tx.rows(
                 """SELECT * FROM reports.job_facts WHERE day BETWEEN :first AND :last
@@ -199,7 +201,7 @@ class Reports:
             )
 
     def row_counts(self, table: str, first: date, last: date, *, period: str = "day") -> dict[date, int]:
-        """Rows per period of a table, of the periods for which it has been built."""
+        """Return the number of rows per period for which a table has been built."""
         with self._database.transaction() as tx:
             rows = tx.rows(
                 """SELECT starts_on, row_count FROM reports.builds WHERE report = :table AND period = :period
@@ -212,7 +214,7 @@ class Reports:
         return {row["starts_on"]: row["row_count"] for row in rows}
 
     def is_built(self, period: str, starts_on: date) -> bool:
-        """Whether all reports of a period have been built."""
+        """Return whether all reports of a period have been built."""
         with self._database.transaction() as tx:
             return bool(
                 tx.value(
@@ -226,7 +228,7 @@ class Reports:
             )
 
     def bookings_read_to(self) -> datetime | None:
-        """Up to when Stripe's bookings have been read; at first the first payment, None before it."""
+        """Return the time up to which Stripe's bookings have been read; initially the first payment, None before it."""
         with self._database.transaction() as tx:
             return tx.value(
                 """SELECT coalesce((SELECT value::timestamptz FROM smi.cursors WHERE name = 'stripe_bookings'),
@@ -234,7 +236,7 @@ class Reports:
             )
 
     def note_bookings(self, bookings: Sequence[BalanceTransaction], *, read_to: datetime) -> int:
-        """Keeps what is new among Stripe's bookings: how many. Days whose facts they change are noted."""
+        """Store the new ones among Stripe's bookings and return how many; the days that they change go to the log."""
         with self._database.transaction() as tx:
             tx.run(
                 """INSERT INTO smi.cursors (name, value) VALUES ('stripe_bookings', CAST(:at AS text))
@@ -253,7 +255,7 @@ class Reports:
             )
 
     def columns(self, table: str) -> list[tuple[str, str, str, bool]]:
-        """Columns of a table as the database describes them: name, type, comment, whether it may be empty."""
+        """Return the columns of a table: name, type, comment, whether it may be NULL."""
         with self._database.transaction() as tx:
             rows = tx.rows(
                 """SELECT attname AS name, format_type(atttypid, atttypmod) AS type,
@@ -270,13 +272,13 @@ def _start_of(day: date, period: str) -> date:
 
 
 def _whole_periods(first: date, last: date, period: str) -> tuple[date, date]:
-    """The days `first` to `last` widened to whole periods."""
+    """Return the days `first` to `last` widened to whole periods."""
     longest = {"day": 1, "week": 7, "month": 31}[period]
     return _start_of(first, period), _start_of(_start_of(last, period) + timedelta(days=longest), period) - _ONE_DAY
 
 
 def _stretches(first: date, last: date, period: str, length: timedelta) -> Iterator[tuple[date, date]]:
-    """The days `first` to `last`, whole periods, in pieces of about `length`, which is a month or more."""
+    """Yield the days `first` to `last` in ranges of whole periods of about `length`, at least a month."""
     while first <= last:
         following = _start_of(first + length, period)
         yield first, min(last, following - _ONE_DAY)

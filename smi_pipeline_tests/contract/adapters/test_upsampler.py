@@ -1,4 +1,4 @@
-"""The Upsampler client against literal payloads of both wires (design section 3) and every way HTTP can fail."""
+"""The Upsampler client against literal payloads of both API formats and every way HTTP can fail."""
 
 import json
 import logging
@@ -19,19 +19,19 @@ from smi_pipeline.core.errors import (
     SmiError,
     TransientError,
 )
-from smi_pipeline.core.models import Stage, SubmitRequest, UpscaleReply, Wire
+from smi_pipeline.core.models import ApiFormat, Stage, SubmitRequest, UpscaleReply
 from smi_pipeline_tests.contract.adapters.conftest import ScriptedServer
 
 KEY = "up_secret_0123456789"
 REQUEST = SubmitRequest(
     job_id="5f0c", image_url="https://shop.example/a.jpg", scale=4, webhook_url="https://shop.example/hook/token"
 )
-EITHER_WIRE = pytest.mark.parametrize("wire", list(Wire))
+EITHER_FORMAT = pytest.mark.parametrize("api_format", list(ApiFormat))
 
 
-def client_of(server: ScriptedServer | str, wire: Wire = Wire.LIVE, **more: Any) -> UpsamplerClient:
+def client_of(server: ScriptedServer | str, api_format: ApiFormat = ApiFormat.LIVE, **more: Any) -> UpsamplerClient:
     base = server if isinstance(server, str) else server.url
-    return UpsamplerClient(f"{base}/api/v1", KEY, wire, **{"connect_timeout": 2, "read_timeout": 2, **more})
+    return UpsamplerClient(f"{base}/api/v1", KEY, api_format, **{"connect_timeout": 2, "read_timeout": 2, **more})
 
 
 # -- what is sent
@@ -39,7 +39,7 @@ def client_of(server: ScriptedServer | str, wire: Wire = Wire.LIVE, **more: Any)
 
 def test_documented_submission_is_the_documents_json(server: ScriptedServer) -> None:
     server.says(200, {"success": True, "job_id": "u1", "status": "queued"})
-    client_of(server, Wire.DOCUMENTED).submit(REQUEST)
+    client_of(server, ApiFormat.DOCUMENTED).submit(REQUEST)
     sent = server.requests[0]
     assert (sent.method, sent.path) == ("POST", "/api/v1/precise-upscale")
     assert sent.headers["Authorization"] == f"Bearer {KEY}"
@@ -55,7 +55,7 @@ def test_documented_submission_is_the_documents_json(server: ScriptedServer) -> 
 
 def test_live_submission_is_what_public_clients_send(server: ScriptedServer) -> None:
     server.says(200, {"id": "u1", "status": "IN_QUEUE"})
-    client_of(server, Wire.LIVE).submit(REQUEST)
+    client_of(server, ApiFormat.LIVE).submit(REQUEST)
     assert server.requests[0].json == {
         "webhook": "https://shop.example/hook/token",
         "input": {
@@ -119,30 +119,32 @@ def test_cookies_are_not_kept(server: ScriptedServer) -> None:
 # -- what is read: replies of either shape, whatever is configured
 
 
-@EITHER_WIRE
-def test_documented_reply_is_read(server: ScriptedServer, wire: Wire) -> None:
+@EITHER_FORMAT
+def test_documented_reply_is_read(server: ScriptedServer, api_format: ApiFormat) -> None:
     server.says(
         200,
         b'{"success": true, "job_id": "upsampler_job_12345", "status": "queued",'
         b' "estimated_completion": "2023-10-15T10:45:00Z"}',
     )
-    assert client_of(server, wire).submit(REQUEST) == UpscaleReply(
+    assert client_of(server, api_format).submit(REQUEST) == UpscaleReply(
         external_id="upsampler_job_12345",
         stage=Stage.QUEUED,
         estimated_completion=datetime(2023, 10, 15, 10, 45, tzinfo=UTC),
     )
 
 
-@EITHER_WIRE
-def test_live_reply_is_read(server: ScriptedServer, wire: Wire) -> None:
+@EITHER_FORMAT
+def test_live_reply_is_read(server: ScriptedServer, api_format: ApiFormat) -> None:
     server.says(200, b'{"id": "u1", "status": "IN_QUEUE", "creditCost": 4}')
-    assert client_of(server, wire).submit(REQUEST) == UpscaleReply(external_id="u1", stage=Stage.QUEUED, credits=4)
+    assert client_of(server, api_format).submit(REQUEST) == UpscaleReply(
+        external_id="u1", stage=Stage.QUEUED, credits=4
+    )
 
 
-@EITHER_WIRE
-def test_an_upscale_may_fail_at_once(server: ScriptedServer, wire: Wire) -> None:
+@EITHER_FORMAT
+def test_an_upscale_may_fail_at_once(server: ScriptedServer, api_format: ApiFormat) -> None:
     server.says(200, b'{"id": "u1", "status": "FAILED", "error": "cannot read image"}')
-    reply = client_of(server, wire).submit(REQUEST)
+    reply = client_of(server, api_format).submit(REQUEST)
     assert (reply.external_id, reply.stage, reply.error) == ("u1", Stage.FAILED, "cannot read image")
 
 
@@ -162,11 +164,13 @@ LIVE_DONE = (
 )
 
 
-@EITHER_WIRE
+@EITHER_FORMAT
 @pytest.mark.parametrize("body", [DOCUMENTED_DONE, LIVE_DONE], ids=["documented", "live"])
-def test_a_completed_status_of_either_wire_is_one_model(server: ScriptedServer, wire: Wire, body: bytes) -> None:
+def test_a_completed_status_of_either_api_format_is_one_model(
+    server: ScriptedServer, api_format: ApiFormat, body: bytes
+) -> None:
     server.says(200, body)
-    assert client_of(server, wire).status("u1") == COMPLETED
+    assert client_of(server, api_format).status("u1") == COMPLETED
 
 
 @pytest.mark.parametrize(
@@ -182,7 +186,7 @@ def test_a_completed_status_of_either_wire_is_one_model(server: ScriptedServer, 
         ("FAILED", Stage.FAILED),
     ],
 )
-def test_status_words_of_both_wires_are_the_four_stages(server: ScriptedServer, word: str, stage: Stage) -> None:
+def test_status_words_of_both_api_formats_are_the_four_stages(server: ScriptedServer, word: str, stage: Stage) -> None:
     server.says(200, {"id": "u1", "status": word})
     assert client_of(server).status("u1").stage is stage
 
@@ -258,7 +262,7 @@ def test_a_failed_question_is_not_a_failed_upscale(server: ScriptedServer) -> No
 # -- webhooks
 
 
-@EITHER_WIRE
+@EITHER_FORMAT
 @pytest.mark.parametrize(
     "body",
     [
@@ -268,14 +272,14 @@ def test_a_failed_question_is_not_a_failed_upscale(server: ScriptedServer) -> No
     ],
     ids=["documented", "live"],
 )
-def test_webhooks_of_either_wire_are_read(wire: Wire, body: bytes) -> None:
-    assert client_of("http://127.0.0.1:9", wire).parse_webhook(body) == COMPLETED
+def test_webhooks_of_either_api_format_are_read(api_format: ApiFormat, body: bytes) -> None:
+    assert client_of("http://127.0.0.1:9", api_format).parse_webhook(body) == COMPLETED
 
 
 @pytest.mark.parametrize(
     "body", [b'{"job_id": "u1", "status": "failed", "error": "no"}', b'{"id": "u1", "status": "FAILED", "error": "no"}']
 )
-def test_failure_webhooks_of_either_wire_are_read(body: bytes) -> None:
+def test_failure_webhooks_of_either_api_format_are_read(body: bytes) -> None:
     reply = client_of("http://127.0.0.1:9").parse_webhook(body)
     assert (reply.external_id, reply.stage, reply.error) == ("u1", Stage.FAILED, "no")
 
@@ -378,7 +382,7 @@ def test_the_key_and_the_callback_token_never_appear_in_messages(
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("17", 17), ("0", 1), ("-5", 1), ("99999", 3600), ("soon", 30), ("nan", 30), ("1.5", 1.5), (None, 30)],
+    [("17", 17), ("0", 1), ("-5", 30), ("99999", 3600), ("soon", 30), ("nan", 30), ("1.5", 1.5), (None, 30)],
 )
 def test_retry_after_in_seconds_is_kept_and_30_is_the_default(
     server: ScriptedServer, value: str | None, seconds: float
@@ -505,17 +509,17 @@ def test_a_compressed_bomb_stops_at_the_size_cap(server: ScriptedServer) -> None
 @pytest.mark.parametrize("base_url", ["", "upsampler.com/api", "ftp://upsampler.com", "https://"])
 def test_a_base_url_that_is_none_is_refused_at_once(base_url: str) -> None:
     with pytest.raises(ValueError, match="not an http"):
-        UpsamplerClient(base_url, KEY, Wire.LIVE)
+        UpsamplerClient(base_url, KEY, ApiFormat.LIVE)
 
 
 def test_a_key_with_a_line_break_inside_is_refused_without_naming_it_and_one_at_the_end_is_dropped(
     server: ScriptedServer,
 ) -> None:
     with pytest.raises(ValueError) as raised:
-        UpsamplerClient("https://upsampler.com/api/v1", "up_se\ncret", Wire.LIVE)
+        UpsamplerClient("https://upsampler.com/api/v1", "up_se\ncret", ApiFormat.LIVE)
     assert "cret" not in str(raised.value)
     server.says(200, {"id": "u1", "status": "IN_QUEUE"})
-    UpsamplerClient(server.url, KEY + "\n", Wire.LIVE).status("u1")
+    UpsamplerClient(server.url, KEY + "\n", ApiFormat.LIVE).status("u1")
     assert server.requests[0].headers["Authorization"] == f"Bearer {KEY}"
 
 

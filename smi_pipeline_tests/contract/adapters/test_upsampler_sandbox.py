@@ -1,4 +1,4 @@
-"""The Upsampler client against the sandbox, in both wires: what it sends is understood, what it reads is meant."""
+"""The Upsampler client against the sandbox, in both API formats: each understands the other."""
 
 import io
 import time
@@ -19,7 +19,7 @@ from smi_pipeline.core.errors import (
     SmiError,
     TransientError,
 )
-from smi_pipeline.core.models import Stage, SubmitRequest, UpscaleReply, Wire
+from smi_pipeline.core.models import ApiFormat, Stage, SubmitRequest, UpscaleReply
 from smi_pipeline.core.pricing import credits, output_megapixels
 from smi_pipeline.sandbox.server import Sandbox
 from smi_pipeline_tests.contract.adapters.conftest import ScriptedServer
@@ -44,9 +44,9 @@ def sandbox(running: Sandbox) -> Iterator[Sandbox]:
     running.configure("upsampler", rate_minute=0, rate_hour=0)
 
 
-@pytest.fixture(params=list(Wire))
+@pytest.fixture(params=list(ApiFormat))
 def client(sandbox: Sandbox, request: pytest.FixtureRequest) -> Iterator[UpsamplerClient]:
-    sandbox.configure("upsampler", wire=request.param.value)
+    sandbox.configure("upsampler", api_format=request.param.value)
     made = UpsamplerClient(sandbox.urls.upsampler + "/api/v1", KEY, request.param, read_timeout=2)
     yield made
     made.close()
@@ -98,9 +98,11 @@ def test_a_submission_runs_through_its_stages_to_an_image_of_the_right_size(
     assert (entry["image_url"], entry["scale"], entry["id"]) == (order.image_url, 4, accepted.external_id)
 
 
-def test_the_documented_wire_names_our_job_and_when_it_will_be_done(order: SubmitRequest, sandbox: Sandbox) -> None:
-    sandbox.configure("upsampler", wire="documented")
-    reply = UpsamplerClient(sandbox.urls.upsampler, KEY, Wire.DOCUMENTED).submit(order)
+def test_the_documented_api_format_names_our_job_and_when_it_will_be_done(
+    order: SubmitRequest, sandbox: Sandbox
+) -> None:
+    sandbox.configure("upsampler", api_format="documented")
+    reply = UpsamplerClient(sandbox.urls.upsampler, KEY, ApiFormat.DOCUMENTED).submit(order)
     assert reply.estimated_completion is not None and reply.estimated_completion.utcoffset() is not None
     assert sandbox.ledger("upsampler")["submissions"][-1]["job_id"] == order.job_id
 
@@ -191,12 +193,12 @@ def test_an_id_that_the_sandbox_does_not_know_is_not_found(client: UpsamplerClie
 
 def test_a_wrong_key_is_a_matter_of_the_account(sandbox: Sandbox, order: SubmitRequest) -> None:
     with pytest.raises(AccountError):
-        UpsamplerClient(sandbox.urls.upsampler, "wrong", Wire.LIVE).submit(order)
+        UpsamplerClient(sandbox.urls.upsampler, "wrong", ApiFormat.LIVE).submit(order)
 
 
 def test_a_wrong_path_stops_submissions_instead_of_convicting_images(sandbox: Sandbox, order: SubmitRequest) -> None:
     with pytest.raises(AccountError, match="address"):
-        UpsamplerClient(sandbox.urls.upsampler + "/api/v2", KEY, Wire.LIVE).submit(order)
+        UpsamplerClient(sandbox.urls.upsampler + "/api/v2", KEY, ApiFormat.LIVE).submit(order)
 
 
 def test_the_rate_limit_is_told_with_the_time_to_wait(client: UpsamplerClient, sandbox: Sandbox) -> None:

@@ -105,9 +105,9 @@ class Shop:
     def photo(self, name: str = "astronaut-200.jpg") -> str:
         return f"{self.sandbox.urls.origin}/photos/{name}"
 
-    def submit(self, *, wire: str = "documented", photo: str = "astronaut-200.jpg", scale: int = 4,
+    def submit(self, *, api_format: str = "documented", photo: str = "astronaut-200.jpg", scale: int = 4,
                job_id: str | None = None, webhook: str | None = None) -> requests.Response:  # fmt: skip
-        if wire == "documented":
+        if api_format == "documented":
             body: dict[str, Any] = {"image_url": self.photo(photo), "scale_factor": scale, "format": "auto"}
             body |= {"webhook_url": webhook, "metadata": {"job_id": job_id or uuid.uuid4().hex, "plugin": "test"}}
         else:

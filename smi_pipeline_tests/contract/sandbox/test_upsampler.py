@@ -32,7 +32,7 @@ def test_a_documented_submission_goes_from_queued_to_a_completed_result(shop: Sh
 
 
 def test_a_live_submission_is_answered_in_the_live_words(shop: Shop, receiver: Receiver) -> None:
-    body = shop.submit(wire="live", webhook=f"{receiver.url}/l1").json()
+    body = shop.submit(api_format="live", webhook=f"{receiver.url}/l1").json()
     assert body == {"id": body["id"], "status": "IN_QUEUE"}
     answer = shop.finished(body["id"])
     assert set(answer) == {"id", "status", "imageUrl", "compressedImageUrl", "creditCost", "error"}
@@ -107,7 +107,7 @@ def test_the_ledger_lists_requests_and_submissions(shop: Shop) -> None:
 
 
 def test_a_live_submission_has_no_job_id_in_the_ledger(shop: Shop) -> None:
-    id = shop.submit(wire="live").json()["id"]
+    id = shop.submit(api_format="live").json()["id"]
     (line,) = [line for line in shop.sandbox.ledger("upsampler")["submissions"] if line["id"] == id]
     assert line["job_id"] is None
 

@@ -74,10 +74,10 @@ def test_a_refusal_creates_no_submission(shop: Shop, kind: str, code: int) -> No
     assert reply.json()["error"]
 
 
-@pytest.mark.parametrize("wire", ["documented", "live"])
-def test_fail_ends_failed_with_its_error_and_costs_nothing(shop: Shop, wire: str) -> None:
+@pytest.mark.parametrize("api_format", ["documented", "live"])
+def test_fail_ends_failed_with_its_error_and_costs_nothing(shop: Shop, api_format: str) -> None:
     shop.sandbox.fault("upsampler", "fail", match={"image_url": "moon-200"}, error="GPU on fire")
-    body = shop.submit(wire=wire, photo="moon-200.jpg").json()
+    body = shop.submit(api_format=api_format, photo="moon-200.jpg").json()
     answer = shop.finished(body.get("job_id") or body["id"])
     assert answer["status"] in ("failed", "FAILED")
     assert answer["error"] == "GPU on fire"
@@ -86,7 +86,7 @@ def test_fail_ends_failed_with_its_error_and_costs_nothing(shop: Shop, wire: str
 
 def test_fail_at_once_says_so_in_the_reply(shop: Shop) -> None:
     shop.sandbox.fault("upsampler", "fail", at_once=True, error="No", times=2)
-    assert shop.submit(wire="live").json().items() >= {"status": "FAILED", "error": "No"}.items()
+    assert shop.submit(api_format="live").json().items() >= {"status": "FAILED", "error": "No"}.items()
     assert shop.submit().json().items() >= {"success": False, "status": "failed", "error": "No"}.items()
 
 
@@ -154,7 +154,7 @@ def test_webhooks_are_lost_repeated_and_late(shop: Shop, receiver: Receiver) -> 
     shop.sandbox.fault("upsampler", "delay_webhook", match={"webhook": "/late"}, seconds=0.4)
     lost = shop.submit(job_id="lost", webhook=f"{receiver.url}/lost").json()["job_id"]
     shop.submit(job_id="repeated", webhook=f"{receiver.url}/repeated")
-    late = shop.submit(wire="live", webhook=f"{receiver.url}/late").json()["id"]
+    late = shop.submit(api_format="live", webhook=f"{receiver.url}/late").json()["id"]
     shop.finished(late)
     assert receiver.bodies("/late") == []
     until(lambda: receiver.bodies("/late"))

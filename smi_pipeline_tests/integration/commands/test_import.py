@@ -219,3 +219,19 @@ def test_other_dialects_time_zones_and_older_versions_are_read(smi: Smi, databas
     assert "estimated" in details
     assert smi("import-wordpress", path, "--timezone", "Mars").code == 2
     assert smi("import-wordpress", path, "--currency", "gold").code == 2
+
+
+@pytest.mark.parametrize(
+    ("currency", "charged", "price"), [("jpy", "480", 480), ("kwd", "0.960", 960), ("ugx", "5000", 500_000)]
+)
+def test_amounts_are_read_in_the_units_of_their_currency(
+    smi: Smi, database: str, tmp_path: Path, currency: str, charged: str, price: int
+) -> None:
+    path = write(tmp_path, ROW | {"amount_charged": charged})
+    assert smi("import-wordpress", path, "--currency", currency).code == 0
+    assert rows(database, "SELECT price_cents, currency FROM smi.upscale_jobs") == [(price, currency)]
+
+
+def test_a_fraction_of_a_yen_is_refused(smi: Smi, database: str, tmp_path: Path) -> None:
+    ran = smi("import-wordpress", write(tmp_path, ROW), "--currency", "jpy")
+    assert (ran.code, "amount_charged is not an amount of money in JPY" in ran.err) == (1, True)

@@ -35,7 +35,7 @@ def test_a_day_that_was_not_built_is_told_with_what_to_do(smi: Smi, database: st
     for period, job in (("2026-01-05", "rebuild_days"), ("2026-01", "rebuild_months")):
         ran = smi("report", period)
         assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
-        assert f"no report of {period} was built yet" in ran.err and job in ran.err
+        assert f"no report of {period} has been built yet" in ran.err and job in ran.err
 
 
 def test_the_figures_of_a_day(smi: Smi, built: Steps) -> None:

@@ -123,8 +123,6 @@ class FakeFetcher(Outside):
                 path=Path(file.name),
                 bytes=len(body),
                 sha256=hashlib.sha256(body).hexdigest(),
-                content_type="image/png",
-                final_url=url,
             )
 
 

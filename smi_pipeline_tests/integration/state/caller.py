@@ -5,7 +5,7 @@ import time
 
 from smi_pipeline.adapters.upsampler.client import UpsamplerClient
 from smi_pipeline.core.errors import NotFound, RateLimited
-from smi_pipeline.core.models import Wire
+from smi_pipeline.core.models import ApiFormat
 from smi_pipeline.state.database import Database
 from smi_pipeline.state.rate_limiter import RateLimiter
 
@@ -13,7 +13,7 @@ from smi_pipeline.state.rate_limiter import RateLimiter
 def main(state_url: str, base_url: str, key: str, minute: float, hour: float, per_minute: int, per_hour: int) -> None:
     """Never returns."""
     limiter = RateLimiter(Database(state_url), per_minute=per_minute, per_hour=per_hour, windows=(minute, hour))
-    client = UpsamplerClient(base_url, key, Wire.LIVE)
+    client = UpsamplerClient(base_url, key, ApiFormat.LIVE)
     while True:
         try:
             limiter.acquire("urgent_poll")

@@ -80,8 +80,8 @@ def test_no_page_is_wider_than_its_screen_or_sheet_and_no_words_of_a_chart_lie_o
     for name, history in HISTORIES.items():
         write(database, history(days[name]))
     build(reports, DAY, days["everything"])
-    looks = [(name, pages.page(reports, "day", day, ["job_facts.csv"])) for name, day in days.items()]
-    looks.append(("month", pages.page(reports, "month", DAY.replace(day=1), ["profit_margin.csv"])))
+    looks = [(name, pages.page(reports, "day", day, 900, ["job_facts.csv"])) for name, day in days.items()]
+    looks.append(("month", pages.page(reports, "month", DAY.replace(day=1), 900, ["profit_margin.csv"])))
     for media, width in (("screen", 1280), ("screen", 390), ("print", 703)):  # A4 without its margins
         page.emulate_media(media=media)
         page.set_viewport_size({"width": width, "height": 900})

@@ -108,13 +108,13 @@ def test_too_few_jobs_are_one_clear_error(tmp_path: Path) -> None:
         run_demo(5, True, None, tmp_path)
 
 
-@pytest.mark.parametrize("wire", ["documented", "live"])
-def test_the_environment_leads_to_the_sandbox_alone(tmp_path: Path, wire: str) -> None:
+@pytest.mark.parametrize("api_format", ["documented", "live"])
+def test_the_environment_leads_to_the_sandbox_alone(tmp_path: Path, api_format: str) -> None:
     demo = load_or_create(tmp_path, 14)
-    environment = stack_environment(demo, wire)
+    environment = stack_environment(demo, api_format)
     assert {name.lower() for name in environment} <= set(Settings.model_fields)
     addresses = [value for value in environment.values() if value.startswith("http")]
     assert all(address.startswith("http://127.0.0.1:") for address in addresses)
     assert environment["SMI_ALLOWED_SOURCE_HOSTS"] == demo.url("origin")
     settings = Settings(**{name.lower(): value for name, value in environment.items()}, _env_file=None)  # type: ignore[call-arg, arg-type]
-    assert settings.upsampler_wire.value == wire
+    assert settings.upsampler_wire.value == api_format

@@ -103,6 +103,15 @@ def test_a_list_may_come_as_it_stands_in_the_environment() -> None:
     assert hosts.check("http://127.0.0.1:81/").is_local
 
 
+def test_a_checked_url_is_escaped_and_has_no_fragment() -> None:
+    hosts = AllowedHosts(["images.example.com"], "SMI_ALLOWED_SOURCE_HOSTS")
+    assert str(hosts.check("https://Images.example.com/a b.png#x")) == "https://images.example.com/a%20b.png"
+    for url in ("https://evil.example/", "http://images.example.com/", "nonsense", ""):
+        with pytest.raises(RefusedError) as caught:
+            hosts.check(url)
+        assert caught.value.status == 400
+
+
 @pytest.mark.parametrize("address", ["93.184.215.14", "1.1.1.1", "2606:4700:4700::1111", "2a00:1450:4001:82b::200e"])
 def test_ordinary_addresses_are_public(address: str) -> None:
     assert is_public(address)

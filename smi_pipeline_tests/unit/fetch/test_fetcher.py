@@ -15,7 +15,7 @@ import pytest
 import trustme
 
 from smi_pipeline.adapters.fetching.fetcher import MAX_REDIRECTS, HttpFetcher
-from smi_pipeline.core.errors import PermanentError, RefusedError, TransientError
+from smi_pipeline.core.errors import PermanentError, TransientError
 from smi_pipeline.core.models import Fetched
 from smi_pipeline_tests.unit.fetch.servers import PUBLIC, Loopback, Origin, serving
 
@@ -62,8 +62,6 @@ def test_a_file_is_fetched_whole_and_gone_after_use(make: Make, origin: Origin, 
         assert fetched.path.stat().st_mode & 0o077 == 0
         assert fetched.bytes == len(IMAGE)
         assert fetched.sha256 == hashlib.sha256(IMAGE).hexdigest()
-        assert fetched.content_type == "image/png"
-        assert fetched.final_url == f"{origin.url}/a.png"
     assert list(temp_dir.iterdir()) == []
 
 
@@ -120,7 +118,7 @@ def test_redirects_are_followed(make: Make, origin: Origin, status: int) -> None
     origin.on("/a", b"moved", status=status, Location="/folder/b?x=1")
     origin.on("/folder/b?x=1", IMAGE)
     fetched = get(make(), f"{origin.url}/a")
-    assert (fetched.bytes, fetched.final_url) == (len(IMAGE), f"{origin.url}/folder/b?x=1")
+    assert (fetched.bytes, origin.requests[-1][0]) == (len(IMAGE), "/folder/b?x=1")
 
 
 def test_five_redirects_are_followed_and_a_sixth_is_not(make: Make, origin: Origin) -> None:
@@ -656,18 +654,6 @@ def test_an_unset_list_refuses_and_names_the_setting(make: Make, origin: Origin,
     fetcher = make(**{f"allowed_{kind}_hosts": []})
     with pytest.raises(PermanentError, match=setting):
         get(fetcher, f"{origin.url}/a", kind=kind)
-    assert origin.connections == 0
-
-
-def test_a_url_is_checked_at_intake_without_touching_the_network(make: Make, origin: Origin) -> None:
-    fetcher = make(allowed_source_hosts=["images.example.com"])
-    assert fetcher.check_url("https://Images.example.com/a b.png#x", "source") == (
-        "https://images.example.com/a%20b.png"
-    )
-    for url in ("https://evil.example/", "http://images.example.com/", "nonsense", ""):
-        with pytest.raises(RefusedError) as caught:
-            fetcher.check_url(url, "source")
-        assert caught.value.status == 400
     assert origin.connections == 0
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 from skimage.metrics import structural_similarity
 
 from smi_pipeline.adapters.images.fidelity import BLOCK, measure
@@ -149,6 +149,14 @@ def test_a_flat_foreign_or_moved_tile_in_a_detailed_place_is_refused(check: Chec
         result = pixels.copy()
         result[place] = changed
         assert_refused(check(source, Image.fromarray(result), format=format))
+
+
+def test_a_tile_blurred_beyond_recognition_is_refused(check: Check) -> None:
+    source = photo("hubble_deep_field.jpg", 240)
+    result = upscale(source, 4, "texture")
+    place = (400, 300, 540, 420)
+    result.paste(result.crop(place).filter(ImageFilter.GaussianBlur(40)), place)
+    assert_refused(check(source, result), "1 tiles show something else")
 
 
 def test_flipped_bits_that_decode_without_error_are_refused_when_they_can_be_seen(check: Check) -> None:

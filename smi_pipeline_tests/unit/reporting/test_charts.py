@@ -8,9 +8,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from smi_pipeline.formatting import duration, money
 from smi_pipeline.reporting import charts
 from smi_pipeline.reporting.charts import Bar, Range
-from smi_pipeline.reporting.presentation import money, span, tick
+from smi_pipeline.reporting.presentation import tick
 
 SVG = "{http://www.w3.org/2000/svg}"
 DAYS = [f"{day} Nov" for day in range(17, 31)]
@@ -57,19 +58,19 @@ def columns(highest: int) -> str:
         "jobs",
         DAYS,
         [("delivered", charts.GAIN, values), ("refunded", charts.LOSS, values)],
-        above=["" for _ in DAYS[1:]] + ["100.0 %"],
+        above=["" for _ in DAYS[1:]] + ["100.0%"],
         limit=("budget 1,000,000", highest / 3),
     )
 
 
 def few_columns(count: int) -> str:
     values = [1.0] * count
-    return charts.columns("jobs", DAYS[:count], [("a", "red", values)], above=["" for _ in values[1:]] + ["100.0 %"])
+    return charts.columns("jobs", DAYS[:count], [("a", "red", values)], above=["" for _ in values[1:]] + ["100.0%"])
 
 
 def ranges(first: float) -> str:
     rows = [
-        Range(name, [("median", first * n), ("95 %", first * n * 4)], f"{span(first * n)} · 95 %: {span(first)}")
+        Range(name, [("median", first * n), ("95%", first * n * 4)], f"{duration(first * n)} · 95%: {duration(first)}")
         for n, name in enumerate(["paid → submitted", "submitted → result ready", "paid → closing mail"], 1)
     ]
     return charts.ranges("times", rows, ("promise: 15 min", 900), tick)

@@ -7,46 +7,9 @@ from typing import Any
 import pytest
 
 from smi_pipeline.reporting.figures import FIGURES
-from smi_pipeline.reporting.presentation import STAGE_NAMES, Table, money, percent, span
+from smi_pipeline.reporting.presentation import STAGE_NAMES, Table
 
 SHOWN_IN_PLACE = 1000  # characters of Markdown that the UI shows without a click
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (None, "–"),
-        (0, "0.00 s"),
-        (0.254, "0.25 s"),
-        (0.995, "1.0 s"),
-        (9.94, "9.9 s"),
-        (9.96, "10 s"),
-        (59.6, "1 min 00 s"),
-        (185, "3 min 05 s"),
-        (3599.7, "1 h 00 min"),
-        (7_800, "2 h 10 min"),
-    ],
-)
-def test_times_are_told_in_the_unit_that_fits(seconds, words):
-    assert span(seconds) == words
-
-
-@pytest.mark.parametrize(
-    ("cents", "currency", "words"),
-    [
-        (1234, "usd", "12.34 USD"),
-        (-5, "eur", "−0.05 EUR"),
-        (0, "usd", "0.00 USD"),
-        (123_456_789, "usd", "1,234,567.89 USD"),
-        (500, "jpy", "500 JPY"),
-    ],
-)
-def test_money_is_told_in_units_of_its_currency(cents, currency, words):
-    assert money(cents, currency) == words
-
-
-def test_a_share_without_a_base_is_a_dash():
-    assert (percent(None), percent(0.958)) == ("–", "95.8 %")
 
 
 def test_bars_in_a_cell_do_not_break_the_table():
@@ -65,7 +28,7 @@ def test_every_report_of_a_period_without_anything_says_so_and_draws_nothing():
     for name, figure in FIGURES.items():
         said = figure.describe([])
         assert said.headline and said.table is None, name
-        assert (figure.draw([], trend), figure.measure(trend).since_first()) == ("", []), name
+        assert (figure.draw([], trend, 900), figure.measure(trend).since_first()) == ("", []), name
 
 
 def test_the_preview_of_the_times_fits_in_place():
@@ -99,14 +62,14 @@ def margin(revenue: int, refunds: int, currency: str = "usd") -> dict[str, objec
 
 def test_a_loss_is_told_as_one():
     said = FIGURES["profit_margin"].describe([margin(50, 50)])
-    assert said.headline == "−0.35 USD net of 0.50 USD revenue (−70 %); 1 of 1 paid job at a loss"
+    assert said.headline == "-$0.35 net of $0.50 revenue (-70%); 1 of 1 paid job at a loss"
     assert said.numbers["net_margin_usd"] == -0.35
 
 
 def test_each_currency_has_its_own_words_and_its_own_chart():
     rows = [margin(70, 0, "eur"), margin(50, 0)]
-    assert "EUR revenue" in FIGURES["profit_margin"].describe(rows).headline
-    assert FIGURES["profit_margin"].draw(rows, []).count("<svg") == 2
+    assert "€0.70 revenue" in FIGURES["profit_margin"].describe(rows).headline
+    assert FIGURES["profit_margin"].draw(rows, [], 900).count("<svg") == 2
 
 
 def test_the_preview_of_money_has_a_column_per_resolution_or_per_currency_and_stays_narrow():
@@ -147,10 +110,19 @@ def test_a_month_says_when_its_budget_runs_out():
         "runs_out_on": date(2026, 11, 12),
     }
     assert FIGURES["credit_usage"].describe([row]).headline == (
-        "90 credits, 3 of them wasted; 90.0 % of the budget of 100: it runs out on 2026-11-12; "
+        "90 credits, 3 of them wasted; 90.0% of the budget of 100: it runs out on 2026-11-12; "
         "forecast for the month 270"
     )
     lasting = FIGURES["credit_usage"].describe([row | {"runs_out_on": None}])
     assert "it lasts to the month's end" in lasting.headline
     over = FIGURES["credit_usage"].describe([row | {"budget_used": 1.2, "forecast_credits": 90}])
-    assert over.headline.endswith("120.0 % of the budget of 100: it ran out on 2026-11-12")
+    assert over.headline.endswith("120.0% of the budget of 100: it ran out on 2026-11-12")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(900, "promise: 15 min"), (2_700, "promise: 45 min"), (60, "promise: 1 min")]
+)
+def test_the_chart_of_times_draws_the_configured_promise(seconds: float, words: str) -> None:
+    row = {"stage": "paid_to_mailed", "resolution": "all", "jobs": 3}
+    rows = [row | {f"{name}_seconds": 20.0 for name in ("p50", "p90", "p95", "p99")}]
+    assert words in FIGURES["processing_times"].draw(rows, [], seconds)
