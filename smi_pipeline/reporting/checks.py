@@ -217,10 +217,11 @@ def budget_kept(reports_db: ReportsResource, first: date, last: date) -> AssetCh
     budget = reports_db.settings().smi_monthly_credit_budget
     if budget is None:
         return AssetCheckResult(passed=True, description="no budget is set")
-    month = reports_db.checks().month_of_budget(last, budget)
+    used = reports_db.checks().credits_used(last)
+    percent = 100 * used / budget
     return AssetCheckResult(
-        passed=month["percent"] < 80,
-        severity=ERROR if month["percent"] >= 100 else WARN,
-        description=f"{month['used']:,} of {budget:,} credits ({month['percent']:.0f} %) used in {last:%B %Y}",
-        metadata={"used": month["used"], "percent": float(month["percent"])},
+        passed=percent < 80,
+        severity=ERROR if percent >= 100 else WARN,
+        description=f"{used:,} of {budget:,} credits ({percent:.0f} %) used in {last:%B %Y}",
+        metadata={"used": used, "percent": percent},
     )
