@@ -1,7 +1,6 @@
 """How mails and pages write money, sizes, times and the words of strangers. Pure functions only."""
 
 import re
-import unicodedata
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -85,6 +84,6 @@ def in_utc(at: datetime, what: str) -> datetime:
 
 def one_line(value: str, limit: int = 80) -> str:
     """Text of a stranger (a name, a file name) made fit for a line of a mail: no line breaks, bounded."""
-    printable = "".join(c if unicodedata.category(c)[0] not in "CZ" else " " for c in value)
+    printable = "".join(c if c.isprintable() else " " for c in value)
     words = " ".join(printable.split())
     return words if len(words) <= limit else words[: limit - 1] + "…"

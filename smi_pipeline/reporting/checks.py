@@ -83,35 +83,6 @@ def facts_fresh(reports_db: ReportsResource, first: date, last: date) -> AssetCh
     )
 
 
-@_check("job_facts", "Open the jobs with `smi jobs show JOB_ID`, then retry or refund them.")
-def no_overdue_paid_job(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
-    """The alarm: no upscale job is paid, past its last clock, and neither delivered nor refunded nor taken on by a
-    person."""
-    overdue = reports_db.checks().overdue(reports_db.settings().policy)
-    table = Table(
-        ["Upscale job", "Status", "Reason", "Start by", "Deadline"],
-        [
-            [
-                job["job_id"],
-                job["status"],
-                job["reason_code"] or "",
-                str(job["start_by"]),
-                str(job["deadline_at"] or "–"),
-            ]
-            for job in overdue[:50]
-        ],
-        words=5,
-    )
-    return AssetCheckResult(
-        passed=not overdue,
-        severity=ERROR,
-        description=f"{len(overdue)} overdue: {', '.join(job['job_id'] for job in overdue[:_NAMED])}"
-        if overdue
-        else None,
-        metadata={"overdue_jobs": len(overdue)} | ({"jobs": MetadataValue.md(table.markdown())} if overdue else {}),
-    )
-
-
 @_check("profit_margin", "Rebuild the days in Dagster (job rebuild_days).")
 def money_adds_up(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
     """Per currency: revenue − refunds − disputes − Stripe fees − API cost = net margin = the sum of both facts."""

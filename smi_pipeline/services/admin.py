@@ -46,10 +46,8 @@ def retry(
     if job.status in (Status.PENDING, Status.PROCESSING):
         ctx.state.deliveries.check_now(job.job_id, actor=ctx.actor)
         return "already in the queue; its next attempt is due now"
-    if not admin_override and job.status in (Status.COMPLETED, Status.REFUNDED):
+    if not admin_override and job.status in (Status.COMPLETED, Status.REFUNDED, Status.FAILED):
         raise Conflict(f"job {job.job_id} is {job.status}: set admin_override to upscale it once more, free of charge")
-    if not admin_override and job.status is Status.FAILED:
-        raise Conflict(f"job {job.job_id} failed and is refunded: set admin_override to upscale it free of charge")
     if job.status is Status.AWAITING_PAYMENT and job.checkout_session_id:
         ctx.payments.expire_checkout(job.checkout_session_id)  # a free upscale can no longer be paid
     number = ctx.state.deliveries.retry(
@@ -223,30 +221,21 @@ def assign_payment(
 def refund_payment(ctx: ServiceContext, payment_intent_id: PaymentIntentId) -> str:
     """Refund an unmatched payment, or repeat the failed refund of a duplicate one."""
     payment = _known_payment(ctx, payment_intent_id)
-    if payment["role"] == "duplicate":
-        owed = ctx.state.refunds.owe(
-            job_id=payment["job_id"],
-            payment_intent_id=payment_intent_id,
-            kind="duplicate_payment",
-            currency=payment["currency"],
-            reason=reasons.DUPLICATE_PAYMENT,
-            actor=ctx.actor,
-        )
-        if not owed:
-            raise Conflict(f"{payment_intent_id} is already refunded, or its refund is under way")
-        return _REFUND_QUEUED
-    _require_unmatched(ctx, payment_intent_id)
+    duplicate = payment["role"] == "duplicate"
+    if not duplicate:
+        _require_unmatched(ctx, payment_intent_id)
     owed = ctx.state.refunds.owe(
-        job_id=None,
+        job_id=payment["job_id"] if duplicate else None,
         payment_intent_id=payment_intent_id,
-        kind="unmatched",
+        kind="duplicate_payment" if duplicate else "unmatched",
         currency=payment["currency"],
-        reason=reasons.CANCELLED,
+        reason=reasons.DUPLICATE_PAYMENT if duplicate else reasons.CANCELLED,
         actor=ctx.actor,
     )
     if not owed:
-        raise Conflict(f"{payment_intent_id} was settled by somebody else in the meantime")
-    ctx.state.manual_tasks.close("orphan_payment", payment_intent_id, actor=ctx.actor)
+        raise Conflict(f"{payment_intent_id} was settled in the meantime, or its refund is under way")
+    if not duplicate:
+        ctx.state.manual_tasks.close("orphan_payment", payment_intent_id, actor=ctx.actor)
     return _REFUND_QUEUED
 
 

@@ -27,11 +27,6 @@ ALARM = f"""
 After an outage of the service the patience begins when it is back, as long as `max_outage` covers it."""
 
 
-def overdue(tx: Transaction, policy: Policy) -> list[dict[str, Any]]:
-    """The jobs of the alarm query."""
-    return tx.rows(ALARM, patience=policy.alarm_patience, max_hold=policy.max_hold, max_outage=policy.max_outage)
-
-
 def credits_used(tx: Transaction, until: date | None = None) -> int:
     """Return the credits used in the month of the day `until` (default: today, UTC), that day included.
 
@@ -128,7 +123,9 @@ class Queries:
     def alarms(self, policy: Policy) -> list[dict[str, Any]]:
         """The alarm query (section 6 rule 11); always empty."""
         with self._database.transaction() as tx:
-            return overdue(tx, policy)
+            return tx.rows(
+                ALARM, patience=policy.alarm_patience, max_hold=policy.max_hold, max_outage=policy.max_outage
+            )
 
     def late_refunds(self, policy: Policy) -> list[dict[str, Any]]:
         """Refunds of every kind that are owed for longer than `refund_patience`, and that no open dispute blocks:

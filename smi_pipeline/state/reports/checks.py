@@ -7,9 +7,8 @@ Each is one statement, so that it sees one moment; what is in the log of changes
 from datetime import date
 from typing import Any
 
-from smi_pipeline.core.policy import Policy
 from smi_pipeline.state.database import Database
-from smi_pipeline.state.queries import credits_used, overdue
+from smi_pipeline.state.queries import credits_used
 
 _BETWEEN = "{0} >= CAST(:first AS date)::timestamp AND {0} < (CAST(:last AS date) + 1)::timestamp"
 _BUILT = """built AS (SELECT starts_on AS day FROM reports.builds
@@ -119,11 +118,6 @@ class ReportChecks:
                 last=last,
                 limit=limit,
             )
-
-    def overdue(self, policy: Policy) -> list[dict[str, Any]]:
-        """The alarm query (design section 6 rule 11)."""
-        with self._database.transaction() as tx:
-            return overdue(tx, policy)
 
     def oldest_change(self) -> float:
         """Seconds since the oldest change that no table shows yet; 0: all are up to date."""
