@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import Conflict, NotFound, PermanentError, RefusedError
+from smi_pipeline.core.formatting import one_line
 from smi_pipeline.core.models import Status, UpscaleJob
 from smi_pipeline.services import notify, refund
 from smi_pipeline.services.admin_actions import Interface, Registry, Target
@@ -176,10 +177,11 @@ def new_link_by_mail(ctx: ServiceContext, job_id: JobId) -> str:
 @actions.register("hold", Target.JOB)
 def hold(ctx: ServiceContext, job_id: JobId, reason: Annotated[str, "Why it is held; shown on the ops page"]) -> str:
     """Keep a job from being submitted until it is released, for at most SMI_MAX_HOLD_HOURS."""
-    if not reason.strip():
+    reason = one_line(reason, 200)
+    if not reason:
         raise RefusedError("give a reason for the hold")
     job = require_known(ctx, job_id)
-    if not ctx.state.deliveries.hold(job.job_id, reason.strip()[:200], actor=ctx.actor):
+    if not ctx.state.deliveries.hold(job.job_id, reason, actor=ctx.actor):
         raise Conflict(f"job {job.job_id} is {job.status}: it cannot be held")
     return "held"
 
