@@ -1,4 +1,4 @@
-"""The command line `smi`: its commands, and the frame that turns every error into one line and an exit code.
+"""The command line `smi`: its commands, and the handling of errors: one line and an exit code for each.
 
 What the commands do is in `smi_pipeline.commands`. Neither this module nor those import anything heavy before a
 command runs, so that `smi --help` answers at once.
@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-import click  # comes with dagster: no dependency of our own, and it completes, groups and checks better than argparse
+import click  # a dependency of dagster anyway
 
 from smi_pipeline.commands.doctor import doctor
 from smi_pipeline.commands.front import front
@@ -21,9 +21,9 @@ from smi_pipeline.commands.tasks import tasks
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def smi() -> None:
-    """Back office of a shop for AI-upscaled images: from the confirmed payment to the file, or the money back.
+    """Back office of a shop for AI-upscaled images: from the confirmed payment to the delivered file or the refund.
 
-    Settings come from the environment and from .env in the working folder; .env.example explains each.
+    Settings come from the environment and from .env in the working folder; .env.example explains them.
     """
 
 
@@ -32,9 +32,11 @@ for command in (demo, up, front, migrate, doctor, jobs, tasks, import_wordpress,
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns 0, 2 for wrong usage, 130 when it was interrupted, 1 for everything else that went
-    wrong; then stderr has one line for each cause, never a traceback, never a secret."""
-    logging.getLogger().addHandler(logging.NullHandler())  # warnings of libraries are not for the reader of a command
+    """Run one command. Return 0, 2 for wrong usage, 130 when interrupted, 1 for any other error.
+
+    Standard error gets one line for each cause, never a traceback or a secret.
+    """
+    logging.getLogger().addHandler(logging.NullHandler())  # warnings of libraries are not shown
     logging.captureWarnings(True)
     try:
         code = smi.main(args=arguments, prog_name="smi", standalone_mode=False)
@@ -43,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return 2
-    except BrokenPipeError:  # `smi jobs list | head`: the reader has what it wanted
-        sys.stdout = None  # type: ignore[assignment]  # nor may the interpreter flush into it at exit
+    except BrokenPipeError:  # `smi jobs list | head`
+        sys.stdout = None  # the interpreter must not flush into it at exit
         return 0
     except (Exception, KeyboardInterrupt) as error:
         from smi_pipeline.commands.errors import exit_code, lines

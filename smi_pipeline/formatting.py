@@ -1,6 +1,5 @@
 """Format amounts, numbers, times, sizes and untrusted text for mails, pages, reports and the command line."""
 
-import unicodedata
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -111,6 +110,6 @@ def in_utc(at: datetime, what: str) -> datetime:
 
 def one_line(value: str, limit: int = 80) -> str:
     """Return untrusted text (a name, a file name) on one line of at most `limit` printable characters."""
-    printable = "".join(c if unicodedata.category(c)[0] not in "CZ" else " " for c in value)
+    printable = "".join(c if c.isprintable() else " " for c in value)
     words = " ".join(printable.split())
     return words if len(words) <= limit else words[: limit - 1] + "…"

@@ -1,1 +1,1 @@
-"""What the commands of `smi` do: reading arguments, calling services, showing what came of it. No rules live here."""
+"""The commands of `smi`: they read arguments, call services and show the result. No rules live here."""

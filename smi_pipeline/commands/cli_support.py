@@ -1,4 +1,4 @@
-"""Shared by all commands: settings, service context, the option --json, and printing both kinds of output."""
+"""What all commands share: settings, service context, the option --json, and output as text or JSON."""
 
 import dataclasses
 import getpass
@@ -23,7 +23,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 def load_settings() -> "Settings":
-    """The configuration. Raises pydantic's ValidationError, which the frame tells variable by variable."""
+    """Return the configuration. Raise pydantic's ValidationError, which `smi` shows variable by variable."""
     from pydantic import SecretStr
 
     from smi_pipeline.settings import Settings
@@ -37,7 +37,7 @@ def load_settings() -> "Settings":
 
 
 def load_context() -> "ServiceContext":
-    """All ports on the configured services. Raises RefusedError naming what is configured wrongly."""
+    """Return the service context as configured. Raise RefusedError naming what is configured wrongly."""
     from smi_pipeline.wiring import build_context
 
     settings = load_settings()
@@ -48,7 +48,7 @@ def load_context() -> "ServiceContext":
 
 
 def who() -> str:
-    """How the audit trail names the person at this command line."""
+    """Return how the audit trail names the user of this command line."""
     try:
         return f"cli, {getpass.getuser()}"
     except (KeyError, OSError, ImportError):  # a container without an entry for its user
@@ -56,19 +56,19 @@ def who() -> str:
 
 
 def console() -> "Console":
-    """Where tables go: as wide as the terminal, and wide enough for a whole row when nobody looks at it."""
+    """Return the console for tables: as wide as the terminal; 160 columns for a file or a pipe."""
     from rich.console import Console
 
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
+    """Print one JSON document."""
     click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
 
 
 def plain(value: Any) -> Any:
-    """`value` in the words of JSON: records as objects, times as ISO 8601."""
+    """Return `value` as JSON types: records as objects, times in ISO 8601."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -85,7 +85,7 @@ def plain(value: Any) -> Any:
 def print_table(
     title: str | None, columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()
 ) -> None:
-    """A table of plain values; empty cells for None. Columns named in `right` hold numbers."""
+    """Print a table; None is an empty cell. Columns named in `right` hold numbers."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -100,14 +100,14 @@ def print_table(
 
 
 def shown(value: object) -> str:
-    """One value for a person: times to the second in UTC."""
+    """Return one value as text; times to the second, in UTC."""
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
     return str(value)
 
 
 def done(as_json: bool, message: str, **more: Any) -> None:
-    """Tells what a command did."""
+    """Print what a command did."""
     if as_json:
         print_json({**more, "done": message})
     else:
@@ -115,7 +115,7 @@ def done(as_json: bool, message: str, **more: Any) -> None:
 
 
 def reporter(as_json: bool) -> Callable[[str], None]:
-    """Prints the lines of a command that goes on for long: plain, or one JSON object per line."""
+    """Return a function that prints the lines of a long-running command: plain, or one JSON object per line."""
 
     def say(line: str) -> None:
         click.echo(json.dumps({"said": line}, ensure_ascii=False) if as_json else line)

@@ -1,4 +1,4 @@
-"""What `smi doctor` looks at. Nothing here changes anything, except a probe file that is removed again."""
+"""The checks of `smi doctor`. They change nothing, except for a probe file that is deleted again."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ _NOT_SETTINGS = frozenset({"SMI_CELERY_BACKEND_URL"})  # set by the stack for it
 
 @dataclass(frozen=True)
 class Finding:
-    """`state`: ok, note (worth knowing) or wrong; `to_do` says what to do about it."""
+    """The result of a check. `state` is ok, note (worth knowing) or wrong; `to_do` says what to do about it."""
 
     name: str
     state: str
@@ -32,40 +32,42 @@ class Finding:
 
     @property
     def line(self) -> str:
-        """All of it in one line."""
+        """Return the message and what to do in one line."""
         return f"{self.message}; {self.to_do}" if self.to_do else self.message
 
 
 def ok(name: str, message: str) -> Finding:
+    """Return a finding that nothing is wrong."""
     return Finding(name, "ok", scrubbed(message))
 
 
 def wrong(name: str, message: str, to_do: str) -> Finding:
+    """Return a finding that something is wrong."""
     return Finding(name, "wrong", scrubbed(message), to_do)
 
 
 def examine() -> list[Finding]:
-    """All findings, the configuration first. An unreadable configuration is all there is to say."""
+    """Return all findings, those of the configuration first; if it cannot be read, only those."""
     from pydantic import ValidationError
 
     try:
         settings = load_settings()
     except ValidationError as error:
-        told = (problem.partition(": ") for problem in settings_problems(error))
-        return [wrong(name, problem, "correct it in the environment or in .env") for name, _, problem in told]
+        problems = (problem.partition(": ") for problem in settings_problems(error))
+        return [wrong(name, problem, "correct it in the environment or in .env") for name, _, problem in problems]
     return [*configuration(settings), *connections(settings)]
 
 
 def configuration(settings: Settings) -> Iterator[Finding]:
-    """What can be said of the settings without asking anybody."""
+    """Check the settings without any connection."""
     yield _secret("SMI_SECRET_KEY", settings.smi_secret_key.get_secret_value(), SHORTEST_SECRET)
     api_key, admin_key = settings.smi_api_key.get_secret_value(), settings.smi_admin_api_key.get_secret_value()
     yield _secret("SMI_API_KEY", api_key, SHORTEST_API_KEY)
     if admin_key and admin_key == api_key:
         yield wrong(
             "SMI_ADMIN_API_KEY",
-            "is the same as SMI_API_KEY: a broken-into shop could refund",
-            f"set it to {SHORTEST_SECRET} other random characters",
+            "is the same as SMI_API_KEY: a compromised shop could refund",
+            f"set it to other {SHORTEST_SECRET} random characters",
         )
     else:
         yield _secret("SMI_ADMIN_API_KEY", admin_key, SHORTEST_API_KEY)
@@ -110,15 +112,15 @@ def _secret(name: str, value: str, shortest: int) -> Finding:
 
 def _public_url(settings: Settings) -> Finding:
     url, name = urlsplit(settings.public_url), "SMI_PUBLIC_URL"
-    in_earnest = urlsplit(settings.upsampler_base_url).hostname not in _LOOPBACK
-    if in_earnest and url.hostname in _LOOPBACK:
+    in_production = urlsplit(settings.upsampler_base_url).hostname not in _LOOPBACK
+    if in_production and url.hostname in _LOOPBACK:
         return wrong(
             name,
             f"is {settings.public_url}: neither customers nor webhooks reach it",
-            "set it to the address under which the internet reaches the gateway",
+            "set it to the public address of the gateway",
         )
-    if in_earnest and url.scheme != "https":
-        return wrong(name, "is not https: download links would travel in the clear", "put TLS in front of the gateway")
+    if in_production and url.scheme != "https":
+        return wrong(name, "is not https: download links would be sent unencrypted", "put TLS in front of the gateway")
     return ok(name, settings.public_url)
 
 
@@ -129,8 +131,8 @@ def _address(name: str, address: str | None, *, required: bool) -> Finding:
 
     if not address:
         if required:
-            return wrong(name, "is not set", "mails cannot be written without it")
-        return Finding(name, "note", "is not set", "alerts reach nobody by mail")
+            return wrong(name, "is not set", "mails need it")
+        return Finding(name, "note", "is not set", "no alerts are mailed without it")
     try:
         validate_email(parseaddr(address)[1] if "<" in address else address, check_deliverability=False)
     except EmailNotValidError as error:
@@ -151,7 +153,7 @@ def _hosts(name: str, hosts: tuple[str, ...], what: str) -> Finding:
 
 
 def connections(settings: Settings) -> Iterator[Finding]:
-    """Whether each service answers, and takes us for who we are."""
+    """Check that each service answers and accepts our credentials."""
     for name, look, to_do in (
         ("database", _database, "start it, or correct SMI_DATABASE_URL"),
         (
@@ -170,7 +172,7 @@ def connections(settings: Settings) -> Iterator[Finding]:
 def _asked(name: str, look: Callable[[Settings], str | Finding], to_do: str, settings: Settings) -> Finding:
     try:
         found = look(settings)
-    except Exception as error:  # whatever a driver raises is a finding, too
+    except Exception as error:  # any error of a driver is a finding
         return wrong(name, lines(error)[0], to_do)
     return found if isinstance(found, Finding) else ok(name, found)
 
@@ -217,7 +219,7 @@ def _storage(settings: Settings) -> str | Finding:
     try:
         with storage.open(key) as file:
             if file.read() != b"probe":
-                return wrong("storage", "gives back other bytes than were stored", "look into the file system")
+                return wrong("storage", "returned other bytes than were stored", "check the file system")
     finally:
         storage.delete(key)
     folder = local_folder(settings.storage_url)
@@ -225,7 +227,7 @@ def _storage(settings: Settings) -> str | Finding:
         return f"{settings.storage_url.partition(':')[0]}, written and read"
     free = shutil.disk_usage(folder).free
     if free < LITTLE_SPACE:
-        return wrong("storage", f"only {free / 1e9:.1f} GB are free", "make room, or set SMI_STORAGE_URL elsewhere")
+        return wrong("storage", f"only {free / 1e9:.1f} GB are free", "free disk space, or move SMI_STORAGE_URL")
     return f"{folder}, written and read, {free / 1e9:.0f} GB free"
 
 
@@ -233,8 +235,8 @@ def _mail(settings: Settings) -> str:
     from smi_pipeline.adapters.mail.smtp import SmtpMailer
 
     if not settings.smtp_host.strip():
-        raise SmiError("not asked: SMTP_HOST is not set")
-    nobody = "doctor@example.com"  # nothing is sent; whether the addresses are right has been said above
+        raise SmiError("not checked: SMTP_HOST is not set")
+    nobody = "doctor@example.com"  # nothing is sent; the addresses are checked above
     sender_is_right = _address("SMI_MAIL_FROM", settings.smi_mail_from, required=True).state == "ok"
     mailer = SmtpMailer(
         settings.smtp_host,
@@ -247,7 +249,7 @@ def _mail(settings: Settings) -> str:
         owner_copy=None,
         timeout_seconds=10,
     )
-    return f"{mailer.check()} takes us"
+    return f"{mailer.check()}: login accepted"
 
 
 def _stripe(settings: Settings) -> str:
@@ -255,10 +257,10 @@ def _stripe(settings: Settings) -> str:
 
     key = settings.stripe_api_key.get_secret_value()
     if not key.strip():
-        raise SmiError("not asked: STRIPE_API_KEY is not set")
+        raise SmiError("not checked: STRIPE_API_KEY is not set")
     payments = StripePayments(key, "whsec_unused", settings.stripe_api_base, timeout=10)
     next(iter(payments.payments_since(datetime.now(UTC))), None)
-    return "takes the key, payments can be listed" + ("; test mode" if "_test_" in key else "")
+    return "key accepted, payments can be listed" + ("; test mode" if "_test_" in key else "")
 
 
 def _upsampler(settings: Settings) -> str:
@@ -266,7 +268,7 @@ def _upsampler(settings: Settings) -> str:
 
     key = settings.upsampler_api_key.get_secret_value()
     if not key.strip():
-        raise SmiError("not asked: UPSAMPLER_API_KEY is not set")
+        raise SmiError("not checked: UPSAMPLER_API_KEY is not set")
     client = UpsamplerClient(
         settings.upsampler_base_url,
         key,
@@ -276,9 +278,9 @@ def _upsampler(settings: Settings) -> str:
     try:
         client.status("smi-doctor")
     except NotFound:
-        return f"takes the key, API format {settings.upsampler_wire}"
+        return f"key accepted, API format {settings.upsampler_wire}"
     except RateLimited:
-        return "answers, but its rate limit is reached now"
+        return "answers, but its rate limit is reached at the moment"
     finally:
         client.close()
-    raise SmiError("answers a question about an upscale that cannot exist: is this really Upsampler?")
+    raise SmiError("knows an upscale that cannot exist: is this really Upsampler?")

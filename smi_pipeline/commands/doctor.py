@@ -1,4 +1,4 @@
-"""`smi doctor`: the configuration and every connection, one line each. What it looks at is in `checkup`."""
+"""`smi doctor`: check the configuration and every connection, one line each. The checks are in `diagnostics`."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""`smi import-wordpress FILE.csv`: what the WordPress plugin sold before, as closed jobs (W27)."""
+"""`smi import-wordpress FILE.csv`: import the past orders of the WordPress plugin as closed jobs."""
 
 from pathlib import Path
 
@@ -10,14 +10,16 @@ from smi_pipeline.core.errors import RefusedError
 
 @click.command("import-wordpress")
 @click.argument("file", metavar="FILE.csv", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--timezone", default="UTC", show_default=True, help="The site's time zone, like Europe/Berlin.")
-@click.option("--currency", default="usd", show_default=True, help="What the plugin charged in, by ISO 4217.")
-@click.option("--skip-bad", is_flag=True, help="Import the good rows although there are bad ones.")
+@click.option(
+    "--timezone", default="UTC", show_default=True, help="Time zone of the WordPress site, such as Europe/Berlin."
+)
+@click.option("--currency", default="usd", show_default=True, help="Currency of the plugin's prices (ISO 4217).")
+@click.option("--skip-bad", is_flag=True, help="Import the good rows even if others are bad.")
 @json_option
 def import_wordpress(file: Path, timezone: str, currency: str, skip_bad: bool, as_json: bool) -> int:
-    """Import a CSV export of the plugin's table wp_smi_jobs as closed jobs. Repeating it changes nothing.
+    """Import a CSV export of the plugin's table wp_smi_jobs as closed jobs. Importing it again changes nothing.
 
-    Without --skip-bad a single bad row keeps all of the file out.
+    Without --skip-bad nothing is imported if any row is bad.
     """
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 

@@ -1,19 +1,20 @@
-"""`smi jobs …`: what an operator does by hand (W16). Each command is one call of `services.admin` or `.intake`."""
+"""`smi jobs …`: register, list and show upscale jobs. The verbs that change a job come from the admin actions."""
 
-from collections.abc import Callable
 from typing import Any
 
 import click
 
-from smi_pipeline.commands.cli_support import done, json_option, load_context, plain, print_json, print_table
+from smi_pipeline.commands.action_group import ActionGroup
+from smi_pipeline.commands.cli_support import json_option, load_context, plain, print_json, print_table
+from smi_pipeline.services.admin_actions import Target
 
 _STATUSES = ("awaiting_payment", "pending", "processing", "completed", "failed", "refunded", "abandoned")
 _PRIVATE = ("customer_email", "customer_name")
 
 
-@click.group()
+@click.group(cls=ActionGroup, targets=(Target.JOB, Target.PAYMENT))
 def jobs() -> None:
-    """Look at upscale jobs and act on them. JOB_ID is 32 characters, with or without hyphens."""
+    """Look at upscale jobs and act on them."""
 
 
 @jobs.command()
@@ -23,7 +24,7 @@ def jobs() -> None:
 @click.option("--name", help="The customer's name, for the mails.")
 @json_option
 def add(url: str, resolution: str, email: str, name: str | None, as_json: bool) -> None:
-    """Register an order for the image at URL and print where EMAIL pays. Takes no money by itself."""
+    """Register an order for the image at URL and print where EMAIL pays. This charges nobody."""
     from smi_pipeline.formatting import dimensions, money
     from smi_pipeline.services.intake import JobRequest, register_job
 
@@ -40,10 +41,10 @@ def add(url: str, resolution: str, email: str, name: str | None, as_json: bool) 
 
 @jobs.command("list")
 @click.option("--status", type=click.Choice(_STATUSES), help="Only jobs in this state.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Maximum number of rows.")
 @json_option
 def list_jobs(status: str | None, limit: int, as_json: bool) -> None:
-    """The newest jobs."""
+    """List the newest jobs."""
     from smi_pipeline.formatting import money
 
     found = load_context().state.queries.jobs(status=status, limit=limit)
@@ -76,7 +77,7 @@ def list_jobs(status: str | None, limit: int, as_json: bool) -> None:
 @click.argument("job_id")
 @json_option
 def show(job_id: str, as_json: bool) -> None:
-    """Everything known of one job: calls, refunds, mails, the audit trail, and what to do next."""
+    """Show everything about one job: calls, refunds, mails, the audit trail, and what to do next."""
     from smi_pipeline.services.admin import details, next_step
 
     known = details(load_context(), job_id)
@@ -143,104 +144,3 @@ def _show(known: dict[str, Any]) -> None:
             for event in known["events"]
         ],
     )
-
-
-def _act(as_json: bool, service: str, *arguments: Any, subject: dict[str, str], **options: Any) -> None:
-    from smi_pipeline.services import admin
-
-    function: Callable[..., str] = getattr(admin, service)
-    done(as_json, function(load_context(), *arguments, **options), **subject)
-
-
-@jobs.command()
-@click.argument("job_id")
-@click.option("--admin-override", is_flag=True, help="Even if it is unpaid, failed, refunded or delivered: a gift.")
-@json_option
-def retry(job_id: str, admin_override: bool, as_json: bool) -> None:
-    """Start a job again; a closed one in a new round, which delivers or ends without money."""
-    _act(as_json, "retry", job_id, subject={"job_id": job_id}, admin_override=admin_override)
-
-
-@jobs.command()
-@click.argument("job_id")
-@json_option
-def check(job_id: str, as_json: bool) -> None:
-    """Ask Upsampler now instead of at the next poll."""
-    _act(as_json, "check", job_id, subject={"job_id": job_id})
-
-
-@jobs.command()
-@click.argument("job_id")
-@click.argument("minutes", type=float)
-@json_option
-def extend(job_id: str, minutes: float, as_json: bool) -> None:
-    """Move the deadline of an open job by MINUTES."""
-    _act(as_json, "extend", job_id, minutes, subject={"job_id": job_id})
-
-
-@jobs.command()
-@click.argument("job_id")
-@json_option
-def refund(job_id: str, as_json: bool) -> None:
-    """Return the payment: ends an open job, is goodwill after delivery, repeats a refund that failed."""
-    _act(as_json, "refund_job", job_id, subject={"job_id": job_id})
-
-
-@jobs.command()
-@click.argument("job_id")
-@json_option
-def resend(job_id: str, as_json: bool) -> None:
-    """Send the closing mail once more."""
-    _act(as_json, "resend", job_id, subject={"job_id": job_id})
-
-
-@jobs.command()
-@click.argument("job_id")
-@click.option("--keep-others", is_flag=True, help="Let the older links live.")
-@json_option
-def token(job_id: str, keep_others: bool, as_json: bool) -> None:
-    """Print a new download link and end the older ones."""
-    _act(as_json, "new_token", job_id, subject={"job_id": job_id}, revoke=not keep_others)
-
-
-@jobs.command()
-@click.argument("job_id")
-@json_option
-def cancel(job_id: str, as_json: bool) -> None:
-    """End an open job; a paid one is refunded, an unpaid one can no longer be paid."""
-    _act(as_json, "cancel", job_id, subject={"job_id": job_id})
-
-
-@jobs.command()
-@click.argument("job_id")
-@click.argument("reason")
-@json_option
-def hold(job_id: str, reason: str, as_json: bool) -> None:
-    """Keep a job from being submitted, and say why."""
-    _act(as_json, "hold", job_id, reason, subject={"job_id": job_id})
-
-
-@jobs.command()
-@click.argument("job_id")
-@json_option
-def release(job_id: str, as_json: bool) -> None:
-    """End a hold."""
-    _act(as_json, "release", job_id, subject={"job_id": job_id})
-
-
-@jobs.command()
-@click.argument("payment_intent_id")
-@click.argument("job_id")
-@json_option
-def adopt(payment_intent_id: str, job_id: str, as_json: bool) -> None:
-    """Give a payment without a job to JOB_ID."""
-    subject = {"payment_intent_id": payment_intent_id, "job_id": job_id}
-    _act(as_json, "adopt", payment_intent_id, job_id, subject=subject)
-
-
-@jobs.command("refund-payment")
-@click.argument("payment_intent_id")
-@json_option
-def refund_payment(payment_intent_id: str, as_json: bool) -> None:
-    """Return a payment without a job."""
-    _act(as_json, "refund_payment", payment_intent_id, subject={"payment_intent_id": payment_intent_id})

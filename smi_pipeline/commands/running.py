@@ -1,4 +1,4 @@
-"""`smi demo`, `smi up` and `smi migrate`: what starts the product, and what its database needs before."""
+"""`smi demo`, `smi up` and `smi migrate`: start the product, and prepare its databases."""
 
 import os
 from pathlib import Path
@@ -9,21 +9,21 @@ from smi_pipeline.commands.cli_support import done, json_option, load_settings, 
 
 
 @click.command()
-@click.option("--jobs", type=click.IntRange(1, 10_000), default=24, show_default=True, help="Upscale jobs to sell.")
-@click.option("--once", is_flag=True, help="Stop at the end; exit 0 only if the ledgers show no violation.")
+@click.option("--jobs", type=click.IntRange(1, 10_000), default=24, show_default=True, help="Number of orders.")
+@click.option("--once", is_flag=True, help="Stop at the end; exit 0 only if no violation was found.")
 @click.option(
     "--json",
     "json_path",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write what happened to each job into this file.",
+    help="Write the outcome of each job into this file.",
 )
 def demo(jobs: int, once: bool, json_path: Path | None) -> int:
-    """Run the whole shop against a sandbox on this machine: no server, account or key needed."""
+    """Run the whole shop against the sandbox on this machine; no server, account or key is needed."""
     if json_path is not None and not json_path.absolute().parent.is_dir():
         raise click.BadParameter(f"there is no folder {json_path.absolute().parent}", param_hint="--json")
     from smi_pipeline.demo.runner import run_demo
 
-    # The demo has settings of its own, so that those of an installation can neither hinder nor join it.
+    # The demo has its own settings, so that it never mixes with an installation.
     home = os.environ.get("SMI_HOME")
     return run_demo(jobs, once, json_path, Path(home) / "demo" if home else None)
 
@@ -31,7 +31,7 @@ def demo(jobs: int, once: bool, json_path: Path | None) -> int:
 @click.command()
 @json_option
 def up(as_json: bool) -> int:
-    """Run everything against the services that the environment names, until Ctrl-C."""
+    """Run everything against the configured services until Ctrl-C."""
     from smi_pipeline.stack.stack import run_up
 
     return run_up(load_settings(), reporter(as_json))
@@ -40,7 +40,7 @@ def up(as_json: bool) -> int:
 @click.command()
 @json_option
 def migrate(as_json: bool) -> None:
-    """Create the databases where they are missing and bring the state's schema up to date."""
+    """Create missing databases and migrate the schema of the state."""
     from smi_pipeline.state.database import Database
     from smi_pipeline.state.health import check_database
     from smi_pipeline.state.schema import ensure_database, migrate
@@ -52,4 +52,4 @@ def migrate(as_json: bool) -> None:
         ensure_database(database)
     migrate(url)
     revision = check_database(Database(url, pool_size=1)).revision
-    done(as_json, f"the state's schema is at revision {revision}", revision=revision)
+    done(as_json, f"the schema of the state is at revision {revision}", revision=revision)

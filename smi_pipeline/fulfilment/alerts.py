@@ -1,4 +1,6 @@
-"""W25: open tasks, overdue jobs and failed runs reach a person."""
+"""Sensors that alert operators: of open manual tasks, overdue jobs, the used budget and failed runs."""
+
+from collections.abc import Iterator
 
 from dagster import (
     DagsterEventType,
@@ -19,9 +21,10 @@ from smi_pipeline.services.alerts import raise_alarms, send_alerts, watch_budget
     minimum_interval_seconds=30,
     default_status=DefaultSensorStatus.RUNNING,
     jobs=[jobs.submit_upscales],
-    description="Tells a person of open tasks and of paid jobs past their last deadline.",
+    description="Sends alerts about open manual tasks, the used budget and paid jobs past their last deadline.",
 )
-def alerts(context: SensorEvaluationContext, smi: SmiResource):
+def alerts(context: SensorEvaluationContext, smi: SmiResource) -> Iterator[SkipReason]:
+    """Open the tasks that are called for and send those that were not sent yet."""
     from smi_pipeline.settings import Settings
     from smi_pipeline.wiring import alert_post
 
@@ -29,17 +32,18 @@ def alerts(context: SensorEvaluationContext, smi: SmiResource):
     ctx = smi.ctx("alerts sensor")
     overdue = raise_alarms(ctx)
     watch_budget(ctx)
-    told = send_alerts(ctx, settings.smi_admin_email, alert_post(settings))
-    yield SkipReason(f"{overdue} overdue job(s); {told} task(s) told")
+    sent = send_alerts(ctx, settings.smi_admin_email, alert_post(settings))
+    yield SkipReason(f"{overdue} overdue job(s); alerts sent for {sent} task(s)")
 
 
 @run_failure_sensor(
     default_status=DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=15,
     monitor_all_code_locations=True,
-    description="A run that failed for another reason than its upscale jobs is an incident, and a person's task.",
+    description="Opens a manual task for a run that failed for another reason than its upscale jobs.",
 )
-def incidents(context: RunFailureSensorContext, smi: SmiResource):
+def incidents(context: RunFailureSensorContext, smi: SmiResource) -> None:
+    """Open a manual task for a failed run, unless upscale jobs that failed with a reason explain it."""
     if _business_only(context):
         return
     run = context.dagster_run
@@ -49,12 +53,12 @@ def incidents(context: RunFailureSensorContext, smi: SmiResource):
         subject=run.job_name,
         job_id=None,
         message=f"Run {run.run_id} of {run.job_name} failed: {error.splitlines()[0][:200]}",
-        next_step="Open the run in the Dagster UI. Leased upscale jobs are taken up again by themselves.",
+        next_step="Open the run in the Dagster UI and see the error. Its upscale jobs are retried automatically.",
     )
 
 
 def _business_only(context: RunFailureSensorContext) -> bool:
-    """Whether every failed step ended an upscale job with a reason: that is business, not an incident."""
+    """Return whether each failed step failed an upscale job with a reason: such a run is no incident."""
     failures = context.instance.all_logs(context.dagster_run.run_id, of_type=DagsterEventType.STEP_FAILURE)
     return bool(failures) and all(
         entry.dagster_event is not None

@@ -1,4 +1,4 @@
-"""The operational end of the asset catalogue: what comes from outside, and what fulfilment runs report."""
+"""Assets of the operational side: the sources outside, the state of the shop, and what fulfilment runs report."""
 
 from dagster import AssetSpec
 
@@ -14,7 +14,7 @@ ASSETS = [
     ),
     AssetSpec(
         "upsampler_api",
-        description="Upscales that Upsampler was asked for, and the credits it took.",
+        description="Upscales requested from Upsampler, and the credits they cost.",
         group_name="sources",
         owners=_OWNERS,
     ),

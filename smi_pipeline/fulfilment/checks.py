@@ -1,7 +1,7 @@
-"""What must always be true of the shop, as asset checks: nobody is overdue, and we agree with Stripe and the storage.
+"""Asset checks of the operational side: no job is overdue, and the state agrees with Stripe and with the storage.
 
-The checks look at what was found and say what to do; nothing is compared, changed or told from here. The comparisons
-themselves are in `schedules` and `sensors`, a person hears of each difference by its task.
+They report what the comparisons of `schedules` and `sensors` have found. They compare nothing themselves and send no
+alert: each difference has its own manual task.
 """
 
 from typing import Any
@@ -23,16 +23,12 @@ from smi_pipeline.services.context import ServiceContext
 
 _SHOWN = 50
 _STALE_SECONDS = {"events": 900.0, "payments": 6 * 3600.0, "files": 6 * 3600.0}
-"""Age of the last whole comparison from which its silence means nothing."""
+"""Age from which the last complete comparison is too old to rely on."""
 
 
-@asset_check(
-    asset="upscale_jobs",
-    description="The alarm: no upscale job is paid, past its last clock, and neither delivered nor refunded nor taken "
-    "on by a person.",
-)
+@asset_check(asset="upscale_jobs")
 def no_overdue_paid_job(smi: SmiResource) -> AssetCheckResult:
-    """The alarm query is empty (section 6 rule 11)."""
+    """No paid upscale job is past its last deadline without being delivered, refunded or acknowledged."""
     ctx = smi.ctx("no_overdue_paid_job check")
     overdue = ctx.state.queries.alarms(ctx.policy)
     metadata: dict[str, Any] = {"overdue jobs": len(overdue)}
@@ -46,26 +42,20 @@ def no_overdue_paid_job(smi: SmiResource) -> AssetCheckResult:
     return AssetCheckResult(
         passed=not overdue,
         severity=AssetCheckSeverity.ERROR,
-        description=f"{len(overdue)} paid job(s) overdue: retry or refund" if overdue else "nobody is overdue",
+        description=f"{len(overdue)} paid job(s) overdue: retry or refund them" if overdue else "no job is overdue",
         metadata=metadata,
     )
 
 
-@asset_check(
-    asset="stripe_payments",
-    description="Every Stripe event was applied, and Stripe's payments and refunds are ours, both ways.",
-)
+@asset_check(asset="stripe_payments")
 def stripe_agrees(smi: SmiResource) -> AssetCheckResult:
-    """What the comparison of events and of payments has found."""
+    """Every Stripe event was applied; payments and refunds are the same at Stripe and here."""
     return _agreement(smi.ctx("stripe_agrees check"), "events", "payments")
 
 
-@asset_check(
-    asset="deliveries",
-    description="The file behind every valid link is in the storage, whole; no file lies there that no row names.",
-)
+@asset_check(asset="deliveries")
 def files_agree(smi: SmiResource) -> AssetCheckResult:
-    """What the comparison of the storage has found."""
+    """The file behind every valid link is complete in the storage, and the storage holds no unreferenced files."""
     return _agreement(smi.ctx("files_agree check"), "files")
 
 
@@ -76,22 +66,24 @@ def _agreement(ctx: ServiceContext, *comparisons: str) -> AssetCheckResult:
     kinds: set[str] = set()
     for what in comparisons:
         age = standing[what]["age_seconds"]
-        metadata[f"{what}: last whole comparison"] = "never" if age is None else f"{age / 60:.0f} minutes ago"
+        metadata[f"{what}: last complete comparison"] = "never" if age is None else f"{age / 60:.0f} minutes ago"
         if age is None or age > _STALE_SECONDS[what]:
             stale.append(what)
         kinds.update(standing[what]["differences"])
     tasks = [task for task in ctx.state.manual_tasks.opened() if task.kind in kinds]
     metadata["differences"] = len(tasks)
     if tasks:
-        metadata["what, and what next"] = _named(tasks)
+        metadata["differences and next steps"] = _named(tasks)
     description = f"{len(tasks)} difference(s), each with its next step" if tasks else ""
     if stale:
-        late = f"not compared lately: {', '.join(stale)}; see the runs of clean_up and the ticks of its sensor"
+        late = (
+            f"not compared recently: {', '.join(stale)}; see the runs of clean_up and the sensor stripe_reconciliation"
+        )
         description = f"{description}; {late}" if description else late
     return AssetCheckResult(
         passed=not tasks and not stale,
         severity=AssetCheckSeverity.ERROR if tasks else AssetCheckSeverity.WARN,
-        description=description or "no difference",
+        description=description or "no differences",
         metadata=metadata,
     )
 

@@ -1,4 +1,4 @@
-"""Code location `fulfilment`: from the confirmed payment to the file, or the money back.
+"""Code location `fulfilment`: everything from the confirmed payment to the delivered file or the refund.
 
 Imports stay light: no pandas, no matplotlib. Importing needs no network, no secret and no environment.
 """
@@ -19,9 +19,9 @@ from smi_pipeline.fulfilment.sensors import SENSORS
 
 
 def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> Definitions:
-    """The definitions of this location; tests pass their own resources."""
+    """Return the definitions of this location; tests pass their own resources."""
     smi = SmiResource()
-    # Values between steps stay in memory: every state is in the database, and a step passes on nothing but a key.
+    # Steps pass on only a key, in memory: all state is in the database.
     resources: dict[str, Any] = {"smi": smi, "batch": Batch(smi=smi), "io_manager": mem_io_manager}
     return Definitions(
         assets=ASSETS,

@@ -1,4 +1,4 @@
-"""The Dagster jobs that sensors start."""
+"""The Dagster jobs of the fulfilment, started by sensors and by immediate dispatch."""
 
 from dagster import in_process_executor, job
 
@@ -15,9 +15,9 @@ def _tags(queue: str, priority: int = 5) -> dict[str, str]:
     executor_def=in_process_executor,
     hooks={refund_at_once},
     tags=_tags(FULFILMENT_QUEUE),
-    description="Paid upscale jobs: checked, their source kept, submitted to Upsampler.",
 )
 def submit_upscales() -> None:
+    """Check paid upscale jobs, store their source image and submit them to Upsampler."""
     ops.paid_jobs_leased().map(lambda job_id: ops.submit_to_upsampler(ops.prepare(job_id).ready))
 
 
@@ -25,27 +25,27 @@ def submit_upscales() -> None:
     executor_def=in_process_executor,
     hooks={refund_at_once},
     tags=_tags(FULFILMENT_QUEUE),
-    description="Upscale jobs whose result is known: checked and delivered, or failed and refunded.",
 )
 def fulfil_upscales() -> None:
+    """Check and deliver the results of upscale jobs, or fail and refund them."""
     ops.results_leased().map(lambda job_id: ops.deliver(ops.verify_result(job_id).ready))
 
 
 @job(
     executor_def=in_process_executor,
     tags=_tags(PRIORITY_QUEUE),
-    description="Refunds that are owed, and those that Stripe calls pending.",
 )
 def refund_upscales() -> None:
+    """Make the refunds that are due and follow those that are pending at Stripe."""
     ops.refunds_leased().map(ops.refund_payment)
 
 
 @job(
     executor_def=in_process_executor,
     tags=_tags(PRIORITY_QUEUE),
-    description="Mails that are owed: their first try failed, or its answer was lost.",
 )
 def send_mails() -> None:
+    """Send the mails whose first attempt failed or was not confirmed."""
     ops.mails_leased().map(ops.send_mail)
 
 

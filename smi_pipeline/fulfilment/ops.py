@@ -1,7 +1,7 @@
-"""The steps of the fulfilment jobs: thin, because what they do is in `services`, and every state is in the database.
+"""The steps of the fulfilment jobs. They are thin: the work is in `services`, all state is in the database.
 
-A mapped step has two outputs. `ready` leads on; `later` says that the row was rescheduled (or taken by others) and
-that nothing is wrong. Only what ends a job for good fails its step.
+A mapped step has two outputs. `ready` leads to the next step; `later` says that the row was rescheduled or belongs to
+another run, and that nothing is wrong. A step fails only when its upscale job ends without a delivery.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,6 +12,7 @@ from dagster import (
     DynamicOutput,
     Failure,
     MetadataValue,
+    OpDefinition,
     OpExecutionContext,
     Out,
     Output,
@@ -28,72 +29,57 @@ from smi_pipeline.services.admin import next_step
 from smi_pipeline.services.context import ServiceContext, StepResult
 
 _OUTPUTS = {
-    "ready": Out(str, is_required=False, description="goes on to the next step"),
+    "ready": Out(str, is_required=False, description="to the next step"),
     "later": Out(str, is_required=False, description="rescheduled, or another run has it; nothing is wrong"),
 }
 
 
+Service = Callable[[ServiceContext, str, str], StepResult]
+
+
 class LeaseConfig(Config):
-    """Which leased rows this run works on. Empty: it leases what is due itself (a run started by hand)."""
+    """The lease whose rows this run works on. Empty (a run started by hand): it leases what is due itself."""
 
     lease_id: str = ""
 
 
 def actor(context: OpExecutionContext) -> str:
-    """How the audit trail names this run."""
+    """Return how the audit trail names this run."""
     return f"run {context.run_id}"
 
 
 def mapping_key(work_key: str) -> str:
-    """A work key as Dagster wants mapping keys: letters, digits and underscores."""
+    """Return a work key as a valid mapping key of Dagster: letters, digits and underscores."""
     return work_key.replace("/", "_")
 
 
-def _leased(
-    context: OpExecutionContext, config: LeaseConfig, smi: SmiResource, batch: Batch, queue: Queue
-) -> Iterator[DynamicOutput]:
-    leases = smi.ctx(actor(context)).state.leases
-    lease_id = config.lease_id
-    if not lease_id:
-        lease_id, _ = leases.lease(queue, BATCH_LIMIT) or ("", [])
-    keys = leases.start(queue, lease_id) if lease_id else []
-    if keys:
-        batch.hold(lease_id, keys, step_seconds=60)
-    else:
-        context.log.info(f"nothing to {queue}: the rows of this lease were taken on by others, or nothing is due")
-    for key in keys:
-        yield DynamicOutput(key, mapping_key=mapping_key(key))
+def _lease_op(name: str, queue: Queue, rows: str) -> OpDefinition:
+    @op(name=name, out=DynamicOut(str), description=f"Yield the {rows} that this run has leased.")
+    def leased(
+        context: OpExecutionContext, config: LeaseConfig, smi: SmiResource, batch: Batch
+    ) -> Iterator[DynamicOutput[str]]:
+        leases = smi.ctx(actor(context)).state.leases
+        lease_id = config.lease_id
+        if not lease_id:
+            lease_id, _ = leases.lease(queue, BATCH_LIMIT) or ("", [])
+        keys = leases.start(queue, lease_id) if lease_id else []
+        if keys:
+            batch.hold(lease_id, keys, step_seconds=60)
+        else:
+            context.log.info(f"no {rows} to work on: none are due, or another run has claimed those of this lease")
+        for key in keys:
+            yield DynamicOutput(key, mapping_key=mapping_key(key))
+
+    return leased
 
 
-@op(out=DynamicOut(str), description="The paid upscale jobs that this run has leased.")
-def paid_jobs_leased(
-    context: OpExecutionContext, config: LeaseConfig, smi: SmiResource, batch: Batch
-) -> Iterator[DynamicOutput]:
-    yield from _leased(context, config, smi, batch, Queue.SUBMIT)
+paid_jobs_leased = _lease_op("paid_jobs_leased", Queue.SUBMIT, "paid upscale jobs")
+results_leased = _lease_op("results_leased", Queue.FULFIL, "upscale jobs with a known result")
+refunds_leased = _lease_op("refunds_leased", Queue.REFUND, "refunds")
+mails_leased = _lease_op("mails_leased", Queue.MAIL, "mails")
 
 
-@op(out=DynamicOut(str), description="The upscale jobs with a known result that this run has leased.")
-def results_leased(
-    context: OpExecutionContext, config: LeaseConfig, smi: SmiResource, batch: Batch
-) -> Iterator[DynamicOutput]:
-    yield from _leased(context, config, smi, batch, Queue.FULFIL)
-
-
-@op(out=DynamicOut(str), description="The refunds that this run has leased.")
-def refunds_leased(
-    context: OpExecutionContext, config: LeaseConfig, smi: SmiResource, batch: Batch
-) -> Iterator[DynamicOutput]:
-    yield from _leased(context, config, smi, batch, Queue.REFUND)
-
-
-@op(out=DynamicOut(str), description="The mails that this run has leased.")
-def mails_leased(
-    context: OpExecutionContext, config: LeaseConfig, smi: SmiResource, batch: Batch
-) -> Iterator[DynamicOutput]:
-    yield from _leased(context, config, smi, batch, Queue.MAIL)
-
-
-def _ended_well(report: StepResult, work_key: str) -> Iterator[Output]:
+def _ended_well(report: StepResult, work_key: str) -> Iterator[Output[str]]:
     metadata = {"what": report.message, **{k: v for k, v in report.details.items() if v is not None}}
     if report.retry_seconds is not None:
         metadata["again in seconds"] = report.retry_seconds
@@ -109,7 +95,7 @@ def _upscale_failed(ctx: ServiceContext, job_id: str, error: PermanentError) -> 
             "reason": error.reason,
             "reason in words": str(error),
             "customer is told": reasons.FOR_CUSTOMER.get(error.reason, ""),
-            "next step": next_step(job) if job else "Look into the audit trail.",
+            "next step": next_step(job) if job else "See the audit trail.",
             "audit trail": MetadataValue.url(f"{ctx.policy.public_url}/ops/jobs/{job_id}"),
         },
         allow_retries=False,
@@ -117,7 +103,7 @@ def _upscale_failed(ctx: ServiceContext, job_id: str, error: PermanentError) -> 
 
 
 def _step_on_job(
-    context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id: str, seconds: float, service: Callable
+    context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id: str, seconds: float, service: Service
 ) -> StepResult:
     ctx = smi.ctx(actor(context))
     try:
@@ -126,18 +112,23 @@ def _step_on_job(
         raise _upscale_failed(ctx, job_id, error) from error
 
 
-@op(out=_OUTPUTS, description="W4: payment and source are checked, the source is kept, progress starts.")
-def prepare(context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id: str) -> Iterator[Output]:
+@op(out=_OUTPUTS)
+def prepare(context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id: str) -> Iterator[Output[str]]:
+    """Check the payment and the source image, and store the source."""
     yield from _ended_well(_step_on_job(context, smi, batch, job_id, 120, submit.prepare), job_id)
 
 
-@op(out=_OUTPUTS, description="W5, W6: the one call to Upsampler, its intent committed before.")
-def submit_to_upsampler(context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id: str) -> Iterator[Output]:
+@op(out=_OUTPUTS)
+def submit_to_upsampler(
+    context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id: str
+) -> Iterator[Output[str]]:
+    """Submit the source to Upsampler. The intent is committed before the call."""
     yield from _ended_well(_step_on_job(context, smi, batch, job_id, 60, submit.submit), job_id)
 
 
-@op(out=_OUTPUTS, description="W11, W12: the result is downloaded, checked against its source and stored.")
-def verify_result(context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id: str) -> Iterator[Output]:
+@op(out=_OUTPUTS)
+def verify_result(context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id: str) -> Iterator[Output[str]]:
+    """Download the result, check it against its source and store it."""
     try:
         report = _step_on_job(context, smi, batch, job_id, 180, fulfil.verify_result)
     except Failure:
@@ -148,8 +139,9 @@ def verify_result(context: OpExecutionContext, smi: SmiResource, batch: Batch, j
     yield from _ended_well(report, job_id)
 
 
-@op(out=_OUTPUTS, description="W12, W14: the outcome is decided, the link is made, the mail goes out.")
-def deliver(context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id: str) -> Iterator[Output]:
+@op(out=_OUTPUTS)
+def deliver(context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id: str) -> Iterator[Output[str]]:
+    """Complete the job, make the download link and send the mail."""
     report = _step_on_job(context, smi, batch, job_id, 90, fulfil.deliver)
     ctx = smi.ctx(actor(context))
     if report.state == "done":
@@ -163,15 +155,16 @@ def deliver(context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id:
     yield from _ended_well(report, job_id)
 
 
-@op(out=_OUTPUTS, description="Calls Stripe for one owed refund, or asks how a pending one stands; then the mail.")
-def refund_payment(context: OpExecutionContext, smi: SmiResource, batch: Batch, work_key: str) -> Iterator[Output]:
+@op(out=_OUTPUTS)
+def refund_payment(context: OpExecutionContext, smi: SmiResource, batch: Batch, work_key: str) -> Iterator[Output[str]]:
+    """Make one refund at Stripe, or ask for the state of a pending one, and send the mail."""
     ctx = smi.ctx(actor(context))
     try:
         report = refund.process(ctx, work_key, batch.step(refund.REFUND_SECONDS))
     except PermanentError as error:
         raise Failure(
-            description=f"Refund {work_key} failed and is a person's task now: {error}",
-            metadata={"reason": error.reason, "next step": "See the open tasks on the ops page."},
+            description=f"Refund {work_key} failed and is now a manual task: {error}",
+            metadata={"reason": error.reason, "next step": "Open `smi tasks list` or the ops page."},
             allow_retries=False,
         ) from error
     row = ctx.state.refunds.get(int(work_key))
@@ -181,8 +174,9 @@ def refund_payment(context: OpExecutionContext, smi: SmiResource, batch: Batch, 
     yield from _ended_well(report, work_key)
 
 
-@op(out=_OUTPUTS, description="Sends one owed mail.")
-def send_mail(context: OpExecutionContext, smi: SmiResource, batch: Batch, work_key: str) -> Iterator[Output]:
+@op(out=_OUTPUTS)
+def send_mail(context: OpExecutionContext, smi: SmiResource, batch: Batch, work_key: str) -> Iterator[Output[str]]:
+    """Send one mail."""
     try:
         report = notify.send(smi.ctx(actor(context)), work_key, batch.step(notify.SEND_SECONDS))
     except PermanentError as error:

@@ -1,4 +1,4 @@
-"""Resources of ops and sensors: the service context, built once per process after any fork, and the lease of a run."""
+"""Resources of ops and sensors: the service context, built once per process, and the lease of a run."""
 
 import os
 import threading
@@ -17,11 +17,11 @@ _contexts: dict[int, ServiceContext] = {}
 _building = threading.Lock()
 
 
-class SmiResource(ConfigurableResource):
-    """The configured services. Nothing is read or opened before the first use."""
+class SmiResource(ConfigurableResource["SmiResource"]):
+    """The configured services, built on first use."""
 
     def ctx(self, actor: str) -> ServiceContext:
-        """This process's service context, acting as `actor` in the audit trail."""
+        """Return this process's service context, acting as `actor` in the audit trail."""
         with _building:
             ctx = _contexts.get(os.getpid())
             if ctx is None:
@@ -32,21 +32,21 @@ class SmiResource(ConfigurableResource):
         return ctx.acting_as(actor)
 
 
-class Batch(ConfigurableResource):
-    """The leased rows of one run: keeps their lease alive while a step works, and counts how they ended."""
+class Batch(ConfigurableResource["Batch"]):
+    """The leased rows of one run: renews their lease while a step works, and counts how they ended."""
 
     smi: SmiResource
 
     _lease_id: str | None = PrivateAttr(default=None)
     _step_ends: float = PrivateAttr(default=0.0)
     _stopped: threading.Event = PrivateAttr(default_factory=threading.Event)
-    _open: set = PrivateAttr(default_factory=set)
-    _ended: Counter = PrivateAttr(default_factory=Counter)
-    _sums: Counter = PrivateAttr(default_factory=Counter)
+    _open: set[str] = PrivateAttr(default_factory=set)
+    _ended: Counter[str] = PrivateAttr(default_factory=Counter)
+    _sums: Counter[str] = PrivateAttr(default_factory=Counter)
 
     @contextmanager
     def yield_for_execution(self, context: InitResourceContext) -> Iterator["Batch"]:
-        """One per run, whatever an earlier run in this process has left in it; the thread ends with the run."""
+        """Reset what an earlier run in this process left, and end the renewing thread with the run."""
         self._lease_id, self._stopped, self._open = None, threading.Event(), set()
         self._ended, self._sums = Counter(), Counter()
         try:
@@ -55,19 +55,19 @@ class Batch(ConfigurableResource):
             self._stopped.set()
 
     def hold(self, lease_id: str, work_keys: list[str], step_seconds: float) -> None:
-        """Starts to renew the lease. It is renewed until a step takes longer than its own timeout."""
+        """Start to renew the lease, until a step takes longer than its timeout."""
         self._lease_id = lease_id
         self._open.update(work_keys)
         self._step_ends = monotonic() + step_seconds
         start_renewing(self.smi.ctx("lease"), lease_id, self._stopped, lambda: self._step_ends)
 
     def step(self, seconds: float) -> str:
-        """A step begins that may take so long. Returns the lease it works under."""
+        """Note that a step begins and may take `seconds`. Return the lease it works under."""
         self._step_ends = monotonic() + seconds
         return self._lease_id or ""
 
     def ended(self, context: OpExecutionContext, work_key: str, how: str, **amounts: int) -> None:
-        """Counts how one row ended; the last one records the batch as one materialisation of `deliveries`."""
+        """Count how one row ended; after the last one record the batch as a materialisation of `deliveries`."""
         if work_key not in self._open:
             return
         self._open.discard(work_key)
@@ -77,7 +77,7 @@ class Batch(ConfigurableResource):
             context.log_event(
                 AssetMaterialization(
                     asset_key="deliveries",
-                    description="One batch of upscale jobs whose result was known",
+                    description="One batch of upscale jobs with known results",
                     metadata={
                         "jobs": sum(self._ended.values()),
                         "delivered": self._ended["delivered"],
@@ -91,6 +91,6 @@ class Batch(ConfigurableResource):
 
 
 def forget_contexts() -> None:
-    """Drops this process's service context, so that the next use reads the environment anew (tests)."""
+    """Drop this process's service context, so that its next use reads the environment again (tests)."""
     with _building:
         _contexts.clear()

@@ -1,4 +1,4 @@
-"""What has to be done from time to time: closing, comparing, removing, pruning (W24, section 6 rule 8)."""
+"""Periodic maintenance: close abandoned orders, compare with Stripe and the storage, delete what has expired."""
 
 import time
 from collections.abc import Callable
@@ -23,16 +23,16 @@ from smi_pipeline.services import intake
 from smi_pipeline.services.reconciliation import stored_files, stripe_payments
 
 KEEP_RUNS = timedelta(days=30)
-"""How long Dagster's history of finished runs is kept. The audit trail of upscale jobs is kept for ever."""
+"""How long Dagster's history of finished runs is kept. The audit trail of upscale jobs is kept permanently."""
 
 STEP_SECONDS = 30.0
-"""How long one step goes on; what is left is for the next time. All of them stay far below a run's longest time."""
+"""How long one step works; the rest waits for the next run. All steps together stay far below a run's time limit."""
 
 _TAGS = {"dagster-celery/queue": PRIORITY_QUEUE, "dagster-celery/run_priority": "1"}
 
 
 def repeat_until(step: Callable[[], int]) -> int:
-    """Repeats a bounded step while it finds something to do and there is time. Returns how much it did."""
+    """Repeat a bounded step while it finds something to do and there is time. Return how much it did."""
     ends = time.monotonic() + STEP_SECONDS
     done = 0
     while (n := step()) and time.monotonic() < ends:
@@ -40,34 +40,39 @@ def repeat_until(step: Callable[[], int]) -> int:
     return done + n
 
 
-@op(description="Closes orders that nobody paid within a day, their Checkout sessions first.")
+@op
 def close_abandoned_checkouts(context: OpExecutionContext, smi: SmiResource) -> None:
+    """Close orders that were not paid within a day, after expiring their Checkout sessions."""
     ctx = smi.ctx(actor(context))
     closed = repeat_until(lambda: intake.close_abandoned(ctx, 50))
     context.add_output_metadata({"closed": closed})
 
 
-@op(description="Compares Stripe's payments and refunds with ours, both ways. Differences become a person's tasks.")
+@op
 def compare_payments(context: OpExecutionContext, smi: SmiResource) -> None:
+    """Compare payments and refunds at Stripe and here, both ways. Differences become manual tasks."""
     tally = stripe_payments.compare_payments(smi.ctx(actor(context)), seconds=STEP_SECONDS)
     context.add_output_metadata({name: count for name, count in tally.items()})
 
 
-@op(description="Compares the storage with the rows that name its files, once an hour. Removes what is left over.")
+@op
 def compare_files(context: OpExecutionContext, smi: SmiResource) -> None:
+    """Compare the storage with the rows that name its files, once an hour. Delete unreferenced files."""
     tally = stored_files.compare_files(smi.ctx(actor(context)), seconds=STEP_SECONDS)
     context.add_output_metadata({name: count for name, count in tally.items()})
 
 
-@op(description="Removes sources and results whose links expired a day ago.")
+@op
 def remove_expired_files(context: OpExecutionContext, smi: SmiResource) -> None:
+    """Delete sources and results whose links expired a day ago."""
     ctx = smi.ctx(actor(context))
     removed = repeat_until(lambda: stored_files.remove_expired_files(ctx))
     context.add_output_metadata({"jobs": removed, "left-over temporary files": stored_files.sweep_temporary_files(ctx)})
 
 
-@op(description="Deletes finished runs of Dagster, with their events, after 30 days: Dagster itself never does.")
+@op
 def prune_run_history(context: OpExecutionContext, smi: SmiResource) -> None:
+    """Delete finished runs of Dagster and their events after 30 days; Dagster itself never does."""
     before: datetime = smi.ctx(actor(context)).state.submissions.now() - KEEP_RUNS
     finished = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
     runs = context.instance.get_runs(RunsFilter(statuses=finished, updated_before=before), limit=500)
@@ -76,8 +81,9 @@ def prune_run_history(context: OpExecutionContext, smi: SmiResource) -> None:
     context.add_output_metadata({"runs": len(runs)})
 
 
-@job(executor_def=in_process_executor, tags=_TAGS, description="Closes, compares and removes what has run its time.")
+@job(executor_def=in_process_executor, tags=_TAGS)
 def clean_up() -> None:
+    """Close abandoned orders, compare with Stripe and the storage, delete expired files and old runs."""
     close_abandoned_checkouts()
     compare_payments()
     remove_expired_files()
@@ -93,13 +99,13 @@ SCHEDULES = [
         job=clean_up,
         cron_schedule="*/10 * * * *",
         default_status=DefaultScheduleStatus.RUNNING,
-        description="W24, and the comparisons with Stripe and with the storage.",
+        description="Maintenance, and the comparisons with Stripe and with the storage.",
     ),
     ScheduleDefinition(
         name="check_operations_every_ten_minutes",
         job=check_operations,
         cron_schedule="5-59/10 * * * *",
         default_status=DefaultScheduleStatus.RUNNING,
-        description="The alarm query and what the comparisons have found, as asset checks.",
+        description="Asset checks: overdue jobs, and what the comparisons have found.",
     ),
 ]

@@ -1,7 +1,7 @@
-"""Sensors: each tick is bounded in rows and seconds, leases what is due and asks for one run per lease.
+"""Sensors that lease the rows that are due and request one run per lease. Each tick is bounded in rows and seconds.
 
-The lease is the queue; the run is only the hand that works on it. A run that never starts costs its lease time,
-no more. A failed read ends the tick with an error and is never taken for "nothing to do".
+The leased rows are the queue, a run only works on them: if a run never starts, its rows are due again when the lease
+ends. A failed read ends the tick with an error and is never taken for "nothing is due".
 """
 
 from collections.abc import Iterator
@@ -18,65 +18,84 @@ from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.reconciliation.stripe_events import reconcile_events
 
 MAX_LEASES = {Queue.SUBMIT: 4, Queue.FULFIL: 4, Queue.REFUND: 2, Queue.MAIL: 2}
-"""Live leases per queue: about two runs per warm worker, so that a backlog makes no pile of runs."""
+"""Live leases per queue, called slots in messages: about two runs per warm worker, so that a backlog does not turn
+into a pile of runs."""
+
+_ROWS = {Queue.SUBMIT: "paid jobs", Queue.FULFIL: "results", Queue.REFUND: "refunds", Queue.MAIL: "mails"}
 
 
-def _requests(ctx: ServiceContext, queue: Queue) -> Iterator[RunRequest | SkipReason]:
+Tick = Iterator[RunRequest | SkipReason]
+
+
+def _requests(ctx: ServiceContext, queue: Queue) -> Tick:
     started = 0
     for lease_id, keys in next_batches(ctx, queue, max_leases=MAX_LEASES[queue], limit=BATCH_LIMIT):
         started += 1
         yield RunRequest(run_key=lease_id, run_config=run_config(queue, lease_id), tags={"smi/leased": str(len(keys))})
     if not started:
-        yield SkipReason(f"nothing is due to {queue}, or all slots are taken")
+        yield SkipReason(_why_none(ctx, queue))
+
+
+def _why_none(ctx: ServiceContext, queue: Queue) -> str:
+    rows, due = _ROWS[queue], ctx.state.leases.due(queue)
+    if not due:
+        return f"no {rows} are due"
+    if queue is Queue.SUBMIT and (in_flight := ctx.state.submissions.in_flight()) >= ctx.policy.max_in_flight:
+        return f"Upsampler already works on {in_flight} upscale(s), the limit; {due} {rows} are due"
+    return f"all {MAX_LEASES[queue]} slots are busy; {due} {rows} are due"
 
 
 RUNNING = DefaultSensorStatus.RUNNING
 
 TICK_SECONDS = 4
-"""Seconds. The daemon looks every 5 s, and counts from the start of the last tick, a little after that look: with 5
-here it skips every other look, and ticks every 10 s."""
+"""Least seconds between ticks. The daemon checks every 5 s and measures from the start of the last tick, which is a
+little after its check: with 5 s here it would skip every other check and tick every 10 s."""
 
 
 @sensor(
     job=jobs.submit_upscales,
-    description="W3: paid upscale jobs start by themselves.",
+    description="Starts paid upscale jobs.",
     minimum_interval_seconds=TICK_SECONDS,
     default_status=RUNNING,
 )
-def paid_jobs(context: SensorEvaluationContext, smi: SmiResource):
+def paid_jobs(context: SensorEvaluationContext, smi: SmiResource) -> Tick:
+    """Request runs for the paid jobs that are due."""
     yield from _requests(smi.ctx("paid_jobs sensor"), Queue.SUBMIT)
 
 
 @sensor(
     job=jobs.fulfil_upscales,
-    description="W8: asks Upsampler for what is due (hinted by webhooks first), owns the deadlines, starts fulfilment.",
+    description="Polls Upsampler (jobs named by a webhook first), enforces deadlines and starts fulfilment.",
     minimum_interval_seconds=TICK_SECONDS,
     default_status=RUNNING,
 )
-def upsampler_completions(context: SensorEvaluationContext, smi: SmiResource):
+def upsampler_completions(context: SensorEvaluationContext, smi: SmiResource) -> Tick:
+    """Poll Upsampler, end what is past its deadline, and request runs for the known results."""
     ctx = smi.ctx("upsampler_completions sensor")
     tally = check_completions(ctx)
-    context.log.info(f"status calls: {dict(tally)}")
+    context.log.info(f"polled Upsampler: {dict(tally)}")
     yield from _requests(ctx, Queue.FULFIL)
 
 
 @sensor(
     job=jobs.refund_upscales,
-    description="W15: the guarantee that every owed refund is made.",
+    description="Makes every refund that is due, also those that an earlier attempt did not complete.",
     minimum_interval_seconds=TICK_SECONDS,
     default_status=RUNNING,
 )
-def refunds_owed(context: SensorEvaluationContext, smi: SmiResource):
+def refunds_owed(context: SensorEvaluationContext, smi: SmiResource) -> Tick:
+    """Request runs for the refunds that are due."""
     yield from _requests(smi.ctx("refunds_owed sensor"), Queue.REFUND)
 
 
 @sensor(
     job=jobs.send_mails,
-    description="The guarantee that every owed mail is sent.",
+    description="Sends every mail that is due, also those that an earlier attempt did not complete.",
     minimum_interval_seconds=TICK_SECONDS,
     default_status=RUNNING,
 )
-def mails_owed(context: SensorEvaluationContext, smi: SmiResource):
+def mails_owed(context: SensorEvaluationContext, smi: SmiResource) -> Tick:
+    """Request runs for the mails that are due."""
     yield from _requests(smi.ctx("mails_owed sensor"), Queue.MAIL)
 
 
@@ -84,11 +103,12 @@ def mails_owed(context: SensorEvaluationContext, smi: SmiResource):
     minimum_interval_seconds=15,
     default_status=RUNNING,
     jobs=[jobs.submit_upscales],
-    description="W2: Stripe events whose webhook never came.",
+    description="Reads Stripe events whose webhook never arrived.",
 )
-def stripe_reconciliation(context: SensorEvaluationContext, smi: SmiResource):
+def stripe_reconciliation(context: SensorEvaluationContext, smi: SmiResource) -> Iterator[SkipReason]:
+    """Apply the Stripe events that no webhook brought."""
     tally = reconcile_events(smi.ctx("stripe_reconciliation sensor"))
-    yield SkipReason(f"events that had not come by webhook: {dict(tally)}" if tally else "every event was known")
+    yield SkipReason(f"applied events that no webhook brought: {dict(tally)}" if tally else "no new Stripe events")
 
 
 SENSORS = [paid_jobs, upsampler_completions, refunds_owed, mails_owed, stripe_reconciliation]

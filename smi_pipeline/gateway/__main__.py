@@ -1,4 +1,4 @@
-"""`python -m smi_pipeline.gateway [--host HOST]`: serves the gateway on SMI_GATEWAY_PORT."""
+"""Serve the gateway on SMI_GATEWAY_PORT: `python -m smi_pipeline.gateway [--host HOST]`."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ from smi_pipeline.settings import Settings
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serves until it is told to stop. Returns 1 when the configuration does not allow that."""
+    """Serve until told to stop. Return 1 when the configuration does not allow it."""
     parser = argparse.ArgumentParser(prog="python -m smi_pipeline.gateway", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     host = parser.parse_args(arguments).host
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     logs.configure()
     proxies = settings.smi_trusted_proxies
     server = uvicorn.Server(server_config(app, host=host, port=settings.smi_gateway_port, proxies=proxies))
-    with suppress(KeyboardInterrupt):  # uvicorn has ended in order by then
+    with suppress(KeyboardInterrupt):  # uvicorn has shut down by then
         server.run()
     return 0 if server.started else 1
 

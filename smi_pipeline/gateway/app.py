@@ -16,7 +16,7 @@ from smi_pipeline.gateway.errors import EXCEPTION_HANDLERS
 from smi_pipeline.gateway.metrics import Metrics
 from smi_pipeline.gateway.middleware import RequestMiddleware
 from smi_pipeline.gateway.rendering import STATIC, Pages
-from smi_pipeline.gateway.threads import Kick, Threads
+from smi_pipeline.gateway.threads import BackgroundDispatch, Threads
 from smi_pipeline.gateway.throttle import Throttle
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.settings import Settings
@@ -25,7 +25,7 @@ from smi_pipeline.settings import Settings
 def create_app(ctx: ServiceContext, settings: Settings, *, on_work: Callable[[Queue], None] | None = None) -> Starlette:
     """The application. `on_work(queue)`, if given, is called in the background after a verified payment
     (`Queue.SUBMIT`) and after an accepted Upsampler webhook (`Queue.FULFIL`); it may start a run at once."""
-    kick = Kick(on_work)
+    dispatch = BackgroundDispatch(on_work)
     static = _Static(directory=STATIC)
     routes = [
         Route("/smi-webhook/stripe", webhooks.stripe, methods=["POST"]),
@@ -46,9 +46,9 @@ def create_app(ctx: ServiceContext, settings: Settings, *, on_work: Callable[[Qu
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        kick.start()
+        dispatch.start()
         yield
-        kick.stop()
+        dispatch.stop()
 
     app = Starlette(
         routes=[*routes, Mount("/static", static)],
@@ -63,7 +63,7 @@ def create_app(ctx: ServiceContext, settings: Settings, *, on_work: Callable[[Qu
         pages=Pages(settings),
         metrics=Metrics(ctx, settings),
         threads=Threads(),
-        kick=kick,
+        dispatch=dispatch,
         guesses=Throttle(),
     )
     app.state.overview = ops.Overview()

@@ -1,9 +1,11 @@
-"""Reading request bodies: never more than a limit, never longer than a few seconds, and JSON without surprises."""
+"""Read request bodies within limits of size and time, and validate JSON against models."""
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, TypeVar
 
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -14,10 +16,50 @@ BODY_SECONDS = 10.0
 _DRAINED_BYTES = 16 * MEGABYTE
 _DRAIN_SECONDS = 2.0
 
+# pydantic's types of errors that callers of these endpoints can make, in our words
+_PROBLEMS = {
+    "missing": "is missing",
+    "string_type": "must be text",
+    "string_unicode": "has characters that cannot be printed",
+    "string_too_long": "is longer than {max_length} characters",
+    "bool_type": "must be true or false",
+    "float_type": "must be a number",
+    "value_error": "{error}",
+}
+
+
+class Body(BaseModel):
+    """Base of the models of JSON bodies: types are not converted, unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+AnyBody = TypeVar("AnyBody", bound=Body)
+
+
+def validated(model: type[AnyBody], body: Mapping[str, Any]) -> AnyBody:
+    """Return `body` as a `model`. Raise HTTPException (422) with one line that names the first wrong field."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+    unknown = [str(problem["loc"][0]) for problem in problems if problem["type"] == "extra_forbidden"]
+    if unknown:
+        fields = ", ".join(model.model_fields)
+        known = f"known are {fields}" if fields else "none is known here"
+        raise HTTPException(422, f"unknown field {min(unknown)[:60]!r}; {known}")
+    first = problems[0]
+    kind = "missing" if first["input"] is None else first["type"]
+    message = _PROBLEMS.get(kind, first["msg"]).format(**first.get("ctx", {}))
+    raise HTTPException(422, f"{first['loc'][0]} {message}")
+
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body. Raises HTTPException: 413 over `limit` bytes, whatever Content-Length said; 408 when the sender
-    takes more than ten seconds."""
+    """Return the whole body.
+
+    Raise HTTPException: 413 for more than `limit` bytes, whatever Content-Length said; 408 when the sender takes more
+    than ten seconds.
+    """
     announced = request.headers.get("content-length", "")
     chunks: list[bytes] = []
     size = 0
@@ -38,8 +80,8 @@ async def read_body(request: Request, limit: int) -> bytes:
     raise HTTPException(413, f"The body is larger than {limit:,} bytes.", {"Connection": "close"})
 
 
-async def _drain(stream: Any) -> None:
-    """Reads on for a moment: a sender that is reset while it still writes never sees why it was refused."""
+async def _drain(stream: AsyncIterator[bytes]) -> None:
+    """Read on for a moment: a sender whose connection is reset while it writes never sees why it was refused."""
     drained = 0
     try:
         async with asyncio.timeout(_DRAIN_SECONDS):
@@ -52,14 +94,14 @@ async def _drain(stream: Any) -> None:
 
 
 def require_content_type(request: Request, wanted: str) -> None:
-    """Raises HTTPException (415) unless the body is of this media type."""
+    """Raise HTTPException (415) unless the body is of this media type."""
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != wanted:
         raise HTTPException(415, f"The body must be sent as {wanted}.")
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in `body`. Raises HTTPException (400) for anything else, also for a name that stands twice."""
+    """Return the JSON object in `body`. Raise HTTPException (400) for anything else, also for a duplicate name."""
     try:
         value = json.loads(body, object_pairs_hook=_unique, parse_constant=_refused)
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
@@ -72,7 +114,7 @@ def json_object(body: bytes) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("duplicate name")
     return value
 
 

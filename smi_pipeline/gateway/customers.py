@@ -1,4 +1,4 @@
-"""The customer's doors: the status as JSON (W10), the page that follows it, and the stars (W21)."""
+"""The customers' pages: the order page, its status as JSON, and the rating."""
 
 import re
 from typing import Any
@@ -26,16 +26,16 @@ _LABELS = dict(zip(STEPS, ("Payment", "In line", "Preparation", "Upscaling", "Qu
 
 
 async def job_status(request: Request) -> Response:
-    """GET /smi/v1/job-status/{job_id}[?view=]: also for scripts of the shop's own pages."""
+    """Serve GET /smi/v1/job-status/{job_id}[?view=], also to scripts of the shop's own pages."""
     headers = shop_headers(request)
     if request.method == "OPTIONS":
         return Response(status_code=204, headers=headers | {"Allow": "GET, HEAD, OPTIONS"})
     gateway = gateway_of(request)
     try:
         data = await gateway.threads.quick(_status, gateway, request)
-    except (SmiError, HTTPException) as error:  # a refusal, too, must be readable from the shop's pages
-        told = errors.on_smi_error if isinstance(error, SmiError) else errors.on_http_exception
-        answer = await told(request, error)
+    except (SmiError, HTTPException) as error:  # the shop's pages must be able to read errors, too
+        handler = errors.on_smi_error if isinstance(error, SmiError) else errors.on_http_exception
+        answer = await handler(request, error)
         answer.headers.update(headers)
         return answer
     return JSONResponse({"success": True, "data": data}, headers=headers)
@@ -47,7 +47,7 @@ def _status(gateway: Gateway, request: Request) -> dict[str, Any]:
 
 
 async def job_page(request: Request) -> Response:
-    """GET /smi/v1/jobs/{job_id}[?view=]: the page of an order; its script polls the status."""
+    """Serve GET /smi/v1/jobs/{job_id}[?view=]: the page of an order. Its script polls the status."""
     gateway = gateway_of(request)
     values = await gateway.threads.quick(_page, gateway, request)
     return gateway.pages.response("order.html", values)
@@ -68,7 +68,7 @@ def _page(gateway: Gateway, request: Request) -> dict[str, Any]:
 
 
 def _steps(step: str, job: UpscaleJob) -> list[tuple[str, str]]:
-    """(label, state) of each step; state is done, current, failed or open."""
+    """Return (label, state) of each step; the state is done, current, failed or open."""
     if step in ("failed", "refunded"):
         if job.payment_intent_id is None:
             return []
@@ -85,12 +85,12 @@ def _rating_links(gateway: Gateway, job: UpscaleJob) -> list[tuple[int, str, str
 
 
 async def rating(request: Request) -> Response:
-    """/smi/v1/rate/{job_id}?key=&stars=: GET shows the form, POST stores."""
+    """Serve /smi/v1/rate/{job_id}?key=&stars=: GET shows the form, POST stores the rating."""
     return await (_rate if request.method == "POST" else _rating_form)(request)
 
 
 async def _rating_form(request: Request) -> Response:
-    """A form. It stores nothing: mail scanners open every link."""
+    """Show the form. Opening it stores nothing: mail scanners open every link."""
     gateway = gateway_of(request)
     job = await gateway.threads.quick(_rated_job, request)
     given = request.query_params.get("stars", "")
@@ -99,7 +99,7 @@ async def _rating_form(request: Request) -> Response:
 
 
 async def _rate(request: Request) -> Response:
-    """Stores the stars, and an optional comment."""
+    """Store the stars and an optional comment."""
     gateway = gateway_of(request)
     require_content_type(request, "application/x-www-form-urlencoded")
     body = await read_body(request, FORM_BYTES)
@@ -111,7 +111,7 @@ async def _rate(request: Request) -> Response:
     given = form.get("stars", [""])[0]
     if given not in {str(n) for n in RATINGS}:
         raise HTTPException(422, "Please choose 1 to 5 stars.")
-    # Line breaks come as CR LF from a form; other control characters have no business in a comment.
+    # A form sends line breaks as CR LF; other control characters are removed.
     comment = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", form.get("comment", [""])[0]).strip()
     if len(comment) > MAX_COMMENT:
         raise HTTPException(422, f"The comment is longer than {MAX_COMMENT:,} characters.")

@@ -1,4 +1,4 @@
-"""Hands out the delivered files (W13): whole or in one range, checked by their hash, never executed by a browser."""
+"""Serves the delivered files: whole or one range, with their hash as ETag, never executed by a browser."""
 
 import re
 from collections.abc import AsyncIterator
@@ -24,14 +24,14 @@ _RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.ASCII |
 
 
 async def download(request: Request) -> Response:
-    """GET or HEAD /smi/v1/download/{token}. 404 unknown, 410 expired, revoked or removed, 425 not ready."""
+    """Serve GET /smi/v1/download/{token}: 404 unknown, 410 expired, revoked or deleted, 425 not ready."""
     gateway = gateway_of(request)
     token = request.path_params["token"]
     file = await gateway.threads.quick(_find, gateway, request)
     size, etag = int(file["result_bytes"]), f'"{file["result_sha256"]}"'
     headers = {
         "Accept-Ranges": "bytes",
-        "Cache-Control": "private, no-cache",  # a link can be revoked: ask again each time
+        "Cache-Control": "private, no-cache",  # a link can be revoked: browsers must ask each time
         "Content-Disposition": _attachment(file),
         "Content-Security-Policy": "default-src 'none'; sandbox; frame-ancestors 'none'",
         "ETag": etag,
@@ -66,7 +66,7 @@ def _find(gateway: Gateway, request: Request) -> dict[str, Any]:
         raise HTTPException(410, "This link was replaced by a newer one; please use the link of the latest e-mail.")
     if file["expired"] or file["files_removed_at"] is not None:
         raise HTTPException(410, "This download link has expired.")
-    if file["status"] in (Status.PENDING, Status.PROCESSING):  # a retry: the file is about to be replaced
+    if file["status"] in (Status.PENDING, Status.PROCESSING):  # a retry replaces the file
         raise HTTPException(425, "A new version of this image is being made.", {"Retry-After": "30"})
     if file["result_key"] is None:
         raise HTTPException(425, "This image is not ready yet.", {"Retry-After": "30"})
@@ -77,14 +77,14 @@ def _open(gateway: Gateway, file: dict[str, Any], at: int) -> BinaryIO:
     try:
         stream = gateway.ctx.storage.open(file["result_key"])
     except NotFound:
-        # A valid link without a file: nothing the customer can mend.
+        # A valid link without a file: the customer can do nothing about it.
         log.error("a delivered file is missing", action="download", job_id=file["job_id"])
         gateway.ctx.state.manual_tasks.open(
             kind="file_missing",
             subject=file["job_id"],
             job_id=file["job_id"],
             message=f"The delivered file of job {file['job_id']} is missing from the storage.",
-            next_step=f"Restore it, or run `smi jobs retry {file['job_id']} --admin-override`.",
+            next_step=f"Restore it from a backup, or run `smi jobs retry {file['job_id']} --admin-override`.",
         )
         raise HTTPException(
             503, "The file cannot be read right now; we have been told.", {"Retry-After": "600"}
@@ -94,12 +94,14 @@ def _open(gateway: Gateway, file: dict[str, Any], at: int) -> BinaryIO:
 
 
 async def _chunks(gateway: Gateway, stream: BinaryIO, left: int, count_for: str | None) -> AsyncIterator[bytes]:
-    """The bytes; a download counts when its last one was handed over."""
+    """Yield the bytes, and count a download when the last one was sent."""
     try:
         while left > 0:
             block = await gateway.threads.file(stream.read, min(CHUNK_BYTES, left))
             if not block:
-                raise OSError("the file is shorter than it was")  # cuts the answer, so that nobody takes it for whole
+                raise OSError(
+                    "the file is shorter than it was"
+                )  # cuts the response, so that nobody takes it for complete
             left -= len(block)
             yield block
     finally:
@@ -112,14 +114,16 @@ async def _chunks(gateway: Gateway, stream: BinaryIO, left: int, count_for: str 
 
 
 def _range_counts(request: Request, etag: str) -> bool:
-    """Whether Range is to be honoured: one range, and If-Range names this very file (RFC 9110, 13.1.5, 14.2)."""
+    """Return whether Range applies: it is one range, and If-Range matches this file (RFC 9110, 13.1.5 and 14.2)."""
     if_range = request.headers.get("if-range")
     return _RANGE.fullmatch(request.headers["range"]) is not None and if_range in (None, etag)
 
 
 def _span(request: Request, size: int, etag: str) -> tuple[int, int] | None:
-    """First and last byte to send; None when the range lies outside. Several ranges, and what is no range of bytes,
-    are answered with the whole file, as RFC 9110 allows."""
+    """Return the first and last byte to send; None when the range lies outside of the file.
+
+    Several ranges, or another unit than bytes, get the whole file, as RFC 9110 allows.
+    """
     whole = (0, size - 1)
     if "range" not in request.headers or not _range_counts(request, etag):
         return whole
@@ -127,7 +131,7 @@ def _span(request: Request, size: int, etag: str) -> tuple[int, int] | None:
     if found is None:
         return whole
     start, end = found.groups()
-    if not start:  # the last so many bytes
+    if not start:  # the last `end` bytes
         return (max(0, size - int(end)), size - 1) if end and int(end) > 0 else None
     first, last = int(start), min(int(end), size - 1) if end else size - 1
     return (first, last) if first < size and first <= last else None
@@ -140,7 +144,7 @@ def _matches(if_none_match: str | None, etag: str) -> bool:
 
 
 def _attachment(file: dict[str, Any]) -> str:
-    """RFC 6266: a plain name for old browsers, and the real one in UTF-8."""
+    """Return Content-Disposition by RFC 6266: an ASCII name for old browsers, and the real one in UTF-8."""
     name = delivered_name(file["file_name"], file["resolution"], file["result_format"])
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_. ") else "_" for c in name)
     extended = "" if plain == name else f"; filename*=UTF-8''{quote(name, safe='')}"

@@ -1,5 +1,7 @@
-"""Logs of the gateway: one JSON object a line, each with an `action`. Nothing here or in any call holds an address, a
-token or a key: paths are logged as their patterns."""
+"""Logs of the gateway: one JSON object per line, each with an `action`.
+
+No line holds an address, a token or a key: paths are logged as their patterns.
+"""
 
 import logging
 import sys
@@ -8,7 +10,7 @@ import structlog
 
 
 def configure(level: int = logging.INFO) -> None:
-    """Sends structlog and the standard library's loggers to standard error as JSON lines."""
+    """Write structlog's and the standard library's logs to standard error as JSON lines."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

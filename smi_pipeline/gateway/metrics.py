@@ -1,4 +1,4 @@
-"""Figures for Prometheus: what this process counts itself, and what the state says at the moment of the scrape."""
+"""Metrics for Prometheus: counters of this process, and figures of the state read at each scrape."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ class Metrics:
     def __init__(self, ctx: ServiceContext, settings: Settings) -> None:
         self._registry = CollectorRegistry()
         self.webhooks = Counter(
-            "smi_webhooks", "Webhooks received, by what they did.", ("source", "outcome"), registry=self._registry
+            "smi_webhooks", "Webhooks received, by their effect.", ("source", "outcome"), registry=self._registry
         )
         self.webhook_seconds = Histogram(
             "smi_webhook_seconds", "Time to answer a webhook.", ("source",), buckets=_SECONDS, registry=self._registry
@@ -32,7 +32,7 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "smi_http_request_seconds",
-            "Time until the answer began.",
+            "Time until the response started.",
             ("route",),
             buckets=_SECONDS,
             registry=self._registry,
@@ -40,12 +40,12 @@ class Metrics:
         self._registry.register(_StateCollector(ctx, settings))
 
     def page(self) -> bytes:
-        """Everything, in Prometheus' text format. Asks the database."""
+        """Return all metrics in Prometheus' text format. This reads the database."""
         return generate_latest(self._registry)
 
 
 class _StateCollector(Collector):
-    """Reads the state at each scrape; when it does not answer, only `smi_database_up 0` is said."""
+    """Reads the state at each scrape; when the database does not answer, only `smi_database_up 0` is reported."""
 
     def __init__(self, ctx: ServiceContext, settings: Settings) -> None:
         self._ctx = ctx
@@ -55,13 +55,15 @@ class _StateCollector(Collector):
         }
 
     def describe(self) -> list[Metric]:
-        return []  # registering must not ask the database
+        """Return no metrics: registering must not read the database."""
+        return []
 
     def collect(self) -> Iterator[Metric]:
+        """Yield the figures of the state."""
         up = GaugeMetricFamily("smi_database_up", "Whether the state's database answers.")
         try:
             metrics = list(self._state())
-        except Exception as error:  # not reachable, or not migrated: a scrape must tell, not fail
+        except Exception as error:  # not reachable or not migrated: a scrape reports it and does not fail
             log.warning("the state cannot be read", action="metrics", error=type(error).__name__)
             up.add_metric([], 0)
             yield up
@@ -77,7 +79,7 @@ class _StateCollector(Collector):
         for status in Status:
             jobs.add_metric([status], counts.get(status, 0))
         yield jobs
-        waiting = GaugeMetricFamily("smi_queue", "Work that waits or is worked on.", labels=["queue"])
+        waiting = GaugeMetricFamily("smi_queue", "Rows that wait or are being worked on.", labels=["queue"])
         for name, key in (
             ("submit", "to_submit"),
             ("fulfil", "to_fulfil"),
@@ -87,20 +89,22 @@ class _StateCollector(Collector):
             waiting.add_metric([name], queue[key])
         yield waiting
         for name, key, help_ in (
-            ("smi_in_flight", "in_flight", "Calls to Upsampler whose result is not known yet."),
-            ("smi_jobs_leased", "leased", "Upscale jobs that a worker has now."),
+            ("smi_in_flight", "in_flight", "Submissions to Upsampler whose result is not known yet."),
+            ("smi_jobs_leased", "leased", "Upscale jobs leased by a worker now."),
             ("smi_jobs_on_hold", "on_hold", "Upscale jobs on hold."),
-            ("smi_refunds_owed", "refunds_owed", "Refunds not asked of Stripe yet."),
+            ("smi_refunds_owed", "refunds_owed", "Refunds not requested from Stripe yet."),
             ("smi_refunds_pending", "refunds_pending", "Refunds that Stripe has not settled yet."),
             ("smi_mails_owed", "mails_owed", "Mails that no mail server has accepted yet."),
-            ("smi_person_tasks", "person_tasks", "Open tasks for a person."),
+            ("smi_person_tasks", "person_tasks", "Open manual tasks."),
         ):
             yield GaugeMetricFamily(name, help_, value=queue[key])
         alarms = len(views.alarms(self._ctx.policy))
-        yield GaugeMetricFamily("smi_alarms", "Paid jobs neither delivered nor refunded in time.", value=alarms)
+        yield GaugeMetricFamily(
+            "smi_alarms", "Paid jobs past their last deadline, neither delivered nor refunded.", value=alarms
+        )
         yield GaugeMetricFamily(
             "smi_sensors_seconds_ago",
-            "Since a sensor last looked for work; -1: none has yet. Alert above 60: a stopped daemon alerts nobody.",
+            "Since a sensor last looked for work; -1: none has yet. Alert above 60: a stopped daemon cannot alert.",
             value=-1 if queue["silent_seconds"] is None else queue["silent_seconds"],
         )
         yield from self._comparisons()
@@ -112,15 +116,21 @@ class _StateCollector(Collector):
         yield calls
         yield allowed
         yield GaugeMetricFamily(
-            "smi_credits_this_month", "Credits booked since the first of the month.", value=views.credits_this_month()
+            "smi_credits_this_month",
+            "Credits used since the first of the month (UTC).",
+            value=views.credits_this_month(),
         )
 
     def _comparisons(self) -> Iterator[Metric]:
         differences = GaugeMetricFamily(
-            "smi_differences", "Open differences from Stripe and the storage.", labels=["compared", "kind"]
+            "smi_differences",
+            "Open differences between the state and Stripe or the storage.",
+            labels=["compared", "kind"],
         )
         age = GaugeMetricFamily(
-            "smi_compared_seconds_ago", "Since the last whole comparison; -1: there was none yet.", labels=["compared"]
+            "smi_compared_seconds_ago",
+            "Since the last complete comparison; -1: there was none yet.",
+            labels=["compared"],
         )
         for what, found in self._ctx.state.reconciliation.standing().items():
             for kind, count in found["differences"].items():

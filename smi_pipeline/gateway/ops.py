@@ -1,4 +1,4 @@
-"""The operators' pages (W23), read-only behind a password, and what machines ask: /metrics and /health."""
+"""The operators' pages, read-only and behind a password; and /metrics and /health for monitoring."""
 
 import re
 from time import monotonic
@@ -21,7 +21,7 @@ log = structlog.get_logger("smi_pipeline.gateway")
 
 _RUN_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 FRESH_SECONDS = 3.0
-"""So long the figures of the overview are shown again: many open pages cost no more than one."""
+"""How long the figures of the overview are reused: many open pages cost no more than one."""
 
 
 class Overview:
@@ -32,7 +32,7 @@ class Overview:
         self._figures: dict[str, Any] = {}
 
     def figures(self, gateway: Gateway) -> dict[str, Any]:
-        """All that the overview shows."""
+        """Return all that the overview shows."""
         if monotonic() - self._taken_at > FRESH_SECONDS:
             self._figures = _figures(gateway)
             self._taken_at = monotonic()
@@ -40,7 +40,7 @@ class Overview:
 
 
 async def ops(request: Request) -> Response:
-    """GET /ops."""
+    """Serve GET /ops: the overview."""
     require_operator(request)
     gateway = gateway_of(request)
     figures = await gateway.threads.quick(request.app.state.overview.figures, gateway)
@@ -48,7 +48,7 @@ async def ops(request: Request) -> Response:
 
 
 async def ops_job(request: Request) -> Response:
-    """GET /ops/jobs/{job_id}: everything about one order, its address masked."""
+    """Serve GET /ops/jobs/{job_id}: everything about one order, its address masked."""
     require_operator(request)
     gateway = gateway_of(request)
     values = await gateway.threads.quick(_job, gateway, request)
@@ -56,36 +56,37 @@ async def ops_job(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """GET /metrics, in Prometheus' text format: numbers only, nothing of any customer."""
+    """Serve GET /metrics in Prometheus' text format: numbers only, no customer data."""
     gateway = gateway_of(request)
     content = await gateway.threads.quick(gateway.metrics.page)
     return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def health(request: Request) -> Response:
-    """GET /health: 200 when the database answers and has room to write, else 503."""
+    """Serve GET /health: 200 when the database answers and can write, else 503."""
     gateway = gateway_of(request)
     try:
         await gateway.threads.quick(gateway.ctx.state.queries.counts)
-    except Exception as error:  # not reachable, or there and not migrated: either way not healthy
+    except Exception as error:  # not reachable, or not migrated
         log.warning("not healthy", action="health", error=type(error).__name__)
-        words = "The database does not answer, or `smi migrate` has not been run on it."
-        body = {"success": False, "error": {"code": "unavailable", "message": words}}
-        return JSONResponse(body, status_code=503, headers={"Retry-After": "5"})
+        return _unhealthy("The database does not answer, or `smi migrate` has not been run on it.")
     try:
         await gateway.threads.quick(gateway.ctx.state.dashboard.can_write)
     except TransientError as error:
         log.error("the database cannot write", action="health", error=str(error))
-        words = "The database cannot write: its disk is full, or it is read-only."
-        body = {"success": False, "error": {"code": "unavailable", "message": words}}
-        return JSONResponse(body, status_code=503, headers={"Retry-After": "5"})
+        return _unhealthy("The database cannot write: its disk is full, or it is read-only.")
     return JSONResponse({"success": True, "data": {"status": "ok", "database": "ok"}})
+
+
+def _unhealthy(message: str) -> JSONResponse:
+    body = {"success": False, "error": {"code": "unavailable", "message": message}}
+    return JSONResponse(body, status_code=503, headers={"Retry-After": "5"})
 
 
 def _figures(gateway: Gateway) -> dict[str, Any]:
     ctx, settings = gateway.ctx, gateway.settings
     state = ctx.state
-    queue = state.queries.queue()
+    counts, queue = state.queries.counts(), state.queries.queue()
     outcomes = state.dashboard.outcomes()
     ended = sum(outcomes.values())
     money = state.dashboard.money_today(ctx.policy.currency)
@@ -95,7 +96,7 @@ def _figures(gateway: Gateway) -> dict[str, Any]:
     cost = prices.cost_cents(money["credits"])
     return {
         "now": state.submissions.now(),
-        "counts": [(status.value, state_count) for status, state_count in _counts(state.queries.counts())],
+        "counts": [(status.value, counts.get(status, 0)) for status in Status],
         "queue": queue,
         "silent": int((queue["silent_seconds"] or 0) // 60),
         "allowance": {
@@ -126,10 +127,6 @@ def _figures(gateway: Gateway) -> dict[str, Any]:
     }
 
 
-def _counts(counts: dict[str, int]) -> list[tuple[Status, int]]:
-    return [(status, counts.get(status, 0)) for status in Status]
-
-
 def _job(gateway: Gateway, request: Request) -> dict[str, Any]:
     job = find_job(request)
     state = gateway.ctx.state
@@ -153,7 +150,7 @@ def _job(gateway: Gateway, request: Request) -> dict[str, Any]:
 
 
 def dagster_url(gateway: Gateway) -> str:
-    """Where the team opens Dagster's UI: through the front, or on this machine only (design section 5)."""
+    """Return where operators open Dagster's UI: the team site of the front, or a port of this machine."""
     return gateway.settings.smi_team_url or f"http://127.0.0.1:{gateway.settings.smi_dagster_port}"
 
 
@@ -163,6 +160,6 @@ def _run_of(actor: str) -> str | None:
 
 
 def without_query(url: str) -> str:
-    """An address without its query, which may hold keys of the shop."""
+    """Return a URL without its query, which may hold keys of the shop."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))

@@ -1,4 +1,4 @@
-"""Hands out the pages and files of the reports to operators. Their content is the reporting location's work."""
+"""Serves the pages and files of the reports to operators. The reporting location writes them."""
 
 import re
 
@@ -14,7 +14,7 @@ _TYPES = {"html": "text/html; charset=utf-8", "csv": "text/csv; charset=utf-8"}
 
 
 async def file(request: Request) -> Response:
-    """GET /ops/reports/{path}: 404 for what was not built. The page may use its own styles, and nothing else."""
+    """Serve GET /ops/reports/{path}: 404 for what was not built. A page may use its own styles, and nothing else."""
     require_operator(request)
     path = request.path_params["path"]
     found = _PATH.fullmatch(path)

@@ -1,4 +1,4 @@
-"""Builds the gateway from the settings and serves it. The only module here that reaches for adapters."""
+"""Build the gateway from the settings and configure its server."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,21 +14,24 @@ from smi_pipeline.settings import Settings
 from smi_pipeline.wiring import build_context, build_dispatcher
 
 HEAD_SECONDS = 15.0
-"""So long a client may take for the head of a request, also for its first byte."""
+"""How long a client may take to send the head of a request, from the start of the connection."""
 
 SEND_SECONDS = 60.0
-"""So long a client may leave what was sent to it unread: a quarter of a megabyte of a download."""
+"""How long a client may leave unread what was sent to it: a quarter of a megabyte of a download."""
 
 
 def build_app(settings: Settings) -> Starlette:
-    """The application on the configured services. Raises RefusedError when a secret is missing."""
+    """Return the application on the configured services. Raise RefusedError when a secret is missing."""
     ctx = build_context(settings, actor="gateway", pool_size=DATABASE_CONNECTIONS)
     return create_app(ctx, settings, on_work=build_dispatcher(settings, ctx))
 
 
 def server_config(app: Starlette, *, host: str, port: int, proxies: Sequence[str] = ()) -> uvicorn.Config:
-    """How uvicorn serves it: no access log (paths hold tokens; the envelope logs their patterns), no server header,
-    bounded heads, connections and farewells. Only `proxies` are believed what they say about the client's address."""
+    """Return uvicorn's configuration: no access log, no server header, limits on heads, connections and shutdown.
+
+    Paths hold tokens, so the middleware logs their patterns instead. Only `proxies` are trusted about the client's
+    address.
+    """
     return uvicorn.Config(
         app,
         host=host,
@@ -50,46 +53,50 @@ def server_config(app: Starlette, *, host: str, port: int, proxies: Sequence[str
 
 
 class TimeoutProtocol(H11Protocol):
-    """uvicorn's protocol, which by itself waits for ever for a client that sends its head byte by byte or does not
-    read its answer."""
+    """uvicorn's protocol with timeouts for clients that send their head slowly or do not read their answer."""
 
     _waiting: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
+        """Start the timeout of the first head."""
         super().connection_made(transport)
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Stop all timeouts."""
         self._stop_waiting()
-        self._is_read()
+        self._stop_unread()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
+        """Start the timeout of an unread answer."""
         super().pause_writing()
-        self._is_read()
+        self._stop_unread()
         self._unread = self.loop.call_later(SEND_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        self._is_read()
+        """Stop the timeout of an unread answer."""
+        self._stop_unread()
         super().resume_writing()
 
-    def _is_read(self) -> None:
+    def _stop_unread(self) -> None:
         if self._unread is not None:
             self._unread.cancel()
 
     def on_response_complete(self) -> None:
+        """Start the timeout of the next head."""
         super().on_response_complete()
         self._wait()
 
     def _wait(self) -> None:
         self._stop_waiting()
-        self._waiting = self.loop.call_later(HEAD_SECONDS, self._give_up)
+        self._waiting = self.loop.call_later(HEAD_SECONDS, self._close_idle)
 
     def _stop_waiting(self) -> None:
         if self._waiting is not None:
             self._waiting.cancel()
 
-    def _give_up(self) -> None:
+    def _close_idle(self) -> None:
         if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
             self.transport.close()

@@ -1,32 +1,71 @@
-"""The storefront's door (W26): an order comes in, its price and the address of its Checkout go out."""
+"""The storefront's entry point: it registers an order and answers with the price and the address of its Checkout."""
 
-from typing import Any
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import structlog
-from starlette.exceptions import HTTPException
+from pydantic import AfterValidator, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from smi_pipeline.gateway.auth import require_key
-from smi_pipeline.gateway.bodies import ORDER_BYTES, json_object, read_body, require_content_type
+from smi_pipeline.gateway.bodies import ORDER_BYTES, Body, json_object, read_body, require_content_type, validated
 from smi_pipeline.gateway.context import gateway_of
 from smi_pipeline.services.intake import JobRequest, register_job
 
 log = structlog.get_logger("smi_pipeline.gateway")
 
-# Longest value of each field; `None` may be said of the optional ones.
-_REQUIRED = {"image_url": 4096, "resolution": 10, "email": 254}
-_OPTIONAL = {"customer_name": 100, "return_url": 2048}
+
+def _printable(value: str) -> str:
+    if not value.strip():
+        raise ValueError("is empty")
+    if not value.isprintable():  # control characters, line breaks
+        raise ValueError("has characters that cannot be printed")
+    return value
+
+
+def _web_address(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
+    except ValueError:
+        good = False
+    if not good or any(c in value for c in ' <>"\\'):
+        raise ValueError("is not a web address")
+    return value
+
+
+_PRINTABLE = AfterValidator(_printable)
+
+
+class Order(Body):
+    """The body of an order."""
+
+    image_url: Annotated[str, Field(max_length=4096, description="Where the image is fetched from"), _PRINTABLE]
+    resolution: Annotated[str, Field(max_length=10, description="4x or 8x"), _PRINTABLE]
+    email: Annotated[str, Field(max_length=254, description="The customer's e-mail address"), _PRINTABLE]
+    customer_name: Annotated[str, Field(max_length=100, description="For the mails"), _PRINTABLE] | None = None
+    return_url: (
+        Annotated[
+            str,
+            Field(max_length=2048, description="The page of the shop that Checkout leads back to"),
+            _PRINTABLE,
+            AfterValidator(_web_address),
+        ]
+        | None
+    ) = None
 
 
 async def register(request: Request) -> Response:
-    """POST /smi/v1/jobs: 201 with the price and where to pay. Takes no money, and keeps nothing it refuses."""
+    """Serve POST /smi/v1/jobs: register an order, answer 201 with the price and where to pay.
+
+    This charges nobody; an order that is refused leaves no trace.
+    """
     gateway = gateway_of(request)
     require_key(request, gateway.settings.smi_api_key, "SMI_API_KEY")
     require_content_type(request, "application/json")
-    order = parse_order(json_object(await read_body(request, ORDER_BYTES)))
-    job = await gateway.threads.order(register_job, gateway.ctx, order)
+    order = validated(Order, json_object(await read_body(request, ORDER_BYTES)))
+    job = await gateway.threads.order(register_job, gateway.ctx, JobRequest(**order.model_dump()))
     log.info("job registered", action="register", job_id=job.job_id, price_cents=job.price_cents)
     data = {
         "job_id": job.job_id,
@@ -38,45 +77,3 @@ async def register(request: Request) -> Response:
         "status_url": job.status_url,
     }
     return JSONResponse({"success": True, "data": data}, status_code=201)
-
-
-def parse_order(body: dict[str, Any]) -> JobRequest:
-    """The order in `body`. Raises HTTPException (422) naming the first field that is missing, unknown or unusable."""
-    unknown = sorted(set(body) - set(_REQUIRED) - set(_OPTIONAL))
-    if unknown:
-        raise _invalid(f"unknown field {unknown[0][:60]!r}; known are {', '.join([*_REQUIRED, *_OPTIONAL])}")
-    for name in _REQUIRED:
-        if body.get(name) is None:
-            raise _invalid(f"{name} is missing")
-    for name, longest in (_REQUIRED | _OPTIONAL).items():
-        _check_text(name, body.get(name), longest)
-    if body.get("return_url") is not None:
-        _check_web_address("return_url", body["return_url"])
-    return JobRequest(**body)
-
-
-def _check_text(name: str, value: Any, longest: int) -> None:
-    if value is None:
-        return
-    if not isinstance(value, str):
-        raise _invalid(f"{name} must be text")
-    if not value.strip():
-        raise _invalid(f"{name} is empty")
-    if len(value) > longest:
-        raise _invalid(f"{name} is longer than {longest} characters")
-    if not value.isprintable():  # control characters, line breaks, lone surrogates
-        raise _invalid(f"{name} has characters that cannot be printed")
-
-
-def _check_web_address(name: str, value: str) -> None:
-    try:
-        parts = urlsplit(value)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
-    except ValueError:
-        good = False
-    if not good or any(c in value for c in ' <>"\\'):
-        raise _invalid(f"{name} is not a web address")
-
-
-def _invalid(message: str) -> HTTPException:
-    return HTTPException(422, message)

@@ -1,4 +1,4 @@
-"""Where the synchronous services run. Slow work has threads of its own, so that webhooks never wait behind it."""
+"""Threads for the synchronous services. Slow work has its own, so that webhooks never wait behind it."""
 
 import threading
 import time
@@ -18,25 +18,25 @@ T = TypeVar("T")
 log = structlog.get_logger("smi_pipeline.gateway")
 
 QUICK, EVENTS, ORDERS, FILES = 14, 14, 4, 16
-"""Threads for short work on the database; for Stripe's events, which read from Stripe; for new orders, which fetch an
-image of the shop; for reading files."""
+"""Threads for short database work; for Stripe's events, which read from Stripe; for new orders, which fetch an image;
+for reading files."""
 
 EVENTS_WAITING = 100
-"""So many more of Stripe's events wait for a thread. Any others are to come again: waiting, they would take up all the
-requests that the server holds at once, and customers would be turned away."""
+"""How many of Stripe's events may wait for a thread. Stripe is asked to send others again: if they waited, they would
+use up the server's connections, and customers would be turned away."""
 
-KICKS = 4
-"""Threads for kicks: a payment must not wait until the kick of a webhook has ended."""
+DISPATCHES = 4
+"""Threads for immediate dispatch: that of a payment must not wait until that of a webhook has ended."""
 
-FAREWELL_SECONDS = 3.0
+STOP_SECONDS = 3.0
 
 DATABASE_CONNECTIONS = 22
-"""Size of the pool; with its overflow of 10 there is a connection for each thread of the first three that may want
-one. They are opened when they are needed."""
+"""Size of the pool. With its overflow of 10 it has a connection for each of the first three groups' threads; they are
+opened when needed."""
 
 
 class Threads:
-    """Groups of threads, each with its limit."""
+    """Groups of threads, each with a limit."""
 
     def __init__(self) -> None:
         self._quick = anyio.CapacityLimiter(QUICK)
@@ -45,28 +45,32 @@ class Threads:
         self._files = anyio.CapacityLimiter(FILES)
 
     async def quick(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Runs a call that takes milliseconds."""
+        """Run a call that takes milliseconds."""
         return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._quick)
 
     async def event(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Runs what an event of Stripe means: milliseconds, or half a minute while Stripe does not answer. Raises
-        TransientError when too many wait for that."""
+        """Run the handling of a Stripe event: milliseconds, or half a minute while Stripe does not answer.
+
+        Raise TransientError when too many events wait.
+        """
         if self._events.statistics().tasks_waiting >= EVENTS_WAITING:
-            raise TransientError("too many events of Stripe wait for Stripe's answers", counts=False)
+            raise TransientError("too many Stripe events are waiting", counts=False)
         return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._events)
 
     async def order(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Runs the registration of an order, which may take a minute."""
+        """Run the registration of an order or an admin action, which may take a minute."""
         return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._orders)
 
     async def file(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Runs a read from the storage."""
+        """Run a read from the storage."""
         return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._files)
 
 
-class Kick:
-    """Tells `on_work` that a queue has work, in the background: the reply never waits for it, and its errors are only
-    logged, because the sensors find the work all the same (design section 5)."""
+class BackgroundDispatch:
+    """Calls `on_work` for a queue that has work, in the background.
+
+    The reply never waits for it. Its errors are only logged: the sensors start the same work a few seconds later.
+    """
 
     def __init__(self, on_work: Callable[[Queue], None] | None) -> None:
         self._on_work = on_work
@@ -74,22 +78,23 @@ class Kick:
         self._threads: list[threading.Thread] = []
 
     def __call__(self, queue: Queue) -> None:
+        """Start the work of `queue` in the background."""
         if self._on_work is not None:
             self._waiting.put(queue)
 
     def start(self) -> None:
-        """Starts the threads, after a fork if there is one. Daemons: a slow kick must not keep the process alive."""
+        """Start the threads. They are daemons, so that a slow dispatch does not keep the process alive."""
         if self._on_work is not None:
-            for number in range(KICKS):
-                thread = threading.Thread(target=self._work, name=f"kick-{number}", daemon=True)
+            for number in range(DISPATCHES):
+                thread = threading.Thread(target=self._work, name=f"dispatch-{number}", daemon=True)
                 thread.start()
                 self._threads.append(thread)
 
     def stop(self) -> None:
-        """Gives kicks under way a moment to end."""
+        """Give dispatches under way a moment to end."""
         for _ in self._threads:
             self._waiting.put(None)
-        ends = time.monotonic() + FAREWELL_SECONDS
+        ends = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, ends - time.monotonic()))
 
@@ -100,5 +105,8 @@ class Kick:
                     self._on_work(queue)
             except Exception as error:
                 log.warning(
-                    "a kick failed; the sensor does it", action="kick", queue=str(queue), error=type(error).__name__
+                    "immediate dispatch failed; a sensor will start the work",
+                    action="dispatch",
+                    queue=str(queue),
+                    error=type(error).__name__,
                 )

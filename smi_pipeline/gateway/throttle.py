@@ -1,8 +1,9 @@
-"""Limits the guessing of keys, tokens and passwords, per client address.
+"""Limits guessing of keys, tokens and passwords, per client address.
 
-Kept in the memory of this process: several gateways allow as many times more, a restart forgets. Where secrets are
-machine-made, a right one is always let in, so that nobody shuts out the customers or the shop behind the same address;
-at the operators' doors an address that guesses too much waits, whatever it shows next.
+The counts are kept in the memory of this process: several gateways allow as many times more, a restart resets them.
+Where secrets are generated, a right one is always accepted, so that nobody can lock out customers or the shop behind
+the same address. At the operators' pages, whose password is chosen, an address with too many wrong ones must wait,
+whatever it sends next.
 """
 
 import ipaddress
@@ -18,11 +19,11 @@ from starlette.requests import Request
 log = structlog.get_logger("smi_pipeline.gateway")
 
 GUESSES = 20
-"""Wrong secrets that one address may show within a window."""
+"""Wrong secrets that one address may send within a window."""
 
 WINDOW_SECONDS = 60.0
 ADDRESSES = 10_000
-"""So many addresses are remembered; the oldest is forgotten first."""
+"""How many addresses are remembered; the oldest is dropped first."""
 
 
 class Throttle:
@@ -33,14 +34,14 @@ class Throttle:
         self._windows: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
     def require_patience(self, request: Request) -> None:
-        """Raises HTTPException (429) while this address has guessed too much."""
+        """Raise HTTPException (429) while this address has sent too many wrong secrets."""
         with self._lock:
             begun, wrong = self._window(_client(request))
         if wrong >= GUESSES:
             raise _too_many(begun)
 
     def note_wrong(self, request: Request) -> None:
-        """One wrong secret. Raises HTTPException (429) when there were too many, in place of the answer."""
+        """Count one wrong secret. Raise HTTPException (429) when there were too many."""
         client = _client(request)
         with self._lock:
             begun, wrong = self._window(client)
@@ -69,7 +70,7 @@ def _too_many(begun: float) -> HTTPException:
 
 
 def _client(request: Request) -> str:
-    """The client's address; of IPv6 the network, of which a single client has a whole one."""
+    """Return the client's address; for IPv6 its /64 network, of which one client usually has all addresses."""
     given = request.client.host if request.client else ""
     try:
         address = ipaddress.ip_address(given)

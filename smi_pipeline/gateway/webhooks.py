@@ -1,5 +1,8 @@
-"""What Stripe and Upsampler tell us (W1, W7). Section 6 rule 9: 400 for a bad signature, 404 for an unknown token, 413
-for too much, 200 for what is not ours, and 503 for whatever the sender should tell us again."""
+"""Webhooks of Stripe and Upsampler.
+
+400 for a bad signature, 404 for an unknown token, 413 for a body that is too large, 200 for events of other systems,
+and 503 for whatever the sender should send again.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +27,7 @@ STRIPE, UPSAMPLER = "stripe", "upsampler"
 
 
 async def stripe(request: Request) -> Response:
-    """POST /smi-webhook/stripe: the signature over the raw body first, then the event, at most once."""
+    """Serve POST /smi-webhook/stripe: verify the signature of the raw body, then apply the event at most once."""
     gateway = gateway_of(request)
     with _counted(gateway, STRIPE) as outcome:
         if not gateway.settings.stripe_webhook_secret.get_secret_value():
@@ -38,19 +41,22 @@ async def stripe(request: Request) -> Response:
                 intake.handle_stripe_event, gateway.ctx, event, source="stripe webhook"
             )
         except SmiError as error:
-            # Authentic, but not applied, also when Stripe does not know its own object: Stripe shall send it again,
-            # and show its owner that it does.
+            # Authentic but not applied, also when Stripe does not know its own object: Stripe is to send it again, and
+            # to show in its dashboard that it had to.
             outcome.append("unavailable")
             return unavailable(request, error)
         outcome.append(effect)
         _log_event(event, effect)
         if effect == "order":
-            gateway.kick(Queue.SUBMIT)
+            gateway.dispatch(Queue.SUBMIT)
         return JSONResponse({"success": True, "data": {"effect": effect}})
 
 
 async def upsampler(request: Request) -> Response:
-    """POST /smi-webhook/upsampler/{token}: a hint only, which makes the status call of its submission due now."""
+    """Serve POST /smi-webhook/upsampler/{token}: make the status call of the token's submission due now.
+
+    The webhook's content is not trusted: the result is only taken from the status call.
+    """
     gateway = gateway_of(request)
     with _counted(gateway, UPSAMPLER) as outcome:
         token = request.path_params["token"]
@@ -60,13 +66,13 @@ async def upsampler(request: Request) -> Response:
         reply = await gateway.threads.quick(completions.take_hint, gateway.ctx, token, body)
         outcome.append("hint")
         log.info("upsampler webhook", action="webhook", source=UPSAMPLER, stage=reply.stage)
-        gateway.kick(Queue.FULFIL)
+        gateway.dispatch(Queue.FULFIL)
         return JSONResponse({"success": True, "data": {"effect": "noted"}})
 
 
 @contextmanager
 def _counted(gateway: Gateway, source: str) -> Iterator[list[str]]:
-    """Counts one webhook by its outcome, which the caller appends, and the time it took."""
+    """Count one webhook by its outcome, which the caller appends to the list, and the time it took."""
     started = perf_counter()
     outcome: list[str] = []
     try:

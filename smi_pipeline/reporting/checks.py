@@ -84,35 +84,6 @@ def facts_fresh(reports_db: ReportsResource, first: date, last: date) -> AssetCh
     )
 
 
-@_check("job_facts", "Open the jobs with `smi jobs show JOB_ID`, then retry or refund them.")
-def no_overdue_paid_job(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
-    """The alarm: no upscale job is paid, past its last clock, and neither delivered nor refunded nor taken on by a
-    person."""
-    overdue = reports_db.checks().overdue(reports_db.settings().policy)
-    table = Table(
-        ["Upscale job", "Status", "Reason", "Start by", "Deadline"],
-        [
-            [
-                job["job_id"],
-                job["status"],
-                job["reason_code"] or "",
-                str(job["start_by"]),
-                str(job["deadline_at"] or "–"),
-            ]
-            for job in overdue[:50]
-        ],
-        words=5,
-    )
-    return AssetCheckResult(
-        passed=not overdue,
-        severity=ERROR,
-        description=f"{len(overdue)} overdue: {', '.join(job['job_id'] for job in overdue[:_NAMED])}"
-        if overdue
-        else None,
-        metadata={"overdue_jobs": len(overdue)} | ({"jobs": MetadataValue.md(table.markdown())} if overdue else {}),
-    )
-
-
 @_check("profit_margin", "Rebuild the days in Dagster (job rebuild_days).")
 def money_adds_up(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
     """Per currency: revenue − refunds − disputes − Stripe fees − API cost = net margin = the sum of both facts."""
@@ -218,11 +189,11 @@ def budget_kept(reports_db: ReportsResource, first: date, last: date) -> AssetCh
     budget = reports_db.settings().smi_monthly_credit_budget
     if budget is None:
         return AssetCheckResult(passed=True, description="no budget is set")
-    month = reports_db.checks().month_of_budget(last, budget)
+    used = reports_db.checks().credits_used(last)
+    percent = 100 * used / budget
     return AssetCheckResult(
-        passed=month["percent"] < 80,
-        severity=ERROR if month["percent"] >= 100 else WARN,
-        description=f"{number(month['used'])} of {number(budget)} credits ({month['percent']:.0f}%) used in "
-        f"{day(last, 'MMMM y')}",
-        metadata={"used": month["used"], "percent": float(month["percent"])},
+        passed=percent < 80,
+        severity=ERROR if percent >= 100 else WARN,
+        description=f"{number(used)} of {number(budget)} credits ({percent:.0f}%) used in {day(last, 'MMMM y')}",
+        metadata={"used": used, "percent": percent},
     )

@@ -1,38 +1,56 @@
-"""What an operator may do by hand (W16): the CLI and the admin jobs of Dagster call only this."""
+"""The admin actions: what an operator may do by hand, over the CLI, the admin jobs of Dagster and the HTTP admin API.
+
+A new action is a function here with `@actions.register`; all interfaces offer it then.
+"""
 
 import re
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import Conflict, NotFound, PermanentError, RefusedError
 from smi_pipeline.core.models import Status, UpscaleJob
+from smi_pipeline.formatting import one_line
 from smi_pipeline.services import notify, refund
+from smi_pipeline.services.admin_actions import Interface, Registry, Target
 from smi_pipeline.services.completions import check_completions
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.intake import require_known
 
+actions = Registry()
 
-def retry(ctx: ServiceContext, job_id: str, *, admin_override: bool = False) -> str:
-    """Starts a job again. A closed job gets a new round, which delivers or ends without money.
+JobId = Annotated[str, "Upscale job, 32 characters with or without hyphens"]
+_REFUND_QUEUED = "the refund is queued; it is made within seconds"
+PaymentIntentId = Annotated[str, "Stripe's id of the payment (pi_…)"]
+TaskId = Annotated[int, "Number of the manual task, from the ops page or `smi tasks list`"]
 
-    Raises NotFound; Conflict for an unpaid or closed job without `admin_override`, and while a submission is open.
+
+@actions.register("retry", Target.JOB)
+def retry(
+    ctx: ServiceContext,
+    job_id: JobId,
+    *,
+    admin_override: Annotated[
+        bool, "Also if it is unpaid, failed, refunded or delivered: the new upscale is free of charge"
+    ] = False,
+) -> str:
+    """Start a job again. A closed job gets a new round, which delivers the file or ends without any payment or refund.
+
+    Raise NotFound; Conflict for an unpaid or closed job without `admin_override`, and while a submission is open.
     """
     job = require_known(ctx, job_id)
     if job.payment_intent_id is None and not admin_override:
-        raise Conflict(f"job {job.job_id} is not paid: say --admin-override to upscale it all the same")
+        raise Conflict(f"job {job.job_id} is not paid: set admin_override to upscale it free of charge")
     open_calls = [s for s in ctx.state.submissions.of_job(job.job_id) if s.state in ("sending", "accepted")]
     if open_calls:
         raise Conflict(f"job {job.job_id} is at Upsampler now: use `check` to ask for its state")
     if job.status in (Status.PENDING, Status.PROCESSING):
         ctx.state.deliveries.check_now(job.job_id, actor=ctx.actor)
-        return "it is in the queue already; its next attempt is due now"
-    if not admin_override and job.status in (Status.COMPLETED, Status.REFUNDED):
-        raise Conflict(f"job {job.job_id} is {job.status}: say --admin-override to upscale it once more")
-    if not admin_override and job.status is Status.FAILED:
-        raise Conflict(f"job {job.job_id} failed and its refund is owed: say --admin-override to upscale it as a gift")
+        return "already in the queue; its next attempt is due now"
+    if not admin_override and job.status in (Status.COMPLETED, Status.REFUNDED, Status.FAILED):
+        raise Conflict(f"job {job.job_id} is {job.status}: set admin_override to upscale it once more, free of charge")
     if job.status is Status.AWAITING_PAYMENT and job.checkout_session_id:
-        ctx.payments.expire_checkout(job.checkout_session_id)  # what is a gift can no longer be paid
+        ctx.payments.expire_checkout(job.checkout_session_id)  # a free upscale can no longer be paid
     number = ctx.state.deliveries.retry(
         job.job_id,
         new_round=True,
@@ -40,20 +58,27 @@ def retry(ctx: ServiceContext, job_id: str, *, admin_override: bool = False) -> 
         max_wait=ctx.policy.max_wait,
         actor=ctx.actor,
     )
-    return f"round {number} was started; it delivers or ends without money"
+    return f"round {number} started; it delivers the file or ends without any payment or refund"
 
 
-def check(ctx: ServiceContext, job_id: str) -> str:
-    """Asks Upsampler now, and makes whatever the job waits for due now."""
+@actions.register("check", Target.JOB)
+def check(ctx: ServiceContext, job_id: JobId) -> str:
+    """Ask Upsampler now instead of at the next poll, and make the job's next step due now."""
     job = require_known(ctx, job_id)
     due = ctx.state.deliveries.check_now(job.job_id, actor=ctx.actor)
     check_completions(ctx, limit=20)
     after = require_known(ctx, job_id)
-    return f"{due} thing(s) were made due; the job is {after.status}, upscale {after.stage or 'not started'}"
+    return f"{due} step(s) made due; the job is {after.status}, its upscale is {after.stage or 'not started'}"
 
 
-def extend(ctx: ServiceContext, job_id: str, minutes: float) -> str:
-    """Moves the job's deadline. Raises RefusedError for a length out of (0, 24 h], Conflict when it is closed."""
+@actions.register("extend", Target.JOB)
+def extend(
+    ctx: ServiceContext, job_id: JobId, minutes: Annotated[float, "Minutes to add to the deadline, up to 1440"]
+) -> str:
+    """Move the deadline of an open job by MINUTES.
+
+    Raise RefusedError for a length outside of (0, 24 h], Conflict when the job is closed.
+    """
     if not 0 < minutes <= 24 * 60:
         raise RefusedError("minutes must be between 0 and 1440")
     job = require_known(ctx, job_id)
@@ -62,8 +87,9 @@ def extend(ctx: ServiceContext, job_id: str, minutes: float) -> str:
     return f"deadline extended by {minutes:g} minutes"
 
 
-def refund_job(ctx: ServiceContext, job_id: str) -> str:
-    """Returns the payment: ends an open job, is goodwill after delivery, and repeats a refund that failed."""
+@actions.register("refund", Target.JOB)
+def refund_job(ctx: ServiceContext, job_id: JobId) -> str:
+    """Refund the payment. This ends an open job, is goodwill after a delivery, and repeats a refund that failed."""
     job = require_known(ctx, job_id)
     payment_intent_id = job.payment_intent_id
     if payment_intent_id is None:
@@ -72,7 +98,7 @@ def refund_job(ctx: ServiceContext, job_id: str) -> str:
         done = cancel(ctx, job_id)
         if job.round == 1:
             return done
-        job = require_known(ctx, job_id)  # a later round ended without money: the payment is still to be returned
+        job = require_known(ctx, job_id)  # a later round ends without a refund: the payment is still to be returned
     alive = [r for r in ctx.state.refunds.of_job(job.job_id) if r.state in ("pending", "succeeded")]
     if any(r.payment_intent_id == payment_intent_id and r.kind != "outside" for r in alive):
         raise Conflict(f"job {job.job_id} is refunded already ({alive[0].stripe_refund_id}, {alive[0].state})")
@@ -88,25 +114,27 @@ def refund_job(ctx: ServiceContext, job_id: str) -> str:
     return _refund_now(ctx, job.job_id)
 
 
-def cancel(ctx: ServiceContext, job_id: str) -> str:
-    """Ends an open job: a paid one is refunded, an unpaid one can no longer be paid."""
+@actions.register("cancel", Target.JOB)
+def cancel(ctx: ServiceContext, job_id: JobId) -> str:
+    """End an open job. A paid one is refunded, an unpaid one can no longer be paid."""
     job = require_known(ctx, job_id)
     if job.status is Status.AWAITING_PAYMENT:
         if job.checkout_session_id:
             ctx.payments.expire_checkout(job.checkout_session_id)
         if not ctx.state.intake.abandon(job.job_id, actor=ctx.actor):
-            raise Conflict(f"job {job.job_id} was paid or closed just now: look again")
+            raise Conflict(f"job {job.job_id} was paid or closed in the meantime: look again")
         return "closed; it was not paid"
     words = reasons.FOR_CUSTOMER[reasons.CANCELLED]
     if not ctx.state.deliveries.cancel(job.job_id, reason=reasons.CANCELLED, words=words, actor=ctx.actor):
         raise Conflict(f"job {job.job_id} is {job.status}: it cannot be cancelled any more")
     if job.round > 1:
-        return "cancelled; this round ends without money"
+        return "cancelled; this round ends without any payment or refund"
     return "cancelled; " + _refund_now(ctx, job.job_id)
 
 
-def resend(ctx: ServiceContext, job_id: str) -> str:
-    """Sends the closing mail once more, as a new mail."""
+@actions.register("resend", Target.JOB)
+def resend(ctx: ServiceContext, job_id: JobId) -> str:
+    """Send the closing mail (the download link, or the refund) once more, as a new mail."""
     job = require_known(ctx, job_id)
     if job.status is Status.COMPLETED:
         link = ctx.state.deliveries.current_token(job.job_id)
@@ -120,31 +148,47 @@ def resend(ctx: ServiceContext, job_id: str) -> str:
         kind, context = "refund", {"refund_row": settled[-1].refund_row}
     serial = ctx.state.emails.resend(job.job_id, kind, context=context, actor=ctx.actor)
     reports = notify.send_owed(ctx, job.job_id)
-    said = reports[-1].message if reports else "it is queued"
-    return f"{kind} mail {serial}: {said}"
+    return f"{kind} mail {serial}: {reports[-1].message if reports else 'queued'}"
 
 
-def new_token(ctx: ServiceContext, job_id: str, *, revoke: bool = True) -> str:
-    """Makes a new download link, which is returned; `revoke` ends the older ones."""
+@actions.register("token", Target.JOB, not_offered={Interface.DAGSTER: "the link would show in the log of the run"})
+def new_token(
+    ctx: ServiceContext, job_id: JobId, *, keep_others: Annotated[bool, "Keep older links valid"] = False
+) -> str:
+    """Make and return a new download link, and revoke the older ones."""
     job = require_known(ctx, job_id)
     if job.status is not Status.COMPLETED or job.result_key is None:
-        raise Conflict(f"job {job.job_id} is {job.status}: there is no file to link to (any more)")
-    serial = ctx.state.deliveries.new_token(job.job_id, ttl=ctx.policy.download_ttl, revoke=revoke, actor=ctx.actor)
+        raise Conflict(f"job {job.job_id} is {job.status}: it has no file to link to")
+    serial = ctx.state.deliveries.new_token(
+        job.job_id, ttl=ctx.policy.download_ttl, revoke=not keep_others, actor=ctx.actor
+    )
     return notify.download_url(ctx, job, serial)
 
 
-def hold(ctx: ServiceContext, job_id: str, reason: str) -> str:
-    """Keeps a job from being submitted until it is released (for at most SMI_MAX_HOLD_HOURS)."""
-    if not reason.strip():
-        raise RefusedError("say why the job is held")
+@actions.register(
+    "token", Target.JOB, not_offered=dict.fromkeys((Interface.CLI, Interface.HTTP), "`token` shows the link there")
+)
+def new_link_by_mail(ctx: ServiceContext, job_id: JobId) -> str:
+    """Make a new download link, revoke the older ones, and mail it to the customer. No log shows the link."""
+    new_token(ctx, job_id)
+    return resend(ctx, job_id)
+
+
+@actions.register("hold", Target.JOB)
+def hold(ctx: ServiceContext, job_id: JobId, reason: Annotated[str, "Why it is held; shown on the ops page"]) -> str:
+    """Keep a job from being submitted until it is released, for at most SMI_MAX_HOLD_HOURS."""
+    reason = one_line(reason, 200)
+    if not reason:
+        raise RefusedError("give a reason for the hold")
     job = require_known(ctx, job_id)
-    if not ctx.state.deliveries.hold(job.job_id, reason.strip()[:200], actor=ctx.actor):
+    if not ctx.state.deliveries.hold(job.job_id, reason, actor=ctx.actor):
         raise Conflict(f"job {job.job_id} is {job.status}: it cannot be held")
     return "held"
 
 
-def release(ctx: ServiceContext, job_id: str) -> str:
-    """Ends a hold; the time on hold does not count against the promise."""
+@actions.register("release", Target.JOB)
+def release(ctx: ServiceContext, job_id: JobId) -> str:
+    """End a hold. The time on hold does not count against the promised time."""
     job = require_known(ctx, job_id)
     if job.hold_reason is None:
         raise Conflict(f"job {job.job_id} is not on hold")
@@ -152,56 +196,53 @@ def release(ctx: ServiceContext, job_id: str) -> str:
     return "released"
 
 
-def adopt(ctx: ServiceContext, payment_intent_id: str, job_id: str) -> str:
-    """Settles a payment without a job by giving it to one (rule 8)."""
+@actions.register("assign_payment", Target.PAYMENT, verb="assign", former=("adopt_payment", "adopt"))
+def assign_payment(
+    ctx: ServiceContext,
+    payment_intent_id: PaymentIntentId,
+    job_id: Annotated[str, "Upscale job that the payment is for"],
+) -> str:
+    """Settle an unmatched payment by assigning it to the upscale job JOB_ID."""
     job = require_known(ctx, job_id)
-    _require_orphan(ctx, payment_intent_id)
+    _require_unmatched(ctx, payment_intent_id)
     facts = ctx.payments.payment(payment_intent_id)
-    for made in refund.refunds_made(ctx, facts):  # one that went back unnoticed pays for nothing
+    for made in refund.refunds_made(ctx, facts):  # a payment that was returned outside of the shop pays for nothing
         ctx.state.refunds.settle_by_facts(made, event=None, actor=ctx.actor)
     role = ctx.state.intake.record_payment(
         facts, job.job_id, event=None, source=ctx.actor, policy=ctx.policy, adopt=True
     )
     if role == "known":
-        raise Conflict(f"{payment_intent_id} was settled by somebody else just now")
+        raise Conflict(f"{payment_intent_id} was settled by somebody else in the meantime")
     if role == "orphan":
         raise Conflict(f"job {job.job_id} was imported from another system: its payment cannot be replaced")
     ctx.state.manual_tasks.close("orphan_payment", payment_intent_id, actor=ctx.actor)
-    return f"adopted as {role} payment of job {job.job_id}"
+    return f"assigned to job {job.job_id} as its {role} payment"
 
 
-def refund_payment(ctx: ServiceContext, payment_intent_id: str) -> str:
-    """Settles a payment without a job by returning it (rule 8); repeats the refund of a second payment that failed."""
+@actions.register("refund_payment", Target.PAYMENT, verb="refund-payment")
+def refund_payment(ctx: ServiceContext, payment_intent_id: PaymentIntentId) -> str:
+    """Refund an unmatched payment, or repeat the failed refund of a duplicate one."""
     payment = _known_payment(ctx, payment_intent_id)
-    if payment["role"] == "duplicate":
-        owed = ctx.state.refunds.owe(
-            job_id=payment["job_id"],
-            payment_intent_id=payment_intent_id,
-            kind="duplicate_payment",
-            currency=payment["currency"],
-            reason=reasons.DUPLICATE_PAYMENT,
-            actor=ctx.actor,
-        )
-        if not owed:
-            raise Conflict(f"{payment_intent_id} is returned already, or its refund is under way")
-        return "the refund is owed; it is carried out within seconds"
-    _require_orphan(ctx, payment_intent_id)
+    duplicate = payment["role"] == "duplicate"
+    if not duplicate:
+        _require_unmatched(ctx, payment_intent_id)
     owed = ctx.state.refunds.owe(
-        job_id=None,
+        job_id=payment["job_id"] if duplicate else None,
         payment_intent_id=payment_intent_id,
-        kind="unmatched",
+        kind="duplicate_payment" if duplicate else "unmatched",
         currency=payment["currency"],
-        reason=reasons.CANCELLED,
+        reason=reasons.DUPLICATE_PAYMENT if duplicate else reasons.CANCELLED,
         actor=ctx.actor,
     )
     if not owed:
-        raise Conflict(f"{payment_intent_id} was settled by somebody else just now")
-    ctx.state.manual_tasks.close("orphan_payment", payment_intent_id, actor=ctx.actor)
-    return "the refund is owed; it is carried out within seconds"
+        raise Conflict(f"{payment_intent_id} was settled in the meantime, or its refund is under way")
+    if not duplicate:
+        ctx.state.manual_tasks.close("orphan_payment", payment_intent_id, actor=ctx.actor)
+    return _REFUND_QUEUED
 
 
 def details(ctx: ServiceContext, job_id: str) -> dict[str, Any]:
-    """All that is known of one job, for `smi jobs show` and the ops page. Holds the customer's address."""
+    """Return all that is known of one job, the customer's address included, for `smi jobs show`."""
     job = require_known(ctx, job_id)
     return {
         "job": job,
@@ -214,22 +255,24 @@ def details(ctx: ServiceContext, job_id: str) -> dict[str, Any]:
 
 
 def next_step(job: UpscaleJob) -> str:
-    """What an operator would do next with a job in this state, in one sentence."""
+    """Return in one sentence what an operator should do next with this job."""
     match job.status:
         case Status.AWAITING_PAYMENT:
             return "Nothing: the customer has not paid yet."
         case Status.ABANDONED:
-            return "Nothing: nobody paid; a late payment brings the job back."
+            return "Nothing: it was never paid; a late payment reopens it."
         case Status.PENDING | Status.PROCESSING if job.hold_reason:
             return f"Release it (`smi jobs release {job.job_id}`) or refund it; it is held: {job.hold_reason}."
         case Status.PENDING | Status.PROCESSING:
-            return f"Nothing: it is on its way. `smi jobs check {job.job_id}` asks at once."
+            return f"Nothing: it is in progress. `smi jobs check {job.job_id}` asks Upsampler now."
         case Status.COMPLETED:
-            return f"Nothing. `smi jobs resend {job.job_id}` mails the link again."
+            return f"Nothing: it is delivered. `smi jobs resend {job.job_id}` mails the link again."
         case Status.FAILED:
-            return f"The refund is on its way. If it stays so, `smi jobs refund {job.job_id}`."
+            return f"Wait for the refund, which is under way. If it does not arrive, `smi jobs refund {job.job_id}`."
         case _:
-            return f"Nothing: the money is back. `smi jobs retry {job.job_id} --admin-override` upscales it as a gift."
+            return (
+                f"Nothing: it is refunded. `smi jobs retry {job.job_id} --admin-override` upscales it free of charge."
+            )
 
 
 def _known_payment(ctx: ServiceContext, payment_intent_id: str) -> dict[str, Any]:
@@ -240,36 +283,38 @@ def _known_payment(ctx: ServiceContext, payment_intent_id: str) -> dict[str, Any
     return payment
 
 
-def _require_orphan(ctx: ServiceContext, payment_intent_id: str) -> None:
+def _require_unmatched(ctx: ServiceContext, payment_intent_id: str) -> None:
     payment = _known_payment(ctx, payment_intent_id)
     if payment["role"] != "orphan" or payment["settled_by"]:
-        raise Conflict(f"{payment_intent_id} belongs to a job or was settled")
+        raise Conflict(f"{payment_intent_id} belongs to a job or is already settled")
 
 
 def _refund_now(ctx: ServiceContext, job_id: str) -> str:
     try:
         reports = refund.refund_now(ctx, job_id)
     except PermanentError as error:
-        return f"the refund failed and is a person's task now: {error}"
+        return f"the refund failed and is now a manual task: {error}"
     notify.send_owed(ctx, job_id)
-    return reports[-1].message if reports else "the refund is owed; it is carried out within seconds"
+    return reports[-1].message if reports else _REFUND_QUEUED
 
 
-def new_link_by_mail(ctx: ServiceContext, job_id: str) -> str:
-    """Makes a new download link, ends the older ones and mails it to the customer."""
-    new_token(ctx, job_id)
-    return resend(ctx, job_id)
+@actions.register("acknowledge_task", Target.TASK, verb="acknowledge")
+def acknowledge_task(ctx: ServiceContext, task_id: TaskId) -> str:
+    """Say that somebody works on a manual task. Its upscale job no longer counts as overdue.
 
-
-def acknowledge_task(ctx: ServiceContext, task_id: int) -> str:
-    """A person has taken a task on (rule 11). Raises NotFound when no such task is open."""
+    Raise NotFound when no such task is open.
+    """
     if not ctx.state.manual_tasks.acknowledge(task_id, actor=ctx.actor):
         raise NotFound(f"there is no open task {task_id}")
-    return f"task {task_id} is yours"
+    return f"task {task_id} acknowledged"
 
 
-def close_task(ctx: ServiceContext, task_id: int) -> str:
-    """A person has settled a task. Raises NotFound when no such task is open."""
+@actions.register("close_task", Target.TASK, verb="close")
+def close_task(ctx: ServiceContext, task_id: TaskId) -> str:
+    """Close a manual task that is settled.
+
+    Raise NotFound when no such task is open.
+    """
     if not ctx.state.manual_tasks.close_by_id(task_id, actor=ctx.actor):
         raise NotFound(f"there is no open task {task_id}")
-    return f"task {task_id} is closed"
+    return f"task {task_id} closed"

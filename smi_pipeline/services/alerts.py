@@ -1,12 +1,16 @@
-"""What a person must hear of (W25): open tasks, the alarm query, incidents of the orchestration."""
+"""Manual tasks for what needs an operator: overdue jobs, a full disk, a silent sensor, the budget; and their alerts."""
+
+from collections.abc import Callable
 
 from smi_pipeline.core.errors import SmiError
 from smi_pipeline.services.context import ServiceContext, log
 
 
 def raise_alarms(ctx: ServiceContext) -> int:
-    """Opens a task for each job of the alarm query (section 6 rule 11), and closes those that are over. Returns how
-    many jobs are overdue."""
+    """Open a task for each job of the alarm query and close those that are settled. Return how many jobs are overdue.
+
+    Also open and close the tasks for late refunds, a full disk and a silent sensor.
+    """
     overdue = ctx.state.queries.alarms(ctx.policy)
     late = {row["job_id"] for row in overdue}
     for task in ctx.state.manual_tasks.opened():
@@ -17,9 +21,9 @@ def raise_alarms(ctx: ServiceContext) -> int:
             kind="overdue",
             subject=row["job_id"],
             job_id=row["job_id"],
-            message=f"Upscale job {row['job_id']} is paid and {row['status']}, but neither delivered nor refunded "
-            "after its last deadline.",
-            next_step=f"`smi jobs show {row['job_id']}`, then retry or refund it.",
+            message=f"Upscale job {row['job_id']} is paid and {row['status']}, and its last deadline passed without a "
+            "delivery or a refund.",
+            next_step=f"`smi jobs show {row['job_id']}`, then `smi jobs retry` or `smi jobs refund`.",
         )
     _name_late_refunds(ctx, late)
     _watch_storage(ctx)
@@ -28,12 +32,14 @@ def raise_alarms(ctx: ServiceContext) -> int:
 
 
 SILENCE_SECONDS = 300.0
-"""So long the sensor that owns the clocks may give no sign of life while this one does."""
+"""How long the sensor upsampler_completions may be silent before an operator is told."""
 
 
 def _watch_sensors(ctx: ServiceContext) -> None:
-    """A task while nothing looks after the clocks of the jobs, although the service is not down: somebody has
-    switched that sensor off, or it fails at each tick. The alarm query takes it for an outage of the service."""
+    """Open a task while the sensor that enforces deadlines is silent, although the service is not down.
+
+    Somebody has switched it off, or it fails at each tick. The alarm query takes this for an outage of the service.
+    """
     silent = ctx.state.queries.queue()["silent_seconds"]
     if silent is None or silent < SILENCE_SECONDS:
         ctx.state.manual_tasks.close("sensor_silent", "upsampler_completions", actor="settled")
@@ -42,31 +48,30 @@ def _watch_sensors(ctx: ServiceContext) -> None:
         kind="sensor_silent",
         subject="upsampler_completions",
         job_id=None,
-        message=f"The sensor upsampler_completions has not looked for {silent / 60:.0f} minutes: no status is asked, "
-        "no deadline ends a job.",
-        next_step="See in Dagster whether it is switched off or fails (Automation, upsampler_completions), and start "
-        "it again.",
+        message=f"The sensor upsampler_completions has not run for {silent / 60:.0f} minutes: Upsampler is not polled, "
+        "deadlines are not enforced.",
+        next_step="Open Automation, upsampler_completions in Dagster: switch it on, or see why its ticks fail.",
     )
 
 
 def _watch_storage(ctx: ServiceContext) -> None:
-    """A task as long as the storage has no room: jobs wait then, without an error that anybody would look at."""
+    """Open a task while the storage is full: jobs only wait then, so that no run fails."""
     shortage = ctx.storage.shortage()
     if shortage is None:
         ctx.state.manual_tasks.close("disk_full", "storage", actor="settled")
         return
-    log.error("the storage has no room: %s", shortage)
+    log.error("the storage is full: %s", shortage)
     ctx.state.manual_tasks.open(
         kind="disk_full",
         subject="storage",
         job_id=None,
-        message=f"The disk of the storage is full: {shortage}. Sources and results cannot be kept.",
-        next_step="Make room on the disk of SMI_STORAGE_URL. Jobs wait, and go on by themselves.",
+        message=f"The disk of the storage is full: {shortage}. Sources and results cannot be stored; jobs wait.",
+        next_step="Free space on the disk of SMI_STORAGE_URL. The jobs then continue automatically.",
     )
 
 
 def _name_late_refunds(ctx: ServiceContext, overdue: set[str]) -> None:
-    """A task for each refund that is owed too long, as long as it is. That of an overdue job is named there."""
+    """Open a task for each refund that is late, except those of overdue jobs, which have a task already."""
     owed = {r["payment_intent_id"]: r for r in ctx.state.queries.late_refunds(ctx.policy) if r["job_id"] not in overdue}
     for task in ctx.state.manual_tasks.opened():
         if task.kind == "refund_late" and task.subject not in owed:
@@ -76,17 +81,20 @@ def _name_late_refunds(ctx: ServiceContext, overdue: set[str]) -> None:
             kind="refund_late",
             subject=payment_intent,
             job_id=row["job_id"],
-            message=f"The refund of {payment_intent} is still owed; last error: {row['last_error'] or 'none'}.",
-            next_step="It is tried again by itself. Check Stripe's key and the payment in the Stripe dashboard.",
+            message=f"The refund of {payment_intent} is late; last error: {row['last_error'] or 'none'}.",
+            next_step="It is retried automatically. Check STRIPE_API_KEY, and the payment in the Stripe dashboard.",
         )
 
 
 BUDGET_MARKS = (80, 100)
-"""Percent of the monthly credit budget at which a person is told (W22)."""
+"""Percent of the monthly credit budget at which an operator is told."""
 
 
 def watch_budget(ctx: ServiceContext) -> int | None:
-    """Opens a task when the month's credits pass 80 and 100 % of the budget. Returns percent used; None: no budget."""
+    """Open a task when the credits used this month reach 80 and 100 % of the budget.
+
+    Return the percentage used, or None without a budget.
+    """
     budget = ctx.policy.monthly_credit_budget
     if budget is None:
         return None
@@ -98,28 +106,31 @@ def watch_budget(ctx: ServiceContext) -> int | None:
                 kind="budget",
                 subject=f"{month} {mark} %",
                 message=f"{used} of the {budget} credits budgeted for {month} are used ({mark} % mark passed).",
-                next_step="Raise SMI_MONTHLY_CREDIT_BUDGET, or set SMI_BUDGET_HOLD=true to take no orders at 100 %.",
+                next_step="Raise SMI_MONTHLY_CREDIT_BUDGET, or set SMI_BUDGET_HOLD=true to refuse orders at 100 %.",
             )
     return used * 100 // budget
 
 
-def send_alerts(ctx: ServiceContext, to: str | None, post, *, limit: int = 20) -> int:
-    """Tells a person of tasks that were not told yet, in one message. Returns how many.
+Post = Callable[[str, list[str]], None]
 
-    `post(subject, lines)` hands them to the alert webhook, or is None. A task counts as told when one way worked.
+
+def send_alerts(ctx: ServiceContext, to: str | None, post: Post | None, *, limit: int = 20) -> int:
+    """Send one alert about all tasks that no alert named yet, by mail to `to` and by `post(subject, lines)`.
+
+    Return the number of tasks that were sent by at least one of the two.
     """
     tasks = ctx.state.manual_tasks.unalerted(limit)
     if not tasks or not (to or post):
         return 0
-    subject = tasks[0].message if len(tasks) == 1 else f"{len(tasks)} things need a person"
+    subject = tasks[0].message if len(tasks) == 1 else f"{len(tasks)} items need attention"
     lines = [f"{task.message} Next step: {task.next_step}" for task in tasks]
-    told = False
+    sent = False
     if post:
         try:
             post(subject, lines)
-            told = True
+            sent = True
         except SmiError as error:
-            log.warning("the alert webhook did not take the alert: %s", error)
+            log.warning("the alert webhook failed: %s", error)
     if to:
         now = ctx.state.submissions.now()
         mail = ctx.mailer.render(
@@ -131,9 +142,9 @@ def send_alerts(ctx: ServiceContext, to: str | None, post, *, limit: int = 20) -
         )
         try:
             ctx.mailer.send(mail)
-            told = True
+            sent = True
         except SmiError as error:
-            log.warning("the alert mail was not taken: %s", error)
-    if told:
+            log.warning("the alert mail could not be sent: %s", error)
+    if sent:
         ctx.state.manual_tasks.alerted([task.task_id for task in tasks])
-    return len(tasks) if told else 0
+    return len(tasks) if sent else 0

@@ -1,5 +1,6 @@
 """Reading: single jobs, lists, the queue in numbers, the alarm query. Nothing here changes a row."""
 
+from datetime import date
 from typing import Any
 
 from smi_pipeline.core.models import UpscaleJob
@@ -26,9 +27,30 @@ ALARM = f"""
 After an outage of the service the patience begins when it is back, as long as `max_outage` covers it."""
 
 
-def overdue(tx: Transaction, policy: Policy) -> list[dict[str, Any]]:
-    """The jobs of the alarm query."""
-    return tx.rows(ALARM, patience=policy.alarm_patience, max_hold=policy.max_hold, max_outage=policy.max_outage)
+def credits_used(tx: Transaction, until: date | None = None) -> int:
+    """Return the credits used in the month of the day `until` (default: today, UTC), that day included.
+
+    This is the one definition of "budget used": what Upsampler has booked; what a call whose answer was lost is
+    expected to have cost; and what the completed jobs imported for this month are expected to have cost.
+    """
+    used: int = tx.value(
+        """WITH month AS (
+               SELECT date_trunc('month', day) AT TIME ZONE 'UTC' AS begins,
+                      (day + interval '1 day') AT TIME ZONE 'UTC' AS ends
+               FROM (SELECT coalesce(CAST(:until AS date), (smi.now() AT TIME ZONE 'UTC')::date)::timestamp) AS d(day)
+           ), used AS (
+               SELECT CASE WHEN credits IS NULL AND state = 'lost' THEN
+                          (SELECT expected_credits FROM smi.upscale_jobs j WHERE j.job_id = s.job_id)
+                      ELSE credits END AS credits
+               FROM smi.submissions s, month WHERE created_at >= begins AND created_at < ends
+               UNION ALL
+               SELECT expected_credits FROM smi.upscale_jobs j, month
+               WHERE paid_at >= begins AND paid_at < ends AND imported_from IS NOT NULL AND status = 'completed'
+                 AND NOT EXISTS (SELECT FROM smi.submissions s WHERE s.job_id = j.job_id))
+           SELECT coalesce(sum(credits), 0)::bigint FROM used""",
+        until=until,
+    )
+    return used
 
 
 class Queries:
@@ -101,7 +123,9 @@ class Queries:
     def alarms(self, policy: Policy) -> list[dict[str, Any]]:
         """The alarm query (section 6 rule 11); always empty."""
         with self._database.transaction() as tx:
-            return overdue(tx, policy)
+            return tx.rows(
+                ALARM, patience=policy.alarm_patience, max_hold=policy.max_hold, max_outage=policy.max_outage
+            )
 
     def late_refunds(self, policy: Policy) -> list[dict[str, Any]]:
         """Refunds of every kind that are owed for longer than `refund_patience`, and that no open dispute blocks:
@@ -124,9 +148,6 @@ class Queries:
         return waiting * 2 / requests_per_minute * 60
 
     def credits_this_month(self) -> int:
-        """Credits booked since the first of the month, UTC."""
+        """Return the credits used since the first of the month, UTC."""
         with self._database.transaction() as tx:
-            return tx.value(
-                """SELECT coalesce(sum(credits), 0) FROM smi.submissions
-                   WHERE created_at >= date_trunc('month', smi.now(), 'UTC')"""
-            )
+            return credits_used(tx)

@@ -78,8 +78,8 @@ class Shop:
         self.settings = Settings(_env_file=None, **(values | changes))
         self.ctx = build_context(self.settings, actor="gateway", pool_size=10)
         self.state = self.ctx.state
-        self.kicks: list[Queue] = []
-        self.app = create_app(self.ctx, self.settings, on_work=self.kicks.append)
+        self.dispatched: list[Queue] = []
+        self.app = create_app(self.ctx, self.settings, on_work=self.dispatched.append)
         self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=30)
         proxies = self.settings.smi_trusted_proxies
         self._server = uvicorn.Server(server_config(self.app, host="127.0.0.1", port=0, proxies=proxies))

@@ -1,4 +1,4 @@
-"""The admins' door (W16): a key of its own, the actions of `smi jobs`, and nothing done when refused."""
+"""The HTTP admin API: a key of its own, the admin actions on jobs, and nothing changed when it refuses."""
 
 from typing import Any
 
@@ -30,6 +30,12 @@ def test_an_admin_holds_and_releases_a_job(shop: Shop) -> None:
     assert shop.job(job_id).hold_reason is None
 
 
+def test_what_a_database_cannot_store_is_taken_out_of_a_reason(shop: Shop) -> None:
+    job_id = shop.paid()
+    assert act(shop, job_id, "hold", reason="a\x00 \n b").status_code == 200
+    assert shop.job(job_id).hold_reason == "a b"
+
+
 def test_a_new_link_is_answered_and_leads_to_the_file(shop: Shop) -> None:
     reply = act(shop, shop.delivered(), "token")
     link = reply.json()["data"]["done"]
@@ -44,7 +50,7 @@ def test_the_key_of_the_storefront_opens_nothing_here(shop: Shop, key: str) -> N
     assert shop.everything() == before
 
 
-def test_without_a_configured_key_the_door_is_closed(make_shop: MakeShop) -> None:
+def test_without_a_configured_key_the_api_is_closed(make_shop: MakeShop) -> None:
     closed = make_shop(smi_admin_api_key="")
     reply = act(closed, "0" * 32, "refund", "x")
     assert reply.status_code == 503
@@ -52,26 +58,31 @@ def test_without_a_configured_key_the_door_is_closed(make_shop: MakeShop) -> Non
 
 
 @pytest.mark.parametrize(
-    ("action", "body", "status"),
+    ("action", "body", "status", "message"),
     [
-        ("explode", {}, 404),
-        ("extend", {}, 422),
-        ("extend", {"minutes": True}, 422),
-        ("extend", {"minutes": -1}, 400),
-        ("hold", {"reason": " "}, 400),
-        ("retry", {"admin_override": "yes"}, 422),
-        ("release", {}, 409),
-        ("refund", {"amount": 1}, 422),
-        ("token", {}, 409),
+        ("explode", {}, 404, "known are retry, check, extend"),
+        ("extend", {}, 422, "minutes is missing"),
+        ("extend", {"minutes": None}, 422, "minutes is missing"),
+        ("extend", {"minutes": True}, 422, "minutes must be a number"),
+        ("extend", {"minutes": "5"}, 422, "minutes must be a number"),
+        ("extend", {"minutes": -1}, 400, "minutes must be between"),
+        ("hold", {"reason": " "}, 400, "reason"),
+        ("hold", {"reason": 7}, 422, "reason must be text"),
+        ("retry", {"admin_override": "yes"}, 422, "admin_override must be true or false"),
+        ("retry", {"override": True}, 422, "unknown field 'override'; known are admin_override"),
+        ("release", {}, 409, "not on hold"),
+        ("refund", {"amount": 1}, 422, "unknown field 'amount'; none is known here"),
+        ("token", {}, 409, "no file"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line_and_changes_nothing(
-    shop: Shop, action: str, body: dict[str, Any], status: int
+    shop: Shop, action: str, body: dict[str, Any], status: int, message: str
 ) -> None:
     job_id = shop.paid()
     before = shop.everything()
     reply = act(shop, job_id, action, **body)
     assert reply.status_code == status, reply.text
+    assert message in reply.json()["error"]["message"]
     assert "\n" not in reply.json()["error"]["message"]
     assert shop.everything() == before
 

@@ -82,12 +82,12 @@ def test_an_order_goes_from_checkout_to_the_saved_file_while_the_customer_watche
     assert page.locator("h1").inner_text() == "Waiting for your payment"
     sandbox.pay(data["checkout_url"].rpartition("/")[2])
     page.get_by_role("heading", name="Your order is in line").wait_for(timeout=10_000)
-    wait_for(lambda: shop.kicks == [Queue.SUBMIT])
+    wait_for(lambda: shop.dispatched == [Queue.SUBMIT])
 
     lease = shop.state.leases.lease_one(Queue.SUBMIT, job_id) or ""
     assert submit.prepare(shop.ctx, job_id, lease).state == "done"
     assert submit.submit(shop.ctx, job_id, lease).state == "done"
-    wait_for(lambda: Queue.FULFIL in shop.kicks)  # Upsampler's webhook came
+    wait_for(lambda: Queue.FULFIL in shop.dispatched)  # Upsampler's webhook came
     assert completions.check_completions(shop.ctx)["ready"] == 1
     lease = shop.state.leases.lease_one(Queue.FULFIL, job_id) or ""
     assert fulfil.verify_result(shop.ctx, job_id, lease).state == "done"

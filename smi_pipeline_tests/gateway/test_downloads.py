@@ -1,4 +1,4 @@
-"""Downloads (W13): the right bytes, whole or in one range, and a friendly word when the link no longer works."""
+"""Downloads: the right bytes, whole or in one range, and a friendly word when the link no longer works."""
 
 import hashlib
 from typing import Any

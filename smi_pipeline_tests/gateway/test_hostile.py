@@ -179,7 +179,7 @@ def test_strangers_change_nothing_and_learn_nothing(
         )
     )
     assert shop.everything() == before
-    assert shop.kicks == []
+    assert shop.dispatched == []
 
 
 @hostile

@@ -161,7 +161,7 @@ def test_the_page_of_a_job_shows_everything_and_no_address(shop: Shop) -> None:
     html = ops(shop, f"/ops/jobs/{job_id}")
     page = text(html)
     for words in (
-        "The refund is on its way",
+        "Wait for the refund",
         "upscale failed",
         "cuda error at node-7",
         "a***@e***.com",
@@ -195,7 +195,7 @@ def test_an_open_task_takes_the_place_of_the_usual_next_step(shop: Shop) -> None
     html = ops(shop, f"/ops/jobs/{shop.refunded('failed')}")
     [task] = shop.state.manual_tasks.opened()
     assert task.next_step.replace("`", "") in html.replace("<code>", "").replace("</code>", "")
-    assert "The refund is on its way" not in html
+    assert "Wait for the refund" not in html
     assert "<code>smi jobs refund" in html
 
 

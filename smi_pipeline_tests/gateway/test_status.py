@@ -1,4 +1,4 @@
-"""The status API (W10): four words, no secrets without the signed word, readable from the shop's own pages only."""
+"""The status API: four words, no secrets without the signed word, readable from the shop's own pages only."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""The storefront's door (W26), and the bad-input bar: a clear 4xx in one line, and nothing changes."""
+"""The storefront's entry point. Bad input gets a clear 4xx in one line, and nothing changes."""
 
 from typing import Any
 

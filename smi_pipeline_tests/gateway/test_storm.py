@@ -102,7 +102,7 @@ def test_each_stripe_event_of_an_orders_life_has_one_effect(whole_shop: Shop) ->
     assert [e["event"] for e in shop.state.queries.events(job_id)].count("paid") == 1
     assert len(shop.state.dashboard.payments(job_id)) == 1
     assert refunds(shop, intent) == []
-    assert shop.kicks.count(Queue.SUBMIT) == 1
+    assert shop.dispatched.count(Queue.SUBMIT) == 1
 
     shop.state.deliveries.cancel(job_id, reason=reasons.TIMED_OUT, words="too late", actor="test")
     assert [report.state for report in refund.refund_now(shop.ctx, job_id)] == ["done"]
@@ -209,10 +209,10 @@ def test_forged_webhooks_change_no_row(whole_shop: Shop) -> None:
         (UPSAMPLER + shop.callback.upper(), hint, {}),
         (UPSAMPLER + shop.callback + "%00", hint, {}),
     ]
-    before, kicks = shop.everything(), list(shop.kicks)
+    before, dispatched = shop.everything(), list(shop.dispatched)
     answers = storm(shop, forgeries, times=FORGED // len(forgeries) + 1)
     assert set(answers) == {400, 404}
     assert sum(answers.values()) >= FORGED
     assert shop.everything() == before
-    assert shop.kicks == kicks
+    assert shop.dispatched == dispatched
     assert refunds(shop, intent) == []

@@ -1,4 +1,4 @@
-"""Webhooks (W1, W7; section 6 rule 9): what each is answered, and that none has its effect twice."""
+"""Webhooks: what each is answered, and that none has its effect twice."""
 
 import json
 import socket
@@ -33,7 +33,7 @@ def test_a_verified_payment_starts_its_job_and_kicks_the_submission(whole_shop: 
     reply = post(whole_shop, stripe_event("payment_intent.succeeded", intent))
     assert (reply.status_code, reply.json()) == (200, {"success": True, "data": {"effect": "order"}})
     assert whole_shop.job(job_id).status is Status.PENDING
-    wait_for(lambda: whole_shop.kicks == [Queue.SUBMIT])
+    wait_for(lambda: whole_shop.dispatched == [Queue.SUBMIT])
 
 
 def test_the_same_event_twenty_times_at_once_has_one_effect(whole_shop: Shop) -> None:
@@ -46,7 +46,7 @@ def test_the_same_event_twenty_times_at_once_has_one_effect(whole_shop: Shop) ->
     assert effects == ["order"] + ["repeated"] * 19
     assert [e["event"] for e in whole_shop.state.queries.events(job_id)].count("paid") == 1
     assert whole_shop.state.refunds.of_job(job_id) == []
-    wait_for(lambda: whole_shop.kicks == [Queue.SUBMIT])
+    wait_for(lambda: whole_shop.dispatched == [Queue.SUBMIT])
 
 
 def test_two_events_of_one_payment_have_one_effect(whole_shop: Shop) -> None:
@@ -85,7 +85,7 @@ def test_a_forged_webhook_changes_no_row(whole_shop: Shop) -> None:
         assert reply.status_code == 400, signature
         assert reply.json()["error"]["code"] == "bad_request"
     assert whole_shop.everything() == before
-    assert whole_shop.kicks == []
+    assert whole_shop.dispatched == []
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"id": 1}', b"\xff\xfe", b"null", b"[" * 100_000])
@@ -214,7 +214,7 @@ def test_a_hint_of_either_wire_makes_the_status_call_due_and_kicks(shop: Shop, b
     [row] = shop.sql("SELECT hinted, next_poll_at <= smi.now() AS due, result_url FROM smi.submissions")
     assert row == {"hinted": True, "due": True, "result_url": None}
     assert shop.job(job_id).status is Status.PROCESSING
-    wait_for(lambda: shop.kicks == [Queue.FULFIL])
+    wait_for(lambda: shop.dispatched == [Queue.FULFIL])
 
 
 @pytest.mark.parametrize("token", ["f" * 64, "x" * 64, "short", "f" * 65, "F" * 64, "%00" * 20, "a" * 3000])
@@ -224,7 +224,7 @@ def test_an_unknown_token_is_a_404_and_changes_nothing(shop: Shop, token: str) -
     reply = shop.client.post(UPSAMPLER + token, json={"id": "up", "status": "FAILED", "error": "forged"})
     assert reply.status_code == 404
     assert shop.everything() == before
-    assert shop.kicks == []
+    assert shop.dispatched == []
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b"\xff", b'"text"'])
@@ -247,14 +247,14 @@ def test_webhooks_are_posted(shop: Shop) -> None:
         assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
 
 
-def test_a_kick_that_fails_is_only_logged(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_immediate_dispatch_that_fails_is_only_logged(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
 
     def broken(queue: Queue) -> None:
         called.append(queue)
         raise RuntimeError("no dagster")
 
-    monkeypatch.setattr(shop.app.state.gateway.kick, "_on_work", broken)
+    monkeypatch.setattr(shop.app.state.gateway.dispatch, "_on_work", broken)
     for _ in range(6):  # more than there are threads
         shop.submitted()
         assert shop.client.post(UPSAMPLER + shop.callback, json={"id": "u", "status": "SUCCESS"}).status_code == 200

@@ -1,4 +1,4 @@
-"""The alarm and the comparisons where they are looked at: as asset checks, as metrics, as a person's tasks."""
+"""The alarm and the comparisons where they are looked at: as asset checks, as metrics, as manual tasks."""
 
 from pathlib import Path
 from typing import Any

@@ -8,6 +8,7 @@ import stripe
 
 from smi_pipeline.adapters.retry_after import retry_after
 from smi_pipeline.core.errors import AccountError, AmbiguousError, NotFound, PermanentError, RateLimited, SmiError
+from smi_pipeline.formatting import one_line
 
 REFUSED = "stripe_refused"
 NAMED_REFUSALS = frozenset({"charge_already_refunded", "charge_disputed"})
@@ -51,4 +52,4 @@ def _words(error: stripe.StripeError) -> str:
     if error.error is None:
         return "the answer is not Stripe's"
     text = _SECRETS.sub("***", str(error.user_message or error.code or "no reason given"))
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:MAX_MESSAGE]
+    return one_line(text, MAX_MESSAGE)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from smi_pipeline.core.models import ApiFormat, Stage, SubmitRequest, UpscaleReply
+from smi_pipeline.formatting import one_line
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +72,10 @@ def reply(data: Mapping[str, Any], *, missing: Stage) -> UpscaleReply:
     a copy of lower quality.
     """
     external_id = _external_id(data.get("job_id") or data.get("id"))
-    error = one_line(_words(data.get("error"))) or None
+    error = one_line(_words(data.get("error")), MAX_MESSAGE) or None
     refused = data.get("success") is False
     if refused and error is None:
-        error = one_line(_words(data.get("message"))) or None
+        error = one_line(_words(data.get("message")), MAX_MESSAGE) or None
     url = data.get("result_url") or data.get("imageUrl")
     cost = data.get("credits_used")
     return UpscaleReply(
@@ -90,13 +91,8 @@ def reply(data: Mapping[str, Any], *, missing: Stage) -> UpscaleReply:
 def error_words(body: bytes) -> str:
     """Return the message of an error answer on one line; empty when it is not the API's JSON."""
     data = json_object(body) or {}
-    return next((one_line(text) for name in ("error", "message", "detail") if (text := _words(data.get(name)))), "")
-
-
-def one_line(text: str) -> str:
-    """Return untrusted text for rows and logs: printable, one line, at most `MAX_MESSAGE` characters."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * MAX_MESSAGE]).split())
-    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
+    texts = (_words(data.get(name)) for name in ("error", "message", "detail"))
+    return one_line(next(filter(None, texts), ""), MAX_MESSAGE)
 
 
 def _stage(word: Any, missing: Stage) -> Stage:
@@ -106,7 +102,7 @@ def _stage(word: Any, missing: Stage) -> Stage:
     if stage is None:
         log.warning(
             "Upsampler's status is unknown, taken as processing: %s",
-            one_line(str(word)),
+            one_line(str(word), MAX_MESSAGE),
             extra={"action": "upsampler_unknown_status"},
         )
     return stage or Stage.PROCESSING

@@ -81,7 +81,7 @@ def _name_orphans(ctx: ServiceContext) -> None:
             subject=payment_intent,
             job_id=None,
             message=f"The payment {payment_intent} belongs to no upscale job we know.",
-            next_step=f"`smi jobs adopt {payment_intent} JOB_ID` or `smi jobs refund-payment {payment_intent}`.",
+            next_step=f"`smi jobs assign {payment_intent} JOB_ID` or `smi jobs refund-payment {payment_intent}`.",
         )
 
 

@@ -7,9 +7,8 @@ Each query is one statement, so that it sees one snapshot. Days in the log of ch
 from datetime import date
 from typing import Any
 
-from smi_pipeline.core.policy import Policy
 from smi_pipeline.state.database import Database
-from smi_pipeline.state.queries import overdue
+from smi_pipeline.state.queries import credits_used
 
 _BETWEEN = "{0} >= CAST(:first AS date)::timestamp AND {0} < (CAST(:last AS date) + 1)::timestamp"
 _BUILT = """built AS (SELECT starts_on AS day FROM reports.builds
@@ -120,11 +119,6 @@ class ReportChecks:
                 limit=limit,
             )
 
-    def overdue(self, policy: Policy) -> list[dict[str, Any]]:
-        """Return the paid jobs past their deadline that are neither closed nor a manual task."""
-        with self._database.transaction() as tx:
-            return overdue(tx, policy)
-
     def oldest_change(self) -> float:
         """Return the seconds since the oldest change that is not in the tables, 0 when all are up to date."""
         with self._database.transaction() as tx:
@@ -132,16 +126,10 @@ class ReportChecks:
                 tx.value("SELECT coalesce(extract(epoch FROM smi.now() - min(at)), 0) FROM reports.changes") or 0
             )
 
-    def month_of_budget(self, day: date, budget: int) -> dict[str, Any]:
-        """Of the month of `day`, by the facts up to that day: used credits and their percent of the budget."""
+    def credits_used(self, day: date) -> int:
+        """Return the credits used in the month of `day` up to that day."""
         with self._database.transaction() as tx:
-            return tx.one(
-                """SELECT used, 100.0 * used / :budget AS percent FROM (
-                       SELECT coalesce(sum(credits + credits_assumed), 0)::bigint AS used FROM reports.day_sums
-                       WHERE day BETWEEN date_trunc('month', CAST(:day AS date)) AND :day) AS month""",
-                day=day,
-                budget=budget,
-            )
+            return credits_used(tx, day)
 
     def below_floors(
         self, first: date, last: date, *, completion_percent: float, margin_percent: float

@@ -141,7 +141,7 @@ def test_migrate_creates_the_databases_and_says_its_revision(
     assert "nothing" in smi("doctor").out or "did not answer" in smi("doctor").out
     first = smi("migrate", "--json")
     assert first.code == 0
-    assert smi("migrate").out == f"the state's schema is at revision {first.json['revision']}\n"
+    assert smi("migrate").out == f"the schema of the state is at revision {first.json['revision']}\n"
     with create_engine(postgres.url("postgres")).connect() as connection:
         names = {row[0] for row in connection.execute(text("SELECT datname FROM pg_database"))}
     assert {"fresh_state", "fresh_dagster"} <= names

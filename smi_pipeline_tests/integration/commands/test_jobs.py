@@ -60,7 +60,7 @@ def test_an_unknown_job_is_one_line_for_every_command(smi: Smi, shop: Steps) -> 
     for arguments in (
         ("show", UNKNOWN), ("retry", UNKNOWN), ("check", UNKNOWN), ("extend", UNKNOWN, 5), ("refund", UNKNOWN),
         ("resend", UNKNOWN), ("token", UNKNOWN), ("cancel", UNKNOWN), ("hold", UNKNOWN, "why"), ("release", UNKNOWN),
-        ("adopt", "pi_1", UNKNOWN), ("refund-payment", "pi_1"), ("show", "\udcff"),
+        ("assign", "pi_1", UNKNOWN), ("adopt", "pi_1", UNKNOWN), ("refund-payment", "pi_1"), ("show", "\udcff"),
     ):  # fmt: skip
         ran = smi("jobs", *arguments)
         assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1), arguments
@@ -85,11 +85,11 @@ def test_each_action_reaches_its_service(smi: Smi, shop: Steps) -> None:
     assert "re_1" in smi("jobs", "refund", job_id).out
     assert "round 2" in smi("jobs", "retry", job_id, "--admin-override").out
     assert "cancelled" in smi("jobs", "cancel", job_id).out
-    for name, intent in (("adopt", 50), ("refund-payment", 60)):
-        orphan = shop.payments.pay(UNKNOWN, intent)
-        shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": orphan}, UNKNOWN)
-        target = (shop.register().job_id,) if name == "adopt" else ()
-        assert smi("jobs", name, orphan, *target).code == 0
+    for name, intent in (("assign", 50), ("adopt", 60), ("refund-payment", 70)):
+        unmatched = shop.payments.pay(UNKNOWN, intent)
+        shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": unmatched}, UNKNOWN)
+        target = () if name == "refund-payment" else (shop.register().job_id,)
+        assert smi("jobs", name, unmatched, *target).code == 0
 
 
 def test_against_the_sandbox_an_order_can_be_made_and_cancelled(smi: Smi, configured: Sandbox) -> None:

@@ -16,9 +16,9 @@ def test_a_person_sees_takes_on_and_settles_a_task(smi: Smi, shop: Steps) -> Non
     assert smi("tasks", "list").out == "no open tasks\n"
     number = opened(shop)
     assert "Pay by transfer." in smi("tasks", "list").out
-    assert smi("tasks", "acknowledge", number).out == f"task {number} is yours\n"
+    assert smi("tasks", "acknowledge", number).out == f"task {number} acknowledged\n"
     assert smi("tasks", "list", "--json").json["tasks"][0]["acknowledged_at"] is not None
-    assert smi("tasks", "close", number, "--json").json == {"task_id": number, "done": f"task {number} is closed"}
+    assert smi("tasks", "close", number, "--json").json == {"task_id": number, "done": f"task {number} closed"}
     assert shop.state.manual_tasks.opened() == []
 
 

@@ -1,4 +1,4 @@
-"""W16 and rule 10: what an operator does by hand."""
+"""The admin actions: what an operator does by hand."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -153,12 +153,12 @@ def test_a_delivered_job_is_refunded_as_goodwill_and_stays_delivered(shop: Steps
         admin.refund_job(shop.ctx, shop.register().job_id)
 
 
-def test_a_refund_that_stripe_refuses_is_told_as_a_persons_task(shop: Steps) -> None:
+def test_a_refund_that_stripe_refuses_is_told_as_a_manual_task(shop: Steps) -> None:
     from smi_pipeline.core.errors import PermanentError
 
     job_id = shop.delivered()
     shop.payments.faults.extend([None, None, PermanentError("stripe_refused", "the account is closed")])
-    assert "person's task" in admin.refund_job(shop.ctx, job_id)
+    assert "manual task" in admin.refund_job(shop.ctx, job_id)
     assert shop.tasks() == ["refund_failed"]
 
 

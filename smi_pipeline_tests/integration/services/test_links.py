@@ -58,7 +58,7 @@ def test_a_new_token_ends_the_older_ones(shop: Steps) -> None:
     assert found is not None and not found["revoked"] and not found["expired"]
     stored = {row["token_hash"] for row in shop.sql("SELECT token_hash FROM smi.download_tokens")}
     assert stored == {token_hash(fresh), token_hash(old["token"])}, "only hashes are stored"
-    kept = admin.new_token(shop.ctx, job_id, revoke=False)
+    kept = admin.new_token(shop.ctx, job_id, keep_others=True)
     assert kept != url
     found = shop.state.deliveries.find_download(fresh)
     assert found is not None and not found["revoked"]

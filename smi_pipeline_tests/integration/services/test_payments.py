@@ -218,7 +218,7 @@ def test_an_orphan_is_returned_on_a_persons_word_and_then_settled(shop: Steps) -
     with pytest.raises(Conflict):
         admin.refund_payment(shop.ctx, payment_intent)
     with pytest.raises(Conflict):
-        admin.adopt(shop.ctx, payment_intent, shop.register().job_id)
+        admin.assign_payment(shop.ctx, payment_intent, shop.register().job_id)
 
 
 def test_an_orphan_is_adopted_by_a_job_and_pays_for_it(shop: Steps) -> None:
@@ -227,7 +227,7 @@ def test_an_orphan_is_adopted_by_a_job_and_pays_for_it(shop: Steps) -> None:
     shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": payment_intent}, "f" * 32)
     shop.later(minutes=11)
     stripe_payments.compare_payments(shop.ctx)
-    assert "order" in admin.adopt(shop.ctx, payment_intent, job_id)
+    assert "order" in admin.assign_payment(shop.ctx, payment_intent, job_id)
     shop.submit_due()
     assert shop.job(job_id).status == "processing"
     assert shop.tasks() == []
@@ -239,7 +239,7 @@ def test_an_adoption_that_fails_half_way_forgets_no_payment(shop: Steps) -> None
     shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": payment_intent}, "f" * 32)
     shop.payments.faults.append(AmbiguousError("500"))
     with pytest.raises(AmbiguousError):
-        admin.adopt(shop.ctx, payment_intent, job_id)
+        admin.assign_payment(shop.ctx, payment_intent, job_id)
     payment = shop.state.queries.payment(payment_intent)
     assert payment is not None and payment["role"] == "orphan"
 

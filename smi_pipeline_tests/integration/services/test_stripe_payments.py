@@ -155,7 +155,7 @@ def test_a_restored_database_names_what_it_has_lost_and_pays_nothing_back(shop: 
     compare_payments(shop.ctx)
     (told,) = shop.state.manual_tasks.opened()
     assert (told.kind, told.subject) == ("orphan_payment", name)
-    assert f"smi jobs adopt {name}" in told.next_step
+    assert f"smi jobs assign {name}" in told.next_step
     shop.refund_due()
     assert money_moves(shop) == 0
 

@@ -140,7 +140,7 @@ def checked(defs, instance):
     return run
 
 
-NAMES = {"facts_complete", "facts_fresh", "no_overdue_paid_job", "money_adds_up", "money_is_what_stripe_booked"} | {
+NAMES = {"facts_complete", "facts_fresh", "money_adds_up", "money_is_what_stripe_booked"} | {
     "completion_floor",
     "margin_floor",
     "within_promise",
@@ -209,16 +209,6 @@ def test_a_payment_that_stripe_has_booked_otherwise_is_named(database, reports, 
     assert checked()["money_is_what_stripe_booked"] == (True, "to the cent")
     build(reports, DAY, DAY)
     assert checked()["money_is_what_stripe_booked"] == (True, "to the cent")
-
-
-def test_an_overdue_paid_job_raises_the_alarm_with_its_id(database, reports, checked):
-    stuck = delivered(DAY, status="pending", outcomes=[])
-    write(database, [stuck])
-    build(reports, DAY, DAY)
-    with database.transaction() as tx:
-        tx.run("UPDATE smi.clock SET shift = '30 days'")
-    passed, words = checked()["no_overdue_paid_job"]
-    assert not passed and stuck.job_id in words
 
 
 def test_thresholds_of_the_settings_are_kept(database, reports, checked, monkeypatch):

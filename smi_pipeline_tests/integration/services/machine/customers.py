@@ -135,7 +135,7 @@ class Customers:
         def say() -> None:
             try:
                 if order is not None and stray.adopter is not None:
-                    admin.adopt(self.ctx, stray.intent, stray.adopter.job_id)
+                    admin.assign_payment(self.ctx, stray.intent, stray.adopter.job_id)
                 else:
                     admin.refund_payment(self.ctx, stray.intent)
             except Conflict:  # it was settled: by us before our answer got lost, or by somebody else

@@ -108,14 +108,14 @@ def test_a_part_given_back_before_the_payment_was_known_is_completed_when_the_jo
 def test_an_orphan_that_somebody_adopts_meanwhile_is_not_returned(shop: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = shop.register().job_id
     payment_intent = an_orphan(shop, shop.job(job_id).price_cents)
-    look = admin._require_orphan
+    look = admin._require_unmatched
 
     def adopted_right_after(ctx, name):  # type: ignore[no-untyped-def]
         look(ctx, name)
-        monkeypatch.setattr(admin, "_require_orphan", look)
-        admin.adopt(ctx, payment_intent, job_id)
+        monkeypatch.setattr(admin, "_require_unmatched", look)
+        admin.assign_payment(ctx, payment_intent, job_id)
 
-    monkeypatch.setattr(admin, "_require_orphan", adopted_right_after)
+    monkeypatch.setattr(admin, "_require_unmatched", adopted_right_after)
     with pytest.raises(Conflict):
         admin.refund_payment(shop.ctx, payment_intent)
     shop.everything()
@@ -135,7 +135,7 @@ def test_an_orphan_that_is_being_returned_is_not_adopted(shop: Steps, monkeypatc
 
     monkeypatch.setattr(shop.payments, "payment", returned_right_before)
     with pytest.raises(Conflict):
-        admin.adopt(shop.ctx, payment_intent, job_id)
+        admin.assign_payment(shop.ctx, payment_intent, job_id)
     shop.everything()
     assert shop.job(job_id).status == "awaiting_payment"
     assert shop.payments.returned_cents(payment_intent) == shop.job(job_id).price_cents
@@ -147,7 +147,7 @@ def test_an_orphan_that_went_back_unnoticed_is_not_adopted(shop: Steps) -> None:
     payment_intent = an_orphan(shop, price)
     shop.payments.refund_by_hand(payment_intent, price)
     with pytest.raises(Conflict):
-        admin.adopt(shop.ctx, payment_intent, job_id)
+        admin.assign_payment(shop.ctx, payment_intent, job_id)
     assert shop.job(job_id).status == "awaiting_payment"
     assert shop.tasks() == []
 
@@ -182,7 +182,7 @@ def test_an_orphan_is_adopted_with_what_is_known_of_its_refunds(shop: Steps, bef
     body = {"object": "dispute", "id": "dp_1", "payment_intent": payment_intent, "status": "warning_needs_response"}
     shop.tell("charge.dispute.created", body)
     stripe_payments.compare_payments(shop.ctx)
-    assert "order" in admin.adopt(shop.ctx, payment_intent, job_id)
+    assert "order" in admin.assign_payment(shop.ctx, payment_intent, job_id)
     payment = shop.state.queries.payment(payment_intent)
     assert payment is not None and payment["dispute"] == "open"
     assert len(shop.state.refunds.of_job(job_id)) == 1
@@ -260,7 +260,7 @@ def test_an_orphan_that_is_adopted_while_it_is_being_named_is_nobodys_task(
 
     def adopted_right_before(**task: str) -> None:
         monkeypatch.setattr(shop.state.manual_tasks, "open", opened)
-        admin.adopt(shop.ctx, payment_intent, job_id)
+        admin.assign_payment(shop.ctx, payment_intent, job_id)
         opened(**task)
 
     monkeypatch.setattr(shop.state.manual_tasks, "open", adopted_right_before)

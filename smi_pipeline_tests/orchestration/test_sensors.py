@@ -1,0 +1,49 @@
+"""What a sensor says when it starts no run: whether nothing is due, or who works is busy, and with how much."""
+
+from typing import Any
+
+import pytest
+from dagster import SkipReason, build_sensor_context
+
+from smi_pipeline.core.models import Queue
+from smi_pipeline.fulfilment import resources
+from smi_pipeline.fulfilment.sensors import MAX_LEASES
+from smi_pipeline_tests.orchestration.conftest import SENSOR_OF, Shop
+
+
+def skipped(shop: Shop, queue: Queue) -> str | None:
+    """Why the next tick of this queue's sensor starts nothing."""
+    context = build_sensor_context(instance=shop.instance, resources={"smi": resources.SmiResource()})
+    found: Any = SENSOR_OF[queue](context)
+    first = next(found)
+    return first.skip_message if isinstance(first, SkipReason) else None
+
+
+@pytest.mark.parametrize(
+    ("queue", "reason"),
+    [
+        (Queue.SUBMIT, "no paid jobs are due"),
+        (Queue.FULFIL, "no results are due"),
+        (Queue.REFUND, "no refunds are due"),
+        (Queue.MAIL, "no mails are due"),
+    ],
+)
+def test_a_sensor_says_that_nothing_is_due(shop: Shop, queue: Queue, reason: str):
+    assert skipped(shop, queue) == reason
+
+
+def test_a_sensor_says_how_many_jobs_wait_for_a_busy_slot(shop: Shop):
+    slots = MAX_LEASES[Queue.SUBMIT]
+    for _ in range(slots + 2):
+        shop.order()
+    for _ in range(slots):
+        assert shop.ctx.state.leases.lease(Queue.SUBMIT, 1)
+    assert skipped(shop, Queue.SUBMIT) == f"all {slots} slots are busy; 2 paid jobs are due"
+
+
+def test_a_sensor_says_that_upsampler_has_as_many_upscales_as_it_may(shop: Shop, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SMI_MAX_IN_FLIGHT", "1")
+    shop.order()
+    shop.run(Queue.SUBMIT)
+    shop.order()
+    assert skipped(shop, Queue.SUBMIT) == "Upsampler already works on 1 upscale(s), the limit; 1 paid jobs are due"
