@@ -1,4 +1,4 @@
-"""Metadata lives in pyproject.toml; this file is for tools that still look for a setup.py."""
+"""All metadata is in pyproject.toml; this file is for tools that look for a setup.py."""
 
 from setuptools import setup
 

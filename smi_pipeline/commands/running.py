@@ -18,7 +18,7 @@ from smi_pipeline.commands.cli_support import done, json_option, load_settings, 
     help="Write what happened to each job into this file.",
 )
 def demo(jobs: int, once: bool, json_path: Path | None) -> int:
-    """Run the whole shop against stand-ins on this machine: no server, account or key needed."""
+    """Run the whole shop against a sandbox on this machine: no server, account or key needed."""
     if json_path is not None and not json_path.absolute().parent.is_dir():
         raise click.BadParameter(f"there is no folder {json_path.absolute().parent}", param_hint="--json")
     from smi_pipeline.demo.runner import run_demo

@@ -1,1 +1,1 @@
-"""What the Dagster instance is made of: storage, connection pool, Celery worker, start-up clean-up."""
+"""The parts of the Dagster instance: configuration, storage, connection pool, Celery worker, start-up clean-up."""

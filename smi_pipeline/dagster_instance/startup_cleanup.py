@@ -1,7 +1,6 @@
-"""Run once before the daemon starts: Dagster's and the broker's tables exist, and no run of an earlier life is still
-called running.
+"""Prepare the Dagster instance before the daemon starts: create all tables, and fail the runs of an earlier start.
 
-Such a run would stay STARTED until its longest run time; its upscale jobs come back through their leases anyway.
+Such a run would stay STARTED until its maximum runtime; its upscale jobs are leased again in any case.
 """
 
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
@@ -19,11 +18,11 @@ _UNFINISHED = [
 
 
 def main() -> None:
-    """Fails left-over runs and empties the broker's queues, whose messages name those runs."""
+    """Fail unfinished runs, and empty the broker's queues, whose messages name those runs."""
     with DagsterInstance.get() as instance:
         for run in instance.get_runs(RunsFilter(statuses=_UNFINISHED)):
-            instance.report_run_failed(run, "Left over from an earlier start; its rows are leased again.")
-    # Done here by one process: workers that start together fail when they create the same tables at once.
+            instance.report_run_failed(run, "Stopped with its process; later runs take over its upscale jobs.")
+    # One process creates the tables: workers that start together fail when they all try.
     with app.connection_for_write() as broker:
         for name in (FULFILMENT_QUEUE, PRIORITY_QUEUE, REPORTS_QUEUE):
             queue = broker.SimpleQueue(name)

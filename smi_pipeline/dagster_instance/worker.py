@@ -1,7 +1,7 @@
-"""The Celery app of the warm workers: dagster-celery's own, with the broker of `SMI_BROKER_URL`.
+"""The Celery app of the warm workers: that of dagster-celery, with the broker of `SMI_BROKER_URL`.
 
-`celery -A smi_pipeline.dagster_instance.worker worker -Q fulfilment -I MODULE,…`: the modules named by `-I`, the code
-locations, are imported before the workers fork, so that no run pays for it. Engines and libvips start after the fork.
+`celery -A smi_pipeline.dagster_instance.worker worker -Q fulfilment -I MODULE,…` imports the modules of `-I`, the code
+locations, before the workers fork, so that no run has to. Engines and libvips start after the fork.
 """
 
 import os
@@ -9,7 +9,7 @@ import os
 from dagster_celery.app import app, execute_job, resume_job
 from kombu.transport.sqlalchemy import Transport
 
-# Seconds between looks into the broker's table. As a transport option it would go to create_engine and fail there.
+# Seconds between polls of the broker's table; create_engine would reject it as a transport option.
 Transport.polling_interval = 0.2
 
 app.conf.update(

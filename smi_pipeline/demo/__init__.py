@@ -1,5 +1,5 @@
-"""`smi demo`: the whole shop on this machine, with customers, faults, and a judge who trusts only the stand-ins.
+"""`smi demo`: run the whole shop on this machine, with customers and faults, and judge the result.
 
-Nothing here reads the pipeline's tables: what is shown comes through the public doors, what is judged from the
-ledgers, mailboxes and downloads.
+Nothing here reads the pipeline's tables: progress comes from the public API, the verdict from the sandbox's ledgers,
+the mailboxes and the downloads.
 """

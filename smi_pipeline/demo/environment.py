@@ -1,4 +1,4 @@
-"""What the demo's processes are told: the environment of the stack, and the command line of the sandbox."""
+"""Configure the demo's processes: the environment of the stack, and the command line of the sandbox."""
 
 import contextlib
 import os
@@ -10,14 +10,14 @@ from decimal import Decimal
 
 from smi_pipeline.core.errors import SmiError
 from smi_pipeline.demo.judge import CREDIT_CENTS, FEE_FIXED_CENTS, FEE_PER_MILLE
-from smi_pipeline.demo.orders import Memory
+from smi_pipeline.demo.orders import DemoState
 from smi_pipeline.privileges.processes import Unprivileged
 from smi_pipeline.stack.children import Child
 
 OWNER = "owner@sell-my-images.example.com"
 UI_USER = "demo"
 
-# Patience of minutes in earnest, of seconds here, so that the demo shows what happens when it ends.
+# Minutes in production, seconds here, so that the demo shows what happens at a timeout.
 MAX_PROCESSING_SECONDS = 30
 POLL_SECONDS = 8
 AMBIGUOUS_GRACE_SECONDS = 10
@@ -27,30 +27,31 @@ _OURS = re.compile(r"^(SMI|UPSAMPLER|STRIPE|SMTP|DAGSTER)_")
 
 
 class SandboxError(SmiError):
-    """The stand-ins did not start; the message says why."""
+    """The sandbox did not start; the message says why."""
 
 
 @contextlib.contextmanager
-def isolated_environment(memory: Memory) -> Iterator[None]:
-    """Keeps the configuration of a real shop out, for this process and all it starts: no variable of ours is set, and
-    no `.env` lies in the working folder."""
+def isolated_environment(demo: DemoState) -> Iterator[None]:
+    """Remove the settings of a real shop from the environment of this process and its children.
+
+    The working folder becomes that of the demo, which has no `.env`."""
     before = {name: value for name, value in os.environ.items() if _OURS.match(name)}
     for name in before:
         del os.environ[name]
     try:
-        with contextlib.chdir(memory.home):
+        with contextlib.chdir(demo.home):
             yield
     finally:
         os.environ.update(before)
 
 
-def stack_environment(memory: Memory, wire: str) -> dict[str, str]:
-    """Every variable that must not be its default: all services are the sandbox, all secrets random."""
-    url, secret = memory.url, memory.secrets
+def stack_environment(demo: DemoState, wire: str) -> dict[str, str]:
+    """Return the settings of the shop: all services are the sandbox, all secrets are random."""
+    url, secret = demo.url, demo.secrets
     return {
-        "SMI_HOME": str(memory.stack_folder),
-        "SMI_GATEWAY_PORT": str(memory.ports["gateway"]),
-        "SMI_DAGSTER_PORT": str(memory.ports["dagster"]),
+        "SMI_HOME": str(demo.stack_folder),
+        "SMI_GATEWAY_PORT": str(demo.ports["gateway"]),
+        "SMI_DAGSTER_PORT": str(demo.ports["dagster"]),
         "SMI_PUBLIC_URL": url("gateway"),
         "SMI_API_KEY": secret["api_key"],
         "SMI_ADMIN_API_KEY": secret["admin_api_key"],
@@ -65,7 +66,7 @@ def stack_environment(memory: Memory, wire: str) -> dict[str, str]:
         "STRIPE_API_BASE": url("stripe"),
         "STRIPE_WEBHOOK_SECRET": secret["webhook_secret"],
         "SMTP_HOST": "127.0.0.1",
-        "SMTP_PORT": str(memory.ports["smtp"]),
+        "SMTP_PORT": str(demo.ports["smtp"]),
         "SMTP_STARTTLS": "false",
         "SMI_MAIL_FROM": "Sell My Images <shop@sell-my-images.example.com>",
         "SMI_SUPPORT_EMAIL": "help@sell-my-images.example.com",
@@ -81,18 +82,18 @@ def stack_environment(memory: Memory, wire: str) -> dict[str, str]:
     }
 
 
-def sandbox_child(memory: Memory, **more: object) -> Child:
-    """The stand-ins as one process, not started. Its output goes to `sandbox.log`. `more` are further options."""
+def sandbox_child(demo: DemoState, **more: object) -> Child:
+    """Return the sandbox as a process, not started; its output goes to `sandbox.log`. `more`: further options."""
     options = {
-        "state": memory.sandbox_folder,
-        "ports-file": memory.sandbox_folder / "ports.json",
-        "upsampler-key": memory.secrets["upsampler_key"],
-        "stripe-key": memory.secrets["stripe_key"],
-        "stripe-webhook-secret": memory.secrets["webhook_secret"],
-        "stripe-webhook-url": f"{memory.url('gateway')}/smi-webhook/stripe",
+        "state": demo.sandbox_folder,
+        "ports-file": demo.sandbox_folder / "ports.json",
+        "upsampler-key": demo.secrets["upsampler_key"],
+        "stripe-key": demo.secrets["stripe_key"],
+        "stripe-webhook-secret": demo.secrets["webhook_secret"],
+        "stripe-webhook-url": f"{demo.url('gateway')}/smi-webhook/stripe",
         "fee-percent": Decimal(FEE_PER_MILLE) / 10,
         "fee-fixed-cents": FEE_FIXED_CENTS,
-        **{f"{name}-port": memory.ports[name] for name in ("upsampler", "stripe", "smtp", "mail", "origin")},
+        **{f"{name}-port": demo.ports[name] for name in ("upsampler", "stripe", "smtp", "mail", "origin")},
         **{name.replace("_", "-"): value for name, value in more.items()},
     }
     arguments = [f"--{name}={value}" for name, value in options.items()]  # with `=`: a secret may begin with a dash
@@ -100,21 +101,22 @@ def sandbox_child(memory: Memory, **more: object) -> Child:
         "sandbox",
         [sys.executable, "-m", "smi_pipeline.sandbox", *arguments],
         os.environ,
-        memory.home / "sandbox.log",
-        Unprivileged(memory.home),
+        demo.home / "sandbox.log",
+        Unprivileged(demo.home),
     )
 
 
 @contextlib.contextmanager
-def running_sandbox(memory: Memory, **more: object) -> Iterator[None]:
-    """The stand-ins, running, with further options if given; to be stopped after the stack, which works with them to
-    its end. Raises SandboxError."""
-    (memory.sandbox_folder / "ports.json").unlink(missing_ok=True)
-    child = sandbox_child(memory, **more)
+def running_sandbox(demo: DemoState, **more: object) -> Iterator[None]:
+    """Run the sandbox, with further options if given; stop it after the stack, which needs it to its end.
+
+    Raises SandboxError."""
+    (demo.sandbox_folder / "ports.json").unlink(missing_ok=True)
+    child = sandbox_child(demo, **more)
     child.start()
     try:
         ends = time.monotonic() + _SANDBOX_SECONDS
-        while not (memory.sandbox_folder / "ports.json").exists():
+        while not (demo.sandbox_folder / "ports.json").exists():
             if child.keep_running() or time.monotonic() > ends:
                 lines = child.log_file.read_text().strip().splitlines() or ["no message"]
                 raise SandboxError(f"the sandbox did not start: {lines[-1]} (see {child.log_file})")

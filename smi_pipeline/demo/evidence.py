@@ -1,4 +1,4 @@
-"""Fetches what the judge looks at: the ledgers, every mail, and on demand the files and their sources."""
+"""Fetch the evidence for the judge: ledgers, all mails, and on demand the files and their sources."""
 
 import email
 import email.policy
@@ -8,15 +8,15 @@ from typing import Any
 import requests
 
 from smi_pipeline.demo.environment import OWNER
-from smi_pipeline.demo.judge import Evidence, Letter, PaidJob
-from smi_pipeline.demo.orders import Memory, Order
+from smi_pipeline.demo.judge import Evidence, PaidJob, ReceivedMail
+from smi_pipeline.demo.orders import DemoState, Order
 from smi_pipeline.demo.shop import Shop
 
 _TIMEOUT_SECONDS = 60
 
 
-def collect(shop: Shop, memory: Memory) -> Evidence:
-    """The evidence as it is now. Raises requests.RequestException when a stand-in does not answer."""
+def collect(shop: Shop, demo: DemoState) -> Evidence:
+    """Return the evidence as it is now. Raises requests.RequestException when the sandbox does not respond."""
 
     def fetch(url: str) -> tuple[int, bytes]:
         try:
@@ -26,14 +26,14 @@ def collect(shop: Shop, memory: Memory) -> Evidence:
         return reply.status_code, reply.content
 
     records = shop.ledger("mail")["messages"]
-    letters = [
-        letter_of(fetch(f"{memory.url('mail')}/messages/{number}.eml")[1], record)
+    mails = [
+        read_mail(fetch(f"{demo.url('mail')}/messages/{number}.eml")[1], record)
         for number, record in enumerate(records, start=1)
     ]
     return Evidence(
         stripe=shop.ledger("stripe"),
         upsampler=shop.ledger("upsampler"),
-        letters=letters,
+        mails=mails,
         staff=frozenset({OWNER}),
         download=fetch,
         source=lambda url: fetch(url)[1],
@@ -41,7 +41,7 @@ def collect(shop: Shop, memory: Memory) -> Evidence:
 
 
 def paid_job(order: Order) -> PaidJob:
-    """An order as the judge sees it."""
+    """Return an order in the form that the judge takes."""
     case = order.case
     return PaidJob(
         job_id=order.job_id or "",
@@ -57,11 +57,11 @@ def paid_job(order: Order) -> PaidJob:
     )
 
 
-def letter_of(content: bytes, record: Mapping[str, Any]) -> Letter:
-    """A mail from its bytes and its line in the ledger."""
+def read_mail(content: bytes, record: Mapping[str, Any]) -> ReceivedMail:
+    """Return a mail from its bytes and its record in the ledger."""
     message = email.message_from_bytes(content, policy=email.policy.default)
     body = message.get_body(("plain", "html"))
-    return Letter(
+    return ReceivedMail(
         message_id=record["message_id"],
         to=tuple(record["to"]),
         subject=record["subject"],

@@ -1,8 +1,8 @@
-"""Whether every paid job ended as it had to, by what others saw of us: the stand-ins' ledgers, the customers'
-mailboxes, and the files behind the links they were mailed.
+"""Judge whether every paid job ended as it must, from what the outside saw: the sandbox's ledgers, the customers'
+mailboxes, and the files behind the mailed links.
 
-Belongs here: the rules, as functions of that evidence. Does not belong here: fetching it (evidence.py). Nothing here
-may read the pipeline's own tables or pages: they are what is judged.
+The rules are pure functions of that evidence, which evidence.py fetches. Nothing here reads the pipeline's own tables
+or pages, because they are what is judged.
 """
 
 import re
@@ -14,16 +14,17 @@ from smi_pipeline.demo import pictures
 
 CREDIT_CENTS = 4
 FEE_PER_MILLE, FEE_FIXED_CENTS = 29, 30
-"""What the stand-ins charge: design section 3, and what the demo starts them with."""
+"""The prices of the sandbox: a credit at Upsampler, and Stripe's fee."""
 
 LINK = re.compile(r"https?://[^\s\"<>]+/smi/v1/download/[0-9A-Za-z]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PaidJob:
-    """What a customer ordered and paid, and how it has to end. `paid_at` in unix seconds; `mail_says` is part of the
-    reason in the refund mail; `interrupted`: everything was stopped while it was under way, so that a second submission
-    (the answer to the first was lost) and a refund for being late are right as well."""
+    """A paid order, and how it must end. `paid_at` in unix seconds; `mail_says`: part of the reason in the refund mail.
+
+    `interrupted`: all processes were stopped while it was in progress, so that a second submission (the response to
+    the first was lost) and a refund for lateness are correct as well."""
 
     job_id: str
     case: str
@@ -38,8 +39,8 @@ class PaidJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Letter:
-    """A mail as the mail server got it. `at` in unix seconds."""
+class ReceivedMail:
+    """A mail as the mail server received it. `at` in unix seconds."""
 
     message_id: str
     to: tuple[str, ...]
@@ -50,12 +51,13 @@ class Letter:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What the outside saw. `stripe` and `upsampler` are the stand-ins' ledgers; `staff` the shop's own addresses;
-    `download` gives (HTTP status, body) of a link, `source` the bytes of a source image."""
+    """What the outside saw. `stripe` and `upsampler` are the sandbox's ledgers; `staff`: the shop's own addresses.
+
+    `download` returns HTTP status and body of a link, `source` the bytes of a source image."""
 
     stripe: Mapping[str, Any]
     upsampler: Mapping[str, Any]
-    letters: Sequence[Letter]
+    mails: Sequence[ReceivedMail]
     staff: frozenset[str]
     download: Callable[[str], tuple[int, bytes]]
     source: Callable[[str], bytes]
@@ -63,8 +65,9 @@ class Evidence:
 
 @dataclass(kw_only=True)
 class Finding:
-    """How one job ended by the evidence. Money in cents; `credits` in Upsampler's credits; times in unix seconds, None
-    when it never came to that. `outcome`: delivered, refunded, both, or lost for neither."""
+    """How a job ended according to the evidence. `outcome`: delivered, refunded, both, or lost for neither.
+
+    Times are in unix seconds, None for what did not happen; `credits` are Upsampler's."""
 
     job: PaidJob
     outcome: str = "lost"
@@ -80,40 +83,40 @@ class Finding:
 
     @property
     def revenue_cents(self) -> int:
-        """What the shop keeps of the payment."""
+        """Payment less refunds."""
         return self.received_cents - self.refunded_cents
 
     @property
     def cost_cents(self) -> int:
-        """The credits, and Stripe's fee, which it keeps after a refund."""
+        """Price of the credits and Stripe's fee, which is not returned by a refund."""
         return self.credits * CREDIT_CENTS + fee_cents(self.received_cents)
 
     @property
     def margin_cents(self) -> int:
-        """What is left."""
+        """Revenue less cost."""
         return self.revenue_cents - self.cost_cents
 
 
 def fee_cents(received_cents: int) -> int:
-    """What the Stripe stand-in keeps of a payment: 2.9 % to the nearest cent, and 30 cents."""
+    """Return the fee of the Stripe sandbox: 2.9 % to the nearest cent, and 30 cents."""
     return (received_cents * FEE_PER_MILLE + 500) // 1000 + FEE_FIXED_CENTS if received_cents else 0
 
 
 def examine(jobs: Sequence[PaidJob], evidence: Evidence) -> tuple[list[Finding], list[str]]:
-    """How each job ended, and every violation as a sentence, those of single jobs first."""
+    """Return how each job ended, and every violation as a sentence, those of single jobs first."""
     findings = [_examine_one(job, evidence) for job in jobs]
-    violations = [f"{f.job.case} (job {f.job.job_id}) {said}" for f in findings for said in f.violations]
-    return findings, violations + _strangers(jobs, evidence) + _money(evidence)
+    violations = [f"{f.job.case} (job {f.job.job_id}) {violation}" for f in findings for violation in f.violations]
+    return findings, violations + _unknown_parties(jobs, evidence) + _money(evidence)
 
 
 def _examine_one(job: PaidJob, evidence: Evidence) -> Finding:
     finding = Finding(job=job)
     _payment(finding, evidence)
     _submissions(finding, evidence)
-    letters = _letters_to(job.email, evidence.letters)
-    finding.mails = len(letters)
-    finding.closed_at = min((letter.at for letter in letters), default=None)
-    delivered = _downloads(finding, letters, evidence)
+    mails = _mails_to(job.email, evidence.mails)
+    finding.mails = len(mails)
+    finding.closed_at = min((mail.at for mail in mails), default=None)
+    delivered = _downloads(finding, mails, evidence)
     if delivered and finding.refunds:
         finding.outcome = "both"
         finding.violations.append("was delivered and refunded")
@@ -124,7 +127,7 @@ def _examine_one(job: PaidJob, evidence: Evidence) -> Finding:
             finding.violations.append(f"was {finding.outcome}, but had to be {job.expected}")
     else:
         finding.violations.append("was paid, but neither delivered nor refunded")
-    _mails(finding, letters)
+    _mails(finding, mails)
     return finding
 
 
@@ -148,7 +151,7 @@ def _payment(finding: Finding, evidence: Evidence) -> None:
 
 def _submissions(finding: Finding, evidence: Evidence) -> None:
     job = finding.job
-    # the live wire format carries no job id, so the image's address, which is unique to the order, tells as well
+    # the live API format has no job id; the image's address is unique to the order
     submitted = [
         record
         for record in evidence.upsampler["submissions"]
@@ -165,10 +168,10 @@ def _submissions(finding: Finding, evidence: Evidence) -> None:
             finding.violations.append(f"was submitted for {record['scale']}x instead of {job.scale}x")
 
 
-def _downloads(finding: Finding, letters: Sequence[Letter], evidence: Evidence) -> bool:
-    """Whether a link that was mailed leads to a file; says what is wrong with any link or file."""
+def _downloads(finding: Finding, mails: Sequence[ReceivedMail], evidence: Evidence) -> bool:
+    """Return whether a mailed link leads to a file; record what is wrong with any link or file."""
     job, delivered = finding.job, False
-    for link in dict.fromkeys(link for letter in letters for link in LINK.findall(letter.text)):
+    for link in dict.fromkeys(link for mail in mails for link in LINK.findall(mail.text)):
         status, body = evidence.download(link)
         if status != 200:
             finding.violations.append(f"was mailed a link that answers {status}")
@@ -183,39 +186,39 @@ def _downloads(finding: Finding, letters: Sequence[Letter], evidence: Evidence) 
     return delivered
 
 
-def _mails(finding: Finding, letters: Sequence[Letter]) -> None:
+def _mails(finding: Finding, mails: Sequence[ReceivedMail]) -> None:
     job, say = finding.job, finding.violations.append
-    if len(letters) != 1:
-        say(f"got {len(letters)} closing mails instead of one")
-    for letter in letters:
-        linked = bool(LINK.search(letter.text))
-        if job.job_id not in letter.text:
-            say(f"got a mail that does not name the order ({letter.subject})")
+    if len(mails) != 1:
+        say(f"got {len(mails)} closing mails instead of one")
+    for mail in mails:
+        linked = bool(LINK.search(mail.text))
+        if job.job_id not in mail.text:
+            say(f"got a mail that does not name the order ({mail.subject})")
         if linked != (finding.outcome in ("delivered", "both")):
-            say(f"got the wrong mail for being {finding.outcome} ({letter.subject})")
+            say(f"got the wrong mail for being {finding.outcome} ({mail.subject})")
         elif finding.outcome == "refunded":
             amount = f"${finding.refunded_cents / 100:.2f}"
-            if amount not in letter.text or "refund" not in letter.text.lower():
-                say(f"got a refund mail that does not name the {amount} ({letter.subject})")
-            if not job.interrupted and job.mail_says not in " ".join(letter.text.split()):
+            if amount not in mail.text or "refund" not in mail.text.lower():
+                say(f"got a refund mail that does not name the {amount} ({mail.subject})")
+            if not job.interrupted and job.mail_says not in " ".join(mail.text.split()):
                 say(f"got a refund mail without the reason ({job.mail_says!r})")
 
 
-def _strangers(jobs: Sequence[PaidJob], evidence: Evidence) -> list[str]:
-    """Money and mails of nobody the demo knows."""
+def _unknown_parties(jobs: Sequence[PaidJob], evidence: Evidence) -> list[str]:
+    """Return payments, refunds and mails that belong to no order."""
     known_jobs = {job.job_id for job in jobs}
     known_people = {job.email for job in jobs} | evidence.staff
-    said = []
+    violations = []
     for intent in paid_intents(evidence):
         if intent["metadata"].get("job_id") not in known_jobs:
-            said.append(f"the payment {intent['id']} belongs to none of the paid jobs")
+            violations.append(f"the payment {intent['id']} belongs to none of the paid jobs")
     known_intents = {intent["id"] for intent in paid_intents(evidence)}
     for refund in alive_refunds(evidence):
         if refund["payment_intent"] not in known_intents:
-            said.append(f"the refund {refund['id']} belongs to no payment")
-    for person in sorted({to for letter in evidence.letters for to in letter.to} - known_people):
-        said.append(f"a mail went to {person}, who ordered nothing")
-    return said
+            violations.append(f"the refund {refund['id']} belongs to no payment")
+    for person in sorted({to for mail in evidence.mails for to in mail.to} - known_people):
+        violations.append(f"a mail went to {person}, who ordered nothing")
+    return violations
 
 
 def _money(evidence: Evidence) -> list[str]:
@@ -231,15 +234,15 @@ def _money(evidence: Evidence) -> list[str]:
 
 
 def paid_intents(evidence: Evidence) -> list[Mapping[str, Any]]:
-    """The payments that brought money."""
+    """Return the payments that brought money."""
     return [intent for intent in evidence.stripe["intents"] if intent["amount_received"] > 0]
 
 
 def alive_refunds(evidence: Evidence) -> list[Mapping[str, Any]]:
-    """The refunds that took money, or are about to."""
+    """Return the refunds that moved money, or are about to."""
     return [refund for refund in evidence.stripe["refunds"] if refund["status"] not in ("failed", "canceled")]
 
 
-def _letters_to(address: str, letters: Sequence[Letter]) -> list[Letter]:
-    """Mails to this address, each Message-ID once: the same mail sent again is the same mail."""
-    return list({letter.message_id: letter for letter in letters if address in letter.to}.values())
+def _mails_to(address: str, mails: Sequence[ReceivedMail]) -> list[ReceivedMail]:
+    """Return the mails to an address, each Message-ID once: a mail that was sent again is the same mail."""
+    return list({mail.message_id: mail for mail in mails if address in mail.to}.values())

@@ -1,7 +1,7 @@
-"""What the demo remembers between two starts: ports, secrets, and the orders with how far each one is.
+"""The persistent state of the demo: ports, secrets, and orders with their progress.
 
 A demo that was stopped before all of its jobs were closed is continued by the next start, with the same databases,
-ledgers, ports and secrets. Once all were closed and judged, the next start begins anew and removes what the last left.
+ledgers, ports and secrets. Once all were closed and judged, the next start removes the old files and begins anew.
 """
 
 import contextlib
@@ -27,8 +27,9 @@ _SECRETS = ("secret_key", "api_key", "admin_api_key", "stripe_key", "webhook_sec
 
 @dataclass(kw_only=True)
 class Order:
-    """One customer's order. What is None has not happened yet; `paid_at` in unix seconds; `faults_planted`: what goes
-    wrong with it is arranged; `interrupted`: the demo was stopped while it was under way."""
+    """A customer's order. What is None has not happened yet; `paid_at` in unix seconds.
+
+    `faults_added`: its faults are in the sandbox; `interrupted`: the demo was stopped while it was in progress."""
 
     number: int
     case_name: str
@@ -38,19 +39,19 @@ class Order:
     price_cents: int = 0
     checkout_url: str = ""
     status_url: str = ""
-    faults_planted: bool = False
+    faults_added: bool = False
     paid_at: float | None = None
     interrupted: bool = False
 
     @property
     def case(self) -> Case:
-        """What is to happen to it."""
+        """The case that the order shows."""
         return BY_NAME[self.case_name]
 
 
 @dataclass
-class Memory:
-    """The demo's folder: `demo.json`, beside it `sandbox/` (the stand-ins) and `stack/` (everything of `smi up`)."""
+class DemoState:
+    """The demo's folder: `demo.json` (this state), `sandbox/`, and `stack/` (the SMI_HOME of the shop)."""
 
     home: Path
     ports: dict[str, int] = field(default_factory=dict)
@@ -63,20 +64,20 @@ class Memory:
 
     @property
     def sandbox_folder(self) -> Path:
-        """State of the stand-ins."""
+        """Folder of the sandbox's state."""
         return self.home / "sandbox"
 
     @property
     def stack_folder(self) -> Path:
-        """SMI_HOME of the demo."""
+        """SMI_HOME of the shop."""
         return self.home / "stack"
 
     def url(self, name: str) -> str:
-        """Where something of `PORTS` listens."""
+        """Return the address of a name of `PORTS`."""
         return f"http://127.0.0.1:{self.ports[name]}"
 
     def save(self, *, closed: bool = False) -> None:
-        """Writes everything down, whole or not at all. `closed`: there is nothing to continue."""
+        """Write `demo.json` atomically. `closed`: there is nothing to continue."""
         with self._saving, as_owner_of(self.home):
             content = {
                 "closed": closed,
@@ -91,8 +92,8 @@ class Memory:
 
 
 @contextlib.contextmanager
-def in_use(home: Path) -> Iterator[None]:
-    """Keeps a second demo out of the folder. Raises Conflict when one runs there."""
+def locked(home: Path) -> Iterator[None]:
+    """Lock the folder against a second demo. Raises Conflict when one runs there."""
     own_home(home)
     with as_owner_of(home):
         lock = (home / "demo.lock").open("w")
@@ -100,45 +101,45 @@ def in_use(home: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise Conflict(f"a demo runs in {home} already") from None
+            raise Conflict(f"another demo runs in {home}; stop it first") from None
         yield
 
 
-def remember(home: Path, jobs: int) -> Memory:
-    """What an interrupted demo left in the folder `home`, else a fresh start with `jobs` orders."""
+def load_or_create(home: Path, jobs: int) -> DemoState:
+    """Return the state of an interrupted demo in the folder `home`, else a new one with `jobs` orders."""
     try:
         left = json.loads((home / "demo.json").read_text())
     except (OSError, ValueError):
         left = {"closed": True}
     if not left["closed"]:
-        memory = Memory(home, left["ports"], left["secrets"], [Order(**order) for order in left["orders"]], True)
-        for order in memory.orders:
+        demo = DemoState(home, left["ports"], left["secrets"], [Order(**order) for order in left["orders"]], True)
+        for order in demo.orders:
             order.interrupted = order.interrupted or order.paid_at is not None
-        memory.save()
-        return memory
+        demo.save()
+        return demo
     _clear(home)
-    memory = fresh(home)
-    memory.orders = [_order(number, case, memory) for number, case in enumerate(cases(jobs), start=1)]
-    memory.save()
-    return memory
+    demo = new_state(home)
+    demo.orders = [_order(number, case, demo) for number, case in enumerate(cases(jobs), start=1)]
+    demo.save()
+    return demo
 
 
-def fresh(home: Path) -> Memory:
-    """A memory without orders: free ports and new secrets."""
-    return Memory(
+def new_state(home: Path) -> DemoState:
+    """Return a demo without orders: free ports and new secrets."""
+    return DemoState(
         home,
         dict(zip(PORTS, _free_ports(len(PORTS)), strict=True)),
         {name: secrets.token_urlsafe(32 if name == "secret_key" else 16) for name in _SECRETS},
     )
 
 
-def _order(number: int, case: Case, memory: Memory) -> Order:
-    # Faults find their order by parts of these texts, so none may be a part of another's.
+def _order(number: int, case: Case, demo: DemoState) -> Order:
+    # Faults match by substrings of these values, so none may contain another's.
     return Order(
         number=number,
         case_name=case.name,
         email=f"customer-{number:05d}@example.com",
-        source_url=f"{memory.url('origin')}/photos/{case.photo}?order={number:05d}",
+        source_url=f"{demo.url('origin')}/photos/{case.photo}?order={number:05d}",
     )
 
 
@@ -150,13 +151,13 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _clear(home: Path) -> None:
-    """Removes what an earlier demo left, its database server first, which a killed demo leaves running."""
-    memory = Memory(home)
-    if (memory.stack_folder / "postgres" / "postmaster.pid").exists():
-        server = embedded_postgres(Settings.model_construct(smi_home=memory.stack_folder))
+    """Remove the files of an earlier demo, after its database server, which a killed demo leaves running."""
+    demo = DemoState(home)
+    if (demo.stack_folder / "postgres" / "postmaster.pid").exists():
+        server = embedded_postgres(Settings.model_construct(smi_home=demo.stack_folder))
         server.start()
         server.stop()
-    for folder in (memory.stack_folder, memory.sandbox_folder):
+    for folder in (demo.stack_folder, demo.sandbox_folder):
         if folder.exists():
             shutil.rmtree(folder)
     (home / "demo.json").unlink(missing_ok=True)

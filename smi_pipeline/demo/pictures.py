@@ -1,7 +1,7 @@
-"""Whether a delivered file is the right image: the judge's own eyes.
+"""Check whether a delivered file is the right image, independently of the shop.
 
-Deliberately not the shop's checks (`adapters.images`): other libraries, another measure, so that one mistake cannot
-hide on both sides. It knows that the stand-in enlarges by Lanczos, and so may be far stricter than a shop can.
+It uses other libraries and another measure than the shop's checks (`adapters.images`), so that they cannot share a
+mistake. The sandbox is known to enlarge by Lanczos, so the thresholds are far stricter than a shop's can be.
 """
 
 import io
@@ -13,25 +13,25 @@ from skimage.metrics import structural_similarity
 
 TILES = 16
 TILE_LEVELS = 8.0
-"""Largest mean difference of a tile, levels of 0 to 255: right results of the demo's photographs stay below 5,
-spoiled ones have a tile above 15."""
+"""Largest mean difference of a tile, in levels of 0 to 255: correct results of the demo's photographs stay below 5,
+corrupt ones have a tile above 15."""
 SIMILARITY = 0.95
-"""Lowest structural similarity of the whole: right results stay above 0.98."""
+"""Lowest structural similarity of the whole: correct results stay above 0.98."""
 _SMALLEST_SIDE = 7  # pixels: the window of the similarity
 
 
 def problem(source: bytes, delivered: bytes, scale: int) -> str:
-    """What is wrong with a delivered file, in words; empty for the source enlarged `scale` times on each side."""
+    """Return what is wrong with a delivered file; empty for the source enlarged `scale` times on each side."""
     try:
         with Image.open(io.BytesIO(source)) as opened:
             wanted, wanted_format = ImageOps.exif_transpose(opened).convert("RGBA"), opened.format
     except (OSError, SyntaxError, ValueError) as error:
-        return f"the source cannot be read, so nothing can be said of the file: {error}"
+        return f"the source cannot be read, so the file cannot be checked: {error}"
     try:
         with Image.open(io.BytesIO(delivered)) as opened:
             found, found_format = ImageOps.exif_transpose(opened).convert("RGBA"), opened.format
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"the file is no whole image: {error}"
+        return f"the file is not a complete image: {error}"
     size = (wanted.width * scale, wanted.height * scale)
     if found.size != size:
         return f"the file is {found.width} x {found.height} pixels, not {size[0]} x {size[1]}"
@@ -41,7 +41,7 @@ def problem(source: bytes, delivered: bytes, scale: int) -> str:
 
 
 def credits(source: bytes, scale: int) -> int:
-    """What Upsampler takes for it: a quarter credit per megapixel of the result, rounded up, at least one."""
+    """Return what Upsampler charges: a quarter credit per megapixel of the result, rounded up, at least one."""
     with Image.open(io.BytesIO(source)) as opened:
         return max(1, math.ceil(opened.width * opened.height * scale**2 / 4_000_000))
 

@@ -1,4 +1,4 @@
-"""What is seen while it runs: one line per stage with its count, and a bar; plain lines when nobody watches."""
+"""Show the progress of the demo: a table with a bar on a terminal, plain lines elsewhere."""
 
 import time
 from collections import Counter
@@ -13,23 +13,23 @@ from rich.table import Table
 
 STAGES = {
     "ordering": "being ordered",
-    "awaiting_payment": "waiting for the payment to be known",
-    "queued": "paid, in line",
+    "awaiting_payment": "waiting for the payment to be confirmed",
+    "queued": "paid, queued",
     "preparing": "in preparation",
     "upscaling": "at Upsampler",
     "checking": "in the quality check",
-    "failed": "failed, refund under way",
-    "mailing": "ended, closing mail under way",
+    "failed": "failed, being refunded",
+    "mailing": "closed, waiting for the mail",
     "completed": "delivered",
     "refunded": "refunded",
 }
-"""The public status API's words, and two of our own: before it (ordering), and at the end (mailing)."""
+"""Labels of the steps of the public status API, and of two that it does not have: `ordering` and `mailing`."""
 
 _QUIET_SECONDS = 2.0
 
 
-class Board:
-    """Shows where the jobs are. Use as a context manager."""
+class ProgressDisplay:
+    """Shows how many jobs are in which stage; a context manager."""
 
     def __init__(self, console: Console, jobs: int) -> None:
         self._console = console
@@ -37,7 +37,7 @@ class Board:
         self._started = time.monotonic()
         self._counts: Mapping[str, int] = Counter()
         self._note = ""
-        self._said: tuple[float, str] = (0.0, "")
+        self._printed: tuple[float, str] = (0.0, "")
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
@@ -49,34 +49,34 @@ class Board:
         if self._console.is_terminal:
             self._live.stop()
         else:
-            self._say(urgent=True)
+            self._print(urgent=True)
 
     def show(self, counts: Mapping[str, int], note: str = "") -> None:
-        """The counts per stage of now, and what the demo itself is at."""
+        """Show the current counts per stage, and what the demo itself is doing."""
         self._counts, self._note = counts, note
         if not self._console.is_terminal:
-            self._say()
+            self._print()
 
     @property
     def _closed(self) -> int:
         return self._counts.get("completed", 0) + self._counts.get("refunded", 0)
 
-    def _say(self, *, urgent: bool = False) -> None:
+    def _print(self, *, urgent: bool = False) -> None:
         now = time.monotonic()
-        words = ", ".join(f"{self._counts[name]} {STAGES[name]}" for name in STAGES if self._counts.get(name))
-        line = "; ".join(part for part in (words, self._note) if part)
-        if line == self._said[1] or (now - self._said[0] < _QUIET_SECONDS and not urgent):
+        stages = ", ".join(f"{self._counts[name]} {STAGES[name]}" for name in STAGES if self._counts.get(name))
+        line = "; ".join(part for part in (stages, self._note) if part)
+        if line == self._printed[1] or (now - self._printed[0] < _QUIET_SECONDS and not urgent):
             return
-        self._said = (now, line)
+        self._printed = (now, line)
         self._console.print(f"{now - self._started:4.0f} s  {line}", soft_wrap=True, highlight=False)
 
     def _render(self) -> RenderableType:
         table = Table.grid(padding=(0, 2))
         table.add_column(justify="right", min_width=4)
         table.add_column()
-        for name, words in STAGES.items():
+        for name, label in STAGES.items():
             count = self._counts.get(name, 0)
-            table.add_row(str(count) if count else "[dim]-[/dim]", words if count else f"[dim]{words}[/dim]")
+            table.add_row(str(count) if count else "[dim]-[/dim]", label if count else f"[dim]{label}[/dim]")
         bar = Table.grid(padding=(0, 2))
         seconds = f"{time.monotonic() - self._started:.0f} s"
         bar.add_row(

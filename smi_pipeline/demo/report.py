@@ -1,4 +1,4 @@
-"""What is shown and written at the end: the table, the totals, the addresses, the JSON file."""
+"""Print and write the result: the table, the totals, the addresses, the JSON file."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,14 @@ from rich.table import Table
 from smi_pipeline.demo.judge import Finding
 from smi_pipeline.demo.scenario import BY_NAME
 
-_CAPTION = "dollars; cost is credits and Stripe's fee; seconds from the payment to the closing mail"
+_CAPTION = "amounts in dollars; cost: credits and Stripe's fee; seconds: from the payment to the closing mail"
 _COLOURS = {"delivered": "green", "refunded": "yellow", "both": "red", "lost": "red"}
 
 
 def job_rows(findings: Sequence[Finding], reasons: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row per job as `--json` writes it. `reasons`: why a job has no image, by job id. Seconds from the payment;
-    revenue is what the shop keeps of it, cost the credits and Stripe's fee."""
+    """Return one row per job, as `--json` writes it. `reasons`: why a job has no image, by job id.
+
+    Seconds count from the payment; revenue is payment less refund, cost is credits and Stripe's fee."""
     return [
         {
             "job_id": finding.job.job_id,
@@ -45,17 +46,17 @@ def write_json(
     seconds: float,
     addresses: Mapping[str, str],
 ) -> None:
-    """Writes the file of `--json`. `seconds`: from the start of the process to the last outcome."""
+    """Write the file of `--json`. `seconds`: from the start of the process to the last outcome."""
     content = {"jobs": rows, "violations": violations, "seconds": round(seconds, 1), "addresses": addresses}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def show(console: Console, rows: Sequence[Mapping[str, Any]], violations: Sequence[str], seconds: float) -> None:
-    """The table of all jobs, the totals, and the judgement."""
-    table = Table(title="What became of every paid job", box=box.SIMPLE_HEAD, padding=(0, 1), caption=_CAPTION)
+    """Print the table of all jobs, the totals, and the verdict."""
+    table = Table(title="Outcome of every paid job", box=box.SIMPLE_HEAD, padding=(0, 1), caption=_CAPTION)
     table.add_column("job", no_wrap=True)
-    table.add_column("what happened")
+    table.add_column("case")
     table.add_column("outcome", no_wrap=True)
     for name in ("seconds", "cost", "revenue", "margin"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -64,7 +65,7 @@ def show(console: Console, rows: Sequence[Mapping[str, Any]], violations: Sequen
         surprise = row["reason"] and row["outcome"] != case.expected
         table.add_row(
             row["job_id"][:8],
-            f"{row['case']}: {case.words}" + (f"; customer reads: {row['reason']}" if surprise else ""),
+            f"{row['case']}: {case.description}" + (f"; the customer was told: {row['reason']}" if surprise else ""),
             f"[{colour}]{row['outcome']}[/{colour}]",
             "-" if row["seconds_total"] is None else f"{row['seconds_total']:.1f}",
             *(_dollars(row[name]) for name in ("cost_cents", "revenue_cents", "margin_cents")),
@@ -74,20 +75,20 @@ def show(console: Console, rows: Sequence[Mapping[str, Any]], violations: Sequen
     ended = ", ".join(f"{n} {how}" for how in _COLOURS if (n := sum(row["outcome"] == how for row in rows)))
     table.add_row("total", f"{len(rows)} jobs: {ended}", "", "", *map(_dollars, (cost, revenue, margin)))
     console.print(table)
-    console.print(f"{seconds:.1f} seconds from the start to the last outcome.")
+    console.print(f"The last job was closed {seconds:.1f} seconds after the start.")
     if violations:
-        console.print(f"[red]{len(violations)} violations, by the ledgers of the stand-ins:[/red]")
-        for said in violations:
-            console.print(f"  {said}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"[red]{len(violations)} violations according to the ledgers of the sandbox:[/red]")
+        for violation in violations:
+            console.print(f"  {violation}", soft_wrap=True, highlight=False, markup=False)
     else:
         console.print(
-            "[green]By the ledgers of the stand-ins every job was delivered or refunded exactly once, with one right "
-            "mail.[/green]"
+            "[green]According to the ledgers of the sandbox, every job was delivered or refunded exactly once, with "
+            "exactly one correct mail.[/green]"
         )
 
 
 def show_addresses(console: Console, addresses: Mapping[str, str], login: str) -> None:
-    """Where to look now."""
+    """Print the addresses to open."""
     width = max(map(len, addresses))
     for name, address in addresses.items():
         line = f"{name.replace('_', ' '):{width}}  {address}" + (f"  {login}" if name == "ops" else "")

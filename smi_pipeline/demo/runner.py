@@ -1,4 +1,4 @@
-"""`smi demo` from start to end: sandbox, stack, customers, progress, judgement, table, and everything stopped again."""
+"""`smi demo`: start sandbox and stack, send customers, show progress, judge, print the result, stop everything."""
 
 import contextlib
 import os
@@ -20,8 +20,8 @@ from smi_pipeline.demo import report
 from smi_pipeline.demo.environment import UI_USER, isolated_environment, running_sandbox, stack_environment
 from smi_pipeline.demo.evidence import collect, paid_job
 from smi_pipeline.demo.judge import examine
-from smi_pipeline.demo.orders import Memory, Order, in_use, remember
-from smi_pipeline.demo.progress import Board
+from smi_pipeline.demo.orders import DemoState, Order, load_or_create, locked
+from smi_pipeline.demo.progress import ProgressDisplay
 from smi_pipeline.demo.scenario import MINIMUM_JOBS
 from smi_pipeline.demo.shop import Shop
 from smi_pipeline.stack import Stack
@@ -30,18 +30,17 @@ DEFAULT_HOME = Path(".smi/demo")
 INTERRUPTED = 130  # exit code of what Ctrl-C ended
 CUSTOMERS_AT_ONCE = 4
 PATIENCE_SECONDS, PATIENCE_PER_JOB = 180.0, 2.5
-"""How long after the last payment jobs may stay open before the demo gives up; the API takes 60 requests a minute."""
+"""How long after the last payment jobs may stay open; Upsampler accepts 60 requests a minute."""
 SETTLE_SECONDS = 6.0
-"""Waited after the last outcome, so that a second mail or refund would be seen: every sensor ticks once more."""
-_ASKED_AT_ONCE = 100  # status calls per look
+"""Wait after the last outcome for a second mail or refund: every sensor ticks once more."""
+_STATUS_CALLS = 100  # at once
 
 
 def run_demo(jobs: int, once: bool, json_path: Path | None, home: Path | None) -> int:
-    """Runs the demo with `jobs` orders in the folder `home` (default `.smi/demo`), and returns the exit code: 0 if the
-    judge found nothing, 1 if it did, 130 if Ctrl-C came before the end. With `once` everything is stopped after the
-    judgement, else at Ctrl-C.
+    """Run the demo with `jobs` orders in the folder `home` (default `.smi/demo`); return the exit code.
 
-    A demo that was interrupted is continued, with its own number of orders; see `orders`.
+    It is 0 without violations, 1 with some, 130 if Ctrl-C came before the end. With `once` everything is stopped after
+    the verdict, else at Ctrl-C. An interrupted demo is continued, with its own number of orders; see `orders`.
     Raises RefusedError for too few jobs, Conflict when a demo runs in the folder, other SmiErrors when it cannot run.
     """
     if jobs < MINIMUM_JOBS:
@@ -50,20 +49,21 @@ def run_demo(jobs: int, once: bool, json_path: Path | None, home: Path | None) -
     console, folder = _console(), (home or DEFAULT_HOME).absolute()
     json_path = json_path.absolute() if json_path else None
     started = _process_started()
-    with ctrl_c(), in_use(folder):
+    with ctrl_c(), locked(folder):
         try:
-            memory = remember(folder, jobs)
-            with isolated_environment(memory):
-                return _run(console, memory, wire, once, json_path, started)
+            demo = load_or_create(folder, jobs)
+            with isolated_environment(demo):
+                return _run(console, demo, wire, once, json_path, started)
         except KeyboardInterrupt:
-            console.print("Stopped. `smi demo` goes on where this one was.")
+            console.print("Stopped. The next `smi demo` continues this one.")
             return INTERRUPTED
 
 
 @contextlib.contextmanager
 def ctrl_c() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a closed terminal interrupt once, also where SIGINT is ignored (background of a shell);
-    after that everything is being stopped, and is not to be interrupted."""
+    """Raise KeyboardInterrupt once at Ctrl-C, SIGTERM or SIGHUP, also where a shell's background ignores SIGINT.
+
+    Later signals are ignored, because everything is being stopped."""
     asked = False
 
     def interrupt(number: int, _: FrameType | None) -> None:
@@ -80,33 +80,32 @@ def ctrl_c() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run(console: Console, memory: Memory, wire: str, once: bool, json_path: Path | None, started: float) -> int:
-    if memory.continued:
+def _run(console: Console, demo: DemoState, wire: str, once: bool, json_path: Path | None, started: float) -> int:
+    if demo.continued:
         console.print(
-            f"Going on with the {len(memory.orders)} jobs of the demo that was stopped; to begin anew, remove "
-            f"{memory.home}",
+            f"Continuing the interrupted demo with {len(demo.orders)} jobs; to start over, remove {demo.home}",
             soft_wrap=True,
             highlight=False,
         )
-    console.print("Starting PostgreSQL, the stand-ins, the gateway, Dagster and its workers …")
+    console.print("Starting PostgreSQL, the sandbox, the gateway, Dagster and its workers …")
     say = console.print
-    with running_sandbox(memory), Stack(stack_environment(memory, wire), memory.stack_folder, say=say) as stack:
+    with running_sandbox(demo), Stack(stack_environment(demo, wire), demo.stack_folder, say=say) as stack:
         stack.wait_ready()
         console.print(f"Ready after {time.time() - started:.1f} seconds: Dagster at {stack.addresses['dagster']}")
-        shop = Shop(memory)
-        watch = Watch(shop, memory, stack)
-        watch.until_closed(console)
-        findings, violations = examine([paid_job(order) for order in memory.orders], collect(shop, memory))
-        violations = watch.said + violations
+        shop = Shop(demo)
+        monitor = OrderMonitor(shop, demo, stack)
+        monitor.until_closed(console)
+        findings, violations = examine([paid_job(order) for order in demo.orders], collect(shop, demo))
+        violations = monitor.violations + violations
         seconds = max((f.closed_at for f in findings if f.closed_at), default=time.time()) - started
-        rows = report.job_rows(findings, watch.reasons())
-        addresses = _addresses(memory, stack)
+        rows = report.job_rows(findings, monitor.reasons())
+        addresses = _addresses(demo, stack)
         report.show(console, rows, violations, seconds)
         if json_path:
             report.write_json(json_path, rows, violations, seconds, addresses)
-        memory.save(closed=True)
+        demo.save(closed=True)
         if not once:
-            report.show_addresses(console, addresses, f"(user {UI_USER}, password {memory.secrets['ui_password']})")
+            report.show_addresses(console, addresses, f"(user {UI_USER}, password {demo.secrets['ui_password']})")
             console.print("Running until Ctrl-C.")
             with contextlib.suppress(KeyboardInterrupt):
                 while True:
@@ -117,43 +116,44 @@ def _run(console: Console, memory: Memory, wire: str, once: bool, json_path: Pat
 
 
 @dataclass
-class Watch:
-    """Sends the customers, follows all jobs by the public status and the mailboxes, until every one is closed."""
+class OrderMonitor:
+    """Sends the customers and follows all jobs by public status and mailbox until each is closed."""
 
     shop: Shop
-    memory: Memory
+    demo: DemoState
     stack: Stack
-    said: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
     _seen: dict[int, dict[str, Any]] = field(default_factory=dict)
     _mailed: set[str] = field(default_factory=set)
 
     def until_closed(self, console: Console) -> None:
-        """Returns when all jobs are closed and nothing more comes, or patience ends, which `said` then tells.
+        """Return when all jobs are closed and nothing more comes, or add a violation when it takes too long.
+
         Raises CustomerError when a customer cannot order or pay."""
-        orders = self.memory.orders
+        orders = self.demo.orders
         pool = ThreadPoolExecutor(CUSTOMERS_AT_ONCE, thread_name_prefix="customer")
         try:
             customers = [pool.submit(self.shop.order_and_pay, order) for order in orders]
-            with Board(console, len(orders)) as board:
-                self._follow(board, customers)
+            with ProgressDisplay(console, len(orders)) as display:
+                self._follow(display, customers)
                 ends = time.monotonic() + SETTLE_SECONDS
                 while time.monotonic() < ends:
                     self.stack.keep_running()
-                    board.show(self._counts(), "all closed; looking whether anything comes twice")
+                    display.show(self._counts(), "all closed; checking that nothing comes twice")
                     time.sleep(0.25)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def reasons(self) -> dict[str, str]:
-        """Why jobs have no image, by job id, in the words of the customer's page."""
+        """Return why jobs have no image, by job id, as the customer's page says it."""
         return {
             order.job_id: self._seen.get(order.number, {}).get("reason") or ""
-            for order in self.memory.orders
+            for order in self.demo.orders
             if order.job_id
         }
 
-    def _follow(self, board: Board, customers: list[Future[None]]) -> None:
-        orders = self.memory.orders
+    def _follow(self, display: ProgressDisplay, customers: list[Future[None]]) -> None:
+        orders = self.demo.orders
         patience = PATIENCE_SECONDS + PATIENCE_PER_JOB * len(orders)
         last_payment = time.monotonic()
         while True:
@@ -165,21 +165,21 @@ class Watch:
                 last_payment = time.monotonic()
             self._look()
             counts = self._counts()
-            board.show(counts)
+            display.show(counts)
             if counts["completed"] + counts["refunded"] == len(orders):
                 return
             if time.monotonic() - last_payment > patience:
                 still = ", ".join(order.case_name for order in orders if not self._closed(order))
-                self.said.append(f"not closed {patience:.0f} seconds after the last payment: {still}")
+                self.violations.append(f"not closed {patience:.0f} seconds after the last payment: {still}")
                 return
             time.sleep(0.5)
 
     def _look(self) -> None:
         with contextlib.suppress(requests.RequestException):
             self._mailed = {to for mail in self.shop.ledger("mail")["messages"] for to in mail["to"]}
-        open_ones = [order for order in self.memory.orders if order.job_id and not self._closed(order)]
+        open_ones = [order for order in self.demo.orders if order.job_id and not self._closed(order)]
         open_ones.sort(key=lambda order: self._seen.get(order.number, {}).get("looked_at", 0.0))
-        for order in open_ones[:_ASKED_AT_ONCE]:
+        for order in open_ones[:_STATUS_CALLS]:
             if status := self.shop.status(order):
                 self._seen[order.number] = {**status, "looked_at": time.monotonic()}
 
@@ -192,33 +192,33 @@ class Watch:
         return self._stage(order) in ("completed", "refunded")
 
     def _counts(self) -> Counter[str]:
-        return Counter(self._stage(order) for order in self.memory.orders)
+        return Counter(self._stage(order) for order in self.demo.orders)
 
 
 def _console() -> Console:
-    """As wide as the terminal; as wide as the table, where there is none and a width is only a guess."""
+    """Return a console as wide as the terminal, or as the table if there is no terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=120)
 
 
-def _addresses(memory: Memory, stack: Stack) -> dict[str, str]:
-    """What a person opens."""
-    by_outcome = {order.case.expected: order.status_url for order in memory.orders}
+def _addresses(demo: DemoState, stack: Stack) -> dict[str, str]:
+    """Return the addresses to open, by name."""
+    by_outcome = {order.case.expected: order.status_url for order in demo.orders}
     return {
         "dagster": stack.addresses["dagster"],
         "ops": stack.addresses["ops"],
         "customer_page": by_outcome["delivered"],
         "refunded_customer_page": by_outcome["refunded"],
-        "mails": memory.url("mail"),
+        "mails": demo.url("mail"),
         "gateway": stack.addresses["gateway"],
-        "upsampler": memory.url("upsampler"),
-        "stripe": memory.url("stripe"),
-        "origin": memory.url("origin"),
+        "upsampler": demo.url("upsampler"),
+        "stripe": demo.url("stripe"),
+        "origin": demo.url("origin"),
     }
 
 
 def _process_started() -> float:
-    """When this process began, in unix seconds: imports count as well. Now, where the system does not tell."""
+    """Return the start of this process in unix seconds, so that imports count; now, if the system does not tell."""
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

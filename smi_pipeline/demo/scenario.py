@@ -1,7 +1,4 @@
-"""What the demo's customers order, what goes wrong on purpose, and how each order has to end.
-
-Belongs here: the cases, as data. Does not belong here: how faults are planted (shop.py) or judged (judge.py).
-"""
+"""The demo's cases as data: what is ordered, which faults are injected, and how each order must end."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,10 +14,10 @@ DEFAULT_JOBS = 24
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A fault for one order, planted at a stand-in's `/_faults` after the order was registered and before it is paid.
+    """A fault for one order, added to a service of the sandbox after the order was registered and before it is paid.
 
-    `match_by` names what of the order the fault is matched by: its image's URL or path, its job id, or its customer's
-    address. `match` are further conditions, `params` the fault's own fields (see the stand-ins' modules).
+    `match_by`: the property of the order by which the fault matches. `match`: further conditions; `params`: the fault's
+    own fields, which the modules of the services list.
     """
 
     service: Literal["upsampler", "stripe", "mail", "origin"]
@@ -32,20 +29,19 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One kind of order. `photo` is a name of the image origin; `words` say what happens; `mail_says` is a part of the
-    reason that the refund mail has to give."""
+    """A kind of order. `photo`: its name at the image origin; `mail_says`: part of the reason in the refund mail."""
 
     name: str
     resolution: Resolution
     photo: str
     expected: Outcome
-    words: str
+    description: str
     faults: tuple[Fault, ...] = ()
     mail_says: str = ""
 
     @property
     def scale(self) -> int:
-        """How much longer each side becomes."""
+        """Factor by which each side grows."""
         return int(self.resolution.removesuffix("x"))
 
 
@@ -61,7 +57,7 @@ SPECIAL = (
         resolution="4x",
         photo="moon-300.jpg",
         expected="refunded",
-        words="Upsampler works on it for ever",
+        description="Upsampler never finishes",
         faults=_result("never_finishes"),
         mail_says="longer than we promise",
     ),
@@ -70,7 +66,7 @@ SPECIAL = (
         resolution="4x",
         photo="rocket-400.jpg",
         expected="delivered",
-        words="no webhook tells of the payment",
+        description="the webhooks of the payment are lost",
         faults=(Fault(service="stripe", kind="lose_webhook", match_by="job_id", params={"times": None}),),
     ),
     Case(
@@ -78,7 +74,7 @@ SPECIAL = (
         resolution="4x",
         photo="coffee-512.webp",
         expected="delivered",
-        words="no webhook tells of the result",
+        description="the webhook of the result is lost",
         faults=_result("lose_webhook"),
     ),
     Case(
@@ -86,7 +82,7 @@ SPECIAL = (
         resolution="4x",
         photo="gravel-333.jpg",  # no other order has this path: the origin swaps by path
         expected="refunded",
-        words="the image became a GIF after the order",
+        description="the image is replaced by a GIF after the order",
         faults=(Fault(service="origin", kind="swap", match_by="path", params={"content": "gif"}),),
         mail_says="not in a format",
     ),
@@ -95,7 +91,7 @@ SPECIAL = (
         resolution="8x",
         photo="grass-200.jpg",
         expected="refunded",
-        words="Upsampler fails",
+        description="Upsampler reports a failure",
         faults=_result("fail", error="The model ran out of memory"),
         mail_says="could not process",
     ),
@@ -104,7 +100,7 @@ SPECIAL = (
         resolution="4x",
         photo="coffee-400.jpg",
         expected="refunded",
-        words="the result is 16 pixels too small",
+        description="the result is 16 pixels too small",
         faults=_result("wrong_dimensions"),
         mail_says=_CHECKED,
     ),
@@ -113,7 +109,7 @@ SPECIAL = (
         resolution="8x",
         photo="astronaut-200.png",
         expected="refunded",
-        words="the result ends in the middle",
+        description="the result is cut off",
         faults=_result("truncated"),
         mail_says=_CHECKED,
     ),
@@ -122,7 +118,7 @@ SPECIAL = (
         resolution="4x",
         photo="chelsea-400.jpg",
         expected="refunded",
-        words="some bits of the result are flipped",
+        description="some bits of the result are flipped",
         faults=_result("bit_flip"),
         mail_says=_CHECKED,
     ),
@@ -131,7 +127,7 @@ SPECIAL = (
         resolution="4x",
         photo="astronaut-400.png",
         expected="refunded",
-        words="one tile of the result is black",
+        description="one tile of the result is black",
         faults=_result("black_tile"),
         mail_says=_CHECKED,
     ),
@@ -140,7 +136,7 @@ SPECIAL = (
         resolution="8x",
         photo="retina-300.png",
         expected="delivered",
-        words="every webhook comes three times",
+        description="every webhook is sent three times",
         faults=(
             Fault(service="stripe", kind="repeat_webhook", match_by="job_id", params={"n": 3, "times": None}),
             Fault(service="upsampler", kind="repeat_webhook", match_by="image_url", params={"n": 3}),
@@ -151,7 +147,7 @@ SPECIAL = (
         resolution="4x",
         photo="coins-300.jpg",
         expected="delivered",
-        words="Upsampler first answers 429",
+        description="Upsampler responds 429 at first",
         faults=(
             Fault(
                 service="upsampler",
@@ -167,11 +163,11 @@ SPECIAL = (
         resolution="4x",
         photo="motorcycle-400.webp",
         expected="delivered",
-        words="the mail server first answers 451",
+        description="the mail server responds 451 at first",
         faults=(Fault(service="mail", kind="code", match_by="to", params={"code": 451, "at": "RCPT"}),),
     ),
 )
-"""Everything that goes wrong, the slowest first."""
+"""All cases with a fault, the slowest first."""
 
 _GOOD_PHOTOS: tuple[tuple[Resolution, str], ...] = (
     ("4x", "astronaut-512.jpg"),
@@ -189,19 +185,19 @@ _GOOD_PHOTOS: tuple[tuple[Resolution, str], ...] = (
 )
 
 GOOD = tuple(
-    Case(name=f"good-{resolution}", resolution=resolution, photo=photo, expected="delivered", words="all goes well")
+    Case(name=f"good-{resolution}", resolution=resolution, photo=photo, expected="delivered", description="no fault")
     for resolution, photo in _GOOD_PHOTOS
 )
-"""What mostly happens: PNG, JPEG and WebP, colour, grey and transparent, of several sizes."""
+"""Cases without fault: PNG, JPEG and WebP; colour, grey and transparent; several sizes."""
 
 BY_NAME = {case.name: case for case in (*GOOD, *SPECIAL)}
-"""Cases of one name differ in nothing but their photograph."""
+"""Cases of the same name differ only in their photograph."""
 
 MINIMUM_JOBS = len(SPECIAL) + 2  # every special case, a good 4x and a good 8x
 
 
 def cases(jobs: int) -> list[Case]:
-    """`jobs` cases: every special one, and good ones in between. Raises ValueError below `MINIMUM_JOBS`."""
+    """Return `jobs` cases: every special one, with good ones in between. Raises ValueError below `MINIMUM_JOBS`."""
     if jobs < MINIMUM_JOBS:
         raise ValueError(f"the demo needs at least {MINIMUM_JOBS} jobs to show every case, not {jobs}")
     good = list(islice(cycle(GOOD), jobs - len(SPECIAL)))

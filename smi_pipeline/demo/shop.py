@@ -1,7 +1,4 @@
-"""The demo's customers: they order through the storefront's API, pay at Checkout, and follow the public status.
-
-What is to go wrong with an order is arranged here as well, between ordering and paying.
-"""
+"""The demo's customers: order through the storefront's API, add the faults of the case, pay at Checkout."""
 
 import threading
 import time
@@ -11,8 +8,8 @@ from urllib.parse import urlsplit
 import requests
 
 from smi_pipeline.core.errors import SmiError
-from smi_pipeline.demo.orders import Memory, Order
-from smi_pipeline.demo.scenario import Fault
+from smi_pipeline.demo.orders import DemoState, Order
+from smi_pipeline.demo.scenario import Fault, MatchBy
 
 _TIMEOUT_SECONDS = 20
 _TRIES = 5
@@ -24,35 +21,35 @@ class CustomerError(SmiError):
 
 
 class Shop:
-    """The public doors of the shop and the control endpoints of the stand-ins, by HTTP. Safe to use from threads."""
+    """HTTP client of the shop's public API and of the sandbox's control endpoints. Thread-safe."""
 
-    def __init__(self, memory: Memory) -> None:
-        self._memory = memory
+    def __init__(self, demo: DemoState) -> None:
+        self._demo = demo
         self._local = threading.local()
 
     def order_and_pay(self, order: Order) -> None:
-        """Takes an order from where it is to paid, noting each step. Raises CustomerError."""
+        """Complete an order up to its payment, saving each step. Raises CustomerError."""
         if order.job_id is None:
             self.order(order)
-        if not order.faults_planted:
+        if not order.faults_added:
             for fault in order.case.faults:
-                self._plant(fault, order)
-            order.faults_planted = True
-            self._memory.save()
+                self._add_fault(fault, order)
+            order.faults_added = True
+            self._demo.save()
         if order.paid_at is None:
             self._pay(order)
-            self._memory.save()
+            self._demo.save()
 
     def order(self, order: Order) -> None:
-        """Orders only; the job exists, and waits to be paid. Raises CustomerError."""
+        """Register a job, which then awaits payment. Raises CustomerError."""
         body = {
             "image_url": order.source_url,
             "resolution": order.case.resolution,
             "email": order.email,
             "customer_name": f"Customer {order.number}",
         }
-        headers = {"Authorization": f"Bearer {self._memory.secrets['api_key']}"}
-        reply = self._patiently(f"{self._memory.url('gateway')}/smi/v1/jobs", json=body, headers=headers)
+        headers = {"Authorization": f"Bearer {self._demo.secrets['api_key']}"}
+        reply = self._post(f"{self._demo.url('gateway')}/smi/v1/jobs", json=body, headers=headers)
         if reply.status_code != 201:
             raise CustomerError(f"the order of {order.source_url} was refused: {reply.status_code} {reply.text[:300]}")
         given = reply.json()["data"]
@@ -60,12 +57,12 @@ class Shop:
         order.checkout_url = given["checkout_url"]
         order.status_url = given["status_url"]
         order.job_id = given["job_id"]
-        self._memory.save()
+        self._demo.save()
 
     def status(self, order: Order) -> dict[str, Any]:
-        """What the customer's page would show now; empty while the gateway does not answer."""
+        """Return the public status of an order; empty while the gateway does not respond."""
         view = urlsplit(order.status_url).query
-        url = f"{self._memory.url('gateway')}/smi/v1/job-status/{order.job_id}?{view}"
+        url = f"{self._demo.url('gateway')}/smi/v1/job-status/{order.job_id}?{view}"
         try:
             data: dict[str, Any] = self.http.get(url, timeout=5).json().get("data", {})
             return data
@@ -73,39 +70,39 @@ class Shop:
             return {}
 
     def ledger(self, service: str) -> dict[str, Any]:
-        """A stand-in's ledger. Raises requests.RequestException."""
-        reply = self.http.get(f"{self._memory.url(service)}/_ledger", timeout=_TIMEOUT_SECONDS)
+        """Return the ledger of a service of the sandbox. Raises requests.RequestException."""
+        reply = self.http.get(f"{self._demo.url(service)}/_ledger", timeout=_TIMEOUT_SECONDS)
         reply.raise_for_status()
         ledger: dict[str, Any] = reply.json()
         return ledger
 
     @property
     def http(self) -> requests.Session:
-        """This thread's session."""
+        """The session of this thread."""
         session = getattr(self._local, "session", None)
         if session is None:
             session = self._local.session = requests.Session()
-            session.trust_env = False  # a proxy of the machine must not see the sandbox
+            session.trust_env = False  # bypass a proxy of the machine
         return session
 
-    def _plant(self, fault: Fault, order: Order) -> None:
-        """At most once in earnest: an unused fault planted twice would strike twice."""
-        match = {**fault.match, fault.match_by: _of_order(fault, order)}
+    def _add_fault(self, fault: Fault, order: Order) -> None:
+        """Add a fault to its service; the caller sees to it that this happens once."""
+        match = {**fault.match, fault.match_by: _match_value(fault, order)}
         body = {"kind": fault.kind, "match": match, **fault.params}
-        reply = self._patiently(f"{self._memory.url(fault.service)}/_faults", json=body)
+        reply = self._post(f"{self._demo.url(fault.service)}/_faults", json=body)
         if reply.status_code != 201:
-            raise CustomerError(f"the fault {fault.kind} could not be planted: {reply.text[:300]}")
+            raise CustomerError(f"the fault {fault.kind} could not be added: {reply.text[:300]}")
 
     def _pay(self, order: Order) -> None:
         form = {"email": order.email, **_CARD}
         at = time.time()
-        reply = self._patiently(order.checkout_url, data=form, allow_redirects=False)
+        reply = self._post(order.checkout_url, data=form, allow_redirects=False)
         if reply.status_code != 303:
             raise CustomerError(f"paying for {order.source_url} failed: {reply.status_code}")
         order.paid_at = at
 
-    def _patiently(self, url: str, **request: Any) -> requests.Response:
-        """POST; again after a moment while nobody answers, or with a 503, as a customer would."""
+    def _post(self, url: str, **request: Any) -> requests.Response:
+        """POST; retry after a second, as a customer would, while there is no response or a 503."""
         for left in reversed(range(_TRIES)):
             try:
                 reply = self.http.post(url, timeout=_TIMEOUT_SECONDS, **request)
@@ -113,18 +110,16 @@ class Shop:
                     return reply
             except requests.RequestException as error:
                 if not left:
-                    raise CustomerError(f"{urlsplit(url).netloc} does not answer: {type(error).__name__}") from error
+                    raise CustomerError(f"{urlsplit(url).netloc} does not respond: {type(error).__name__}") from error
             time.sleep(1)
         raise AssertionError("the last try returns or raises")
 
 
-def _of_order(fault: Fault, order: Order) -> str:
-    match fault.match_by:
-        case "image_url":
-            return order.source_url
-        case "path":
-            return urlsplit(order.source_url).path
-        case "to":
-            return order.email
-        case "job_id":
-            return order.job_id or ""
+def _match_value(fault: Fault, order: Order) -> str:
+    values: dict[MatchBy, str] = {
+        "image_url": order.source_url,
+        "path": urlsplit(order.source_url).path,
+        "to": order.email,
+        "job_id": order.job_id or "",
+    }
+    return values[fault.match_by]

@@ -1,4 +1,4 @@
-"""`smi up`: starts the processes of the topology, keeps them running, stops them all."""
+"""`smi up`: start all processes of the product, restart those that exit, stop them all."""
 
 from smi_pipeline.stack.stack import Stack, run_up
 

@@ -1,4 +1,4 @@
-"""Which processes make up the running product (design section 5), and with which environment."""
+"""The processes of the running product: their command lines, order and environment."""
 
 import socket
 import sys
@@ -18,7 +18,7 @@ LOCATIONS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """Names and command lines of the children, in the order in which they start."""
+    """Command lines by process name, in the order in which they start."""
 
     commands: dict[str, list[str]]
     environment: dict[str, str]
@@ -26,14 +26,14 @@ class Plan:
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on now."""
+    """Return a free port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])
 
 
 def dagster_environment(state_url: str, dagster_url: str, dagster_home: Path, broker_url: str | None) -> dict[str, str]:
-    """The variables that Dagster's processes and the workers read. `broker_url` None: PostgreSQL is the broker, too."""
+    """Return the variables of Dagster's processes and the workers. Without `broker_url`, PostgreSQL is the broker."""
     plain = make_url(dagster_url).difference_update_query(["plugin"])
     database = plain.render_as_string(hide_password=False)
     return {
@@ -48,7 +48,7 @@ def dagster_environment(state_url: str, dagster_url: str, dagster_home: Path, br
 
 
 def _no_proxy(environment: Mapping[str, str]) -> dict[str, str]:
-    """Keeps a proxy of the machine out of what our processes say to each other: gRPC would ask it for 127.0.0.1."""
+    """Return variables that exempt loopback from the machine's proxy: gRPC would ask it for 127.0.0.1."""
     given = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
     hosts = ",".join(part for part in (given, "127.0.0.1,localhost") if part)
     return {"no_proxy": hosts, "NO_PROXY": hosts}
@@ -63,10 +63,9 @@ def plan(
     workers: int,
     analysts_port: int | None = None,
 ) -> Plan:
-    """Command lines of all children. Writes the workspace that names the code servers into `run_folder`.
+    """Return the command lines of all processes; write the workspace of the code servers into `run_folder`.
 
-    `workers`: processes for fulfilment runs. `analysts_port`: where a second, read-only UI listens; None: there is
-    none."""
+    `workers`: processes for fulfilment runs. `analysts_port`: port of a second, read-only UI, if there is one."""
     bin_folder = Path(sys.executable).parent
     ports = {name: free_port() for name in LOCATIONS}
     workspace = run_folder / "workspace.yaml"
@@ -98,7 +97,7 @@ def plan(
         *preload,
         *quiet,
     ]
-    # One process each, without a pool of children: small, and restarted by the supervisor if it dies.
+    # One process each, without a pool of children: less memory, and the supervisor restarts it.
     for queue in (PRIORITY_QUEUE, REPORTS_QUEUE):
         commands[f"worker-{queue}"] = [*celery, "-Q", queue, "-P", "solo", "-n", f"{queue}@%h", *preload, *quiet]
     webserver = [

@@ -1,4 +1,4 @@
-"""The running product in front of the stand-ins, with its failpoints, its clock, and a hand that kills.
+"""The running product in front of The sandbox, with its failpoints, its clock, and a hand that kills.
 
 Belongs here: what can be done to the product. Does not belong here: when (waves.py), and what was right (verdict.py).
 The state's tables are read for pacing only: how far the clock may be moved, who may be killed, and what a person is
@@ -25,7 +25,7 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from smi_pipeline.demo.environment import isolated_environment, running_sandbox, stack_environment
-from smi_pipeline.demo.orders import Memory, Order, fresh
+from smi_pipeline.demo.orders import DemoState, Order, new_state
 from smi_pipeline.demo.scenario import Case
 from smi_pipeline.demo.shop import CustomerError, Shop
 from smi_pipeline.privileges.accounts import as_owner_of, own_home
@@ -67,7 +67,7 @@ class Guest(Order):
         return RECIPES[self.case_name]
 
 
-class Notebook(Memory):
+class Notebook(DemoState):
     """A demo's memory that nobody continues."""
 
     def save(self, *, closed: bool = False) -> None:
@@ -78,7 +78,7 @@ class Notebook(Memory):
 class Arena:
     """See the module. Times in unix seconds; `now()` is the moved clock."""
 
-    memory: Memory
+    memory: DemoState
     stack: Stack
     shop: Shop
     said: Callable[[str], None]
@@ -132,7 +132,7 @@ class Arena:
         guest.paid_by_clock = self.now()
 
     def control(self, service: str, path: str, body: dict[str, Any]) -> None:
-        """A control endpoint of a stand-in."""
+        """Call a control endpoint of the sandbox."""
         reply = self.shop.http.post(f"{self.memory.url(service)}{path}", json=body, timeout=20)
         reply.raise_for_status()
 
@@ -260,13 +260,13 @@ class Arena:
 
 @contextlib.contextmanager
 def arena(home: Path | None, say: Callable[[str], None]) -> Iterator[Arena]:
-    """A running product with its stand-ins, in the folder `home` or a temporary one."""
+    """A running product with its sandbox, in the folder `home` or a temporary one."""
     with contextlib.ExitStack() as stack:
         if home is None:
             home = Path(
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="smi-chaos-", ignore_cleanup_errors=True))
             )
-        memory = Notebook(home, **{name: getattr(fresh(home), name) for name in ("ports", "secrets")})
+        memory = Notebook(home, **{name: getattr(new_state(home), name) for name in ("ports", "secrets")})
         own_home(home)
         with as_owner_of(home):
             for folder in ("armed", "hit", "passed"):
@@ -283,7 +283,7 @@ def arena(home: Path | None, say: Callable[[str], None]) -> Iterator[Arena]:
         yield place
 
 
-def _environment(memory: Memory) -> dict[str, str]:
+def _environment(memory: DemoState) -> dict[str, str]:
     return stack_environment(memory, "documented") | {
         "SMI_WORKERS": WORKERS,
         "SMI_FAILPOINTS": str(memory.home / "failpoints"),

@@ -9,8 +9,10 @@ GATEWAY, SENSORS, WORKER, PRIORITY = "gateway", "code-fulfilment", "worker-fulfi
 """Children of the stack that pass failpoints. Sensors tick in the code server; the daemon only asks it to."""
 
 
-def _case(name: str, words: str, *faults: Fault, expected: Outcome = "delivered") -> Case:
-    return Case(name=name, resolution="4x", photo="coffee-200.jpg", expected=expected, words=words, faults=faults)
+def _case(name: str, description: str, *faults: Fault, expected: Outcome = "delivered") -> Case:
+    return Case(
+        name=name, resolution="4x", photo="coffee-200.jpg", expected=expected, description=description, faults=faults
+    )
 
 
 def _upscaler(kind: str, times: int | None = 1, endpoint: str = "", **params: object) -> Fault:
@@ -119,7 +121,7 @@ AHEAD: dict[str, tuple[str, str, dict[str, object], dict[str, object]]] = {
     ),
     "dispute-stripe-silent": ("stripe", "lose_webhook", {"event_type": "charge.dispute.created"}, {"times": 1}),
 }
-"""Faults planted for a customer before the order is placed: stand-in, kind, match, parameters."""
+"""Faults planted for a customer before the order is placed: service, kind, match, parameters."""
 
 PASSED_BY: dict[str, dict[str, str]] = {
     "intake.register": {GATEWAY: "good"},

@@ -14,14 +14,14 @@ from smi_pipeline_tests.chaos.matrix import Options, chosen
 from smi_pipeline_tests.chaos.report import Report, rows
 from smi_pipeline_tests.chaos.verdict import PATIENCE_SECONDS, Verdict, judge
 from smi_pipeline_tests.chaos.waves import Result
-from smi_pipeline_tests.unit.demo.test_judge import GOOD, ServiceContext, letter, photo
+from smi_pipeline_tests.unit.demo.test_judge import GOOD, ExampleShop, mail, photo
 
 __all__ = ["photo"]
 
 PAID_AT = 1000.0
 
 
-def guests(ctx: ServiceContext) -> list[Guest]:
+def guests(ctx: ExampleShop) -> list[Guest]:
     """The two orders of a case, ended a minute after they were paid."""
     return [
         Guest(
@@ -40,11 +40,11 @@ def guests(ctx: ServiceContext) -> list[Guest]:
     ]
 
 
-def evidence(ctx: ServiceContext) -> Evidence:
+def evidence(ctx: ExampleShop) -> Evidence:
     return Evidence(
         stripe=ctx.stripe,
         upsampler=ctx.upsampler,
-        letters=ctx.letters,
+        mails=ctx.mails,
         staff=frozenset({"owner@shop.example"}),
         download=lambda link: ctx.files.get(link, (404, b"")),
         source=lambda url: ctx.photo,
@@ -52,51 +52,49 @@ def evidence(ctx: ServiceContext) -> Evidence:
 
 
 def judged(
-    ctx: ServiceContext, orders: list[Guest] | None = None, *, now: float = PAID_AT + 60, ambiguous: int = 0
+    ctx: ExampleShop, orders: list[Guest] | None = None, *, now: float = PAID_AT + 60, ambiguous: int = 0
 ) -> Verdict:
     orders = guests(ctx) if orders is None else orders
     return judge(orders, evidence(ctx), now, ambiguous=ambiguous, everybody=orders)
 
 
 @pytest.fixture
-def ctx(photo: bytes) -> ServiceContext:
-    return ServiceContext(photo)
+def ctx(photo: bytes) -> ExampleShop:
+    return ExampleShop(photo)
 
 
-def test_what_ended_well_is_no_violation(ctx: ServiceContext) -> None:
+def test_what_ended_well_is_no_violation(ctx: ExampleShop) -> None:
     assert judged(ctx) == Verdict(violations=[], resubmitted=0)
 
 
-def _double_refund(ctx: ServiceContext) -> None:
+def _double_refund(ctx: ExampleShop) -> None:
     ctx.stripe["refunds"].append({"id": "re_2", "payment_intent": "pi_2", "amount": 50, "status": "succeeded"})
 
 
-def _double_mail(ctx: ServiceContext) -> None:
-    ctx.letters.append(letter("3", "ada@example.com", ctx.letters[0].text))
+def _double_mail(ctx: ExampleShop) -> None:
+    ctx.mails.append(mail("3", "ada@example.com", ctx.mails[0].text))
 
 
-def _lost_job(ctx: ServiceContext) -> None:
-    del ctx.letters[0]
+def _lost_job(ctx: ExampleShop) -> None:
+    del ctx.mails[0]
 
 
-def _double_submission(ctx: ServiceContext) -> None:
+def _double_submission(ctx: ExampleShop) -> None:
     ctx.upsampler["submissions"].append(dict(ctx.upsampler["submissions"][0], credits=0))
 
 
-def _triple_submission(ctx: ServiceContext) -> None:
+def _triple_submission(ctx: ExampleShop) -> None:
     _double_submission(ctx)
     _double_submission(ctx)
 
 
-def _wrong_file(ctx: ServiceContext) -> None:
+def _wrong_file(ctx: ExampleShop) -> None:
     link = next(iter(ctx.files))
     ctx.files[link] = (200, ctx.photo)
 
 
-def _refunded_good(ctx: ServiceContext) -> None:
-    ctx.letters[0] = dataclasses.replace(
-        ctx.letters[0], text=f"Your refund has been made. Amount: $1.20. Order: {GOOD}"
-    )
+def _refunded_good(ctx: ExampleShop) -> None:
+    ctx.mails[0] = dataclasses.replace(ctx.mails[0], text=f"Your refund has been made. Amount: $1.20. Order: {GOOD}")
     ctx.stripe["refunds"].append({"id": "re_9", "payment_intent": "pi_1", "amount": 120, "status": "succeeded"})
     ctx.stripe["balance_cents"] -= 120
 
@@ -113,17 +111,17 @@ def _refunded_good(ctx: ServiceContext) -> None:
         (_refunded_good, "was refunded, but could have been delivered"),
     ],
 )
-def test_a_planted_wrong_is_reported(ctx: ServiceContext, plant: Callable[[ServiceContext], Any], said: str) -> None:
+def test_a_planted_wrong_is_reported(ctx: ExampleShop, plant: Callable[[ExampleShop], Any], said: str) -> None:
     plant(ctx)
     assert any(said in what for what in judged(ctx).violations)
 
 
-def test_a_submission_that_lost_its_answer_may_be_made_once_more(ctx: ServiceContext) -> None:
+def test_a_submission_that_lost_its_answer_may_be_made_once_more(ctx: ExampleShop) -> None:
     _double_submission(ctx)
     assert judged(ctx, ambiguous=1) == Verdict(violations=[], resubmitted=1)
 
 
-def test_an_order_that_never_ends_is_stuck_and_one_that_ends_late_as_well(ctx: ServiceContext) -> None:
+def test_an_order_that_never_ends_is_stuck_and_one_that_ends_late_as_well(ctx: ExampleShop) -> None:
     open_one, late = guests(ctx)
     open_one.ended_at = None
     late.ended_at = PAID_AT + PATIENCE_SECONDS + 1
@@ -132,7 +130,7 @@ def test_an_order_that_never_ends_is_stuck_and_one_that_ends_late_as_well(ctx: S
     assert any("ended only after 1201 s" in what for what in said)
 
 
-def test_a_customer_who_could_not_pay_is_reported_and_one_who_did_not_want_to_is_not(ctx: ServiceContext) -> None:
+def test_a_customer_who_could_not_pay_is_reported_and_one_who_did_not_want_to_is_not(ctx: ExampleShop) -> None:
     first, second = guests(ctx)
     first.paid_at = second.paid_at = None
     second.pays = False

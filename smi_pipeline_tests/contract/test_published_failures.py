@@ -1,5 +1,5 @@
-"""What other shops have published of money that went wrong, each against a real Stripe stand-in over HTTP and a real
-PostgreSQL. Judged by the stand-in's ledger and our rows."""
+"""What other shops have published of money that went wrong, each against a real Stripe sandbox over HTTP and a real
+PostgreSQL. Judged by the sandbox's ledger and our rows."""
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -84,7 +84,7 @@ class Shop(Steps):
         return job_id, intent
 
     def ledger(self, intent: str) -> list[dict[str, Any]]:
-        """The stand-in's refunds of a payment."""
+        """The sandbox's refunds of a payment."""
         return [r for r in self.sandbox.ledger("stripe")["refunds"] if r["payment_intent"] == intent]
 
     def rows(self, intent: str) -> list[tuple[str, str, str]]:

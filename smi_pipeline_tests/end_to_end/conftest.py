@@ -1,4 +1,4 @@
-"""The whole product, running: stand-ins, `Stack` with its real daemon, webserver, gateway and warm workers."""
+"""The whole product, running: the sandbox, `Stack` with its real daemon, webserver, gateway and warm workers."""
 
 import tempfile
 import time
@@ -19,7 +19,7 @@ API_KEY = "storefront-key-of-the-tests"
 
 
 def environment(sandbox: Sandbox, gateway_port: int, wire: str) -> dict[str, str]:
-    """Variables of a deployment against the stand-ins."""
+    """Variables of a deployment against the sandbox."""
     urls = sandbox.urls
     return {
         "SMI_SECRET_KEY": "end-to-end-" + "k" * 40,
@@ -92,7 +92,7 @@ class Storefront:
 
 
 class RunningShop:
-    """The stack with its stand-ins, and the variables it was started with."""
+    """The stack with its sandbox, and the variables it was started with."""
 
     def __init__(self, sandbox: Sandbox, stack: Stack, variables: dict[str, str]) -> None:
         self.sandbox = sandbox

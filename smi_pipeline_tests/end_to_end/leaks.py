@@ -1,4 +1,4 @@
-"""Looks for planted words in everything a run wrote: files, command lines, and every column of every table."""
+"""Search for planted secrets in everything a run wrote: files, command lines, every column of every table."""
 
 import base64
 import zlib
@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 
 def forms(word: str) -> set[bytes]:
-    """The word as it is, and in the forms in which it would hide: quoted, hexadecimal, inside a longer base64."""
+    """Return a word in all forms in which it may be written: plain, quoted, hexadecimal, inside a longer base64."""
     plain = word.encode()
     found = {plain, quote(word, safe="").encode(), plain.hex().encode()}
     for shift in range(
@@ -23,7 +23,7 @@ def forms(word: str) -> set[bytes]:
 
 
 def search(places: Iterable[tuple[str, bytes]], planted: Mapping[str, str]) -> set[tuple[str, str]]:
-    """(place, name of the planted word) of each one found."""
+    """Return (place, name of the secret) of each one found."""
     looked_for = {name: forms(word) for name, word in planted.items()}
     return {
         (place, name)
@@ -34,12 +34,12 @@ def search(places: Iterable[tuple[str, bytes]], planted: Mapping[str, str]) -> s
 
 
 def _unfolded(content: bytes) -> bytes:
-    """Without the soft line breaks of quoted-printable, which go through long words of a mail."""
+    """Return the content without the soft line breaks of quoted-printable."""
     return content.replace(b"=\r\n", b"").replace(b"=\n", b"")
 
 
 def files_below(folder: Path, *, besides: Iterable[str] = ()) -> Iterator[tuple[str, bytes]]:
-    """Every file and its own name, but not those below the folders named."""
+    """Yield every file and its name, except below the given folders."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if path.is_file() and name.parts[0] not in besides:
@@ -47,13 +47,13 @@ def files_below(folder: Path, *, besides: Iterable[str] = ()) -> Iterator[tuple[
 
 
 def command_lines(pids: Iterable[int]) -> Iterator[tuple[str, bytes]]:
-    """What `ps` shows to everybody on the machine."""
+    """Yield the command lines, which any user of the machine can read."""
     for pid in pids:
         yield f"command line of {pid}", Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def cells(url: str) -> Iterator[tuple[str, bytes]]:
-    """Every column of every table of a database."""
+    """Yield every column of every table of a database."""
     engine = create_engine(url)
     try:
         with engine.connect() as connection:

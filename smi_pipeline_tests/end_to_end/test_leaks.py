@@ -1,4 +1,4 @@
-"""The search for leaks finds what it is meant to find."""
+"""The search for leaked secrets finds them."""
 
 import base64
 import json

@@ -44,7 +44,7 @@ pytestmark = [
     pytest.mark.timeout(240),
     pytest.mark.filterwarnings(
         "ignore:Requiring AUTH while not requiring TLS"
-    ),  # the stand-in's mail server, on loopback
+    ),  # the sandbox's mail server, on loopback
 ]
 needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
 

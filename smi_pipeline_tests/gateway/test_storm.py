@@ -60,7 +60,7 @@ def event(type_: str, obj: dict[str, Any]) -> Request:
 
 
 def bought(shop: Shop) -> tuple[str, dict[str, Any], list[Request]]:
-    """An order paid at the Stripe stand-in: its number, PaymentIntent, and the events that tell of the payment."""
+    """An order paid at the Stripe sandbox: its number, PaymentIntent, and the events that tell of the payment."""
     assert shop.sandbox
     data = shop.register().json()["data"]
     session = data["checkout_url"].rpartition("/")[2]
@@ -83,7 +83,7 @@ def bought(shop: Shop) -> tuple[str, dict[str, Any], list[Request]]:
 
 
 def refunds(shop: Shop, intent: dict[str, Any]) -> list[dict[str, Any]]:
-    """The refunds of a payment in the stand-in's ledger."""
+    """The refunds of a payment in the sandbox's ledger."""
     assert shop.sandbox
     return [row for row in shop.sandbox.ledger("stripe")["refunds"] if row["payment_intent"] == intent["id"]]
 
@@ -178,7 +178,7 @@ def test_each_upsampler_webhook_has_one_effect(whole_shop: Shop) -> None:
 
 
 def row_of(shop: Shop, external_id: str) -> dict[str, Any]:
-    """A submission in the stand-in's ledger."""
+    """A submission in the sandbox's ledger."""
     assert shop.sandbox
     [found] = [s for s in shop.sandbox.ledger("upsampler")["submissions"] if s["id"] == external_id]
     return found

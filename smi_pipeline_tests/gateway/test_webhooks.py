@@ -17,7 +17,7 @@ UPSAMPLER = "/smi-webhook/upsampler/"
 
 
 def paid_intent(shop: Shop) -> tuple[str, dict[str, Any]]:
-    """A registered job whose Checkout was paid at the stand-in, without any webhook: (job_id, PaymentIntent)."""
+    """A registered job whose Checkout was paid at the sandbox, without any webhook: (job_id, PaymentIntent)."""
     assert shop.sandbox
     data = shop.register().json()["data"]
     intent = shop.sandbox.pay(data["checkout_url"].rpartition("/")[2])

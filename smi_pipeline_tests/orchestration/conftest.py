@@ -1,4 +1,4 @@
-"""A whole shop for orchestration tests: real PostgreSQL, the stand-ins, the real definitions, an ephemeral Dagster."""
+"""A whole shop for orchestration tests: real PostgreSQL, the sandbox, the real definitions, an ephemeral Dagster."""
 
 import time
 from collections.abc import Iterator
@@ -101,7 +101,7 @@ class Shop:
 
 @pytest.fixture
 def environment(state_url: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The variables of a deployment against the stand-ins, set for this test."""
+    """The variables of a deployment against the sandbox, set for this test."""
     urls = sandbox.urls
     variables = {
         "SMI_DATABASE_URL": state_url,
@@ -133,7 +133,7 @@ def environment(state_url: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: p
 
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
-    """The stand-ins, with lifted rate limits and quick upscales."""
+    """The sandbox, with lifted rate limits and quick upscales."""
     with Sandbox(tmp_path / "sandbox", processing_seconds=0.1, rate_minute=0, rate_hour=0) as running:
         yield running
 

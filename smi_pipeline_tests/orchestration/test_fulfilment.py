@@ -1,4 +1,4 @@
-"""From a paid job to the file or the refund, through the real Dagster jobs, judged by the stand-ins' ledgers."""
+"""From a paid job to the file or the refund, through the real Dagster jobs, judged by the sandbox's ledgers."""
 
 import pytest
 from dagster import DagsterEventType

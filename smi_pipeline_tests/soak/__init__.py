@@ -1,5 +1,5 @@
-"""`make soak`: thousands of orders through the real stack, while every stand-in misbehaves at random.
+"""`make soak`: thousands of orders through the real stack, while every service of the sandbox fails at random.
 
-What happened is judged by the stand-ins' ledgers, the customers' mailboxes and the files behind their links. Of the
-product only the list of person's tasks is asked: they are the right end of what no program can settle.
+The verdict comes from the sandbox's ledgers, the customers' mailboxes and the files behind their links. Of the product
+only the list of manual tasks is read: they are the correct outcome of what no program can settle.
 """

@@ -19,7 +19,7 @@ _SMALL_MEGABYTES = {"disk-storage": 150, "disk-postgres": 500}
 
 
 def main() -> int:
-    """Runs one soak and prints what it found."""
+    """Run one soak and print the report."""
     parser = argparse.ArgumentParser(prog="python -m smi_pipeline_tests.soak", description=__doc__)
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
@@ -27,8 +27,10 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file for the report")
     parser.add_argument("--home", type=Path, help="folder for everything, kept afterwards (default: a temporary one)")
     more = parser.add_mutually_exclusive_group()
-    more.add_argument("--outage", choices=OUTAGES, help="something stops for a minute when a third is paid")
-    more.add_argument("--two-stacks", action="store_true", help="on one database; each is stopped for a while")
+    more.add_argument("--outage", choices=OUTAGES, help="what fails for a minute once a third of the orders is paid")
+    more.add_argument(
+        "--two-stacks", action="store_true", help="run two stacks on one database, each paused for a while"
+    )
     given = parser.parse_args()
     report_path = given.json.absolute() if given.json else None
     with (
@@ -54,7 +56,7 @@ def main() -> int:
 
 
 def _outage(plan: Plan, name: str, around: contextlib.ExitStack) -> None:
-    """Something stops once a third of the orders is paid."""
+    """Plan an outage once a third of the orders is paid."""
     plan.interrupted = True
     if name == "postgres-paused":
         event = outages.postgres_paused(OUTAGE_SECONDS)
@@ -68,7 +70,7 @@ def _outage(plan: Plan, name: str, around: contextlib.ExitStack) -> None:
 
 
 def _two_stacks(plan: Plan, around: contextlib.ExitStack) -> None:
-    """As on several hosts (deploy/README.md): one state, one storage; each daemon has a Dagster database of its own."""
+    """Plan two stacks as on two hosts: one state, one storage, and a Dagster database each (see deploy/README.md)."""
     plan.interrupted = True
     server = _server(plan, around)
     plan.environment["SMI_STORAGE_URL"] = str(plan.home / "storage")
@@ -79,7 +81,7 @@ def _two_stacks(plan: Plan, around: contextlib.ExitStack) -> None:
 
 
 def _server(plan: Plan, around: contextlib.ExitStack) -> EmbeddedPostgres:
-    """A database server that no stack owns."""
+    """Start a database server that no stack owns."""
     server = EmbeddedPostgres(plan.home / "server")
     server.start()
     around.callback(server.stop)

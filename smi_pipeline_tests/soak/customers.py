@@ -1,23 +1,24 @@
-"""The customers of a soak: they order and pay many at once, and try again when the shop or a stand-in fails them."""
+"""The customers of a soak: many order and pay at once, and try again when the shop or Checkout fails."""
 
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from smi_pipeline.demo.orders import Memory, Order
+from smi_pipeline.demo.orders import DemoState, Order
 from smi_pipeline.demo.shop import CustomerError, Shop
 
 AT_ONCE = 12
-TRIES = 40  # a customer who is refused comes back; an outage of a minute loses none
+TRIES = 40  # enough to survive an outage of a minute
 
 
 @dataclass
 class Customers:
-    """Sends all of them through a pool of threads, with at most `open_limit` paid orders that are not closed, and so
-    many a minute as `per_minute` says (0: as fast as they can)."""
+    """Orders through a pool of threads, with at most `open_limit` paid orders that are not closed.
 
-    memory: Memory
+    `per_minute`: orders per minute (0: as fast as possible)."""
+
+    demo: DemoState
     open_limit: int
     per_minute: float = 0.0
     given_up: list[str] = field(default_factory=list)
@@ -25,25 +26,25 @@ class Customers:
     closed: int = 0
 
     def __post_init__(self) -> None:
-        self._shop = Shop(self.memory)
+        self._shop = Shop(self.demo)
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="customer")
         self._stopping = threading.Event()
 
     def send(self) -> None:
-        """Returns at once."""
+        """Start all customers; return at once."""
         began = time.monotonic()
         pause = 60 / self.per_minute if self.per_minute else 0.0
-        for number, order in enumerate(self.memory.orders):
+        for number, order in enumerate(self.demo.orders):
             self._pool.submit(self._buy, order, began + number * pause)
 
     @property
     def done(self) -> bool:
-        """Whether every one has paid or given up."""
-        return self.paid + len(self.given_up) >= len(self.memory.orders)
+        """Whether all customers have paid or given up."""
+        return self.paid + len(self.given_up) >= len(self.demo.orders)
 
     def stop(self) -> None:
-        """Nobody orders any more."""
+        """Stop ordering."""
         self._stopping.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -60,7 +61,7 @@ class Customers:
             except CustomerError as error:
                 why = str(error)
                 if order.checkout_url and order.paid_at is None and "paying" in why:
-                    order.job_id = None  # the session is gone: a new order
+                    order.job_id = None  # the session has expired: order again
                 time.sleep(0.5)
             else:
                 with self._lock:

@@ -1,4 +1,4 @@
-"""Fetches what the verdict looks at, fast enough for thousands of jobs: by a pool of threads, and nothing twice."""
+"""Fetch the evidence fast enough for thousands of jobs: by a pool of threads, and nothing twice."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from smi_pipeline.demo.environment import OWNER
-from smi_pipeline.demo.evidence import letter_of
-from smi_pipeline.demo.judge import LINK, Letter
-from smi_pipeline.demo.orders import Memory, Order
+from smi_pipeline.demo.evidence import read_mail
+from smi_pipeline.demo.judge import LINK, ReceivedMail
+from smi_pipeline.demo.orders import DemoState, Order
 from smi_pipeline.demo.shop import Shop
 from smi_pipeline.state.database import Database
 from smi_pipeline.state.manual_tasks import ManualTasks
@@ -23,95 +23,95 @@ _TIMEOUT_SECONDS = 60
 
 @dataclass(kw_only=True)
 class Seen:
-    """The evidence, in the form the verdict asks for it. Every mapping answers emptily for what it does not have."""
+    """The evidence as the verdict needs it. Every mapping returns an empty value for a missing key."""
 
     intents: Mapping[str, list[dict[str, Any]]]  # by job id
     all_intents: list[dict[str, Any]]
     refunds: Mapping[str, list[dict[str, Any]]]  # by payment intent
     disputes: Mapping[str, list[dict[str, Any]]]  # by payment intent
     submissions: Mapping[str, list[dict[str, Any]]]  # by image address
-    letters: Mapping[str, list[Letter]]  # by recipient
-    struck: Mapping[str, list[dict[str, Any]]]  # injections, by recipient, or path and query of the image
-    tasks: list[dict[str, Any]]  # open person's tasks
+    mails: Mapping[str, list[ReceivedMail]]  # by recipient
+    injections: Mapping[str, list[dict[str, Any]]]  # by recipient, or path and query of the image
+    tasks: list[dict[str, Any]]  # open manual tasks
     balance_cents: int
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # (status, sha256) by link
 
 
 class Collector:
-    """Looks at everything, again and again; mails and files that were seen are not fetched a second time."""
+    """Collects the evidence repeatedly; mails and files are fetched once."""
 
-    def __init__(self, memory: Memory, state_url: str) -> None:
-        self._memory = memory
-        self._shop = Shop(memory)
+    def __init__(self, demo: DemoState, state_url: str) -> None:
+        self._demo = demo
+        self._shop = Shop(demo)
         self._tasks = ManualTasks(Database(state_url))  # what `smi tasks list` shows
-        self._letters: dict[int, Letter] = {}
+        self._mails: dict[int, ReceivedMail] = {}
         self._files: dict[str, tuple[int, str]] = {}
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="evidence")
 
     def listed(self, service: str, kind: str) -> list[dict[str, Any]]:
-        """All records of one kind of a stand-in. Raises requests.RequestException."""
-        reply = self._shop.http.get(f"{self._memory.url(service)}/_{kind}", timeout=_TIMEOUT_SECONDS)
+        """Return all records of a kind of a service. Raises requests.RequestException."""
+        reply = self._shop.http.get(f"{self._demo.url(service)}/_{kind}", timeout=_TIMEOUT_SECONDS)
         reply.raise_for_status()
         return reply.json()[kind]
 
     def mails(self) -> list[dict[str, Any]]:
-        """Every mail that was taken. Raises requests.RequestException."""
+        """Return all accepted mails. Raises requests.RequestException."""
         return self._shop.ledger("mail")["messages"]
 
     def mailed(self) -> set[str]:
-        """Everybody who got a mail."""
+        """Return all addresses that received a mail."""
         return {to for mail in self.mails() for to in mail["to"]}
 
     def injected(self) -> dict[str, Counter[str]]:
-        """How often each fault struck, by stand-in."""
+        """Return how often each fault was injected, by service."""
         return {
             name: Counter(label(each) for each in self.listed(name, "injections"))
             for name in ("upsampler", "stripe", "mail", "origin")
         }
 
     def collect(self, orders: Iterable[Order]) -> Seen:
-        """The evidence as it is now. Raises requests.RequestException when a stand-in does not answer."""
+        """Return the evidence as it is now. Raises requests.RequestException when the sandbox does not respond."""
         stripe = self._shop.ledger("stripe")
-        struck: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        injections: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for service in ("upsampler", "mail", "origin"):
             for injection in self.listed(service, "injections"):
-                struck[injection["subject"].split(",")[0]].append({**injection, "service": service})
-        letters = self._read_letters()
+                injections[injection["subject"].split(",")[0]].append({**injection, "service": service})
+        mails = self._read_mails()
         seen = Seen(
             intents=_by(stripe["intents"], lambda intent: intent["metadata"].get("job_id")),
             all_intents=stripe["intents"],
             refunds=_by(stripe["refunds"], lambda refund: refund["payment_intent"]),
             disputes=_by(self.listed("stripe", "disputes"), lambda dispute: dispute["payment_intent"]),
             submissions=_by(self.listed("upsampler", "submissions"), lambda record: record["image_url"]),
-            letters=letters,
-            struck=struck,
+            mails=mails,
+            injections=injections,
             tasks=[asdict(task) for task in self._tasks.opened()],
             balance_cents=stripe["balance_cents"],
         )
         unmailed = {task["job_id"] for task in seen.tasks if task["kind"] == "mail_failed"}
-        seen.files = self._read_files(letters, [order for order in orders if order.job_id in unmailed])
+        seen.files = self._read_files(mails, [order for order in orders if order.job_id in unmailed])
         return seen
 
-    def _read_letters(self) -> dict[str, list[Letter]]:
+    def _read_mails(self) -> dict[str, list[ReceivedMail]]:
         records = self.mails()
 
         def read(number: int) -> None:
-            url = f"{self._memory.url('mail')}/messages/{number}.eml"
+            url = f"{self._demo.url('mail')}/messages/{number}.eml"
             content = self._shop.http.get(url, timeout=_TIMEOUT_SECONDS).content
-            self._letters[number] = letter_of(content, records[number - 1])
+            self._mails[number] = read_mail(content, records[number - 1])
 
-        list(self._pool.map(read, [n for n in range(1, len(records) + 1) if n not in self._letters]))
-        found: dict[str, list[Letter]] = defaultdict(list)
-        for number in sorted(self._letters):
-            letter = self._letters[number]
-            for person in letter.to:
-                found[person].append(letter)
+        list(self._pool.map(read, [n for n in range(1, len(records) + 1) if n not in self._mails]))
+        found: dict[str, list[ReceivedMail]] = defaultdict(list)
+        for number in sorted(self._mails):
+            mail = self._mails[number]
+            for person in mail.to:
+                found[person].append(mail)
         return found
 
-    def _read_files(self, letters: Mapping[str, list[Letter]], unmailed: list[Order]) -> dict[str, tuple[int, str]]:
-        """What lies behind every link that was mailed, and behind those on the pages of customers without mail (there
-        by the customer's address)."""
-        links = {link: link for each in letters.values() for letter in each for link in LINK.findall(letter.text)}
+    def _read_files(self, mails: Mapping[str, list[ReceivedMail]], unmailed: list[Order]) -> dict[str, tuple[int, str]]:
+        """Return status and checksum behind every mailed link, and behind those on the pages of customers without mail
+        (by the customer's address)."""
+        links = {link: link for each in mails.values() for mail in each for link in LINK.findall(mail.text)}
         for order in unmailed:
             download = (self._shop.status(order) or {}).get("download")
             if download:
@@ -127,7 +127,7 @@ class Collector:
 
 
 def subject_of(order: Order) -> str:
-    """How the stand-ins name an image in their injections."""
+    """How the sandbox names an image in their injections."""
     parts = urlsplit(order.source_url)
     return f"{parts.path}?{parts.query}"
 

@@ -1,7 +1,4 @@
-"""Which faults strike how often, by stand-in. The same seed strikes the same customers in the same way.
-
-Belongs here: rates, and which faults excuse what. Does not belong here: what a fault does (the stand-ins' modules).
-"""
+"""The rates of random faults, by service, and which faults excuse what. A seed fixes which orders they hit."""
 
 from typing import Any
 
@@ -63,23 +60,23 @@ FAULTS: dict[str, list[Fault]] = {
         _random({"swap": 0.002}, {"swap": {"content": "other_photo"}}),
     ],
 }
-"""Rates are per moment: a job passes about four of most."""
+"""Rates are per opportunity; a job has about four of most."""
 
 AMBIGUOUS = frozenset({"drop", "accept_then_drop", "garbage", "cut_transfer", "status"})
-"""Kinds after which a submission's fate is unknown to the caller, so that it may be made once more."""
+"""Kinds after which the result of a submission is unknown to the caller, so that it may be repeated once."""
 
 MAY_REFUND = frozenset({"fail", "never_finishes", "no_image_url", "result_404", "reject", *CORRUPTIONS})
-"""Kinds of the upscaling service after which a refund is right; so it is whenever its ledger says failed."""
+"""Kinds of Upsampler after which a refund is correct, as it is whenever its ledger says failed."""
 
-SPOILS_SOURCE = frozenset({"zero_bytes", "truncated", "redirect", "swap"})
-"""Kinds of the image's host after which a refund is right."""
+CORRUPTS_SOURCE = frozenset({"zero_bytes", "truncated", "redirect", "swap"})
+"""Kinds of the image origin after which a refund is correct."""
 
 MAIL_FAILS = frozenset({"code", "drop_after_data"})
-"""Kinds of the mail server after which a person may have to send the mail."""
+"""Kinds of the mail server after which a manual task for the mail is correct."""
 
 
 def label(injection: dict[str, Any]) -> str:
-    """A fault in words for the report: kind, and what of its parameters makes it another one."""
+    """Return the name of a fault in the report: its kind and the parameters that distinguish it."""
     params = injection["params"]
     more = [str(params[name]) for name in ("code", "at", "then", "content", "outcome") if params.get(name)]
     more += [name for name in ("retry_after", "after_work", "at_once", "inquiry") if params.get(name)]

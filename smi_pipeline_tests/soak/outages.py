@@ -1,6 +1,6 @@
-"""What stops in the middle of a soak: PostgreSQL, room on a disk, or a whole stack. Each goes on again by itself.
+"""Outages during a soak: PostgreSQL, a full disk, a paused stack. Each ends by itself.
 
-Every outage notes what a person sees of it meanwhile: the answers of `/health`, lines of the logs, mails to the owner.
+Every outage notes what an operator sees of it: responses of `/health`, log lines, mails to the owner.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ Event = Callable[["Soak"], None]
 
 
 def postgres_paused(seconds: float) -> Event:
-    """All of PostgreSQL's processes are stopped by SIGSTOP, and continued."""
+    """Pause all processes of PostgreSQL by SIGSTOP, then continue them."""
 
     def event(soak: "Soak") -> None:
         server = soak.postgres_pid()
@@ -40,7 +40,7 @@ def postgres_paused(seconds: float) -> Event:
 
 
 def postgres_down(server: EmbeddedPostgres, seconds: float) -> Event:
-    """The server is shut down, and started again."""
+    """Shut down PostgreSQL, then start it again."""
 
     def event(soak: "Soak") -> None:
         with _seen(soak, f"PostgreSQL is shut down for {seconds:g} s"):
@@ -54,7 +54,7 @@ def postgres_down(server: EmbeddedPostgres, seconds: float) -> Event:
 
 
 def disk_full(folder: Path, seconds: float) -> Event:
-    """The file system of a folder has no byte left, and then room again."""
+    """Fill the file system of a folder to the last byte, then free it."""
 
     def event(soak: "Soak") -> None:
         filler = folder / "filler"
@@ -68,7 +68,7 @@ def disk_full(folder: Path, seconds: float) -> Event:
                         except OSError:
                             with contextlib.suppress(OSError):
                                 file.write(b"\0" * 512)
-                            time.sleep(0.2)  # what others free is taken, too
+                            time.sleep(0.2)  # also takes what others free
             finally:
                 filler.unlink()
 
@@ -76,7 +76,7 @@ def disk_full(folder: Path, seconds: float) -> Event:
 
 
 def stack_paused(number: int, seconds: float) -> Event:
-    """All processes of a stack are stopped by SIGSTOP for longer than any lease lasts, and continued."""
+    """Pause all processes of a stack for longer than a lease lasts, then continue them."""
 
     def event(soak: "Soak") -> None:
         soak.note(f"all processes of stack {number} are stopped by SIGSTOP for {seconds:g} s")
@@ -86,14 +86,14 @@ def stack_paused(number: int, seconds: float) -> Event:
                 time.sleep(seconds)
         finally:
             soak.paused.discard(number)
-        soak.note(f"stack {number} goes on")
+        soak.note(f"stack {number} continues")
 
     return event
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """A file system of its own at `folder`. Only root may do that: raises subprocess.CalledProcessError."""
+    """Mount a small file system at `folder`. Raises subprocess.CalledProcessError unless run as root."""
     folder.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", str(folder)], check=True)
     try:
@@ -122,17 +122,17 @@ def _stopped(*roots: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _seen(soak: "Soak", what: str) -> Iterator[None]:
-    """Notes the beginning and the end, what could be seen between them, and how long until all is well again."""
+    """Note start and end of an outage, what was visible in between, and how long the recovery took."""
     stack = soak.stacks[0]
     soak.note(what)
     before = {log: log.stat().st_size for log in (stack.home / "logs").glob("*.log")}
-    letters = len(soak.owner_subjects())
+    mails = len(soak.owner_subjects())
     watch = _Health(stack)
     soak.watch = watch.look
     try:
         yield
     finally:
-        soak.note(f"it is over; /health said meanwhile: {dict(watch.answers)}")
+        soak.note(f"the outage is over; responses of /health meanwhile: {dict(watch.answers)}")
     began = time.monotonic()
     while watch.look() != "200" and time.monotonic() < began + 120:
         time.sleep(0.5)
@@ -141,7 +141,7 @@ def _seen(soak: "Soak", what: str) -> Iterator[None]:
     for log, size in before.items():
         for line, count in _telling(log, size):
             soak.note(f"  {log.name}: {count} x {line}")
-    for subject, count in Counter(soak.owner_subjects()[letters:]).items():
+    for subject, count in Counter(soak.owner_subjects()[mails:]).items():
         soak.note(f"  mail to the owner: {count} x {subject}")
 
 
@@ -153,15 +153,15 @@ class _Health:
     def look(self) -> str:
         try:
             answer = requests.get(self._url, timeout=5)
-            said = str(answer.status_code)
+            result = str(answer.status_code)
         except requests.RequestException as error:
-            said = type(error).__name__
-        self.answers[said] += 1
-        return said
+            result = type(error).__name__
+        self.answers[result] += 1
+        return result
 
 
 def _telling(log: Path, offset: int) -> list[tuple[str, int]]:
-    """The most frequent lines with something to say since `offset`, with what varies taken out."""
+    """Return the most frequent error lines since `offset`, with numbers and ids masked."""
     with log.open(errors="replace") as file:
         file.seek(offset)
         lines = Counter(

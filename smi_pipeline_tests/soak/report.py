@@ -1,11 +1,11 @@
-"""What a soak has to say: figures by kind, for a person and as JSON."""
+"""The report of a soak, as text and as JSON."""
 
 import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smi_pipeline_tests.soak.verdict import Verdict
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Report:
-    """Times of webhooks in milliseconds, from sending to the answer, at the sender."""
+    """The figures. Times of webhooks are in milliseconds, from sending to the response, at the sender."""
 
     jobs: int
     seed: int
     violations: list[str]
     outcomes: dict[str, int]
-    person_tasks: dict[str, int]
+    manual_tasks: dict[str, int]
     faults: dict[str, dict[str, int]]
     webhooks: dict[str, float]
     seconds: float
@@ -29,14 +29,14 @@ class Report:
     notes: list[str]
 
     def write(self, path: Path) -> None:
-        """The report as JSON."""
+        """Write the report as JSON."""
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     def __str__(self) -> str:
         lines = [f"\n{self.jobs} jobs, seed {self.seed}: {len(self.violations)} violations in {self.seconds:.0f} s"]
         lines += [f"  {self.jobs_per_minute:.0f} jobs per minute"]
         lines += [f"webhooks: {', '.join(f'{name} {value:g}' for name, value in self.webhooks.items())}"]
-        for title, counts in (("outcomes", self.outcomes), ("person's tasks", self.person_tasks)):
+        for title, counts in (("outcomes", self.outcomes), ("manual tasks", self.manual_tasks)):
             lines += [f"{title}:", *(f"  {count:6} {name}" for name, count in counts.items())]
         for service, counts in self.faults.items():
             lines += [f"faults of {service}:", *(f"  {count:6} {name}" for name, count in counts.items())]
@@ -45,7 +45,7 @@ class Report:
 
 
 def make_report(soak: "Soak", verdict: Verdict, *, seconds: float) -> Report:
-    """Collects the figures."""
+    """Return the report."""
     collector = soak.collector
     tasks = Counter(task["kind"] for task in collector.collect([]).tasks)
     return Report(
@@ -53,7 +53,7 @@ def make_report(soak: "Soak", verdict: Verdict, *, seconds: float) -> Report:
         seed=soak.plan.seed,
         violations=verdict.violations,
         outcomes=dict(verdict.outcomes.most_common()),
-        person_tasks=dict(tasks.most_common()),
+        manual_tasks=dict(tasks.most_common()),
         faults={name: dict(counts.most_common()) for name, counts in collector.injected().items()},
         webhooks=webhook_figures({name: collector.listed(name, "webhooks") for name in ("stripe", "upsampler")}),
         seconds=round(seconds, 1),
@@ -62,9 +62,9 @@ def make_report(soak: "Soak", verdict: Verdict, *, seconds: float) -> Report:
     )
 
 
-def webhook_figures(ledgers: Mapping[str, list[dict]]) -> dict[str, float]:
-    """Percentiles of all webhooks that were sent, by sender, and of the first 200 to each event alone: a repeated one
-    is little work. How many a second: between the first and the last twentieth, retries of few come long after."""
+def webhook_figures(ledgers: Mapping[str, list[dict[str, Any]]]) -> dict[str, float]:
+    """Return percentiles of all webhooks, by sender, and of the first 200 to each event, because repeated ones are
+    little work. The rate is measured between the first and the last twentieth, because a few retries come late."""
     by_sender = {name: [each for each in ledger if each["status"] != "lost"] for name, ledger in ledgers.items()}
     sent = sorted((each for ledger in by_sender.values() for each in ledger), key=lambda each: each["at"])
     if not sent:
@@ -82,7 +82,7 @@ def webhook_figures(ledgers: Mapping[str, list[dict]]) -> dict[str, float]:
     }
 
 
-def _percentile(webhooks: list[dict], share: int) -> float:
-    """Milliseconds from sending to the answer."""
+def _percentile(webhooks: list[dict[str, Any]], share: int) -> float:
+    """Return milliseconds from sending to the response."""
     times = sorted(each["seconds"] * 1000 for each in webhooks)
     return times[min(len(times) - 1, len(times) * share // 100)]

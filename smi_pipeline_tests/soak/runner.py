@@ -1,4 +1,4 @@
-"""One soak from start to end: stand-ins, stack, customers, faults, skewed clocks, and the verdict."""
+"""Run a soak: sandbox, stack, customers, faults, skewed clocks, and the verdict."""
 
 import contextlib
 import random
@@ -12,14 +12,14 @@ from pathlib import Path
 import requests
 
 from smi_pipeline.demo.environment import isolated_environment, running_sandbox, stack_environment
-from smi_pipeline.demo.orders import Memory
+from smi_pipeline.demo.orders import DemoState
 from smi_pipeline.privileges.accounts import own_home
 from smi_pipeline.stack import Stack
 from smi_pipeline.stack.process_plan import free_port
 from smi_pipeline_tests.soak.customers import Customers
 from smi_pipeline_tests.soak.evidence import STAFF, Collector
 from smi_pipeline_tests.soak.faults import FAULTS
-from smi_pipeline_tests.soak.orders import soak_memory
+from smi_pipeline_tests.soak.orders import soak_state
 from smi_pipeline_tests.soak.report import Report, make_report
 from smi_pipeline_tests.soak.verdict import Verdict, judge
 
@@ -27,7 +27,7 @@ WEBHOOKS_PER_SECOND = 20
 SKEW_SECONDS = 600
 OPEN_LIMIT = 200
 LAST_LOOK_SECONDS = 7.0
-"""A good verdict is looked at once more so much later, in case anything comes twice: every sensor has ticked again."""
+"""A clean verdict is repeated after this time, in case anything comes twice: every sensor has ticked again."""
 _LOOK_SECONDS = 1.0
 
 _OWN_PORTS = ("SMI_GATEWAY_PORT", "SMI_DAGSTER_PORT")
@@ -63,42 +63,42 @@ class Plan:
 
 
 class Soak:
-    """The running soak, as events see it."""
+    """A running soak."""
 
-    def __init__(self, plan: Plan, memory: Memory, stacks: Sequence[Stack]) -> None:
+    def __init__(self, plan: Plan, demo: DemoState, stacks: Sequence[Stack]) -> None:
         self.plan = plan
-        self.memory = memory
+        self.demo = demo
         self.stacks = stacks
         self.notes: list[str] = []
-        self.paused: set[int] = set()  # numbers of stacks that nobody may keep running now
-        self.watch: Callable[[], object] | None = None  # what an outage wants to be called at each look
-        self.collector = Collector(memory, stacks[0].state_url)
-        self.customers = Customers(memory, max(25, min(OPEN_LIMIT, plan.jobs // 5)), plan.orders_per_minute)
+        self.paused: set[int] = set()  # numbers of stacks that must not be restarted now
+        self.watch: Callable[[], object] | None = None  # called at each look during an outage
+        self.collector = Collector(demo, stacks[0].state_url)
+        self.customers = Customers(demo, max(25, min(OPEN_LIMIT, plan.jobs // 5)), plan.orders_per_minute)
         self.most_closed_after = 0.0
-        """Seconds until 95 of 100 orders were closed: the last ones wait for retries, not for room."""
-        self._said: list[str] = []
+        """Seconds until 95 % of the orders were closed: the last ones wait for retries, not for capacity."""
+        self._printed: list[str] = []
         self._began = time.monotonic()
 
     def note(self, line: str) -> None:
-        """Says a line, and keeps it for the report."""
+        """Print a line and keep it for the report."""
         self.notes.append(f"{time.monotonic() - self._began:6.1f} s  {line}")
         sys.stdout.write(f"\n{self.notes[-1]}\n")
         sys.stdout.flush()
 
     def postgres_pid(self) -> int:
-        """The main process of the first stack's own PostgreSQL."""
+        """Return the process id of the first stack's embedded PostgreSQL."""
         return int((self.stacks[0].home / "postgres" / "postmaster.pid").read_text().split("\n", 1)[0])
 
     def owner_subjects(self) -> list[str]:
-        """Subjects of all mails to the owner alone."""
+        """Return the subjects of all mails to the owner alone."""
         return [mail["subject"] for mail in self.collector.mails() if set(mail["to"]) <= STAFF]
 
     def configure(self, service: str, **settings: object) -> None:
-        """Changes settings of a stand-in."""
-        requests.post(f"{self.memory.url(service)}/_config", json=settings, timeout=30).raise_for_status()
+        """Change settings of a service of the sandbox."""
+        requests.post(f"{self.demo.url(service)}/_config", json=settings, timeout=30).raise_for_status()
 
     def run(self) -> Report:
-        """Returns when every order ended rightly, or patience did."""
+        """Run until every order has ended correctly, or until `patience` is over; return the report."""
         self.configure("stripe", webhooks_per_second=self.plan.webhooks_per_second)
         self.customers.send()
         events = sorted(self.plan.events, key=lambda event: event[0])
@@ -107,8 +107,8 @@ class Soak:
         try:
             while not self.customers.done or skews:
                 self._look()
-                share = self.customers.paid / len(self.memory.orders)
-                if skews and share >= skews[0][0]:  # one at a look, so that each lasts for a while
+                share = self.customers.paid / len(self.demo.orders)
+                if skews and share >= skews[0][0]:  # one per look, so that each lasts for a while
                     self._skew(*skews.pop(0)[1:])
                 while events and share >= events[0][0]:
                     thread = threading.Thread(target=events.pop(0)[1], args=(self,), daemon=True)
@@ -125,21 +125,21 @@ class Soak:
         return make_report(self, verdict, seconds=time.monotonic() - self._began)
 
     def _settle(self, ends: float) -> Verdict:
-        """Waits until everybody has a mail and nothing is under way, then judges until the verdict is good."""
+        """Wait until everyone has a mail and nothing is in progress, then judge until the verdict is clean."""
         while self.customers.closed < self.customers.paid and time.monotonic() < ends:
             self._look()
             if self._quiet():
-                break  # who has no mail by now is a person's task, or a violation
+                break  # whoever has no mail by now has a manual task, or is a violation
         self.configure("stripe", webhooks_per_second=0)
         clean_since: float | None = None
         while True:
             self._look()
             verdict = judge(
-                self.memory.orders, self.collector.collect(self.memory.orders), interrupted=self.plan.interrupted
+                self.demo.orders, self.collector.collect(self.demo.orders), interrupted=self.plan.interrupted
             )
             now = time.monotonic()
             if verdict.violations:
-                self._say_once(verdict.violations)
+                self._print_once(verdict.violations)
                 clean_since = None
                 if now > ends:
                     return verdict
@@ -149,19 +149,19 @@ class Soak:
                 clean_since = clean_since or now
             time.sleep(_LOOK_SECONDS)
 
-    def _say_once(self, violations: list[str]) -> None:
-        """What is not right yet, if it is something else than the last time."""
-        if violations != self._said:
-            self._said = violations
-            sys.stdout.write("\n" + "".join(f"not right yet: {line}\n" for line in violations[:5]))
+    def _print_once(self, violations: list[str]) -> None:
+        """Print the current violations if they have changed."""
+        if violations != self._printed:
+            self._printed = violations
+            sys.stdout.write("\n" + "".join(f"not yet correct: {line}\n" for line in violations[:5]))
 
     def _quiet(self) -> bool:
-        """Whether so few lack a mail that they may be those whose mail or refund failed."""
+        """Return whether so few lack a mail that they may be those whose mail or refund failed."""
         missing = self.customers.paid - self.customers.closed
         return missing <= max(5, self.customers.paid // 25)
 
     def _look(self) -> None:
-        """Keeps everything running, and shows a line."""
+        """Keep everything running, and print a line."""
         for number, stack in enumerate(self.stacks):
             if number not in self.paused:
                 stack.keep_running()
@@ -169,22 +169,22 @@ class Soak:
             self.watch()
         try:
             mailed = self.collector.mailed()
-            self.customers.closed = sum(1 for order in self.memory.orders if order.email in mailed)
+            self.customers.closed = sum(1 for order in self.demo.orders if order.email in mailed)
         except requests.RequestException as error:
-            self.note(f"the mail stand-in does not answer: {type(error).__name__}")
+            self.note(f"the mail sandbox does not respond: {type(error).__name__}")
         seconds = time.monotonic() - self._began
         pace = self.customers.closed / seconds * 60
-        if not self.most_closed_after and self.customers.closed >= 0.95 * len(self.memory.orders):
+        if not self.most_closed_after and self.customers.closed >= 0.95 * len(self.demo.orders):
             self.most_closed_after = seconds
         sys.stdout.write(
-            f"\r{seconds:6.0f} s  paid {self.customers.paid} of {len(self.memory.orders)}, mailed "
+            f"\r{seconds:6.0f} s  paid {self.customers.paid} of {len(self.demo.orders)}, mailed "
             f"{self.customers.closed}, {pace:.0f} a minute "
         )
         sys.stdout.flush()
         time.sleep(_LOOK_SECONDS)
 
     def _skews(self) -> list[tuple[float, str, int]]:
-        """From which share of the orders on which clock is off by how many seconds."""
+        """Return from which share of the orders on which clock is off by how many seconds."""
         first = random.Random(self.plan.seed).choice((SKEW_SECONDS, -SKEW_SECONDS))
         return [
             (0.2, "stripe", first),
@@ -201,15 +201,15 @@ class Soak:
 
 
 def soak(plan: Plan) -> Report:
-    """Carries out a soak. Raises StackError or SandboxError when something could not be started."""
+    """Run a soak. Raises StackError or SandboxError when something cannot be started."""
     home = plan.home.absolute()
     own_home(home)
-    memory = soak_memory(home, plan.jobs, plan.seed)
+    demo = soak_state(home, plan.jobs, plan.seed)
     wire = "live" if plan.seed % 2 else "documented"
-    environment = {**stack_environment(memory, wire), **ENVIRONMENT, **plan.environment}
+    environment = {**stack_environment(demo, wire), **ENVIRONMENT, **plan.environment}
     sandbox = {"rate_minute": 0, "rate_hour": 0, "processing_seconds": 0.3}
-    with isolated_environment(memory), running_sandbox(memory, **sandbox), contextlib.ExitStack() as running:
-        stacks = [running.enter_context(Stack(environment, memory.stack_folder, say=print))]
+    with isolated_environment(demo), running_sandbox(demo, **sandbox), contextlib.ExitStack() as running:
+        stacks = [running.enter_context(Stack(environment, demo.stack_folder, say=print))]
         if plan.second:
             other = {**environment, **plan.second, **{name: str(free_port()) for name in _OWN_PORTS}}
             stacks.append(running.enter_context(Stack(other, home / "stack-2", say=print)))
@@ -218,5 +218,5 @@ def soak(plan: Plan) -> Report:
         for service, faults in FAULTS.items():
             for number, fault in enumerate(faults):
                 body = {**fault, "seed": plan.seed * 1000 + number}
-                requests.post(f"{memory.url(service)}/_faults", json=body, timeout=30).raise_for_status()
-        return Soak(plan, memory, stacks).run()
+                requests.post(f"{demo.url(service)}/_faults", json=body, timeout=30).raise_for_status()
+        return Soak(plan, demo, stacks).run()

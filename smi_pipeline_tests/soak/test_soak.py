@@ -26,5 +26,5 @@ def test_under_random_faults_of_every_sandbox_service_each_paid_job_ends_correct
     assert report.violations == []
     assert report.jobs == sum(report.outcomes.values()) == JOBS
     assert report.outcomes["delivered"] > JOBS / 2
-    struck = Counter({name: sum(counts.values()) for name, counts in report.faults.items()})
-    assert all(struck[name] >= 3 for name in ("upsampler", "stripe", "mail", "origin")), struck
+    injections = Counter({name: sum(counts.values()) for name, counts in report.faults.items()})
+    assert all(injections[name] >= 3 for name in ("upsampler", "stripe", "mail", "origin")), injections

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from smi_pipeline.demo.judge import Letter, fee_cents
+from smi_pipeline.demo.judge import ReceivedMail, fee_cents
 from smi_pipeline.demo.orders import Order
 from smi_pipeline_tests.soak.evidence import Seen, subject_of
 from smi_pipeline_tests.soak.verdict import judge
@@ -20,8 +20,8 @@ ORDER = Order(
 )
 
 
-def letter(text: str, message_id: str = "<1@shop>", to: str = EMAIL) -> Letter:
-    return Letter(message_id=message_id, to=(to,), subject="Your order", text=f"{JOB} {text}", at=2_000.0)
+def mail(text: str, message_id: str = "<1@shop>", to: str = EMAIL) -> ReceivedMail:
+    return ReceivedMail(message_id=message_id, to=(to,), subject="Your order", text=f"{JOB} {text}", at=2_000.0)
 
 
 def submission(*behaviour: str, sha256: str = "good", status: str = "completed") -> dict[str, Any]:
@@ -36,7 +36,7 @@ def task(kind: str) -> dict[str, Any]:
     return {"kind": kind, "job_id": JOB, "subject": INTENT, "message": "see to it"}
 
 
-def struck(service: str, kind: str, endpoint: str = "") -> dict[str, Any]:
+def injection(service: str, kind: str, endpoint: str = "") -> dict[str, Any]:
     return {"service": service, "kind": kind, "endpoint": endpoint}
 
 
@@ -49,8 +49,8 @@ def seen(**changes: Any) -> Seen:
         "refunds": {},
         "disputes": {},
         "submissions": {ORIGIN: [submission()]},
-        "letters": {EMAIL: [letter(LINK)]},
-        "struck": {},
+        "mails": {EMAIL: [mail(LINK)]},
+        "injections": {},
         "tasks": [],
         "files": {LINK: (200, "good")},
     } | changes
@@ -63,7 +63,7 @@ def refunded(**changes: Any) -> Seen:
     """An order that Upsampler failed, and whose money went back."""
     told = {
         "submissions": {ORIGIN: [submission("fail", sha256="", status="failed")]},
-        "letters": {EMAIL: [letter("Refund of $0.50")]},
+        "mails": {EMAIL: [mail("Refund of $0.50")]},
         "refunds": {INTENT: [refund()]},
     }
     return seen(**(told | changes))
@@ -73,12 +73,10 @@ RIGHT: dict[str, Callable[[], Seen]] = {
     "delivered": seen,
     "refunded: fail": refunded,
     "returned by the bank": lambda: refunded(
-        refunds={}, disputes={INTENT: [{"status": "lost", "amount": PAID}]}, letters={EMAIL: [letter("Refund $0.50")]}
+        refunds={}, disputes={INTENT: [{"status": "lost", "amount": PAID}]}, mails={EMAIL: [mail("Refund $0.50")]}
     ),
     "delivered; payment lost to the bank": lambda: seen(disputes={INTENT: [{"status": "lost", "amount": PAID}]}),
-    "refund failed; a person's task": lambda: refunded(
-        refunds={INTENT: [refund("failed")]}, tasks=[task("refund_failed")]
-    ),
+    "refund failed; manual task": lambda: refunded(refunds={INTENT: [refund("failed")]}, tasks=[task("refund_failed")]),
 }
 
 
@@ -89,25 +87,28 @@ def test_a_right_end_is_counted_and_no_violation(end: str) -> None:
 
 
 def test_a_mail_that_was_taken_twice_is_one_mail() -> None:
-    assert judge([ORDER], seen(letters={EMAIL: [letter(LINK), letter(LINK)]})).violations == []
+    assert judge([ORDER], seen(mails={EMAIL: [mail(LINK), mail(LINK)]})).violations == []
 
 
 def test_a_mail_that_the_server_refused_is_right_as_a_task_when_the_page_has_the_file() -> None:
     evidence = seen(
-        letters={}, tasks=[task("mail_failed")], struck={EMAIL: [struck("mail", "code")]}, files={EMAIL: (200, "good")}
+        mails={},
+        tasks=[task("mail_failed")],
+        injections={EMAIL: [injection("mail", "code")]},
+        files={EMAIL: (200, "good")},
     )
     assert judge([ORDER], evidence).violations == []
 
 
 def test_a_second_submission_is_right_after_one_without_an_answer() -> None:
     twice = {ORIGIN: [submission(), submission()]}
-    unanswered = {subject_of(ORDER): [struck("upsampler", "accept_then_drop", "submit")]}
-    assert judge([ORDER], seen(submissions=twice, struck=unanswered)).violations == []
+    unanswered = {subject_of(ORDER): [injection("upsampler", "accept_then_drop", "submit")]}
+    assert judge([ORDER], seen(submissions=twice, injections=unanswered)).violations == []
 
 
 WRONG: dict[str, tuple[Callable[[], Seen], str]] = {
-    "lost": (lambda: seen(letters={}, files={}), "neither delivered nor refunded"),
-    "no mail": (lambda: refunded(letters={}), "0 different mails"),
+    "lost": (lambda: seen(mails={}, files={}), "neither delivered nor refunded"),
+    "no mail": (lambda: refunded(mails={}), "0 different mails"),
     "delivered and refunded": (lambda: seen(refunds={INTENT: [refund()]}), "delivered and refunded"),
     "refunded without reason": (
         lambda: refunded(submissions={ORIGIN: [submission()]}),
@@ -119,7 +120,7 @@ WRONG: dict[str, tuple[Callable[[], Seen], str]] = {
     ),
     "a part refunded": (lambda: refunded(refunds={INTENT: [refund(amount=20)]}), "did not get all of its money"),
     "a failed refund nobody knows of": (lambda: refunded(refunds={INTENT: [refund("failed")]}), "neither delivered"),
-    "mailed twice": (lambda: seen(letters={EMAIL: [letter(LINK), letter(LINK, "<2@shop>")]}), "2 different mails"),
+    "mailed twice": (lambda: seen(mails={EMAIL: [mail(LINK), mail(LINK, "<2@shop>")]}), "2 different mails"),
     "submitted twice": (lambda: seen(submissions={ORIGIN: [submission(), submission()]}), "submitted 2 times"),
     "wrong file": (lambda: seen(files={LINK: (200, "another")}), "a wrong file"),
     "spoiled file": (lambda: seen(submissions={ORIGIN: [submission("bit_flip")]}), "a wrong file (bit_flip)"),
@@ -129,10 +130,10 @@ WRONG: dict[str, tuple[Callable[[], Seen], str]] = {
         lambda: seen(all_intents=[*seen().all_intents, {"id": "pi_9", "amount_received": 1, "metadata": {}}]),
         "belongs to none",
     ),
-    "a stranger's mail": (lambda: seen(letters={EMAIL: [letter(LINK)], "x@y.example": [letter("")]}), "x@y.example"),
+    "a stranger's mail": (lambda: seen(mails={EMAIL: [mail(LINK)], "x@y.example": [mail("")]}), "x@y.example"),
     "money that is not there": (lambda: seen(balance_cents=1), "the balance is 1 cents"),
     "an overdue job": (lambda: seen(tasks=[task("overdue")]), "an open task of kind overdue"),
-    "a mail nobody refused": (lambda: seen(letters={}, tasks=[task("mail_failed")], files={EMAIL: (200, "good")}),
+    "a mail nobody refused": (lambda: seen(mails={}, tasks=[task("mail_failed")], files={EMAIL: (200, "good")}),
                               "although the mail server took everything"),
 }  # fmt: skip
 

@@ -1,27 +1,27 @@
-"""Whether every paid order ended rightly, whatever struck it. Functions of the evidence, nothing else.
+"""Judge whether every paid order ended correctly, by pure functions of the evidence.
 
-A right end is one of: the good file and the money kept; the money back in full, for a reason that the stand-ins can
-name; the money returned by the bank (a lost dispute); or an open task for a person where no program can go on (the
-bank refused the refund, the mail server refused the mail).
+Correct ends are: the good file and no refund; a full refund for a reason that is in the sandbox's ledgers; the money
+returned by the bank (a lost dispute); or an open manual task where no program can go on (the bank refused the refund,
+the mail server refused the mail).
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from smi_pipeline.demo.judge import LINK, Letter, fee_cents
+from smi_pipeline.demo.judge import LINK, ReceivedMail, fee_cents
 from smi_pipeline.demo.orders import Order
 from smi_pipeline_tests.soak import faults
 from smi_pipeline_tests.soak.evidence import STAFF, Seen, subject_of
 
 _GONE = ("failed", "canceled")
 _NEVER = ("overdue", "refund_late", "orphan_payment", "stripe_event")
-"""Tasks that no fault of these excuses: something was forgotten."""
+"""Kinds of tasks that no fault excuses: something was forgotten."""
 
 
 @dataclass
 class Verdict:
-    """What was found. `outcomes` counts ends in words."""
+    """The result. `outcomes` counts the ends of orders."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
@@ -29,12 +29,12 @@ class Verdict:
 
 @dataclass
 class _Case:
-    """One order and what is known of it."""
+    """An order and its evidence."""
 
     order: Order
     seen: Seen
     interrupted: bool
-    said: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         seen, order = self.seen, self.order
@@ -47,8 +47,8 @@ class _Case:
             task["kind"] for task in seen.tasks if task["job_id"] == order.job_id or task["subject"] in payments
         }
         self.submissions = seen.submissions.get(order.source_url, [])
-        self.letters = list({letter.message_id: letter for letter in seen.letters.get(order.email, [])}.values())
-        self.struck = [*seen.struck.get(subject_of(order), []), *seen.struck.get(order.email, [])]
+        self.mails = list({mail.message_id: mail for mail in seen.mails.get(order.email, [])}.values())
+        self.injections = [*seen.injections.get(subject_of(order), []), *seen.injections.get(order.email, [])]
 
     @property
     def received(self) -> int:
@@ -56,8 +56,7 @@ class _Case:
 
 
 def judge(orders: Sequence[Order], seen: Seen, *, interrupted: bool = False) -> Verdict:
-    """Judges all paid orders. `interrupted`: processes were stopped or died, which loses answers as a fault does, and
-    makes jobs late."""
+    """Judge all paid orders. `interrupted`: processes were stopped or died, which loses responses and delays jobs."""
     verdict = Verdict()
     for order in orders:
         if order.paid_at is None:
@@ -67,15 +66,17 @@ def judge(orders: Sequence[Order], seen: Seen, *, interrupted: bool = False) -> 
         _payment(case)
         _submissions(case)
         _mails(case)
-        verdict.violations += [f"order {order.number} (job {order.job_id}) {said}" for said in case.said]
-    verdict.violations += _strangers(orders, seen) + _money(seen) + _alarms(seen)
+        verdict.violations += [
+            f"order {order.number} (job {order.job_id}) {violation}" for violation in case.violations
+        ]
+    verdict.violations += _unknown_parties(orders, seen) + _money(seen) + _alarms(seen)
     return verdict
 
 
 def _end(case: _Case) -> str:
     delivered = _files(case)
     if delivered and case.alive:
-        case.said.append("was delivered and refunded")
+        case.violations.append("was delivered and refunded")
         return "delivered and refunded"
     if delivered:
         return "delivered; payment lost to the bank" if case.lost_dispute else "delivered"
@@ -84,15 +85,15 @@ def _end(case: _Case) -> str:
     if case.lost_dispute:
         return "returned by the bank"
     if case.refunds and "refund_failed" in case.tasks:
-        return "refund failed; a person's task"
-    case.said.append(f"was paid, but neither delivered nor refunded (tasks: {sorted(case.tasks) or 'none'})")
+        return "refund failed; manual task"
+    case.violations.append(f"was paid, but neither delivered nor refunded (tasks: {sorted(case.tasks) or 'none'})")
     return "lost"
 
 
 def _files(case: _Case) -> bool:
-    """Whether there is a file for the customer; says what is wrong with it."""
-    links = [link for letter in case.letters for link in LINK.findall(letter.text)]
-    if not case.letters and "mail_failed" in case.tasks:
+    """Return whether there is a file for the customer; record what is wrong with it."""
+    links = [link for mail in case.mails for link in LINK.findall(mail.text)]
+    if not case.mails and "mail_failed" in case.tasks:
         links = [case.order.email]  # on the customer's page
     good = {s["sha256"] for s in case.submissions if not faults.MAY_REFUND & set(s["behaviour"])}
     delivered = False
@@ -101,99 +102,100 @@ def _files(case: _Case) -> bool:
         if not status:
             continue
         if status != 200:
-            case.said.append(f"was given a link that answers {status}")
+            case.violations.append(f"was given a link that answers {status}")
             continue
         delivered = True
         if sha256 not in good:
-            spoiled = sorted(kind for s in case.submissions if s["sha256"] == sha256 for kind in s["behaviour"])
-            case.said.append(f"got a wrong file ({', '.join(spoiled) or 'of nobody'})")
+            corrupted = sorted(kind for s in case.submissions if s["sha256"] == sha256 for kind in s["behaviour"])
+            case.violations.append(f"got a wrong file ({', '.join(corrupted) or 'of nobody'})")
     return delivered
 
 
 def _reason(case: _Case) -> str:
-    """What excuses the refund; a violation if nothing does."""
+    """Return what excuses the refund; record a violation if nothing does."""
     behaviours = sorted({kind for s in case.submissions for kind in s["behaviour"]} & faults.MAY_REFUND)
     if behaviours:
         return behaviours[0]
-    own = [i for i in case.struck if i["service"] == "upsampler" and i["kind"] in faults.MAY_REFUND]
+    own = [i for i in case.injections if i["service"] == "upsampler" and i["kind"] in faults.MAY_REFUND]
     if own:
         return str(own[0]["kind"])
-    if any(i["service"] == "upsampler" and (i["endpoint"], i["kind"]) == ("cdn", "garbage") for i in case.struck):
-        return "the cdn sent something else"  # whole and with 200: nothing tells it from the result
+    if any(i["service"] == "upsampler" and (i["endpoint"], i["kind"]) == ("cdn", "garbage") for i in case.injections):
+        return "the cdn sent something else"  # complete and with 200: indistinguishable from the result
     if any(s["status"] == "failed" for s in case.submissions):
         return "upsampler could not fetch the source"
-    if any(i["service"] == "origin" and i["kind"] in faults.SPOILS_SOURCE for i in case.struck):
-        return "spoiled source"
+    if any(i["service"] == "origin" and i["kind"] in faults.CORRUPTS_SOURCE for i in case.injections):
+        return "corrupt source"
     if _unanswered(case) >= 2:
         return "two submissions without an answer"
     if case.interrupted:
         return "late"
-    case.said.append("was refunded although nothing went wrong with it")
+    case.violations.append("was refunded although nothing went wrong with it")
     return "no reason"
 
 
 def _unanswered(case: _Case) -> int:
     return sum(
-        i["service"] == "upsampler" and i["endpoint"] == "submit" and i["kind"] in faults.AMBIGUOUS for i in case.struck
+        i["service"] == "upsampler" and i["endpoint"] == "submit" and i["kind"] in faults.AMBIGUOUS
+        for i in case.injections
     )
 
 
 def _payment(case: _Case) -> None:
     if len(case.intents) != 1:
-        case.said.append(f"has {len(case.intents)} payments instead of one")
+        case.violations.append(f"has {len(case.intents)} payments instead of one")
     elif case.received != case.order.price_cents:
-        case.said.append(f"was paid with {case.received} cents instead of {case.order.price_cents}")
+        case.violations.append(f"was paid with {case.received} cents instead of {case.order.price_cents}")
     if len(case.alive) > 1:
-        case.said.append(f"was refunded {len(case.alive)} times")
+        case.violations.append(f"was refunded {len(case.alive)} times")
     if case.alive and sum(refund["amount"] for refund in case.alive) != case.received:
-        case.said.append("did not get all of its money back")
+        case.violations.append("did not get all of its money back")
     keys = Counter(refund["idempotency_key"] for refund in case.refunds)
     if case.refunds and max(keys.values()) > 1:
-        case.said.append("was refunded twice under one key")
+        case.violations.append("was refunded twice under one key")
 
 
 def _submissions(case: _Case) -> None:
     allowed = 2 if case.interrupted or _unanswered(case) else 1
     if len(case.submissions) > allowed:
-        case.said.append(f"was submitted {len(case.submissions)} times instead of {allowed}")
+        case.violations.append(f"was submitted {len(case.submissions)} times instead of {allowed}")
     if any(s["scale"] != case.order.case.scale for s in case.submissions):
-        case.said.append("was submitted for the wrong scale")
+        case.violations.append("was submitted for the wrong scale")
 
 
 def _mails(case: _Case) -> None:
-    letters = case.letters
-    if not letters and "mail_failed" in case.tasks:
-        if not any(i["service"] == "mail" for i in case.struck) and not case.interrupted:
-            case.said.append("got no mail although the mail server took everything")
+    mails = case.mails
+    if not mails and "mail_failed" in case.tasks:
+        if not any(i["service"] == "mail" for i in case.injections) and not case.interrupted:
+            case.violations.append("got no mail although the mail server took everything")
         return
-    if not letters and case.refunds and not case.alive and "refund_failed" in case.tasks:
+    if not mails and case.refunds and not case.alive and "refund_failed" in case.tasks:
         return  # the refund failed at once: nothing was promised
-    if len(letters) != 1:
-        case.said.append(f"got {len(letters)} different mails instead of one: {[letter.subject for letter in letters]}")
-    for letter in letters:
-        if str(case.order.job_id) not in letter.text:
-            case.said.append(f"got a mail that does not name the order ({letter.subject})")
-        if not LINK.search(letter.text):
-            _refund_mail(case, letter)
+    if len(mails) != 1:
+        case.violations.append(f"got {len(mails)} different mails instead of one: {[mail.subject for mail in mails]}")
+    for mail in mails:
+        if str(case.order.job_id) not in mail.text:
+            case.violations.append(f"got a mail that does not name the order ({mail.subject})")
+        if not LINK.search(mail.text):
+            _refund_mail(case, mail)
 
 
-def _refund_mail(case: _Case, letter: Letter) -> None:
+def _refund_mail(case: _Case, mail: ReceivedMail) -> None:
     amount = f"${case.received / 100:.2f}"
-    if amount not in letter.text or "refund" not in letter.text.lower():
-        case.said.append(f"got a refund mail that does not name the {amount} ({letter.subject})")
+    if amount not in mail.text or "refund" not in mail.text.lower():
+        case.violations.append(f"got a refund mail that does not name the {amount} ({mail.subject})")
     if not case.refunds and not case.lost_dispute:
-        case.said.append("got a refund mail without a refund")
+        case.violations.append("got a refund mail without a refund")
 
 
-def _strangers(orders: Sequence[Order], seen: Seen) -> list[str]:
+def _unknown_parties(orders: Sequence[Order], seen: Seen) -> list[str]:
     jobs = {order.job_id for order in orders if order.paid_at is not None}
     people = {order.email for order in orders} | STAFF
-    said = [
+    violations = [
         f"the payment {intent['id']} belongs to none of the orders"
         for intent in seen.all_intents
         if intent["amount_received"] and intent["metadata"].get("job_id") not in jobs
     ]
-    return said + [f"a mail went to {person}, who ordered nothing" for person in sorted(set(seen.letters) - people)]
+    return violations + [f"a mail went to {person}, who ordered nothing" for person in sorted(set(seen.mails) - people)]
 
 
 def _money(seen: Seen) -> list[str]:

@@ -77,7 +77,7 @@ def _url(value: Any, name: str) -> str:
 
 
 def _scale(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or int(value) != value or not 1 <= value <= 16:
+    if isinstance(value, bool) or value not in range(1, MAX_SCALE + 1):
         raise BadRequest(f"{name} must be a whole number from 1 to {MAX_SCALE}")
     return int(value)
 

@@ -55,12 +55,10 @@ class Processor:
         """Return the result and its file name. The same source is enlarged once: load tests send few photographs many
         times, and should measure the shop rather than this resizer."""
         name = f"{hashlib.sha256(source).hexdigest()[:32]}-{scale}"
-        for image_format, extension in EXTENSIONS.items():
-            size = self._ledger.get("cache", name)
-            path = self.folder / f"{name}.{extension}"
-            if size and size["format"] == image_format and path.exists():
-                width, height = size["width"], size["height"]
-                return Upscaled(body=path.read_bytes(), format=image_format, width=width, height=height), path.name
+        if cached := self._ledger.get("cache", name):
+            path = self.folder / f"{name}.{EXTENSIONS[cached['format']]}"
+            if path.exists():
+                return Upscaled(body=path.read_bytes(), **cached), path.name
         result = upscale(source, scale)
         path = self.folder / f"{name}.{EXTENSIONS[result.format]}"
         self._write(path.name, result.body)

@@ -1,4 +1,4 @@
-"""The Stripe adapter against the stand-in: the whole port, with the money the stand-in's ledger says was moved."""
+"""The Stripe adapter against the sandbox: the whole port, with the money the sandbox's ledger says was moved."""
 
 import time
 from collections.abc import Callable, Iterator

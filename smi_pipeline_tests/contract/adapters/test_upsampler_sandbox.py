@@ -1,4 +1,4 @@
-"""The Upsampler client against the stand-in, in both wires: what it sends is understood, what it reads is meant."""
+"""The Upsampler client against the sandbox, in both wires: what it sends is understood, what it reads is meant."""
 
 import io
 import time

@@ -95,7 +95,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 class Shop:
-    """What the shop does with the upscaling service, in both wire formats."""
+    """What the shop does with the upscaling service, in both API formats."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
@@ -119,7 +119,7 @@ class Shop:
         return self.http.get(f"{self.sandbox.urls.upsampler}/status/{id}", timeout=10).json()
 
     def finished(self, id: str) -> dict[str, Any]:
-        """The status answer once the submission is completed or failed, in the words of its wire format."""
+        """The status answer once the submission is completed or failed, in the API format of the submission."""
         done = ("completed", "failed", "SUCCESS", "FAILED")
         return until(lambda: (answer := self.status(id))["status"] in done and answer)
 

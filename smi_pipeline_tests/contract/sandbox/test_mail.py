@@ -1,4 +1,4 @@
-"""The mail stand-in takes mails by SMTP, keeps and shows them, and its faults do what they say."""
+"""The mail sandbox takes mails by SMTP, keeps and shows them, and its faults do what they say."""
 
 import smtplib
 import ssl

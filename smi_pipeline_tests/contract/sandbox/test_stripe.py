@@ -1,4 +1,4 @@
-"""The Stripe stand-in serves the official library as Stripe does."""
+"""The Stripe sandbox serves the official library as Stripe does."""
 
 import time
 from functools import partial

@@ -1,4 +1,4 @@
-"""The Stripe stand-in signs its webhooks and delivers them at least once, unless told otherwise."""
+"""The Stripe sandbox signs its webhooks and delivers them at least once, unless told otherwise."""
 
 import json
 import time

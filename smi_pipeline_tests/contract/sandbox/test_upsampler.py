@@ -1,4 +1,4 @@
-"""The upscaling stand-in behaves like the service, in both wire formats."""
+"""The Upsampler sandbox behaves like the service, in both API formats."""
 
 import io
 import time

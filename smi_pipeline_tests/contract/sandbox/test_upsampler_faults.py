@@ -1,4 +1,4 @@
-"""Each fault of the upscaling stand-in does what it says."""
+"""Each fault of the Upsampler sandbox does what it says."""
 
 import io
 import time

@@ -1,4 +1,4 @@
-"""The allowance of the API is kept by all processes together: judged at the stand-in, which saw the calls arrive.
+"""The allowance of the API is kept by all processes together: judged at the sandbox, which saw the calls arrive.
 
 SMI_FULL=1 takes a real minute, and for the hour ten minutes.
 """

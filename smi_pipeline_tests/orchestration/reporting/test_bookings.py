@@ -1,4 +1,4 @@
-"""The sensor that reads Stripe's bookings, against the Stripe stand-in."""
+"""The sensor that reads Stripe's bookings, against the Stripe sandbox."""
 
 from collections.abc import Callable
 from datetime import timedelta

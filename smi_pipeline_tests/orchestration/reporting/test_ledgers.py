@@ -1,5 +1,5 @@
 """After a day on which everything happened that the demo knows, and all that money can do besides, the reports are what
-the ledgers of the stand-ins say: to the cent and to the credit."""
+the ledgers of the sandbox say: to the cent and to the credit."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from smi_pipeline.demo.judge import Evidence, Letter, PaidJob, examine, fee_cents
+from smi_pipeline.demo.judge import Evidence, PaidJob, ReceivedMail, examine, fee_cents
 from smi_pipeline.sandbox import photos
 from smi_pipeline.sandbox.upsampler.corruption import CORRUPTIONS
 from smi_pipeline.sandbox.upsampler.upscaling import upscale
@@ -25,8 +25,8 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-class ServiceContext:
-    """A shop with one delivered and one refunded job, all in order; tests spoil it."""
+class ExampleShop:
+    """A shop with one delivered and one refunded job, all in order; each test breaks something."""
 
     def __init__(self, photo: bytes) -> None:
         self.jobs = [
@@ -67,9 +67,9 @@ class ServiceContext:
                 for job, credits in zip(self.jobs, (1, 0), strict=True)
             ]
         }
-        self.letters = [
-            letter("1", "ada@example.com", f"Download it here:\n{LINK}\nOrder: {GOOD}", "Your 4x image is ready"),
-            letter(
+        self.mails = [
+            mail("1", "ada@example.com", f"Download it here:\n{LINK}\nOrder: {GOOD}", "Your 4x image is ready"),
+            mail(
                 "2",
                 "bob@example.com",
                 f"Your refund has been made. Amount: $0.50. Reason: The service could not\nprocess this. Order: {BAD}",
@@ -86,7 +86,7 @@ class ServiceContext:
         evidence = Evidence(
             stripe=self.stripe,
             upsampler=self.upsampler,
-            letters=self.letters,
+            mails=self.mails,
             staff=frozenset({OWNER}),
             download=lambda link: self.files.get(link, (404, b"")),
             source=lambda url: self.photo,
@@ -94,71 +94,71 @@ class ServiceContext:
         return examine(self.jobs, evidence)
 
 
-def letter(number: str, to: str, text: str, subject: str = "subject") -> Letter:
-    return Letter(message_id=f"<{number}@shop>", to=(to, OWNER), subject=subject, text=text, at=1010.0)
+def mail(number: str, to: str, text: str, subject: str = "subject") -> ReceivedMail:
+    return ReceivedMail(message_id=f"<{number}@shop>", to=(to, OWNER), subject=subject, text=text, at=1010.0)
 
 
 @pytest.fixture
-def ctx(photo: bytes) -> ServiceContext:
-    return ServiceContext(photo)
+def shop(photo: bytes) -> ExampleShop:
+    return ExampleShop(photo)
 
 
-def test_good_ledgers_give_no_violation(ctx: ServiceContext) -> None:
-    assert ctx.violations() == []
+def test_good_ledgers_give_no_violation(shop: ExampleShop) -> None:
+    assert shop.violations() == []
 
 
-def test_findings_hold_what_the_ledgers_say(ctx: ServiceContext) -> None:
-    good, bad = ctx.examine()[0]
+def test_findings_hold_what_the_ledgers_say(shop: ExampleShop) -> None:
+    good, bad = shop.examine()[0]
     assert (good.outcome, good.mails, good.refunds, good.submissions) == ("delivered", 1, 0, 1)
     assert (good.revenue_cents, good.cost_cents, good.margin_cents) == (120, 4 + 33, 83)
     assert (bad.outcome, bad.revenue_cents, bad.cost_cents, bad.margin_cents) == ("refunded", 0, 31, -31)
     assert (good.submitted_at, good.closed_at) == (1001.5, 1010.0)
 
 
-def test_a_double_refund_is_seen(ctx: ServiceContext) -> None:
-    ctx.stripe["refunds"].append({**ctx.stripe["refunds"][0], "id": "re_2"})
-    ctx.stripe["balance_cents"] -= 50
-    assert any("upscale-fails" in said and "refunded 2 times" in said for said in ctx.violations())
-    assert any("100 of 50 cents" in said for said in ctx.violations())
+def test_a_double_refund_is_seen(shop: ExampleShop) -> None:
+    shop.stripe["refunds"].append({**shop.stripe["refunds"][0], "id": "re_2"})
+    shop.stripe["balance_cents"] -= 50
+    assert any("upscale-fails" in said and "refunded 2 times" in said for said in shop.violations())
+    assert any("100 of 50 cents" in said for said in shop.violations())
 
 
-def test_a_double_refund_of_halves_is_seen(ctx: ServiceContext) -> None:
-    first = ctx.stripe["refunds"][0]
-    ctx.stripe["refunds"] = [{**first, "amount": 25}, {**first, "id": "re_2", "amount": 25}]
-    assert any("refunded 2 times" in said for said in ctx.violations())
+def test_a_double_refund_of_halves_is_seen(shop: ExampleShop) -> None:
+    first = shop.stripe["refunds"][0]
+    shop.stripe["refunds"] = [{**first, "amount": 25}, {**first, "id": "re_2", "amount": 25}]
+    assert any("refunded 2 times" in said for said in shop.violations())
 
 
-def test_a_refund_that_failed_does_not_count(ctx: ServiceContext) -> None:
-    ctx.stripe["refunds"].insert(0, {**ctx.stripe["refunds"][0], "id": "re_0", "status": "failed"})
-    assert ctx.violations() == []
+def test_a_refund_that_failed_does_not_count(shop: ExampleShop) -> None:
+    shop.stripe["refunds"].insert(0, {**shop.stripe["refunds"][0], "id": "re_0", "status": "failed"})
+    assert shop.violations() == []
 
 
-def test_a_lost_job_is_seen(ctx: ServiceContext) -> None:
-    del ctx.letters[0]
-    said = ctx.violations()
+def test_a_lost_job_is_seen(shop: ExampleShop) -> None:
+    del shop.mails[0]
+    said = shop.violations()
     assert any("good-4x" in line and "neither delivered nor refunded" in line for line in said)
     assert any("0 closing mails" in line for line in said)
 
 
-def test_a_lost_refund_is_seen_even_if_the_mail_promises_it(ctx: ServiceContext) -> None:
-    ctx.stripe["refunds"].clear()
-    ctx.stripe["balance_cents"] += 50
-    assert any("neither delivered nor refunded" in said for said in ctx.violations())
+def test_a_lost_refund_is_seen_even_if_the_mail_promises_it(shop: ExampleShop) -> None:
+    shop.stripe["refunds"].clear()
+    shop.stripe["balance_cents"] += 50
+    assert any("neither delivered nor refunded" in said for said in shop.violations())
 
 
-def test_a_double_mail_is_seen(ctx: ServiceContext) -> None:
-    ctx.letters.append(dataclasses.replace(ctx.letters[1], message_id="<3@shop>"))
-    assert any("upscale-fails" in said and "2 closing mails" in said for said in ctx.violations())
+def test_a_double_mail_is_seen(shop: ExampleShop) -> None:
+    shop.mails.append(dataclasses.replace(shop.mails[1], message_id="<3@shop>"))
+    assert any("upscale-fails" in said and "2 closing mails" in said for said in shop.violations())
 
 
-def test_the_same_mail_handed_over_twice_is_one_mail(ctx: ServiceContext) -> None:
-    ctx.letters.append(dataclasses.replace(ctx.letters[0], at=1020.0))
-    assert ctx.violations() == []
+def test_the_same_mail_handed_over_twice_is_one_mail(shop: ExampleShop) -> None:
+    shop.mails.append(dataclasses.replace(shop.mails[0], at=1020.0))
+    assert shop.violations() == []
 
 
-def test_a_missing_mail_is_seen(ctx: ServiceContext) -> None:
-    del ctx.letters[1]
-    assert any("upscale-fails" in said and "0 closing mails" in said for said in ctx.violations())
+def test_a_missing_mail_is_seen(shop: ExampleShop) -> None:
+    del shop.mails[1]
+    assert any("upscale-fails" in said and "0 closing mails" in said for said in shop.violations())
 
 
 @pytest.mark.parametrize(
@@ -171,122 +171,122 @@ def test_a_missing_mail_is_seen(ctx: ServiceContext) -> None:
         ("wrong_dimensions", {"pixels": 16}),
     ],
 )
-def test_a_wrong_file_is_seen(ctx: ServiceContext, kind: str, params: dict[str, Any]) -> None:
-    ctx.files[LINK] = (200, CORRUPTIONS[kind](upscale(ctx.photo, 4), params))
-    assert any("good-4x" in said and "wrong file" in said for said in ctx.violations())
+def test_a_wrong_file_is_seen(shop: ExampleShop, kind: str, params: dict[str, Any]) -> None:
+    shop.files[LINK] = (200, CORRUPTIONS[kind](upscale(shop.photo, 4), params))
+    assert any("good-4x" in said and "wrong file" in said for said in shop.violations())
 
 
-def test_a_file_in_another_format_is_seen(ctx: ServiceContext) -> None:
+def test_a_file_in_another_format_is_seen(shop: ExampleShop) -> None:
     out = io.BytesIO()
-    Image.open(io.BytesIO(ctx.files[LINK][1])).save(out, "PNG")
-    ctx.files[LINK] = (200, out.getvalue())
-    assert any("wrong file" in said for said in ctx.violations())
+    Image.open(io.BytesIO(shop.files[LINK][1])).save(out, "PNG")
+    shop.files[LINK] = (200, out.getvalue())
+    assert any("wrong file" in said for said in shop.violations())
 
 
-def test_a_shifted_file_is_seen(ctx: ServiceContext) -> None:
-    image = Image.open(io.BytesIO(ctx.files[LINK][1]))
+def test_a_shifted_file_is_seen(shop: ExampleShop) -> None:
+    image = Image.open(io.BytesIO(shop.files[LINK][1]))
     out = io.BytesIO()
     image.transform(image.size, Image.Transform.AFFINE, (1, 0, 8, 0, 1, 0)).save(out, "JPEG", quality=92)
-    ctx.files[LINK] = (200, out.getvalue())
-    assert any("wrong file" in said for said in ctx.violations())
+    shop.files[LINK] = (200, out.getvalue())
+    assert any("wrong file" in said for said in shop.violations())
 
 
-def test_a_link_that_leads_nowhere_is_seen(ctx: ServiceContext) -> None:
-    ctx.files.clear()
-    said = ctx.violations()
+def test_a_link_that_leads_nowhere_is_seen(shop: ExampleShop) -> None:
+    shop.files.clear()
+    said = shop.violations()
     assert any("a link that answers 404" in line for line in said)
     assert any("neither delivered nor refunded" in line for line in said)
 
 
-def test_refunded_and_delivered_is_seen(ctx: ServiceContext) -> None:
-    ctx.stripe["refunds"].append({"id": "re_9", "payment_intent": "pi_1", "amount": 120, "status": "pending"})
-    ctx.stripe["balance_cents"] -= 120
-    assert any("delivered and refunded" in said for said in ctx.violations())
+def test_refunded_and_delivered_is_seen(shop: ExampleShop) -> None:
+    shop.stripe["refunds"].append({"id": "re_9", "payment_intent": "pi_1", "amount": 120, "status": "pending"})
+    shop.stripe["balance_cents"] -= 120
+    assert any("delivered and refunded" in said for said in shop.violations())
 
 
-def test_a_wrong_refund_amount_is_seen(ctx: ServiceContext) -> None:
-    ctx.stripe["refunds"][0]["amount"] = 49
-    ctx.stripe["balance_cents"] += 1
-    assert any("got 49 of 50 cents back" in said for said in ctx.violations())
+def test_a_wrong_refund_amount_is_seen(shop: ExampleShop) -> None:
+    shop.stripe["refunds"][0]["amount"] = 49
+    shop.stripe["balance_cents"] += 1
+    assert any("got 49 of 50 cents back" in said for said in shop.violations())
 
 
-def test_a_wrong_price_is_seen(ctx: ServiceContext) -> None:
-    ctx.stripe["intents"][0]["amount_received"] = 12
-    assert any("paid with 12 cents instead of 120" in said for said in ctx.violations())
+def test_a_wrong_price_is_seen(shop: ExampleShop) -> None:
+    shop.stripe["intents"][0]["amount_received"] = 12
+    assert any("paid with 12 cents instead of 120" in said for said in shop.violations())
 
 
-def test_a_second_payment_that_was_not_given_back_is_seen(ctx: ServiceContext) -> None:
-    ctx.stripe["intents"].append({**ctx.stripe["intents"][0], "id": "pi_4"})
-    ctx.stripe["balance_cents"] += 120 - 33
-    assert any("2 payments" in said for said in ctx.violations())
+def test_a_second_payment_that_was_not_given_back_is_seen(shop: ExampleShop) -> None:
+    shop.stripe["intents"].append({**shop.stripe["intents"][0], "id": "pi_4"})
+    shop.stripe["balance_cents"] += 120 - 33
+    assert any("2 payments" in said for said in shop.violations())
 
 
-def test_the_wrong_outcome_is_seen(ctx: ServiceContext) -> None:
-    ctx.jobs[1] = dataclasses.replace(ctx.jobs[1], expected="delivered")
-    assert any("was refunded, but had to be delivered" in said for said in ctx.violations())
+def test_the_wrong_outcome_is_seen(shop: ExampleShop) -> None:
+    shop.jobs[1] = dataclasses.replace(shop.jobs[1], expected="delivered")
+    assert any("was refunded, but had to be delivered" in said for said in shop.violations())
 
 
-def test_the_wrong_kind_of_mail_is_seen(ctx: ServiceContext) -> None:
-    text = ctx.letters[1].text + "\n" + LINK
-    ctx.letters[1] = dataclasses.replace(ctx.letters[1], text=text)
-    ctx.files[LINK] = (410, b"")
-    assert any("the wrong mail for being refunded" in said for said in ctx.violations())
+def test_the_wrong_kind_of_mail_is_seen(shop: ExampleShop) -> None:
+    text = shop.mails[1].text + "\n" + LINK
+    shop.mails[1] = dataclasses.replace(shop.mails[1], text=text)
+    shop.files[LINK] = (410, b"")
+    assert any("the wrong mail for being refunded" in said for said in shop.violations())
 
 
-def test_a_refund_mail_with_another_amount_or_reason_is_seen(ctx: ServiceContext) -> None:
-    text = ctx.letters[1].text
-    ctx.letters[1] = dataclasses.replace(ctx.letters[1], text=text.replace("0.50", "5.00"))
-    assert any("does not name the $0.50" in said for said in ctx.violations())
-    ctx.letters[1] = dataclasses.replace(ctx.letters[1], text=text.replace("could not", "would not"))
-    assert any("without the reason" in said for said in ctx.violations())
+def test_a_refund_mail_with_another_amount_or_reason_is_seen(shop: ExampleShop) -> None:
+    text = shop.mails[1].text
+    shop.mails[1] = dataclasses.replace(shop.mails[1], text=text.replace("0.50", "5.00"))
+    assert any("does not name the $0.50" in said for said in shop.violations())
+    shop.mails[1] = dataclasses.replace(shop.mails[1], text=text.replace("could not", "would not"))
+    assert any("without the reason" in said for said in shop.violations())
 
 
-def test_a_mail_about_another_order_is_seen(ctx: ServiceContext) -> None:
-    ctx.letters[0] = dataclasses.replace(ctx.letters[0], text=ctx.letters[0].text.replace(GOOD, BAD))
-    assert any("does not name the order" in said for said in ctx.violations())
+def test_a_mail_about_another_order_is_seen(shop: ExampleShop) -> None:
+    shop.mails[0] = dataclasses.replace(shop.mails[0], text=shop.mails[0].text.replace(GOOD, BAD))
+    assert any("does not name the order" in said for said in shop.violations())
 
 
-def test_a_second_submission_is_seen_unless_everything_was_stopped_in_between(ctx: ServiceContext) -> None:
-    ctx.upsampler["submissions"].append(copy.deepcopy(ctx.upsampler["submissions"][0]))
-    assert any("submitted 2 times" in said for said in ctx.violations())
-    ctx.jobs[0] = dataclasses.replace(ctx.jobs[0], interrupted=True)
-    assert ctx.violations() == []
+def test_a_second_submission_is_seen_unless_everything_was_stopped_in_between(shop: ExampleShop) -> None:
+    shop.upsampler["submissions"].append(copy.deepcopy(shop.upsampler["submissions"][0]))
+    assert any("submitted 2 times" in said for said in shop.violations())
+    shop.jobs[0] = dataclasses.replace(shop.jobs[0], interrupted=True)
+    assert shop.violations() == []
 
 
-def test_a_job_that_was_stopped_may_be_late_but_not_lost(ctx: ServiceContext) -> None:
-    ctx.jobs[1] = dataclasses.replace(ctx.jobs[1], expected="delivered", mail_says="", interrupted=True)
-    assert ctx.violations() == []
-    ctx.stripe["refunds"].clear()
-    ctx.stripe["balance_cents"] += 50
-    assert any("neither delivered nor refunded" in said for said in ctx.violations())
+def test_a_job_that_was_stopped_may_be_late_but_not_lost(shop: ExampleShop) -> None:
+    shop.jobs[1] = dataclasses.replace(shop.jobs[1], expected="delivered", mail_says="", interrupted=True)
+    assert shop.violations() == []
+    shop.stripe["refunds"].clear()
+    shop.stripe["balance_cents"] += 50
+    assert any("neither delivered nor refunded" in said for said in shop.violations())
 
 
-def test_credits_that_do_not_fit_the_image_are_seen(ctx: ServiceContext) -> None:
-    ctx.upsampler["submissions"][0]["credits"] = 2
-    assert any("cost 2 credits instead of 1" in said for said in ctx.violations())
+def test_credits_that_do_not_fit_the_image_are_seen(shop: ExampleShop) -> None:
+    shop.upsampler["submissions"][0]["credits"] = 2
+    assert any("cost 2 credits instead of 1" in said for said in shop.violations())
 
 
-def test_a_submission_without_job_id_is_found_by_its_image(ctx: ServiceContext) -> None:
-    for record in ctx.upsampler["submissions"]:
+def test_a_submission_without_job_id_is_found_by_its_image(shop: ExampleShop) -> None:
+    for record in shop.upsampler["submissions"]:
         record["job_id"] = None
-    assert [finding.submissions for finding in ctx.examine()[0]] == [1, 1]
+    assert [finding.submissions for finding in shop.examine()[0]] == [1, 1]
 
 
-def test_a_submission_at_the_wrong_scale_is_seen(ctx: ServiceContext) -> None:
-    ctx.upsampler["submissions"][0]["scale"] = 8
-    assert any("submitted for 8x instead of 4x" in said for said in ctx.violations())
+def test_a_submission_at_the_wrong_scale_is_seen(shop: ExampleShop) -> None:
+    shop.upsampler["submissions"][0]["scale"] = 8
+    assert any("submitted for 8x instead of 4x" in said for said in shop.violations())
 
 
-def test_money_that_does_not_add_up_is_seen(ctx: ServiceContext) -> None:
-    ctx.stripe["balance_cents"] -= 1
-    assert any("the balance is" in said for said in ctx.violations())
+def test_money_that_does_not_add_up_is_seen(shop: ExampleShop) -> None:
+    shop.stripe["balance_cents"] -= 1
+    assert any("the balance is" in said for said in shop.violations())
 
 
-def test_payments_refunds_and_mails_of_strangers_are_seen(ctx: ServiceContext) -> None:
-    ctx.stripe["intents"].append({"id": "pi_9", "amount_received": 100, "metadata": {}})
-    ctx.stripe["refunds"].append({"id": "re_9", "payment_intent": "pi_8", "amount": 1, "status": "succeeded"})
-    ctx.letters.append(letter("9", "eve@example.com", "hello"))
-    said = " ".join(ctx.violations())
+def test_payments_refunds_and_mails_of_strangers_are_seen(shop: ExampleShop) -> None:
+    shop.stripe["intents"].append({"id": "pi_9", "amount_received": 100, "metadata": {}})
+    shop.stripe["refunds"].append({"id": "re_9", "payment_intent": "pi_8", "amount": 1, "status": "succeeded"})
+    shop.mails.append(mail("9", "eve@example.com", "hello"))
+    said = " ".join(shop.violations())
     assert "the payment pi_9 belongs to none" in said
     assert "the refund re_9 belongs to no payment" in said
     assert "a mail went to eve@example.com" in said

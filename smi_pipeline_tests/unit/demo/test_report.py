@@ -1,4 +1,4 @@
-"""What is written and shown at the end."""
+"""What the demo prints and writes."""
 
 import io
 import json
@@ -11,8 +11,8 @@ from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.demo import report
 from smi_pipeline.demo.environment import stack_environment
 from smi_pipeline.demo.judge import Finding, PaidJob
-from smi_pipeline.demo.orders import remember
-from smi_pipeline.demo.progress import STAGES, Board
+from smi_pipeline.demo.orders import load_or_create
+from smi_pipeline.demo.progress import STAGES, ProgressDisplay
 from smi_pipeline.demo.runner import run_demo
 from smi_pipeline.settings import Settings
 
@@ -75,16 +75,16 @@ def test_the_table_names_jobs_totals_and_violations(findings: list[Finding]) -> 
     out = io.StringIO()
     report.show(Console(file=out, width=200), report.job_rows(findings, {}), ["truncated (job 1) was lost"], 61.2)
     text = out.getvalue()
-    for expected in ("all goes well", "3 jobs", "1 delivered, 1 refunded, 1 lost", "1 violations", "was lost"):
+    for expected in ("no fault", "3 jobs", "1 delivered, 1 refunded, 1 lost", "1 violations", "was lost"):
         assert expected in text
 
 
 def test_progress_is_plain_lines_without_a_terminal() -> None:
     out = io.StringIO()
-    with Board(Console(file=out, width=60, force_terminal=False), 3) as board:
-        board.show({"ordering": 3})
-        board.show({"upscaling": 1, "queued": 2})  # too soon after the first
-        board.show({"completed": 2, "refunded": 1}, "done")
+    with ProgressDisplay(Console(file=out, width=60, force_terminal=False), 3) as display:
+        display.show({"ordering": 3})
+        display.show({"upscaling": 1, "queued": 2})  # too soon after the first
+        display.show({"completed": 2, "refunded": 1}, "done")
     lines = out.getvalue().splitlines()
     assert len(lines) == 2
     assert lines[0].endswith("3 being ordered")
@@ -94,11 +94,11 @@ def test_progress_is_plain_lines_without_a_terminal() -> None:
 def test_progress_shows_every_stage_and_a_bar_on_a_terminal() -> None:
     out = io.StringIO()
     console = Console(file=out, width=80, force_terminal=True)
-    with Board(console, 3) as board:
-        board.show({"queued": 1, "completed": 1, "refunded": 1}, "a note")
-        console.print(board._render())
+    with ProgressDisplay(console, 3) as display:
+        display.show({"queued": 1, "completed": 1, "refunded": 1}, "a note")
+        console.print(display._render())
     text = out.getvalue()
-    assert all(words in text for words in STAGES.values())
+    assert all(label in text for label in STAGES.values())
     assert "2/3" in text
     assert "a note" in text
 
@@ -110,11 +110,11 @@ def test_too_few_jobs_are_one_clear_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wire", ["documented", "live"])
 def test_the_environment_leads_to_the_sandbox_alone(tmp_path: Path, wire: str) -> None:
-    memory = remember(tmp_path, 14)
-    environment = stack_environment(memory, wire)
+    demo = load_or_create(tmp_path, 14)
+    environment = stack_environment(demo, wire)
     assert {name.lower() for name in environment} <= set(Settings.model_fields)
     addresses = [value for value in environment.values() if value.startswith("http")]
     assert all(address.startswith("http://127.0.0.1:") for address in addresses)
-    assert environment["SMI_ALLOWED_SOURCE_HOSTS"] == memory.url("origin")
+    assert environment["SMI_ALLOWED_SOURCE_HOSTS"] == demo.url("origin")
     settings = Settings(**{name.lower(): value for name, value in environment.items()}, _env_file=None)  # type: ignore[call-arg, arg-type]
     assert settings.upsampler_wire.value == wire

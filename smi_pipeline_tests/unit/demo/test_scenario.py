@@ -1,4 +1,4 @@
-"""The cases: all that were promised, with faults that the stand-ins understand and that strike their order alone."""
+"""The cases: all that were promised, with faults that the sandbox knows and that hit only their order."""
 
 from collections import Counter
 from pathlib import Path
@@ -73,18 +73,18 @@ def test_refund_mails_must_give_a_reason() -> None:
 
 
 def test_no_order_can_be_taken_for_another(tmp_path: Path) -> None:
-    memory = orders.remember(tmp_path, 200)
-    for texts in ([o.source_url for o in memory.orders], [o.email for o in memory.orders]):
+    demo = orders.load_or_create(tmp_path, 200)
+    for texts in ([o.source_url for o in demo.orders], [o.email for o in demo.orders]):
         assert len(set(texts)) == len(texts)
         assert not any(one in other for one in texts for other in texts if one != other)
 
 
 def test_the_sandbox_knows_every_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = orders.remember(tmp_path, scenario.DEFAULT_JOBS)
+    demo = orders.load_or_create(tmp_path, scenario.DEFAULT_JOBS)
     books = {
         name: FaultRegistry(Ledger(tmp_path / f"{name}.sqlite"), service.kinds) for name, service in SERVICES.items()
     }
-    by_port = {memory.url(name): name for name in SERVICES}
+    by_port = {demo.url(name): name for name in SERVICES}
 
     class Created:
         status_code = 201
@@ -93,12 +93,12 @@ def test_the_sandbox_knows_every_fault(tmp_path: Path, monkeypatch: pytest.Monke
         books[by_port[url.removesuffix("/_faults")]].add(json)
         return Created()
 
-    monkeypatch.setattr(Shop, "_patiently", plant)
-    shop = Shop(memory)
+    monkeypatch.setattr(Shop, "_post", plant)
+    shop = Shop(demo)
     planted = 0
-    for order in memory.orders:
+    for order in demo.orders:
         order.job_id = f"{order.number:032x}"
         for fault in order.case.faults:
-            shop._plant(fault, order)
+            shop._add_fault(fault, order)
             planted += 1
     assert planted == sum(len(book.report()["faults"]) for book in books.values()) == 13
