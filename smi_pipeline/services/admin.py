@@ -9,7 +9,17 @@ from typing import Annotated, Any
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import Conflict, NotFound, PermanentError, RefusedError
-from smi_pipeline.core.models import Status, UpscaleJob
+from smi_pipeline.core.models import RecordedPayment, UpscaleJob
+from smi_pipeline.core.vocabulary import (
+    OPEN_CALLS,
+    RETURNED,
+    EmailKind,
+    ManualTaskKind,
+    PaymentRole,
+    RefundKind,
+    RefundState,
+    Status,
+)
 from smi_pipeline.formatting import one_line
 from smi_pipeline.services import notify, refund
 from smi_pipeline.services.admin_actions import Interface, Registry, Target
@@ -41,23 +51,19 @@ def retry(
     job = require_known(ctx, job_id)
     if job.payment_intent_id is None and not admin_override:
         raise Conflict(f"job {job.job_id} is not paid: set admin_override to upscale it free of charge")
-    open_calls = [s for s in ctx.state.submissions.of_job(job.job_id) if s.state in ("sending", "accepted")]
+    open_calls = [s for s in ctx.state.submissions.of_job(job.job_id) if s.state in OPEN_CALLS]
     if open_calls:
         raise Conflict(f"job {job.job_id} is at Upsampler now: use `check` to ask for its state")
     if job.status in (Status.PENDING, Status.PROCESSING):
-        ctx.state.deliveries.check_now(job.job_id, actor=ctx.actor)
+        ctx.state.jobs.check_now(job.job_id, actor=ctx.actor)
         return "already in the queue; its next attempt is due now"
     if not admin_override and job.status in (Status.COMPLETED, Status.REFUNDED, Status.FAILED):
         raise Conflict(f"job {job.job_id} is {job.status}: set admin_override to upscale it once more, free of charge")
     if job.status is Status.AWAITING_PAYMENT and job.checkout_session_id:
         ctx.payments.expire_checkout(job.checkout_session_id)  # a free upscale can no longer be paid
-    number = ctx.state.deliveries.retry(
-        job.job_id,
-        new_round=True,
-        admin_override=True,
-        max_wait=ctx.policy.max_wait,
-        actor=ctx.actor,
-    )
+    number = ctx.state.jobs.retry(job.job_id, max_wait=ctx.policy.max_wait, actor=ctx.actor)
+    if number is None:
+        raise Conflict(f"job {job.job_id} was started in the meantime: look again")
     return f"round {number} started; it delivers the file or ends without any payment or refund"
 
 
@@ -65,7 +71,7 @@ def retry(
 def check(ctx: ServiceContext, job_id: JobId) -> str:
     """Ask Upsampler now instead of at the next poll, and make the job's next step due now."""
     job = require_known(ctx, job_id)
-    due = ctx.state.deliveries.check_now(job.job_id, actor=ctx.actor)
+    due = ctx.state.jobs.check_now(job.job_id, actor=ctx.actor)
     check_completions(ctx, limit=20)
     after = require_known(ctx, job_id)
     return f"{due} step(s) made due; the job is {after.status}, its upscale is {after.stage or 'not started'}"
@@ -82,7 +88,7 @@ def extend(
     if not 0 < minutes <= 24 * 60:
         raise RefusedError("minutes must be between 0 and 1440")
     job = require_known(ctx, job_id)
-    if not ctx.state.deliveries.extend(job.job_id, timedelta(minutes=minutes), actor=ctx.actor):
+    if not ctx.state.jobs.extend(job.job_id, timedelta(minutes=minutes), actor=ctx.actor):
         raise Conflict(f"job {job.job_id} is {job.status}: there is no deadline to extend")
     return f"deadline extended by {minutes:g} minutes"
 
@@ -96,17 +102,17 @@ def refund_job(ctx: ServiceContext, job_id: JobId) -> str:
         raise Conflict(f"job {job.job_id} was not paid: there is nothing to refund")
     if job.status in (Status.PENDING, Status.PROCESSING):
         done = cancel(ctx, job_id)
-        if job.round == 1:
+        if job.fulfilment_round == 1:
             return done
         job = require_known(ctx, job_id)  # a later round ends without a refund: the payment is still to be returned
-    alive = [r for r in ctx.state.refunds.of_job(job.job_id) if r.state in ("pending", "succeeded")]
-    if any(r.payment_intent_id == payment_intent_id and r.kind != "outside" for r in alive):
+    alive = [r for r in ctx.state.refunds.of_job(job.job_id) if r.state in RETURNED]
+    if any(r.payment_intent_id == payment_intent_id and r.kind is not RefundKind.EXTERNAL for r in alive):
         raise Conflict(f"job {job.job_id} is refunded already ({alive[0].stripe_refund_id}, {alive[0].state})")
     goodwill = job.status is Status.COMPLETED
     ctx.state.refunds.owe(
         job_id=job.job_id,
         payment_intent_id=payment_intent_id,
-        kind="goodwill" if goodwill else "failure",
+        kind=RefundKind.GOODWILL if goodwill else RefundKind.FAILURE,
         currency=job.currency,
         reason=reasons.GOODWILL if goodwill else job.reason_code or reasons.CANCELLED,
         actor=ctx.actor,
@@ -121,13 +127,13 @@ def cancel(ctx: ServiceContext, job_id: JobId) -> str:
     if job.status is Status.AWAITING_PAYMENT:
         if job.checkout_session_id:
             ctx.payments.expire_checkout(job.checkout_session_id)
-        if not ctx.state.intake.abandon(job.job_id, actor=ctx.actor):
+        if not ctx.state.jobs.abandon(job.job_id, actor=ctx.actor):
             raise Conflict(f"job {job.job_id} was paid or closed in the meantime: look again")
         return "closed; it was not paid"
     words = reasons.FOR_CUSTOMER[reasons.CANCELLED]
-    if not ctx.state.deliveries.cancel(job.job_id, reason=reasons.CANCELLED, words=words, actor=ctx.actor):
+    if not ctx.state.jobs.cancel(job.job_id, reason=reasons.CANCELLED, message=words, actor=ctx.actor):
         raise Conflict(f"job {job.job_id} is {job.status}: it cannot be cancelled any more")
-    if job.round > 1:
+    if job.fulfilment_round > 1:
         return "cancelled; this round ends without any payment or refund"
     return "cancelled; " + _refund_now(ctx, job.job_id)
 
@@ -138,14 +144,14 @@ def resend(ctx: ServiceContext, job_id: JobId) -> str:
     job = require_known(ctx, job_id)
     if job.status is Status.COMPLETED:
         link = ctx.state.deliveries.current_token(job.job_id)
-        if link is None or link["expired"] or job.result_key is None:
+        if link is None or link.expired or job.result_key is None:
             raise Conflict(f"the link of job {job.job_id} has expired: `smi jobs token {job.job_id}` makes a new one")
-        kind, context = "completion", {}
+        kind, context = EmailKind.COMPLETION, {}
     else:
-        settled = [r for r in ctx.state.refunds.of_job(job.job_id) if r.state in ("pending", "succeeded", "not_needed")]
+        settled = [r for r in ctx.state.refunds.of_job(job.job_id) if r.state in (*RETURNED, RefundState.NOT_NEEDED)]
         if not settled:
             raise Conflict(f"job {job.job_id} is {job.status}: there is no closing mail to send")
-        kind, context = "refund", {"refund_row": settled[-1].refund_row}
+        kind, context = EmailKind.REFUND, {"refund_row": settled[-1].refund_id}
     serial = ctx.state.emails.resend(job.job_id, kind, context=context, actor=ctx.actor)
     reports = notify.send_owed(ctx, job.job_id)
     return f"{kind} mail {serial}: {reports[-1].message if reports else 'queued'}"
@@ -181,7 +187,7 @@ def hold(ctx: ServiceContext, job_id: JobId, reason: Annotated[str, "Why it is h
     if not reason:
         raise RefusedError("give a reason for the hold")
     job = require_known(ctx, job_id)
-    if not ctx.state.deliveries.hold(job.job_id, reason, actor=ctx.actor):
+    if not ctx.state.jobs.hold(job.job_id, reason, actor=ctx.actor):
         raise Conflict(f"job {job.job_id} is {job.status}: it cannot be held")
     return "held"
 
@@ -192,7 +198,7 @@ def release(ctx: ServiceContext, job_id: JobId) -> str:
     job = require_known(ctx, job_id)
     if job.hold_reason is None:
         raise Conflict(f"job {job.job_id} is not on hold")
-    ctx.state.deliveries.hold(job.job_id, None, actor=ctx.actor)
+    ctx.state.jobs.hold(job.job_id, None, actor=ctx.actor)
     return "released"
 
 
@@ -208,14 +214,14 @@ def assign_payment(
     facts = ctx.payments.payment(payment_intent_id)
     for made in refund.refunds_made(ctx, facts):  # a payment that was returned outside of the shop pays for nothing
         ctx.state.refunds.settle_by_facts(made, event=None, actor=ctx.actor)
-    role = ctx.state.intake.record_payment(
-        facts, job.job_id, event=None, source=ctx.actor, policy=ctx.policy, adopt=True
+    role = ctx.state.payments.record_payment(
+        facts, job.job_id, event=None, source=ctx.actor, policy=ctx.policy, assign=True
     )
     if role == "known":
         raise Conflict(f"{payment_intent_id} was settled by somebody else in the meantime")
-    if role == "orphan":
+    if role is PaymentRole.UNMATCHED:
         raise Conflict(f"job {job.job_id} was imported from another system: its payment cannot be replaced")
-    ctx.state.manual_tasks.close("orphan_payment", payment_intent_id, actor=ctx.actor)
+    ctx.state.manual_tasks.close(ManualTaskKind.UNMATCHED_PAYMENT, payment_intent_id, actor=ctx.actor)
     return f"assigned to job {job.job_id} as its {role} payment"
 
 
@@ -223,21 +229,21 @@ def assign_payment(
 def refund_payment(ctx: ServiceContext, payment_intent_id: PaymentIntentId) -> str:
     """Refund an unmatched payment, or repeat the failed refund of a duplicate one."""
     payment = _known_payment(ctx, payment_intent_id)
-    duplicate = payment["role"] == "duplicate"
+    duplicate = payment.role is PaymentRole.DUPLICATE
     if not duplicate:
         _require_unmatched(ctx, payment_intent_id)
     owed = ctx.state.refunds.owe(
-        job_id=payment["job_id"] if duplicate else None,
+        job_id=payment.job_id if duplicate else None,
         payment_intent_id=payment_intent_id,
-        kind="duplicate_payment" if duplicate else "unmatched",
-        currency=payment["currency"],
+        kind=RefundKind.DUPLICATE_PAYMENT if duplicate else RefundKind.UNMATCHED,
+        currency=payment.currency,
         reason=reasons.DUPLICATE_PAYMENT if duplicate else reasons.CANCELLED,
         actor=ctx.actor,
     )
     if not owed:
         raise Conflict(f"{payment_intent_id} was settled in the meantime, or its refund is under way")
     if not duplicate:
-        ctx.state.manual_tasks.close("orphan_payment", payment_intent_id, actor=ctx.actor)
+        ctx.state.manual_tasks.close(ManualTaskKind.UNMATCHED_PAYMENT, payment_intent_id, actor=ctx.actor)
     return _REFUND_QUEUED
 
 
@@ -275,7 +281,7 @@ def next_step(job: UpscaleJob) -> str:
             )
 
 
-def _known_payment(ctx: ServiceContext, payment_intent_id: str) -> dict[str, Any]:
+def _known_payment(ctx: ServiceContext, payment_intent_id: str) -> RecordedPayment:
     plausible = re.fullmatch(r"\w{3,255}", payment_intent_id, re.ASCII)
     payment = ctx.state.queries.payment(payment_intent_id) if plausible else None
     if payment is None:
@@ -285,16 +291,15 @@ def _known_payment(ctx: ServiceContext, payment_intent_id: str) -> dict[str, Any
 
 def _require_unmatched(ctx: ServiceContext, payment_intent_id: str) -> None:
     payment = _known_payment(ctx, payment_intent_id)
-    if payment["role"] != "orphan" or payment["settled_by"]:
+    if payment.role is not PaymentRole.UNMATCHED or payment.settled_by:
         raise Conflict(f"{payment_intent_id} belongs to a job or is already settled")
 
 
 def _refund_now(ctx: ServiceContext, job_id: str) -> str:
     try:
-        reports = refund.refund_now(ctx, job_id)
+        reports = refund.refund_and_notify(ctx, job_id)
     except PermanentError as error:
         return f"the refund failed and is now a manual task: {error}"
-    notify.send_owed(ctx, job_id)
     return reports[-1].message if reports else _REFUND_QUEUED
 
 

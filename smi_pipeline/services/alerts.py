@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from smi_pipeline.core.errors import SmiError
+from smi_pipeline.core.vocabulary import ManualTaskKind
 from smi_pipeline.services.context import ServiceContext, log
 
 
@@ -12,18 +13,18 @@ def raise_alarms(ctx: ServiceContext) -> int:
     Also open and close the tasks for late refunds, a full disk and a silent sensor.
     """
     overdue = ctx.state.queries.alarms(ctx.policy)
-    late = {row["job_id"] for row in overdue}
+    late = {row.job_id for row in overdue}
     for task in ctx.state.manual_tasks.opened():
-        if task.kind == "overdue" and task.subject not in late and task.acknowledged_at is None:
-            ctx.state.manual_tasks.close("overdue", task.subject, actor="settled")
+        if task.kind == ManualTaskKind.OVERDUE and task.subject not in late and task.acknowledged_at is None:
+            ctx.state.manual_tasks.close(ManualTaskKind.OVERDUE, task.subject, actor="settled")
     for row in overdue:
         ctx.state.manual_tasks.open(
-            kind="overdue",
-            subject=row["job_id"],
-            job_id=row["job_id"],
-            message=f"Upscale job {row['job_id']} is paid and {row['status']}, and its last deadline passed without a "
+            kind=ManualTaskKind.OVERDUE,
+            subject=row.job_id,
+            job_id=row.job_id,
+            message=f"Upscale job {row.job_id} is paid and {row.status}, and its last deadline passed without a "
             "delivery or a refund.",
-            next_step=f"`smi jobs show {row['job_id']}`, then `smi jobs retry` or `smi jobs refund`.",
+            next_step=f"`smi jobs show {row.job_id}`, then `smi jobs retry` or `smi jobs refund`.",
         )
     _name_late_refunds(ctx, late)
     _watch_storage(ctx)
@@ -40,12 +41,12 @@ def _watch_sensors(ctx: ServiceContext) -> None:
 
     Somebody has switched it off, or it fails at each tick. The alarm query takes this for an outage of the service.
     """
-    silent = ctx.state.queries.queue()["silent_seconds"]
+    silent = ctx.state.queries.queue().silent_seconds
     if silent is None or silent < SILENCE_SECONDS:
-        ctx.state.manual_tasks.close("sensor_silent", "upsampler_completions", actor="settled")
+        ctx.state.manual_tasks.close(ManualTaskKind.SENSOR_SILENT, "upsampler_completions", actor="settled")
         return
     ctx.state.manual_tasks.open(
-        kind="sensor_silent",
+        kind=ManualTaskKind.SENSOR_SILENT,
         subject="upsampler_completions",
         job_id=None,
         message=f"The sensor upsampler_completions has not run for {silent / 60:.0f} minutes: Upsampler is not polled, "
@@ -58,11 +59,11 @@ def _watch_storage(ctx: ServiceContext) -> None:
     """Open a task while the storage is full: jobs only wait then, so that no run fails."""
     shortage = ctx.storage.shortage()
     if shortage is None:
-        ctx.state.manual_tasks.close("disk_full", "storage", actor="settled")
+        ctx.state.manual_tasks.close(ManualTaskKind.DISK_FULL, "storage", actor="settled")
         return
     log.error("the storage is full: %s", shortage)
     ctx.state.manual_tasks.open(
-        kind="disk_full",
+        kind=ManualTaskKind.DISK_FULL,
         subject="storage",
         job_id=None,
         message=f"The disk of the storage is full: {shortage}. Sources and results cannot be stored; jobs wait.",
@@ -72,16 +73,16 @@ def _watch_storage(ctx: ServiceContext) -> None:
 
 def _name_late_refunds(ctx: ServiceContext, overdue: set[str]) -> None:
     """Open a task for each refund that is late, except those of overdue jobs, which have a task already."""
-    owed = {r["payment_intent_id"]: r for r in ctx.state.queries.late_refunds(ctx.policy) if r["job_id"] not in overdue}
+    owed = {r.payment_intent_id: r for r in ctx.state.queries.late_refunds(ctx.policy) if r.job_id not in overdue}
     for task in ctx.state.manual_tasks.opened():
-        if task.kind == "refund_late" and task.subject not in owed:
-            ctx.state.manual_tasks.close("refund_late", task.subject, actor="settled")
+        if task.kind == ManualTaskKind.REFUND_LATE and task.subject not in owed:
+            ctx.state.manual_tasks.close(ManualTaskKind.REFUND_LATE, task.subject, actor="settled")
     for payment_intent, row in owed.items():
         ctx.state.manual_tasks.open(
-            kind="refund_late",
+            kind=ManualTaskKind.REFUND_LATE,
             subject=payment_intent,
-            job_id=row["job_id"],
-            message=f"The refund of {payment_intent} is late; last error: {row['last_error'] or 'none'}.",
+            job_id=row.job_id,
+            message=f"The refund of {payment_intent} is late; last error: {row.last_error or 'none'}.",
             next_step="It is retried automatically. Check STRIPE_API_KEY, and the payment in the Stripe dashboard.",
         )
 
@@ -103,7 +104,7 @@ def watch_budget(ctx: ServiceContext) -> int | None:
     for mark in BUDGET_MARKS:
         if used * 100 >= budget * mark:
             ctx.state.manual_tasks.open_once(
-                kind="budget",
+                kind=ManualTaskKind.BUDGET,
                 subject=f"{month} {mark} %",
                 message=f"{used} of the {budget} credits budgeted for {month} are used ({mark} % mark passed).",
                 next_step="Raise SMI_MONTHLY_CREDIT_BUDGET, or set SMI_BUDGET_HOLD=true to refuse orders at 100 %.",
