@@ -29,12 +29,13 @@ PROCESS_VARIABLE = "SMI_PROCESS"
 """Set by the stack: the name of the child that a process belongs to."""
 
 COMMITS = (
-    "intake.register",
-    "intake.checkout_created",
-    "intake.record_payment",
-    "intake.note_event",
-    "intake.set_cursor",
-    "intake.abandon",
+    "jobs.register",
+    "jobs.checkout_created",
+    "jobs.abandon",
+    "payments.record_payment",
+    "payments.note_dispute",
+    "webhook_inbox.note",
+    "reconciliation.set_cursor",
     "leases.lease",
     "leases.lease_one",
     "leases.start",
@@ -54,7 +55,6 @@ COMMITS = (
     "refunds.intend",
     "refunds.settle",
     "refunds.settle_by_facts",
-    "refunds.note_dispute",
     "emails.hand_over",
     "emails.accepted",
     "emails.refused",

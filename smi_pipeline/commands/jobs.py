@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from smi_pipeline.commands.cli_support import done, json_option, load_context, plain, print_json, print_table
+from smi_pipeline.core.vocabulary import Status
 
-_STATUSES = ("awaiting_payment", "pending", "processing", "completed", "failed", "refunded", "abandoned")
+_STATUSES = [status.value for status in Status]
 _PRIVATE = ("customer_email", "customer_name")
 
 
@@ -94,7 +95,7 @@ def _show(known: dict[str, Any]) -> None:
 
     job = known["job"]
     facts = {
-        "status": f"{job.status}" + (f", round {job.round}" if job.round > 1 else ""),
+        "status": f"{job.status}" + (f", round {job.fulfilment_round}" if job.fulfilment_round > 1 else ""),
         "on hold": job.hold_reason,
         "why": job.reason_text,
         "last error": job.last_error,
@@ -113,17 +114,29 @@ def _show(known: dict[str, Any]) -> None:
     if known["payments"]:
         names = ("payment_intent_id", "role", "received_cents", "currency", "fee_cents", "dispute", "paid_at")
         heads = [name.replace("_", " ").removesuffix(" at") for name in names]
-        print_table("payments", heads, [[payment[name] for name in names] for payment in known["payments"]])
+        print_table("payments", heads, [[getattr(payment, name) for name in names] for payment in known["payments"]])
     sections = {
         "calls to Upsampler": (
-            ("round", "state", "external_id", "created_at", "accepted_at", "finished_at", "credits", "error"),
+            (
+                "fulfilment_round",
+                "state",
+                "external_id",
+                "created_at",
+                "accepted_at",
+                "finished_at",
+                "credits",
+                "error",
+            ),
             known["submissions"],
         ),
         "refunds": (
             ("kind", "state", "amount_cents", "currency", "stripe_refund_id", "created_at", "settled_at", "failure"),
             known["refunds"],
         ),
-        "mails": (("kind", "serial", "state", "attempts", "created_at", "accepted_at", "last_error"), known["emails"]),
+        "mails": (
+            ("kind", "sequence", "state", "attempts", "created_at", "accepted_at", "last_error"),
+            known["emails"],
+        ),
     }
     for title, (columns, rows) in sections.items():
         if rows:
@@ -134,11 +147,11 @@ def _show(known: dict[str, Any]) -> None:
         ("at", "what", "status", "by", "details"),
         [
             (
-                event["at"],
-                event["event"],
-                event["to_status"],
-                event["actor"],
-                ", ".join(f"{k}: {v}" for k, v in event["details"].items() if v is not None),
+                event.at,
+                event.event,
+                event.to_status,
+                event.actor,
+                ", ".join(f"{k}: {v}" for k, v in event.details.items() if v is not None),
             )
             for event in known["events"]
         ],

@@ -1,18 +1,17 @@
-"""Every error the pipeline raises on purpose. Nothing else belongs here.
+"""Every error the pipeline raises on purpose.
 
-The three families decide what happens to an upscale job:
-`TransientError` reschedules its row, `PermanentError` ends it with a refund, `RefusedError` answers a caller and
+`TransientError` reschedules a row, `PermanentError` ends a job with a refund, `RefusedError` answers a caller and
 changes nothing.
 """
 
 
 class SmiError(Exception):
-    """Base of all errors raised on purpose; `str(error)` is one line for a person."""
+    """Base of all errors raised on purpose; `str(error)` is one readable line."""
 
 
 class TransientError(SmiError):
-    """Worth trying again. `retry_after` in seconds when the other side named a time; `counts` False when the try
-    must not count as an attempt of the job (429 and outages: design section 6 rule 5)."""
+    """Worth another attempt. `retry_after`: seconds, if the other side named a time; `counts` False: not an attempt of
+    the job (a 429 or an outage)."""
 
     def __init__(self, message: str, *, retry_after: float | None = None, counts: bool = True) -> None:
         super().__init__(message)
@@ -32,14 +31,14 @@ class AmbiguousError(TransientError):
 
 
 class AccountError(TransientError):
-    """The service refuses our account (401, 402, 403): opens the circuit breaker, convicts no job."""
+    """The service refuses our account (401, 402, 403): this opens the circuit breaker and fails no job."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, retry_after=60.0, counts=False)
 
 
 class PermanentError(SmiError):
-    """Trying again cannot help. `reason` is one of `core.reasons`, the message says it in words."""
+    """Another attempt cannot help. `reason` is one of `core.reasons`."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -47,7 +46,7 @@ class PermanentError(SmiError):
 
 
 class RefusedError(SmiError):
-    """A caller's request is refused and nothing changed. `status` is the HTTP status that says so."""
+    """A request is refused and nothing has changed. `status`: the HTTP status of the answer."""
 
     status = 400
 
@@ -58,13 +57,13 @@ class RefusedError(SmiError):
 
 
 class NotFound(RefusedError):
-    """What the caller named does not exist."""
+    """The named object does not exist."""
 
     status = 404
 
 
 class Conflict(RefusedError):
-    """What the caller asks for does not fit the present state."""
+    """The request does not fit the present state."""
 
     status = 409
 
@@ -80,4 +79,4 @@ class Unavailable(RefusedError):
 
 
 class LeaseLost(SmiError):
-    """The row belongs to another worker now: this one must change nothing more."""
+    """Another worker has the row now: this one must change nothing more."""

@@ -1,22 +1,49 @@
-"""Life of an upscale job: which steps are allowed, what the customer is told, and the signed words we hand out."""
+"""Life cycle of an upscale job: the allowed transitions, the customer's view of it, and derived tokens."""
 
 import hashlib
 import hmac
 from datetime import datetime
+from typing import NamedTuple
 
-from smi_pipeline.core.models import Stage, Status
+from smi_pipeline.core.vocabulary import Stage, Status
 
-STEPS: dict[Status, frozenset[Status]] = {
-    Status.AWAITING_PAYMENT: frozenset({Status.PENDING, Status.ABANDONED, Status.FAILED}),
-    Status.ABANDONED: frozenset({Status.PENDING}),
-    Status.PENDING: frozenset({Status.PROCESSING, Status.FAILED}),
-    Status.PROCESSING: frozenset({Status.COMPLETED, Status.FAILED, Status.PENDING}),
-    Status.COMPLETED: frozenset({Status.PENDING}),
-    Status.FAILED: frozenset({Status.REFUNDED, Status.PENDING}),
-    Status.REFUNDED: frozenset({Status.PENDING}),
-}
-"""Allowed changes of status; the steps back to `pending` are an admin's retry (a new round), and a payment that
-arrives after `abandoned`. The database checks the same table in a trigger."""
+
+class Transition(NamedTuple):
+    """One allowed change of status and its name: the function of `state.transitions` that makes it."""
+
+    source: Status
+    target: Status
+    name: str
+
+
+TRANSITIONS = (
+    Transition(Status.AWAITING_PAYMENT, Status.PENDING, "start_paid"),
+    Transition(Status.ABANDONED, Status.PENDING, "start_paid"),
+    Transition(Status.AWAITING_PAYMENT, Status.FAILED, "refuse_amount"),
+    Transition(Status.ABANDONED, Status.FAILED, "refuse_amount"),
+    Transition(Status.AWAITING_PAYMENT, Status.ABANDONED, "abandon"),
+    Transition(Status.PENDING, Status.PROCESSING, "begin_processing"),
+    Transition(Status.PROCESSING, Status.COMPLETED, "complete"),
+    Transition(Status.PENDING, Status.FAILED, "fail"),
+    Transition(Status.PROCESSING, Status.FAILED, "fail"),
+    Transition(Status.PENDING, Status.COMPLETED, "keep_delivered"),
+    Transition(Status.PROCESSING, Status.COMPLETED, "keep_delivered"),
+    Transition(Status.PENDING, Status.FAILED, "fail_refunded"),
+    Transition(Status.PROCESSING, Status.FAILED, "fail_refunded"),
+    Transition(Status.FAILED, Status.REFUNDED, "mark_refunded"),
+    Transition(Status.AWAITING_PAYMENT, Status.PENDING, "retry"),
+    Transition(Status.ABANDONED, Status.PENDING, "retry"),
+    Transition(Status.COMPLETED, Status.PENDING, "retry"),
+    Transition(Status.FAILED, Status.PENDING, "retry"),
+    Transition(Status.REFUNDED, Status.PENDING, "retry"),
+)
+"""All allowed changes of status. A trigger of the database enforces the same table; a test compares the two.
+
+`keep_delivered`: a free retry failed, the file delivered before stays. `fail_refunded`: the payment was returned
+outside the pipeline before the job ended. `retry`: an admin starts a new round."""
+
+UNFINISHED = (Status.PENDING, Status.PROCESSING)
+"""Paid, and neither delivered nor failed yet."""
 
 CUSTOMER_STAGE: dict[Status, Stage] = {
     Status.AWAITING_PAYMENT: Stage.QUEUED,
@@ -36,35 +63,36 @@ def _mac(secret_key: str, *parts: object) -> str:
     return hmac.new(secret_key.encode(), message, hashlib.sha256).hexdigest()
 
 
-def download_token(secret_key: str, job_id: str, round: int, serial: int) -> str:
-    """The 64-character token of a download link; derived, so that it can be shown again, and only its hash is kept."""
-    return _mac(secret_key, "download", job_id, round, serial)
+def download_token(secret_key: str, job_id: str, fulfilment_round: int, sequence: int) -> str:
+    """Return the 64-character token of a download link. It is derived, so it can be shown again; only its hash is
+    stored."""
+    return _mac(secret_key, "download", job_id, fulfilment_round, sequence)
 
 
 def callback_token(secret_key: str, submission_id: int) -> str:
-    """The secret part of one submission's webhook URL (Upsampler does not sign its webhooks)."""
+    """Return the secret part of a submission's webhook URL (Upsampler does not sign its webhooks)."""
     return _mac(secret_key, "callback", submission_id)
 
 
 def view_token(secret_key: str, job_id: str) -> str:
-    """What lets a customer see the link and the refund of a job, not only its progress (W10)."""
+    """Return the key that lets a customer see the link and the refund of a job, not only its progress."""
     return _mac(secret_key, "view", job_id)[:32]
 
 
 def rating_token(secret_key: str, job_id: str) -> str:
-    """What lets a customer rate a job."""
+    """Return the key that lets a customer rate a job."""
     return _mac(secret_key, "rate", job_id)[:32]
 
 
 def token_hash(token: str) -> str:
-    """What the database keeps of a token: SHA-256, hex."""
+    """Return what the database stores of a token: its SHA-256 in hexadecimal."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def progress_percent(
     status: Status, *, now: datetime, started_at: datetime | None, expected_seconds: float | None
 ) -> int:
-    """Percent to show a customer: honest at both ends, an estimate between (5 to 95 while processing)."""
+    """Return the progress to show a customer: 100 when completed, an estimate of 5 to 95 while processing, else 0."""
     if status is Status.COMPLETED:
         return 100
     if status is not Status.PROCESSING or started_at is None:

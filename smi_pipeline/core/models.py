@@ -10,43 +10,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-
-class Status(StrEnum):
-    """Life of an upscale job; the allowed steps are in `core.lifecycle`."""
-
-    AWAITING_PAYMENT = "awaiting_payment"
-    PENDING = "pending"
-    PROCESSING = "processing"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    REFUNDED = "refunded"
-    ABANDONED = "abandoned"
-
-
-class Stage(StrEnum):
-    """What the customer is told, and what Upsampler says of an upscale: four words (W9)."""
-
-    QUEUED = "queued"
-    PROCESSING = "processing"
-    COMPLETED = "completed"
-    FAILED = "failed"
-
-
-class Queue(StrEnum):
-    """Kinds of leased work; each has a sensor and a Dagster job."""
-
-    SUBMIT = "submit"
-    FULFIL = "fulfil"
-    REFUND = "refund"
-    MAIL = "mail"
-
-
-class Outcome(StrEnum):
-    """Decided once per job and round."""
-
-    DELIVER = "deliver"
-    REFUND = "refund"
-    NONE = "none"  # a later round that ends without money
+from smi_pipeline.core.vocabulary import (
+    DisputeState,
+    EmailKind,
+    EmailState,
+    PaymentRole,
+    RefundKind,
+    RefundState,
+    SubmissionState,
+)
+from smi_pipeline.core.vocabulary import Queue as Queue
+from smi_pipeline.core.vocabulary import Stage as Stage
+from smi_pipeline.core.vocabulary import Status as Status
 
 
 class Wire(StrEnum):
@@ -58,7 +33,7 @@ class Wire(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageInfo:
-    """What a header tells: `width` and `height` in pixels as stored (before EXIF rotation)."""
+    """Facts of an image header; `width` and `height` in pixels as stored, before EXIF rotation."""
 
     format: str  # "PNG" | "JPEG" | "WEBP"
     width: int
@@ -71,13 +46,13 @@ class ImageInfo:
 
     @property
     def display_size(self) -> tuple[int, int]:
-        """Width and height as a viewer shows them: EXIF orientations 5 to 8 swap the sides."""
+        """Width and height as displayed: EXIF orientations 5 to 8 swap the sides."""
         return (self.height, self.width) if self.exif_orientation >= 5 else (self.width, self.height)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Result of the image checks (design section 7). `ok` False carries a `reason` code of `core.reasons` and words."""
+    """Result of the image checks. With `ok` False, `reason` is a code of `core.reasons` and `message` explains it."""
 
     ok: bool
     facts: ImageInfo | None
@@ -101,7 +76,7 @@ class Fetched:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFile:
-    """A file as the storage lists it. `modified`: seconds since 1970 by the storage's clock, None where it has none."""
+    """A file as listed by the storage. `modified`: seconds since 1970 by the storage's clock, None if it has none."""
 
     key: str
     bytes: int
@@ -120,7 +95,7 @@ class SubmitRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class UpscaleReply:
-    """What Upsampler says of one upscale, in a reply, a status answer or a webhook, of either wire."""
+    """What Upsampler says of one upscale in a reply, a status answer or a webhook, of either format."""
 
     external_id: str | None
     stage: Stage
@@ -132,7 +107,7 @@ class UpscaleReply:
 
 @dataclass(frozen=True, kw_only=True)
 class StripePayment:
-    """A PaymentIntent as Stripe holds it now, with its charge when there is one."""
+    """A PaymentIntent as Stripe holds it now, with its charge if there is one."""
 
     payment_intent_id: str
     status: str
@@ -163,7 +138,7 @@ class StripeRefund:
 
     @property
     def alive(self) -> bool:
-        """Whether it counts as money given back (design section 6 rule 3)."""
+        """Whether it counts as returned money."""
         return self.status in ("pending", "requires_action", "succeeded")
 
 
@@ -181,7 +156,7 @@ class CheckoutSession:
 
 @dataclass(frozen=True, kw_only=True)
 class BalanceTransaction:
-    """One line of Stripe's balance, in cents: `amount_cents` negative when money leaves, the fee leaves besides."""
+    """One line of Stripe's balance, in cents; a negative amount leaves the balance, the fee leaves in addition."""
 
     booking_id: str
     created_at: datetime
@@ -195,7 +170,7 @@ class BalanceTransaction:
 
 @dataclass(frozen=True, kw_only=True)
 class StripeEvent:
-    """A Stripe event whose signature was checked, or one listed through the API."""
+    """A Stripe event with a verified signature, or one listed by the API."""
 
     event_id: str
     type: str
@@ -205,7 +180,7 @@ class StripeEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class RenderedMail:
-    """A complete RFC 5322 message: `content` is exactly what goes over the wire, also on a second try."""
+    """A complete RFC 5322 message; `content` is exactly what is sent, on every attempt."""
 
     message_id: str
     sender: str
@@ -239,7 +214,7 @@ class UpscaleJob:
     created_at: datetime
     updated_at: datetime
     status: Status
-    round: int
+    fulfilment_round: int
     queue: Queue | None
     attempts: int
     next_attempt_at: datetime | None
@@ -265,7 +240,7 @@ class UpscaleJob:
     checkout_expires_at: datetime | None
     payment_intent_id: str | None
     paid_at: datetime | None
-    learned_at: datetime | None
+    recorded_at: datetime | None
     start_by: datetime | None
     processing_at: datetime | None
     submitted_at: datetime | None
@@ -287,35 +262,26 @@ class UpscaleJob:
     reason_text: str | None
     admin_override: bool
 
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "UpscaleJob":
-        """Builds the record from a row that holds at least its columns."""
-        values = {name: row[name] for name in cls.__dataclass_fields__}
-        values["status"] = Status(values["status"])
-        values["queue"] = Queue(values["queue"]) if values["queue"] else None
-        values["stage"] = Stage(values["stage"]) if values["stage"] else None
-        return cls(**values)
-
     @property
     def output_size(self) -> tuple[int, int]:
-        """Width and height in pixels that the customer bought."""
+        """Width and height in pixels of the ordered result."""
         return self.source_width * self.scale, self.source_height * self.scale
 
     @property
     def output_megapixels(self) -> float:
-        """Millions of pixels of the result."""
+        """Millions of pixels of the ordered result."""
         width, height = self.output_size
         return width * height / 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """A row of `submissions`: one call to Upsampler, written before the call."""
+    """A row of `submissions`: one call to Upsampler, committed before the call."""
 
     submission_id: int
     job_id: str
-    round: int
-    state: str
+    fulfilment_round: int
+    state: SubmissionState
     external_id: str | None
     created_at: datetime
     accepted_at: datetime | None
@@ -329,15 +295,15 @@ class Submission:
 
 @dataclass(frozen=True, kw_only=True)
 class Refund:
-    """A row of `refunds`: money owed or given back."""
+    """A row of `refunds`: money owed or returned. `refund_id` is the row, `stripe_refund_id` Stripe's id."""
 
-    refund_row: int
+    refund_id: int
     job_id: str | None
     payment_intent_id: str
-    kind: str
-    n: int
+    kind: RefundKind
+    attempt_no: int
     idempotency_key: str | None
-    state: str
+    state: RefundState
     amount_cents: int | None
     currency: str
     stripe_refund_id: str | None
@@ -352,13 +318,13 @@ class Refund:
 
 @dataclass(frozen=True, kw_only=True)
 class Email:
-    """A row of `emails`: one mail, known by (job_id, kind, serial)."""
+    """A row of `emails`: one mail, identified by job, kind and sequence."""
 
     job_id: str
-    kind: str
-    serial: int
+    kind: EmailKind
+    sequence: int
     message_id: str
-    state: str
+    state: EmailState
     attempts: int
     hand_overs: int
     context: Mapping[str, Any]
@@ -367,16 +333,98 @@ class Email:
     accepted_at: datetime | None
     last_error: str | None
 
+    @property
+    def work_key(self) -> str:
+        """Key of this mail in its queue."""
+        return f"{self.job_id}/{self.kind}/{self.sequence}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ManualTask:
-    """Something only a person can settle."""
+    """A row of `person_tasks`: what only a person can settle."""
 
     task_id: int
-    kind: str
+    kind: str  # a ManualTaskKind, or the name of a report check
     subject: str
     job_id: str | None
     message: str
     next_step: str
     opened_at: datetime
     acknowledged_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedPayment:
+    """A row of `payments`."""
+
+    payment_intent_id: str
+    job_id: str | None
+    role: PaymentRole
+    received_cents: int
+    currency: str
+    charge_id: str | None
+    fee_cents: int | None
+    refunded_cents: int
+    dispute: DisputeState | None
+    paid_at: datetime | None
+    recorded_at: datetime
+    recorded_from: str
+    settled_by: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadLink:
+    """The newest valid download link of a job."""
+
+    fulfilment_round: int
+    sequence: int
+    expires_at: datetime
+    expired: bool
+    token: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """The file behind a download token."""
+
+    job_id: str
+    expires_at: datetime
+    expired: bool
+    revoked: bool
+    result_key: str | None
+    result_bytes: int | None
+    result_format: str | None
+    result_sha256: str | None
+    file_name: str
+    resolution: str
+    status: Status
+    files_removed_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueFigures:
+    """The queue in numbers."""
+
+    to_submit: int
+    to_fulfil: int
+    on_hold: int
+    leased: int
+    in_flight: int
+    refunds_owed: int
+    refunds_pending: int
+    mails_owed: int
+    person_tasks: int
+    calls_minute: int
+    calls_hour: int
+    silent_seconds: float | None  # since the last heartbeat
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alarm:
+    """A paid job past its last deadline that is neither delivered nor refunded."""
+
+    job_id: str
+    status: Status
+    reason_code: str | None
+    start_by: datetime | None
+    deadline_at: datetime | None

@@ -1,4 +1,4 @@
-"""The promises and limits that services keep, as plain values. Settings build it; tests vary it."""
+"""Promises and limits of the services, as plain values. Settings build them; tests vary them."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -6,7 +6,7 @@ from datetime import timedelta
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """See `.env.example` for the meaning of each limit; design section 6 for the rules."""
+    """Limits; `.env.example` documents those that are settings."""
 
     public_url: str = "http://127.0.0.1:8080"
     currency: str = "usd"
@@ -26,10 +26,10 @@ class Policy:
     budget_hold: bool = False
 
     # Not settings: nobody has a reason to change them.
-    max_attempts: int = 5  # a row that was taken this often without success is set aside and refunded
-    last_poll_patience: timedelta = timedelta(minutes=2)  # rule 5: time for the last status call to answer
-    checkout_ttl: timedelta = timedelta(hours=23, minutes=30)  # W24; Stripe allows up to 24 h by its own clock
-    orphan_patience: timedelta = timedelta(minutes=10)  # rule 8
-    refund_key_life: timedelta = timedelta(hours=23)  # rule 3: Stripe forgets idempotency keys after 24 h
-    alarm_patience: timedelta = timedelta(minutes=5)  # rule 11
-    refund_patience: timedelta = timedelta(hours=1)  # an owed refund that was not made by then is told to a person
+    max_attempts: int = 5  # a job started this often without success is set aside and refunded
+    last_poll_patience: timedelta = timedelta(minutes=2)  # time for the last status call after a deadline
+    checkout_ttl: timedelta = timedelta(hours=23, minutes=30)  # Stripe allows up to 24 h by its own clock
+    unmatched_patience: timedelta = timedelta(minutes=10)  # until an unmatched payment becomes a manual task
+    refund_key_life: timedelta = timedelta(hours=23)  # Stripe forgets idempotency keys after 24 h
+    alarm_patience: timedelta = timedelta(minutes=5)  # until an overdue job raises the alarm
+    refund_patience: timedelta = timedelta(hours=1)  # until an owed refund becomes a manual task

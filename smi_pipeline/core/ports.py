@@ -20,6 +20,7 @@ from smi_pipeline.core.models import (
     UpscaleReply,
     Verdict,
 )
+from smi_pipeline.core.vocabulary import CallPurpose
 
 
 class UpscalerPort(Protocol):
@@ -158,9 +159,9 @@ class StoragePort(Protocol):
 class LimiterPort(Protocol):
     """The Upsampler allowance, shared by all processes."""
 
-    def acquire(self, purpose: str) -> None:
-        """Takes one call. `purpose`: 'urgent_poll', 'submit' or 'poll', in that priority.
-        Raises RateLimited with the seconds until there is room; AccountError while the breaker is open."""
+    def acquire(self, purpose: CallPurpose) -> None:
+        """Take one call. Raise RateLimited with the seconds until there is room, AccountError while the breaker is
+        open."""
 
     def blocked_until(self, at: datetime, reason: str) -> None:
         """Notes a 429's Retry-After for every process."""

@@ -1,4 +1,4 @@
-"""Why an upscale job failed: the codes stored in rows and reports, and the sentence a customer or operator reads."""
+"""Why an upscale job failed: codes stored in rows and reports, and the sentences customers read."""
 
 UNSUPPORTED_FORMAT = "unsupported_format"
 SOURCE_TOO_LARGE = "source_too_large"
@@ -21,7 +21,7 @@ GOODWILL = "goodwill"
 REFUNDED_OUTSIDE = "refunded_outside"
 
 REFUNDED_IN_FULL = "already refunded in full"
-"""Why an owed refund is not needed: all of the payment is on its way back, or was."""
+"""Why an owed refund is not needed: all of the payment is returned, or being returned."""
 
 FOR_CUSTOMER: dict[str, str] = {
     UNSUPPORTED_FORMAT: "The image is not in a format that can be upscaled (PNG, JPEG or WebP).",

@@ -10,6 +10,7 @@ from dagster import (
     sensor,
 )
 
+from smi_pipeline.core.vocabulary import ManualTaskKind
 from smi_pipeline.fulfilment import jobs
 from smi_pipeline.fulfilment.resources import SmiResource
 from smi_pipeline.services.alerts import raise_alarms, send_alerts, watch_budget
@@ -45,7 +46,7 @@ def incidents(context: RunFailureSensorContext, smi: SmiResource):
     run = context.dagster_run
     error = context.failure_event.message or "no message"
     smi.ctx("incidents sensor").state.manual_tasks.open(
-        kind="run_failed",
+        kind=ManualTaskKind.RUN_FAILED,
         subject=run.job_name,
         job_id=None,
         message=f"Run {run.run_id} of {run.job_name} failed: {error.splitlines()[0][:200]}",

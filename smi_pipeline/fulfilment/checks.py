@@ -38,7 +38,7 @@ def no_overdue_paid_job(smi: SmiResource) -> AssetCheckResult:
     metadata: dict[str, Any] = {"overdue jobs": len(overdue)}
     if overdue:
         rows = (
-            (f"`{job['job_id']}`", job["status"], job["reason_code"] or "", job["start_by"], job["deadline_at"] or "–")
+            (f"`{job.job_id}`", job.status, job.reason_code or "", job.start_by, job.deadline_at or "–")
             for job in overdue[:_SHOWN]
         )
         metadata["jobs"] = _table(("Upscale job", "Status", "Reason", "Start by", "Deadline"), rows)
@@ -75,11 +75,11 @@ def _agreement(ctx: ServiceContext, *comparisons: str) -> AssetCheckResult:
     stale = []
     kinds: set[str] = set()
     for what in comparisons:
-        age = standing[what]["age_seconds"]
+        age = standing[what].age_seconds
         metadata[f"{what}: last whole comparison"] = "never" if age is None else f"{age / 60:.0f} minutes ago"
         if age is None or age > _STALE_SECONDS[what]:
             stale.append(what)
-        kinds.update(standing[what]["differences"])
+        kinds.update(standing[what].differences)
     tasks = [task for task in ctx.state.manual_tasks.opened() if task.kind in kinds]
     metadata["differences"] = len(tasks)
     if tasks:

@@ -6,7 +6,7 @@ from dagster import HookContext, failure_hook
 
 from smi_pipeline.core.errors import SmiError
 from smi_pipeline.core.models import Status
-from smi_pipeline.services import notify, refund
+from smi_pipeline.services import refund
 from smi_pipeline.services.admin import next_step
 
 _MAPPED_STEP = re.compile(r"\[([0-9a-f]{32})\]$")
@@ -30,8 +30,7 @@ def refund_at_once(context: HookContext) -> None:
     if job is None or job.status is not Status.FAILED:
         return
     try:
-        refund.refund_now(ctx, job_id)
-        notify.send_owed(ctx, job_id)
+        refund.refund_and_notify(ctx, job_id)
     except SmiError as error:
         context.log.warning(f"upscale job {job_id}: the refund is owed and will be tried again: {error}")
         return

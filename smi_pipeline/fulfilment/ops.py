@@ -20,12 +20,13 @@ from dagster import (
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import PermanentError
-from smi_pipeline.core.models import Queue
 from smi_pipeline.core.runs import BATCH_LIMIT
+from smi_pipeline.core.vocabulary import Queue, StepState
 from smi_pipeline.fulfilment.resources import Batch, SmiResource
 from smi_pipeline.services import fulfil, notify, refund, submit
 from smi_pipeline.services.admin import next_step
-from smi_pipeline.services.context import ServiceContext, StepResult
+from smi_pipeline.services.context import ServiceContext
+from smi_pipeline.services.steps import StepResult
 
 _OUTPUTS = {
     "ready": Out(str, is_required=False, description="goes on to the next step"),
@@ -97,7 +98,7 @@ def _ended_well(report: StepResult, work_key: str) -> Iterator[Output]:
     metadata = {"what": report.message, **{k: v for k, v in report.details.items() if v is not None}}
     if report.retry_seconds is not None:
         metadata["again in seconds"] = report.retry_seconds
-    yield Output(work_key, "ready" if report.state == "done" else "later", metadata=metadata)
+    yield Output(work_key, "ready" if report.state is StepState.DONE else "later", metadata=metadata)
 
 
 def _upscale_failed(ctx: ServiceContext, job_id: str, error: PermanentError) -> Failure:
@@ -143,7 +144,7 @@ def verify_result(context: OpExecutionContext, smi: SmiResource, batch: Batch, j
     except Failure:
         batch.ended(context, job_id, "failed")
         raise
-    if report.state != "done":
+    if report.state is not StepState.DONE:
         batch.ended(context, job_id, "later")
     yield from _ended_well(report, job_id)
 
@@ -152,7 +153,7 @@ def verify_result(context: OpExecutionContext, smi: SmiResource, batch: Batch, j
 def deliver(context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id: str) -> Iterator[Output]:
     report = _step_on_job(context, smi, batch, job_id, 90, fulfil.deliver)
     ctx = smi.ctx(actor(context))
-    if report.state == "done":
+    if report.state is StepState.DONE:
         for mail in notify.send_owed(ctx, job_id):
             context.log.info(f"upscale job {job_id}: {mail.message}")
         job = ctx.state.queries.job(job_id)
@@ -167,17 +168,15 @@ def deliver(context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id:
 def refund_payment(context: OpExecutionContext, smi: SmiResource, batch: Batch, work_key: str) -> Iterator[Output]:
     ctx = smi.ctx(actor(context))
     try:
-        report = refund.process(ctx, work_key, batch.step(refund.REFUND_SECONDS))
+        report, mails = refund.process_and_notify(ctx, work_key, batch.step(refund.REFUND_SECONDS))
     except PermanentError as error:
         raise Failure(
             description=f"Refund {work_key} failed and is a person's task now: {error}",
             metadata={"reason": error.reason, "next step": "See the open tasks on the ops page."},
             allow_retries=False,
         ) from error
-    row = ctx.state.refunds.get(int(work_key))
-    if row is not None and row.job_id is not None:
-        for mail in notify.send_owed(ctx, row.job_id):
-            context.log.info(f"upscale job {row.job_id}: {mail.message}")
+    for mail in mails:
+        context.log.info(f"refund {work_key}: {mail.message}")
     yield from _ended_well(report, work_key)
 
 

@@ -12,9 +12,9 @@ from smi_pipeline.core.models import Queue
 from smi_pipeline.core.runs import BATCH_LIMIT, run_config
 from smi_pipeline.fulfilment import jobs
 from smi_pipeline.fulfilment.resources import SmiResource
-from smi_pipeline.services.batches import next_batches
 from smi_pipeline.services.completions import check_completions
 from smi_pipeline.services.context import ServiceContext
+from smi_pipeline.services.dispatch import next_batches
 from smi_pipeline.services.reconciliation.stripe_events import reconcile_events
 
 MAX_LEASES = {Queue.SUBMIT: 4, Queue.FULFIL: 4, Queue.REFUND: 2, Queue.MAIL: 2}

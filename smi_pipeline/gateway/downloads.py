@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import quote
 
 import structlog
@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from smi_pipeline.core.errors import NotFound, SmiError
-from smi_pipeline.core.models import Status
+from smi_pipeline.core.models import Download
+from smi_pipeline.core.vocabulary import ManualTaskKind, Status
 from smi_pipeline.gateway.auth import is_token
 from smi_pipeline.gateway.context import Gateway, gateway_of
 from smi_pipeline.services.notify import delivered_name
@@ -28,7 +29,7 @@ async def download(request: Request) -> Response:
     gateway = gateway_of(request)
     token = request.path_params["token"]
     file = await gateway.threads.quick(_find, gateway, request)
-    size, etag = int(file["result_bytes"]), f'"{file["result_sha256"]}"'
+    size, etag = file.result_bytes or 0, f'"{file.result_sha256}"'
     headers = {
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, no-cache",  # a link can be revoked: ask again each time
@@ -47,7 +48,7 @@ async def download(request: Request) -> Response:
     if ranged:
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
     headers["Content-Length"] = str(last - first + 1)
-    media_type = MEDIA_TYPES.get(file["result_format"], "application/octet-stream")
+    media_type = MEDIA_TYPES.get(file.result_format or "", "application/octet-stream")
     status = 206 if ranged else 200
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
@@ -56,35 +57,35 @@ async def download(request: Request) -> Response:
     return StreamingResponse(body, status_code=status, headers=headers, media_type=media_type)
 
 
-def _find(gateway: Gateway, request: Request) -> dict[str, Any]:
+def _find(gateway: Gateway, request: Request) -> Download:
     token = request.path_params["token"]
     file = gateway.ctx.state.deliveries.find_download(token) if is_token(token) else None
     if file is None:
         gateway.guesses.note_wrong(request)
         raise HTTPException(404, "There is no such download; please check the address.")
-    if file["revoked"]:
+    if file.revoked:
         raise HTTPException(410, "This link was replaced by a newer one; please use the link of the latest e-mail.")
-    if file["expired"] or file["files_removed_at"] is not None:
+    if file.expired or file.files_removed_at is not None:
         raise HTTPException(410, "This download link has expired.")
-    if file["status"] in (Status.PENDING, Status.PROCESSING):  # a retry: the file is about to be replaced
+    if file.status in (Status.PENDING, Status.PROCESSING):  # a retry: the file is about to be replaced
         raise HTTPException(425, "A new version of this image is being made.", {"Retry-After": "30"})
-    if file["result_key"] is None:
+    if file.result_key is None:
         raise HTTPException(425, "This image is not ready yet.", {"Retry-After": "30"})
     return file
 
 
-def _open(gateway: Gateway, file: dict[str, Any], at: int) -> BinaryIO:
+def _open(gateway: Gateway, file: Download, at: int) -> BinaryIO:
     try:
-        stream = gateway.ctx.storage.open(file["result_key"])
+        stream = gateway.ctx.storage.open(file.result_key or "")
     except NotFound:
         # A valid link without a file: nothing the customer can mend.
-        log.error("a delivered file is missing", action="download", job_id=file["job_id"])
+        log.error("a delivered file is missing", action="download", job_id=file.job_id)
         gateway.ctx.state.manual_tasks.open(
-            kind="file_missing",
-            subject=file["job_id"],
-            job_id=file["job_id"],
-            message=f"The delivered file of job {file['job_id']} is missing from the storage.",
-            next_step=f"Restore it, or run `smi jobs retry {file['job_id']} --admin-override`.",
+            kind=ManualTaskKind.FILE_MISSING,
+            subject=file.job_id,
+            job_id=file.job_id,
+            message=f"The delivered file of job {file.job_id} is missing from the storage.",
+            next_step=f"Restore it, or run `smi jobs retry {file.job_id} --admin-override`.",
         )
         raise HTTPException(
             503, "The file cannot be read right now; we have been told.", {"Retry-After": "600"}
@@ -139,9 +140,9 @@ def _matches(if_none_match: str | None, etag: str) -> bool:
     return if_none_match.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in if_none_match.split(","))
 
 
-def _attachment(file: dict[str, Any]) -> str:
+def _attachment(file: Download) -> str:
     """RFC 6266: a plain name for old browsers, and the real one in UTF-8."""
-    name = delivered_name(file["file_name"], file["resolution"], file["result_format"])
+    name = delivered_name(file.file_name, file.resolution, file.result_format)
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_. ") else "_" for c in name)
     extended = "" if plain == name else f"; filename*=UTF-8''{quote(name, safe='')}"
     return f'attachment; filename="{plain}"{extended}'

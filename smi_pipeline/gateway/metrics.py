@@ -84,7 +84,7 @@ class _StateCollector(Collector):
             ("refund", "refunds_owed"),
             ("mail", "mails_owed"),
         ):
-            waiting.add_metric([name], queue[key])
+            waiting.add_metric([name], getattr(queue, key))
         yield waiting
         for name, key, help_ in (
             ("smi_in_flight", "in_flight", "Calls to Upsampler whose result is not known yet."),
@@ -95,19 +95,19 @@ class _StateCollector(Collector):
             ("smi_mails_owed", "mails_owed", "Mails that no mail server has accepted yet."),
             ("smi_person_tasks", "person_tasks", "Open tasks for a person."),
         ):
-            yield GaugeMetricFamily(name, help_, value=queue[key])
+            yield GaugeMetricFamily(name, help_, value=getattr(queue, key))
         alarms = len(views.alarms(self._ctx.policy))
         yield GaugeMetricFamily("smi_alarms", "Paid jobs neither delivered nor refunded in time.", value=alarms)
         yield GaugeMetricFamily(
             "smi_sensors_seconds_ago",
             "Since a sensor last looked for work; -1: none has yet. Alert above 60: a stopped daemon alerts nobody.",
-            value=-1 if queue["silent_seconds"] is None else queue["silent_seconds"],
+            value=-1 if queue.silent_seconds is None else queue.silent_seconds,
         )
         yield from self._comparisons()
         calls = GaugeMetricFamily("smi_api_calls", "Calls to Upsampler in the last window.", labels=["window"])
         allowed = GaugeMetricFamily("smi_api_allowance", "Calls allowed per window; 0: no limit.", labels=["window"])
         for window, key in (("minute", "calls_minute"), ("hour", "calls_hour")):
-            calls.add_metric([window], queue[key])
+            calls.add_metric([window], getattr(queue, key))
             allowed.add_metric([window], self._allowance[window])
         yield calls
         yield allowed
@@ -123,8 +123,8 @@ class _StateCollector(Collector):
             "smi_compared_seconds_ago", "Since the last whole comparison; -1: there was none yet.", labels=["compared"]
         )
         for what, found in self._ctx.state.reconciliation.standing().items():
-            for kind, count in found["differences"].items():
+            for kind, count in found.differences.items():
                 differences.add_metric([what, kind], count)
-            age.add_metric([what], -1 if found["age_seconds"] is None else found["age_seconds"])
+            age.add_metric([what], -1 if found.age_seconds is None else found.age_seconds)
         yield differences
         yield age

@@ -6,6 +6,7 @@ from typing import Any
 from smi_pipeline.core import formatting, reasons
 from smi_pipeline.core.lifecycle import CUSTOMER_STAGE, progress_percent
 from smi_pipeline.core.models import Refund, Stage, Status, UpscaleJob
+from smi_pipeline.core.vocabulary import UNFINISHED_REFUNDS
 from smi_pipeline.services import notify, submit
 from smi_pipeline.services.context import ServiceContext
 
@@ -26,7 +27,7 @@ def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, A
     step = step_of(job)
     eta = _eta_seconds(ctx, job, now)
     refunds = [_refund(ctx, job, r) for r in ctx.state.refunds.of_job(job.job_id)]
-    pending = any(r["state"] in ("owed", "pending") for r in refunds)
+    pending = any(r["state"] in UNFINISHED_REFUNDS for r in refunds)
     poll_after = _poll_after(step, pending)
     progress = progress_percent(
         job.status, now=now, started_at=job.processing_at, expected_seconds=job.expected_seconds
@@ -121,19 +122,19 @@ def _download(ctx: ServiceContext, job: UpscaleJob, now: datetime) -> dict[str, 
     link = ctx.state.deliveries.current_token(job.job_id)
     if link is None:
         return None
-    file = ctx.state.deliveries.find_download(link["token"]) or {}
-    available = not link["expired"] and bool(job.result_key) and file.get("files_removed_at") is None
+    file = ctx.state.deliveries.find_download(link.token)
+    available = not link.expired and bool(job.result_key) and (file is None or file.files_removed_at is None)
     return {
         "available": available,
-        "url": f"{ctx.policy.public_url}/smi/v1/download/{link['token']}" if available else None,
+        "url": f"{ctx.policy.public_url}/smi/v1/download/{link.token}" if available else None,
         "file_name": notify.delivered_name(job.file_name, job.resolution, job.result_format),
         "format": job.result_format,
         "bytes": job.result_bytes,
         "width": job.result_width,
         "height": job.result_height,
-        "expires_at": _iso(link["expires_at"]),
-        "expires_text": formatting.moment(link["expires_at"]),
-        "time_left": formatting.time_left(link["expires_at"], now),
+        "expires_at": _iso(link.expires_at),
+        "expires_text": formatting.moment(link.expires_at),
+        "time_left": formatting.time_left(link.expires_at, now),
     }
 
 
@@ -141,7 +142,7 @@ def _refund(ctx: ServiceContext, job: UpscaleJob, refund: Refund) -> dict[str, A
     amount = refund.amount_cents
     if amount is None:  # not asked of Stripe yet, or returned by others: all that was paid
         payment = ctx.state.queries.payment(refund.payment_intent_id)
-        amount = payment["received_cents"] if payment else job.price_cents
+        amount = payment.received_cents if payment else job.price_cents
     return {
         "kind": refund.kind,
         "state": refund.state,

@@ -92,11 +92,11 @@ def no_overdue_paid_job(reports_db: ReportsResource, first: date, last: date) ->
         ["Upscale job", "Status", "Reason", "Start by", "Deadline"],
         [
             [
-                job["job_id"],
-                job["status"],
-                job["reason_code"] or "",
-                str(job["start_by"]),
-                str(job["deadline_at"] or "–"),
+                job.job_id,
+                job.status,
+                job.reason_code or "",
+                str(job.start_by),
+                str(job.deadline_at or "–"),
             ]
             for job in overdue[:50]
         ],
@@ -105,9 +105,7 @@ def no_overdue_paid_job(reports_db: ReportsResource, first: date, last: date) ->
     return AssetCheckResult(
         passed=not overdue,
         severity=ERROR,
-        description=f"{len(overdue)} overdue: {', '.join(job['job_id'] for job in overdue[:_NAMED])}"
-        if overdue
-        else None,
+        description=f"{len(overdue)} overdue: {', '.join(job.job_id for job in overdue[:_NAMED])}" if overdue else None,
         metadata={"overdue_jobs": len(overdue)} | ({"jobs": MetadataValue.md(table.markdown())} if overdue else {}),
     )
 

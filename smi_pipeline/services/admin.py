@@ -6,7 +6,17 @@ from typing import Any
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import Conflict, NotFound, PermanentError, RefusedError
-from smi_pipeline.core.models import Status, UpscaleJob
+from smi_pipeline.core.models import RecordedPayment, UpscaleJob
+from smi_pipeline.core.vocabulary import (
+    OPEN_CALLS,
+    RETURNED,
+    EmailKind,
+    ManualTaskKind,
+    PaymentRole,
+    RefundKind,
+    RefundState,
+    Status,
+)
 from smi_pipeline.services import notify, refund
 from smi_pipeline.services.completions import check_completions
 from smi_pipeline.services.context import ServiceContext
@@ -21,11 +31,11 @@ def retry(ctx: ServiceContext, job_id: str, *, admin_override: bool = False) -> 
     job = require_known(ctx, job_id)
     if job.payment_intent_id is None and not admin_override:
         raise Conflict(f"job {job.job_id} is not paid: say --admin-override to upscale it all the same")
-    open_calls = [s for s in ctx.state.submissions.of_job(job.job_id) if s.state in ("sending", "accepted")]
+    open_calls = [s for s in ctx.state.submissions.of_job(job.job_id) if s.state in OPEN_CALLS]
     if open_calls:
         raise Conflict(f"job {job.job_id} is at Upsampler now: use `check` to ask for its state")
     if job.status in (Status.PENDING, Status.PROCESSING):
-        ctx.state.deliveries.check_now(job.job_id, actor=ctx.actor)
+        ctx.state.jobs.check_now(job.job_id, actor=ctx.actor)
         return "it is in the queue already; its next attempt is due now"
     if not admin_override and job.status in (Status.COMPLETED, Status.REFUNDED):
         raise Conflict(f"job {job.job_id} is {job.status}: say --admin-override to upscale it once more")
@@ -33,20 +43,16 @@ def retry(ctx: ServiceContext, job_id: str, *, admin_override: bool = False) -> 
         raise Conflict(f"job {job.job_id} failed and its refund is owed: say --admin-override to upscale it as a gift")
     if job.status is Status.AWAITING_PAYMENT and job.checkout_session_id:
         ctx.payments.expire_checkout(job.checkout_session_id)  # what is a gift can no longer be paid
-    number = ctx.state.deliveries.retry(
-        job.job_id,
-        new_round=True,
-        admin_override=True,
-        max_wait=ctx.policy.max_wait,
-        actor=ctx.actor,
-    )
+    number = ctx.state.jobs.retry(job.job_id, max_wait=ctx.policy.max_wait, actor=ctx.actor)
+    if number is None:
+        raise Conflict(f"job {job.job_id} was started just now: look again")
     return f"round {number} was started; it delivers or ends without money"
 
 
 def check(ctx: ServiceContext, job_id: str) -> str:
     """Asks Upsampler now, and makes whatever the job waits for due now."""
     job = require_known(ctx, job_id)
-    due = ctx.state.deliveries.check_now(job.job_id, actor=ctx.actor)
+    due = ctx.state.jobs.check_now(job.job_id, actor=ctx.actor)
     check_completions(ctx, limit=20)
     after = require_known(ctx, job_id)
     return f"{due} thing(s) were made due; the job is {after.status}, upscale {after.stage or 'not started'}"
@@ -57,7 +63,7 @@ def extend(ctx: ServiceContext, job_id: str, minutes: float) -> str:
     if not 0 < minutes <= 24 * 60:
         raise RefusedError("minutes must be between 0 and 1440")
     job = require_known(ctx, job_id)
-    if not ctx.state.deliveries.extend(job.job_id, timedelta(minutes=minutes), actor=ctx.actor):
+    if not ctx.state.jobs.extend(job.job_id, timedelta(minutes=minutes), actor=ctx.actor):
         raise Conflict(f"job {job.job_id} is {job.status}: there is no deadline to extend")
     return f"deadline extended by {minutes:g} minutes"
 
@@ -70,17 +76,17 @@ def refund_job(ctx: ServiceContext, job_id: str) -> str:
         raise Conflict(f"job {job.job_id} was not paid: there is nothing to refund")
     if job.status in (Status.PENDING, Status.PROCESSING):
         done = cancel(ctx, job_id)
-        if job.round == 1:
+        if job.fulfilment_round == 1:
             return done
         job = require_known(ctx, job_id)  # a later round ended without money: the payment is still to be returned
-    alive = [r for r in ctx.state.refunds.of_job(job.job_id) if r.state in ("pending", "succeeded")]
-    if any(r.payment_intent_id == payment_intent_id and r.kind != "outside" for r in alive):
+    alive = [r for r in ctx.state.refunds.of_job(job.job_id) if r.state in RETURNED]
+    if any(r.payment_intent_id == payment_intent_id and r.kind is not RefundKind.EXTERNAL for r in alive):
         raise Conflict(f"job {job.job_id} is refunded already ({alive[0].stripe_refund_id}, {alive[0].state})")
     goodwill = job.status is Status.COMPLETED
     ctx.state.refunds.owe(
         job_id=job.job_id,
         payment_intent_id=payment_intent_id,
-        kind="goodwill" if goodwill else "failure",
+        kind=RefundKind.GOODWILL if goodwill else RefundKind.FAILURE,
         currency=job.currency,
         reason=reasons.GOODWILL if goodwill else job.reason_code or reasons.CANCELLED,
         actor=ctx.actor,
@@ -94,13 +100,13 @@ def cancel(ctx: ServiceContext, job_id: str) -> str:
     if job.status is Status.AWAITING_PAYMENT:
         if job.checkout_session_id:
             ctx.payments.expire_checkout(job.checkout_session_id)
-        if not ctx.state.intake.abandon(job.job_id, actor=ctx.actor):
+        if not ctx.state.jobs.abandon(job.job_id, actor=ctx.actor):
             raise Conflict(f"job {job.job_id} was paid or closed just now: look again")
         return "closed; it was not paid"
     words = reasons.FOR_CUSTOMER[reasons.CANCELLED]
-    if not ctx.state.deliveries.cancel(job.job_id, reason=reasons.CANCELLED, words=words, actor=ctx.actor):
+    if not ctx.state.jobs.cancel(job.job_id, reason=reasons.CANCELLED, message=words, actor=ctx.actor):
         raise Conflict(f"job {job.job_id} is {job.status}: it cannot be cancelled any more")
-    if job.round > 1:
+    if job.fulfilment_round > 1:
         return "cancelled; this round ends without money"
     return "cancelled; " + _refund_now(ctx, job.job_id)
 
@@ -110,14 +116,14 @@ def resend(ctx: ServiceContext, job_id: str) -> str:
     job = require_known(ctx, job_id)
     if job.status is Status.COMPLETED:
         link = ctx.state.deliveries.current_token(job.job_id)
-        if link is None or link["expired"] or job.result_key is None:
+        if link is None or link.expired or job.result_key is None:
             raise Conflict(f"the link of job {job.job_id} has expired: `smi jobs token {job.job_id}` makes a new one")
-        kind, context = "completion", {}
+        kind, context = EmailKind.COMPLETION, {}
     else:
-        settled = [r for r in ctx.state.refunds.of_job(job.job_id) if r.state in ("pending", "succeeded", "not_needed")]
+        settled = [r for r in ctx.state.refunds.of_job(job.job_id) if r.state in (*RETURNED, RefundState.NOT_NEEDED)]
         if not settled:
             raise Conflict(f"job {job.job_id} is {job.status}: there is no closing mail to send")
-        kind, context = "refund", {"refund_row": settled[-1].refund_row}
+        kind, context = EmailKind.REFUND, {"refund_row": settled[-1].refund_id}
     serial = ctx.state.emails.resend(job.job_id, kind, context=context, actor=ctx.actor)
     reports = notify.send_owed(ctx, job.job_id)
     said = reports[-1].message if reports else "it is queued"
@@ -138,7 +144,7 @@ def hold(ctx: ServiceContext, job_id: str, reason: str) -> str:
     if not reason.strip():
         raise RefusedError("say why the job is held")
     job = require_known(ctx, job_id)
-    if not ctx.state.deliveries.hold(job.job_id, reason.strip()[:200], actor=ctx.actor):
+    if not ctx.state.jobs.hold(job.job_id, reason.strip()[:200], actor=ctx.actor):
         raise Conflict(f"job {job.job_id} is {job.status}: it cannot be held")
     return "held"
 
@@ -148,55 +154,55 @@ def release(ctx: ServiceContext, job_id: str) -> str:
     job = require_known(ctx, job_id)
     if job.hold_reason is None:
         raise Conflict(f"job {job.job_id} is not on hold")
-    ctx.state.deliveries.hold(job.job_id, None, actor=ctx.actor)
+    ctx.state.jobs.hold(job.job_id, None, actor=ctx.actor)
     return "released"
 
 
 def adopt(ctx: ServiceContext, payment_intent_id: str, job_id: str) -> str:
     """Settles a payment without a job by giving it to one (rule 8)."""
     job = require_known(ctx, job_id)
-    _require_orphan(ctx, payment_intent_id)
+    _require_unmatched(ctx, payment_intent_id)
     facts = ctx.payments.payment(payment_intent_id)
     for made in refund.refunds_made(ctx, facts):  # one that went back unnoticed pays for nothing
         ctx.state.refunds.settle_by_facts(made, event=None, actor=ctx.actor)
-    role = ctx.state.intake.record_payment(
-        facts, job.job_id, event=None, source=ctx.actor, policy=ctx.policy, adopt=True
+    role = ctx.state.payments.record_payment(
+        facts, job.job_id, event=None, source=ctx.actor, policy=ctx.policy, assign=True
     )
     if role == "known":
         raise Conflict(f"{payment_intent_id} was settled by somebody else just now")
-    if role == "orphan":
+    if role is PaymentRole.UNMATCHED:
         raise Conflict(f"job {job.job_id} was imported from another system: its payment cannot be replaced")
-    ctx.state.manual_tasks.close("orphan_payment", payment_intent_id, actor=ctx.actor)
+    ctx.state.manual_tasks.close(ManualTaskKind.UNMATCHED_PAYMENT, payment_intent_id, actor=ctx.actor)
     return f"adopted as {role} payment of job {job.job_id}"
 
 
 def refund_payment(ctx: ServiceContext, payment_intent_id: str) -> str:
     """Settles a payment without a job by returning it (rule 8); repeats the refund of a second payment that failed."""
     payment = _known_payment(ctx, payment_intent_id)
-    if payment["role"] == "duplicate":
+    if payment.role is PaymentRole.DUPLICATE:
         owed = ctx.state.refunds.owe(
-            job_id=payment["job_id"],
+            job_id=payment.job_id,
             payment_intent_id=payment_intent_id,
-            kind="duplicate_payment",
-            currency=payment["currency"],
+            kind=RefundKind.DUPLICATE_PAYMENT,
+            currency=payment.currency,
             reason=reasons.DUPLICATE_PAYMENT,
             actor=ctx.actor,
         )
         if not owed:
             raise Conflict(f"{payment_intent_id} is returned already, or its refund is under way")
         return "the refund is owed; it is carried out within seconds"
-    _require_orphan(ctx, payment_intent_id)
+    _require_unmatched(ctx, payment_intent_id)
     owed = ctx.state.refunds.owe(
         job_id=None,
         payment_intent_id=payment_intent_id,
-        kind="unmatched",
-        currency=payment["currency"],
+        kind=RefundKind.UNMATCHED,
+        currency=payment.currency,
         reason=reasons.CANCELLED,
         actor=ctx.actor,
     )
     if not owed:
         raise Conflict(f"{payment_intent_id} was settled by somebody else just now")
-    ctx.state.manual_tasks.close("orphan_payment", payment_intent_id, actor=ctx.actor)
+    ctx.state.manual_tasks.close(ManualTaskKind.UNMATCHED_PAYMENT, payment_intent_id, actor=ctx.actor)
     return "the refund is owed; it is carried out within seconds"
 
 
@@ -232,7 +238,7 @@ def next_step(job: UpscaleJob) -> str:
             return f"Nothing: the money is back. `smi jobs retry {job.job_id} --admin-override` upscales it as a gift."
 
 
-def _known_payment(ctx: ServiceContext, payment_intent_id: str) -> dict[str, Any]:
+def _known_payment(ctx: ServiceContext, payment_intent_id: str) -> RecordedPayment:
     plausible = re.fullmatch(r"\w{3,255}", payment_intent_id, re.ASCII)
     payment = ctx.state.queries.payment(payment_intent_id) if plausible else None
     if payment is None:
@@ -240,18 +246,17 @@ def _known_payment(ctx: ServiceContext, payment_intent_id: str) -> dict[str, Any
     return payment
 
 
-def _require_orphan(ctx: ServiceContext, payment_intent_id: str) -> None:
+def _require_unmatched(ctx: ServiceContext, payment_intent_id: str) -> None:
     payment = _known_payment(ctx, payment_intent_id)
-    if payment["role"] != "orphan" or payment["settled_by"]:
+    if payment.role is not PaymentRole.UNMATCHED or payment.settled_by:
         raise Conflict(f"{payment_intent_id} belongs to a job or was settled")
 
 
 def _refund_now(ctx: ServiceContext, job_id: str) -> str:
     try:
-        reports = refund.refund_now(ctx, job_id)
+        reports = refund.refund_and_notify(ctx, job_id)
     except PermanentError as error:
         return f"the refund failed and is a person's task now: {error}"
-    notify.send_owed(ctx, job_id)
     return reports[-1].message if reports else "the refund is owed; it is carried out within seconds"
 
 

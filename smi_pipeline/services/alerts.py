@@ -1,6 +1,7 @@
 """What a person must hear of (W25): open tasks, the alarm query, incidents of the orchestration."""
 
 from smi_pipeline.core.errors import SmiError
+from smi_pipeline.core.vocabulary import ManualTaskKind
 from smi_pipeline.services.context import ServiceContext, log
 
 
@@ -8,18 +9,18 @@ def raise_alarms(ctx: ServiceContext) -> int:
     """Opens a task for each job of the alarm query (section 6 rule 11), and closes those that are over. Returns how
     many jobs are overdue."""
     overdue = ctx.state.queries.alarms(ctx.policy)
-    late = {row["job_id"] for row in overdue}
+    late = {row.job_id for row in overdue}
     for task in ctx.state.manual_tasks.opened():
-        if task.kind == "overdue" and task.subject not in late and task.acknowledged_at is None:
-            ctx.state.manual_tasks.close("overdue", task.subject, actor="settled")
+        if task.kind == ManualTaskKind.OVERDUE and task.subject not in late and task.acknowledged_at is None:
+            ctx.state.manual_tasks.close(ManualTaskKind.OVERDUE, task.subject, actor="settled")
     for row in overdue:
         ctx.state.manual_tasks.open(
-            kind="overdue",
-            subject=row["job_id"],
-            job_id=row["job_id"],
-            message=f"Upscale job {row['job_id']} is paid and {row['status']}, but neither delivered nor refunded "
+            kind=ManualTaskKind.OVERDUE,
+            subject=row.job_id,
+            job_id=row.job_id,
+            message=f"Upscale job {row.job_id} is paid and {row.status}, but neither delivered nor refunded "
             "after its last deadline.",
-            next_step=f"`smi jobs show {row['job_id']}`, then retry or refund it.",
+            next_step=f"`smi jobs show {row.job_id}`, then retry or refund it.",
         )
     _name_late_refunds(ctx, late)
     _watch_storage(ctx)
@@ -34,12 +35,12 @@ SILENCE_SECONDS = 300.0
 def _watch_sensors(ctx: ServiceContext) -> None:
     """A task while nothing looks after the clocks of the jobs, although the service is not down: somebody has
     switched that sensor off, or it fails at each tick. The alarm query takes it for an outage of the service."""
-    silent = ctx.state.queries.queue()["silent_seconds"]
+    silent = ctx.state.queries.queue().silent_seconds
     if silent is None or silent < SILENCE_SECONDS:
-        ctx.state.manual_tasks.close("sensor_silent", "upsampler_completions", actor="settled")
+        ctx.state.manual_tasks.close(ManualTaskKind.SENSOR_SILENT, "upsampler_completions", actor="settled")
         return
     ctx.state.manual_tasks.open(
-        kind="sensor_silent",
+        kind=ManualTaskKind.SENSOR_SILENT,
         subject="upsampler_completions",
         job_id=None,
         message=f"The sensor upsampler_completions has not looked for {silent / 60:.0f} minutes: no status is asked, "
@@ -53,11 +54,11 @@ def _watch_storage(ctx: ServiceContext) -> None:
     """A task as long as the storage has no room: jobs wait then, without an error that anybody would look at."""
     shortage = ctx.storage.shortage()
     if shortage is None:
-        ctx.state.manual_tasks.close("disk_full", "storage", actor="settled")
+        ctx.state.manual_tasks.close(ManualTaskKind.DISK_FULL, "storage", actor="settled")
         return
     log.error("the storage has no room: %s", shortage)
     ctx.state.manual_tasks.open(
-        kind="disk_full",
+        kind=ManualTaskKind.DISK_FULL,
         subject="storage",
         job_id=None,
         message=f"The disk of the storage is full: {shortage}. Sources and results cannot be kept.",
@@ -67,16 +68,16 @@ def _watch_storage(ctx: ServiceContext) -> None:
 
 def _name_late_refunds(ctx: ServiceContext, overdue: set[str]) -> None:
     """A task for each refund that is owed too long, as long as it is. That of an overdue job is named there."""
-    owed = {r["payment_intent_id"]: r for r in ctx.state.queries.late_refunds(ctx.policy) if r["job_id"] not in overdue}
+    owed = {r.payment_intent_id: r for r in ctx.state.queries.late_refunds(ctx.policy) if r.job_id not in overdue}
     for task in ctx.state.manual_tasks.opened():
-        if task.kind == "refund_late" and task.subject not in owed:
-            ctx.state.manual_tasks.close("refund_late", task.subject, actor="settled")
+        if task.kind == ManualTaskKind.REFUND_LATE and task.subject not in owed:
+            ctx.state.manual_tasks.close(ManualTaskKind.REFUND_LATE, task.subject, actor="settled")
     for payment_intent, row in owed.items():
         ctx.state.manual_tasks.open(
-            kind="refund_late",
+            kind=ManualTaskKind.REFUND_LATE,
             subject=payment_intent,
-            job_id=row["job_id"],
-            message=f"The refund of {payment_intent} is still owed; last error: {row['last_error'] or 'none'}.",
+            job_id=row.job_id,
+            message=f"The refund of {payment_intent} is still owed; last error: {row.last_error or 'none'}.",
             next_step="It is tried again by itself. Check Stripe's key and the payment in the Stripe dashboard.",
         )
 
@@ -95,7 +96,7 @@ def watch_budget(ctx: ServiceContext) -> int | None:
     for mark in BUDGET_MARKS:
         if used * 100 >= budget * mark:
             ctx.state.manual_tasks.open_once(
-                kind="budget",
+                kind=ManualTaskKind.BUDGET,
                 subject=f"{month} {mark} %",
                 message=f"{used} of the {budget} credits budgeted for {month} are used ({mark} % mark passed).",
                 next_step="Raise SMI_MONTHLY_CREDIT_BUDGET, or set SMI_BUDGET_HOLD=true to take no orders at 100 %.",

@@ -1,4 +1,4 @@
-"""What became of submitted upscales: status calls, hinted by webhooks, and the two clocks (W7, W8)."""
+"""Results of submitted upscales: status calls, prompted by webhooks, and deadlines."""
 
 import time
 from collections import Counter
@@ -9,13 +9,14 @@ from smi_pipeline.core.backoff import retry_seconds
 from smi_pipeline.core.errors import AccountError, NotFound, RateLimited, TransientError
 from smi_pipeline.core.lifecycle import token_hash
 from smi_pipeline.core.models import Submission, UpscaleReply
+from smi_pipeline.core.vocabulary import CallPurpose, PollResult, SubmissionState
 from smi_pipeline.services.context import ServiceContext
 
 
 def take_hint(ctx: ServiceContext, token: str, body: bytes) -> UpscaleReply:
-    """An Upsampler webhook: proves nothing, but makes the status call of its submission due now.
+    """Make the status call of a submission due now because of its webhook, which proves nothing by itself.
 
-    Raises NotFound for an unknown token, RefusedError (400) for an unreadable body.
+    Raise NotFound for an unknown token, RefusedError (400) for an unreadable body.
     """
     reply = ctx.upscaler.parse_webhook(body)
     if not ctx.state.submissions.mark_for_poll(token_hash(token), reply, policy=ctx.policy):
@@ -24,9 +25,9 @@ def take_hint(ctx: ServiceContext, token: str, body: bytes) -> UpscaleReply:
 
 
 def check_completions(ctx: ServiceContext, *, limit: int = 60, seconds: float = 12.0, threads: int = 4) -> Counter[str]:
-    """Asks for the status of what is due, hinted first, within a time budget; ends waiting that took too long.
+    """Make the status calls that are due, those with a webhook first, within a time budget; enforce deadlines.
 
-    Returns how many submissions ended each way: ready, waiting, settled, later, known, limited.
+    Return the number of submissions per result.
     """
     ends = time.monotonic() + seconds
     tally: Counter[str] = Counter()
@@ -45,20 +46,20 @@ def check_completions(ctx: ServiceContext, *, limit: int = 60, seconds: float = 
     return tally
 
 
-def _check(ctx: ServiceContext, submission: Submission) -> str:
+def _check(ctx: ServiceContext, submission: Submission) -> PollResult:
     state = ctx.state.submissions
-    if submission.external_id is None:  # nobody can be asked: only its deadline can end it
+    if submission.external_id is None:  # its status cannot be asked for: only its deadline can end it
         return state.poll_failed(submission.submission_id, seconds=60, policy=ctx.policy, actor=ctx.actor, counts=False)
     urgent = (
-        submission.state == "accepted"  # the others are asked for their credits' sake only
+        submission.state is SubmissionState.ACCEPTED  # the others are asked for their credits only
         and submission.deadline_at is not None
         and (submission.deadline_at - state.now()).total_seconds() < 60
     )
     try:
-        ctx.limiter.acquire("urgent_poll" if urgent else "poll")
+        ctx.limiter.acquire(CallPurpose.URGENT_POLL if urgent else CallPurpose.POLL)
         reply = _ask(ctx, submission.external_id)
     except (RateLimited, AccountError) as error:
-        # No call was answered: the deadline's last call is still owed, but only for the patience of rule 5.
+        # No call was made: the last call after the deadline is still due, but only for `last_poll_patience`.
         return state.poll_failed(
             submission.submission_id,
             seconds=error.retry_after or 5,
@@ -75,7 +76,7 @@ def _check(ctx: ServiceContext, submission: Submission) -> str:
 
 
 def _ask(ctx: ServiceContext, external_id: str) -> UpscaleReply:
-    """The status call; what it says of our account and our pace holds for every process."""
+    """Make a status call. What it says of our account and our rate holds for every process."""
     try:
         return ctx.upscaler.status(external_id)
     except AccountError as error:

@@ -1,4 +1,4 @@
-"""Orders come in: registering a job with its price and Checkout, and what Stripe's events mean for it (W1, W2, W26)."""
+"""Orders: registration with price and Checkout, and what Stripe's events mean for them."""
 
 import re
 import uuid
@@ -13,15 +13,16 @@ from smi_pipeline.core.formatting import one_line
 from smi_pipeline.core.image_rules import check_output_size
 from smi_pipeline.core.lifecycle import view_token
 from smi_pipeline.core.models import CheckoutSession, NewJob, StripeEvent, StripePayment, UpscaleJob
+from smi_pipeline.core.vocabulary import FetchKind
 from smi_pipeline.services import refund
 from smi_pipeline.services.context import ServiceContext, log
 
 SCALES = {"4x": 4, "8x": 8}
 SOURCE = "sell-my-images"
-"""`metadata.source` of our Stripe objects; others on the same account belong to another shop."""
+"""`metadata.source` of our Stripe objects; others of the same account belong to another shop."""
 
 _MAX_FAILED = 5
-"""Sessions that cannot be closed, in one go: more than that is an outage."""
+"""After this many sessions that cannot be closed in one call, an outage is assumed."""
 
 _ID = re.compile(r"[!-~]{0,255}")
 PAID_EVENTS = ("checkout.session.completed", "checkout.session.async_payment_succeeded", "payment_intent.succeeded")
@@ -33,7 +34,7 @@ HANDLED_EVENTS = (*PAID_EVENTS, *CLOSING_EVENTS, *REFUND_EVENTS, *DISPUTE_EVENTS
 
 @dataclass(frozen=True, kw_only=True)
 class JobRequest:
-    """What the storefront asks for."""
+    """An order of the storefront."""
 
     image_url: str
     resolution: str
@@ -44,7 +45,7 @@ class JobRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RegisteredJob:
-    """What the storefront gets: the price and where the customer pays."""
+    """A registered order: its price and where the customer pays."""
 
     job_id: str
     price_cents: int
@@ -56,9 +57,9 @@ class RegisteredJob:
 
 
 def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
-    """Checks and prices an order, and opens its Checkout session. Takes no money.
+    """Check and price an order, and open its Checkout session.
 
-    Raises RefusedError (422) for what the shop should correct, Unavailable (503) while no orders are taken.
+    Raise RefusedError (422) for what the shop should correct, Unavailable (503) while no orders are taken.
     """
     _refuse_while_overloaded(ctx)
     if request.resolution not in SCALES:
@@ -66,7 +67,9 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
     scale = SCALES[request.resolution]
     email = _checked_email(request.email)
     try:
-        with ctx.fetcher.fetch(request.image_url, kind="source", max_bytes=ctx.policy.max_source_bytes) as fetched:
+        with ctx.fetcher.fetch(
+            request.image_url, kind=FetchKind.SOURCE, max_bytes=ctx.policy.max_source_bytes
+        ) as fetched:
             facts = ctx.images.check_source(fetched.path)
             check_output_size(facts, scale, ctx.policy.max_output_megapixels)
     except PermanentError as error:
@@ -89,7 +92,7 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
         currency=ctx.policy.currency,
         expected_credits=quote.credits,
     )
-    ctx.state.intake.register(job, actor=ctx.actor)
+    ctx.state.jobs.register(job, actor=ctx.actor)
     status_url = f"{ctx.policy.public_url}/smi/v1/jobs/{job_id}?view={view_token(ctx.secret_key, job_id)}"
     expires_at = ctx.state.submissions.now() + ctx.policy.checkout_ttl
     try:
@@ -106,10 +109,10 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
             idempotency_key=f"checkout:{job_id}",
         )
     except (TransientError, PermanentError, NotFound) as error:
-        # Nobody can have paid: the address of the session never left us.
-        ctx.state.intake.abandon(job_id, actor=ctx.actor)
+        # Nobody can have paid: the address of the session was never given out.
+        ctx.state.jobs.abandon(job_id, actor=ctx.actor)
         raise Unavailable(f"the payment service does not answer properly now: {error}") from error
-    ctx.state.intake.checkout_created(job_id, session.session_id, expires_at)
+    ctx.state.jobs.checkout_created(job_id, session.session_id, expires_at)
     return RegisteredJob(
         job_id=job_id,
         price_cents=job.price_cents,
@@ -122,12 +125,12 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
 
 
 def handle_stripe_event(ctx: ServiceContext, event: StripeEvent, *, source: str) -> str:
-    """Applies one Stripe event, at most once, whatever its order. Returns what it did in one word.
+    """Apply one Stripe event at most once, in any order of events. Return its effect.
 
-    The objects are read again from Stripe before anything moves: events are unordered and may be old. An event that had
-    its effect costs no call: Stripe sends many twice, and waits for the answer.
-    Raises TransientError when Stripe or the database does not answer: the sender (or the next look) repeats it.
-    Raises RefusedError for an object of ours whose ids cannot be any; what others put into theirs is theirs.
+    The objects are read again from Stripe before anything changes: events are unordered and may be old. A repeated
+    event costs no call: Stripe sends many twice, and waits for the answer.
+    Raise TransientError when Stripe or the database does not answer: the sender (or reconciliation) repeats it.
+    Raise RefusedError for an object of ours with malformed ids; objects of others are ignored.
     """
     if event.type not in HANDLED_EVENTS:
         return "not handled"
@@ -143,60 +146,60 @@ def handle_stripe_event(ctx: ServiceContext, event: StripeEvent, *, source: str)
         return "not ours"
     job_id = body["metadata"].get("job_id", "")
     if not _are_ids(event.event_id, payment_intent, body.get("id"), job_id):
-        raise RefusedError(f"the object of the event {event.event_id[:64]!r} has not the form of Stripe's")
+        raise RefusedError(f"the object of the event {event.event_id[:64]!r} is malformed")
     if event.type in PAID_EVENTS:
         if payment_intent is None or (
             body.get("object") == "checkout.session" and body.get("payment_status") != "paid"
         ):
             return "not paid yet"
-        if ctx.state.intake.seen_events([event.event_id]):
+        if ctx.state.webhook_inbox.seen([event.event_id]):
             return "repeated"
         return learn_of_payment(ctx, payment_intent, job_id, event=name, source=source)
     if event.type in CLOSING_EVENTS:
-        return "abandoned" if ctx.state.intake.abandon(job_id, actor=source, event=name) else "known"
-    ctx.state.intake.note_event(*name, "payment failed")
+        return "abandoned" if ctx.state.jobs.abandon(job_id, actor=source, event=name) else "known"
+    ctx.state.webhook_inbox.note(*name, "payment failed")
     return "noted"
 
 
 def learn_of_payment(
     ctx: ServiceContext, payment_intent_id: str, job_id: str, *, event: tuple[str, str] | None, source: str
 ) -> str:
-    """Reads the PaymentIntent and records it when it has succeeded, with the refunds that were told of before it: they
-    were not ours then. Returns its role, or why there is none."""
+    """Read the PaymentIntent and record it when it has succeeded, with its refunds whose events came before: they were
+    ignored then. Return its role, or why there is none."""
     facts: StripePayment = ctx.payments.payment(payment_intent_id)
     if facts.status != "succeeded":
         return "not paid yet"
-    # Asked for first: without an answer the payment, too, is told again, and no work starts that is paid back already.
+    # Refunds first: without an answer the payment event is repeated too, and no refunded work starts.
     refunds = refund.refunds_made(ctx, facts)
-    role = ctx.state.intake.record_payment(facts, job_id, event=event, source=source, policy=ctx.policy)
+    role = ctx.state.payments.record_payment(facts, job_id, event=event, source=source, policy=ctx.policy)
     for made in refunds:
         ctx.state.refunds.settle_by_facts(made, event=None, actor=source)
     return role
 
 
 def close_abandoned(ctx: ServiceContext, limit: int = 100) -> int:
-    """Closes orders that nobody paid within a day (W24); their Checkout sessions first, so that none can be paid.
-    One whose session cannot be closed is looked at again in an hour, so that it hides no newer one."""
+    """Close orders that were not paid within a day, their Checkout sessions first, so that none can be paid. Return the
+    number. An order whose session cannot be closed is postponed by an hour, so that it blocks no newer one."""
     closed = failed = 0
-    for job_id, session_id in ctx.state.intake.abandoned_candidates(limit):
+    for job_id, session_id in ctx.state.jobs.abandoned_candidates(limit):
         try:
             session = _closed_session(ctx, session_id) if session_id else None
             if session and session.payment_intent_id and session.payment_status == "paid":
                 learn_of_payment(ctx, session.payment_intent_id, job_id, event=None, source=ctx.actor)
             else:
-                closed += ctx.state.intake.abandon(job_id, actor=ctx.actor)
+                closed += ctx.state.jobs.abandon(job_id, actor=ctx.actor)
                 continue
         except (TransientError, PermanentError, NotFound) as error:
             log.warning("the Checkout session of job %s was not closed: %s", job_id, error)
             failed += 1
-        ctx.state.intake.not_abandoned(job_id, seconds=3600)
+        ctx.state.jobs.postpone_abandonment(job_id, seconds=3600)
         if failed >= _MAX_FAILED:
             break
     return closed
 
 
 def _closed_session(ctx: ServiceContext, session_id: str) -> CheckoutSession | None:
-    """The session after it was closed; None when Stripe does not know it: then nobody can pay it either."""
+    """Close a session and return it; None when Stripe does not know it: then nobody can pay it either."""
     try:
         ctx.payments.expire_checkout(session_id)
         return ctx.payments.checkout(session_id)
@@ -249,7 +252,7 @@ def _file_name(url: str) -> str:
 
 
 def require_known(ctx: ServiceContext, job_id: str) -> UpscaleJob:
-    """The job, by its id with or without hyphens. Raises NotFound."""
+    """Return the job of an id with or without hyphens. Raise NotFound."""
     plain = job_id.replace("-", "").lower()
     job = ctx.state.queries.job(plain) if re.fullmatch(r"[0-9a-f]{32}", plain) else None
     if job is None:

@@ -1,4 +1,4 @@
-"""Mails go out: one stable Message-ID and the same bytes on every try (W14, W15; section 6 rule 7)."""
+"""Mails: one stable Message-ID and the same content on every attempt."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -7,25 +7,27 @@ from typing import Any
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import AmbiguousError, PermanentError, RefusedError, TransientError
 from smi_pipeline.core.lifecycle import download_token, rating_token, view_token
-from smi_pipeline.core.models import Email, Queue, RenderedMail, UpscaleJob
-from smi_pipeline.services.context import ServiceContext, StepResult, run_step
-from smi_pipeline.services.lease_renewal import kept
+from smi_pipeline.core.models import Email, RenderedMail, UpscaleJob
+from smi_pipeline.core.vocabulary import UNSENT, EmailKind, Queue, RefundState, StepState
+from smi_pipeline.services.context import ServiceContext
+from smi_pipeline.services.lease_renewal import renewed
+from smi_pipeline.services.steps import StepResult, run_step
 
 SEND_SECONDS = 60
-"""So long one mail may take; the mailer begins to send the content of none later than that."""
+"""Time limit of one mail; the mailer does not begin to send its content later than this."""
 
 MAX_HAND_OVERS = 2
-"""An unanswered hand-over is repeated once; after that only a person can know whether the mail arrived."""
+"""An unanswered hand-over is repeated once; after that only a person can find out whether the mail arrived."""
 
 MAX_TRIES = 12
-"""A mail that was refused, or could not be written, so often is given to a person; an outage does not count."""
+"""After this many refused attempts a mail becomes a manual task; an outage does not count."""
 
 
 def send(ctx: ServiceContext, work_key: str, lease_id: str) -> StepResult:
-    """Sends one leased mail. Raises PermanentError when a person must act; the delivery stands all the same."""
+    """Send one leased mail. Raise PermanentError when a person must act; the delivery is not affected."""
     email = ctx.state.emails.get(work_key)
-    if email is None or email.state not in ("claimed", "handed_over"):
-        return StepResult(state="settled", message="this mail was sent")
+    if email is None or email.state not in UNSENT:
+        return StepResult(state=StepState.SETTLED, message="this mail was sent")
     try:
         return run_step(ctx, Queue.MAIL, work_key, lease_id, email.attempts, lambda: _send(ctx, email, lease_id))
     except PermanentError as error:
@@ -34,23 +36,22 @@ def send(ctx: ServiceContext, work_key: str, lease_id: str) -> StepResult:
 
 
 def send_owed(ctx: ServiceContext, job_id: str) -> list[StepResult]:
-    """Sends what is owed to this job's customer at once; what another worker has is left to it.
+    """Send the queued mails of a job at once, except those that another worker has.
 
-    A mail that fails stays owed or becomes a person's task: it never undoes what it reports.
+    A mail that fails stays queued or becomes a manual task: it never undoes what it reports.
     """
-    reports = []
+    results = []
     for email in ctx.state.emails.of_job(job_id):
-        if email.state not in ("claimed", "handed_over"):
+        if email.state not in UNSENT:
             continue
-        work_key = f"{email.job_id}/{email.kind}/{email.serial}"
-        lease_id = ctx.state.leases.lease_one(Queue.MAIL, work_key)
+        lease_id = ctx.state.leases.lease_one(Queue.MAIL, email.work_key)
         if lease_id:
             try:
-                with kept(ctx, lease_id, seconds=SEND_SECONDS):
-                    reports.append(send(ctx, work_key, lease_id))
+                with renewed(ctx, lease_id, seconds=SEND_SECONDS):
+                    results.append(send(ctx, email.work_key, lease_id))
             except PermanentError as error:
-                reports.append(StepResult(state="settled", message=f"the mail could not be sent: {error}"))
-    return reports
+                results.append(StepResult(state=StepState.SETTLED, message=f"the mail could not be sent: {error}"))
+    return results
 
 
 def _send(ctx: ServiceContext, email: Email, lease_id: str) -> StepResult:
@@ -65,7 +66,7 @@ def _send(ctx: ServiceContext, email: Email, lease_id: str) -> StepResult:
         raise PermanentError("mail_refused", "the mail server twice gave no answer; the mail may have arrived")
     mail = _rendered(ctx, job, email, ctx.state.submissions.now())
     if not ctx.state.emails.hand_over(email, lease_id, mail.content):
-        return StepResult(state="lost", message="another worker has this mail")
+        return StepResult(state=StepState.LOST, message="another worker has this mail")
     try:
         ctx.mailer.send(mail)
     except AmbiguousError:
@@ -75,9 +76,9 @@ def _send(ctx: ServiceContext, email: Email, lease_id: str) -> StepResult:
         if error.counts and email.attempts >= MAX_TRIES:
             raise PermanentError("mail_refused", f"refused {email.attempts} times: {error}") from error
         ctx.state.emails.refused(email, lease_id, seconds=seconds, error=str(error), counts=error.counts)
-        return StepResult(state="later", message=str(error), retry_seconds=seconds)
+        return StepResult(state=StepState.LATER, message=str(error), retry_seconds=seconds)
     ctx.state.emails.accepted(email, actor=ctx.actor)
-    return StepResult(state="done", message=f"{email.kind} mail accepted by the mail server")
+    return StepResult(state=StepState.DONE, message=f"{email.kind} mail accepted by the mail server")
 
 
 def _rendered(ctx: ServiceContext, job: UpscaleJob, email: Email, now: datetime) -> RenderedMail:
@@ -89,7 +90,7 @@ def _rendered(ctx: ServiceContext, job: UpscaleJob, email: Email, now: datetime)
         raise PermanentError("mail_refused", f"it cannot be written: {error}") from error
     if email.content is None:
         return mail
-    return RenderedMail(  # the very bytes of the first try
+    return RenderedMail(  # the content of the first attempt
         message_id=mail.message_id,
         sender=mail.sender,
         recipients=mail.recipients,
@@ -104,9 +105,9 @@ def _context(ctx: ServiceContext, job: UpscaleJob, email: Email) -> Mapping[str,
         "customer_name": job.customer_name,
         "status_url": status_url(ctx, job.job_id),
     }
-    if email.kind == "completion":
-        token = ctx.state.deliveries.current_token(job.job_id)
-        if token is None:
+    if email.kind is EmailKind.COMPLETION:
+        link = ctx.state.deliveries.current_token(job.job_id)
+        if link is None:
             raise PermanentError("mail_refused", "the job has no valid download link")
         rating = f"{ctx.policy.public_url}/smi/v1/rate/{job.job_id}?key={rating_token(ctx.secret_key, job.job_id)}"
         return context | {
@@ -116,40 +117,40 @@ def _context(ctx: ServiceContext, job: UpscaleJob, email: Email) -> Mapping[str,
             "file_bytes": job.result_bytes,
             "format": job.result_format,
             "file_name": delivered_name(job.file_name, job.resolution, job.result_format),
-            "download_url": f"{ctx.policy.public_url}/smi/v1/download/{token['token']}",
-            "expires_at": token["expires_at"],
+            "download_url": f"{ctx.policy.public_url}/smi/v1/download/{link.token}",
+            "expires_at": link.expires_at,
             "price_cents": job.price_cents,
             "currency": job.currency,
             "rating_urls": {stars: f"{rating}&stars={stars}" for stars in range(1, 6)},
         }
     wanted = email.context.get("refund_row")
-    refund = next(r for r in ctx.state.refunds.of_job(job.job_id) if r.refund_row == wanted)
+    refund = next(r for r in ctx.state.refunds.of_job(job.job_id) if r.refund_id == wanted)
     amount = refund.amount_cents
-    if amount is None:  # returned by others (dispute, or by hand): all that was paid
+    if amount is None:  # returned by the bank or by hand: all that was paid
         amount = job.price_cents
     return context | {
         "amount_cents": amount,
         "currency": refund.currency,
         "reason": reasons.FOR_CUSTOMER.get(
-            job.reason_code or refund.reason_code if email.kind == "refund" else refund.reason_code,
+            job.reason_code or refund.reason_code if email.kind is EmailKind.REFUND else refund.reason_code,
             "The order could not be fulfilled.",
         ),
-        "refund_state": "pending" if refund.state == "pending" else "succeeded",
+        "refund_state": RefundState.PENDING if refund.state is RefundState.PENDING else RefundState.SUCCEEDED,
     }
 
 
 def status_url(ctx: ServiceContext, job_id: str) -> str:
-    """The customer's page with link and refund details."""
+    """Return the address of the customer's page with link and refund details."""
     return f"{ctx.policy.public_url}/smi/v1/jobs/{job_id}?view={view_token(ctx.secret_key, job_id)}"
 
 
-def download_url(ctx: ServiceContext, job: UpscaleJob, serial: int) -> str:
-    """The address of one download link."""
-    token = download_token(ctx.secret_key, job.job_id, job.round, serial)
+def download_url(ctx: ServiceContext, job: UpscaleJob, sequence: int) -> str:
+    """Return the address of one download link."""
+    token = download_token(ctx.secret_key, job.job_id, job.fulfilment_round, sequence)
     return f"{ctx.policy.public_url}/smi/v1/download/{token}"
 
 
 def delivered_name(file_name: str, resolution: str, format_: str | None) -> str:
-    """Name of the file a customer saves: `sunset-4x.png`."""
+    """Return the name of the file a customer saves, such as `sunset-4x.png`."""
     suffix = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}.get(format_ or "", "img")
     return f"{file_name}-{resolution}.{suffix}"

@@ -1,4 +1,4 @@
-"""Money goes back: owed refunds are called, Stripe's words about refunds and disputes are taken in (rule 3)."""
+"""Refunds: owed ones are made, and what Stripe says of refunds and disputes is applied."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -6,45 +6,62 @@ from typing import Any
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import AmbiguousError, NotFound, PermanentError, TransientError
-from smi_pipeline.core.models import Queue, Refund, StripeEvent, StripePayment, StripeRefund
-from smi_pipeline.services.context import ServiceContext, StepResult, run_step
-from smi_pipeline.services.lease_renewal import kept
+from smi_pipeline.core.models import Refund, StripeEvent, StripePayment, StripeRefund
+from smi_pipeline.core.vocabulary import DisputeState, Queue, RefundState, StepState
+from smi_pipeline.services import notify
+from smi_pipeline.services.context import ServiceContext
+from smi_pipeline.services.lease_renewal import renewed
+from smi_pipeline.services.steps import StepResult, run_step
 
 REFUND_SECONDS = 90
-"""So long the calls of one refund may take."""
+"""Time limit of the calls of one refund."""
 
 
 def process(ctx: ServiceContext, work_key: str, lease_id: str) -> StepResult:
-    """Carries out one leased refund, or asks how a pending one stands. Raises PermanentError when a person must act."""
+    """Make one leased refund, or ask for the state of a pending one. Raise PermanentError when a person must act."""
     row = ctx.state.refunds.get(int(work_key))
     if row is None:
-        return StepResult(state="lost", message="there is no such refund")
+        return StepResult(state=StepState.LOST, message="there is no such refund")
 
     def step() -> StepResult:
-        return _follow(ctx, row) if row.state == "pending" else _call(ctx, row, lease_id)
+        return _follow(ctx, row) if row.state is RefundState.PENDING else _call(ctx, row, lease_id)
 
     try:
         return run_step(ctx, Queue.REFUND, work_key, lease_id, row.attempts, step)
     except PermanentError as error:
-        ctx.state.refunds.give_up(row.refund_row, lease_id, why=str(error), actor=ctx.actor)
+        ctx.state.refunds.give_up(row.refund_id, lease_id, why=str(error), actor=ctx.actor)
         raise
 
 
 def refund_now(ctx: ServiceContext, job_id: str) -> list[StepResult]:
-    """Carries out what is owed to this job at once (failure hook, CLI); what another worker has is left to it."""
-    reports = []
+    """Make the refunds owed to a job at once, except those that another worker has."""
+    results = []
     for row in ctx.state.refunds.of_job(job_id):
-        if row.state != "owed":
+        if row.state is not RefundState.OWED:
             continue
-        lease_id = ctx.state.leases.lease_one(Queue.REFUND, str(row.refund_row))
+        lease_id = ctx.state.leases.lease_one(Queue.REFUND, str(row.refund_id))
         if lease_id:
-            with kept(ctx, lease_id, seconds=REFUND_SECONDS):
-                reports.append(process(ctx, str(row.refund_row), lease_id))
-    return reports
+            with renewed(ctx, lease_id, seconds=REFUND_SECONDS):
+                results.append(process(ctx, str(row.refund_id), lease_id))
+    return results
+
+
+def refund_and_notify(ctx: ServiceContext, job_id: str) -> list[StepResult]:
+    """Make the refunds owed to a job at once, then send its mails. Return the results of the refunds."""
+    results = refund_now(ctx, job_id)
+    notify.send_owed(ctx, job_id)
+    return results
+
+
+def process_and_notify(ctx: ServiceContext, work_key: str, lease_id: str) -> tuple[StepResult, list[StepResult]]:
+    """Process one leased refund, then send the mails of its job. Return the results of the refund and of the mails."""
+    result = process(ctx, work_key, lease_id)
+    row = ctx.state.refunds.get(int(work_key))
+    return result, notify.send_owed(ctx, row.job_id) if row and row.job_id else []
 
 
 def refunds_made(ctx: ServiceContext, facts: StripePayment) -> list[StripeRefund]:
-    """Stripe's refunds of a payment, by whomever; costs no call where nothing went back."""
+    """Return Stripe's refunds of a payment, whoever made them. Without a refund this costs no call."""
     return ctx.payments.refunds_of(facts.payment_intent_id) if facts.refunded_cents else []
 
 
@@ -57,20 +74,20 @@ def _call(ctx: ServiceContext, row: Refund, lease_id: str) -> StepResult:
         return _settled(ctx, row, ours, "found at Stripe")
     rest = facts.amount_received_cents - sum(r.amount_cents for r in refunds if r.alive)
     if rest <= 0:
-        ctx.state.refunds.not_needed(row.refund_row, lease_id, why=reasons.REFUNDED_IN_FULL, actor=ctx.actor)
-        return StepResult(state="settled", message="already refunded in full outside the pipeline")
+        ctx.state.refunds.not_needed(row.refund_id, lease_id, why=reasons.REFUNDED_IN_FULL, actor=ctx.actor)
+        return StepResult(state=StepState.SETTLED, message="already refunded in full outside the pipeline")
     if not facts.refundable:
         payment = ctx.state.queries.payment(row.payment_intent_id)
-        if payment and payment["dispute"] == "lost":
+        if payment and payment.dispute is DisputeState.LOST:
             why = "the bank has returned the money (dispute lost)"
-            ctx.state.refunds.not_needed(row.refund_row, lease_id, why=why, actor=ctx.actor)
-            return StepResult(state="settled", message=why)
+            ctx.state.refunds.not_needed(row.refund_id, lease_id, why=why, actor=ctx.actor)
+            return StepResult(state=StepState.SETTLED, message=why)
         raise TransientError("an open dispute blocks the refund", retry_after=3600, counts=False)
     too_old = row.first_called_at is not None and now - row.first_called_at > ctx.policy.refund_key_life
     changed = row.amount_cents is not None and row.amount_cents != rest
-    intended = ctx.state.refunds.intend(row.refund_row, lease_id, rest, renew_key=too_old or changed)
+    intended = ctx.state.refunds.intend(row.refund_id, lease_id, rest, renew_key=too_old or changed)
     if intended is None or intended.idempotency_key is None:
-        return StepResult(state="lost", message="another worker has this refund")
+        return StepResult(state=StepState.LOST, message="another worker has this refund")
     try:
         answer = ctx.payments.create_refund(
             payment_intent_id=intended.payment_intent_id,
@@ -83,10 +100,10 @@ def _call(ctx: ServiceContext, row: Refund, lease_id: str) -> StepResult:
             },
         )
     except PermanentError as error:
-        if error.reason in ("charge_already_refunded", "charge_disputed"):  # changed since our look: look again
+        if error.reason in ("charge_already_refunded", "charge_disputed"):  # changed since we read it: read it again
             raise AmbiguousError(str(error)) from error
         raise
-    return _settled(ctx, intended, answer, "asked of Stripe")
+    return _settled(ctx, intended, answer, "requested")
 
 
 def _ours(row: Refund, refunds: list[StripeRefund]) -> StripeRefund | None:
@@ -99,9 +116,9 @@ def _ours(row: Refund, refunds: list[StripeRefund]) -> StripeRefund | None:
 
 
 def _settled(ctx: ServiceContext, row: Refund, facts: StripeRefund, how: str) -> StepResult:
-    state = ctx.state.refunds.settle(row.refund_row, facts, actor=ctx.actor)
+    state = ctx.state.refunds.settle(row.refund_id, facts, actor=ctx.actor)
     return StepResult(
-        state="done",
+        state=StepState.DONE,
         message=f"refund {facts.refund_id} of {facts.amount_cents} {facts.currency} cents {how}: {facts.status}",
         details={
             "refund_id": facts.refund_id,
@@ -119,16 +136,16 @@ def _follow(ctx: ServiceContext, row: Refund) -> StepResult:
 
 
 def handle_refund_event(ctx: ServiceContext, event: StripeEvent, payment_intent: str, *, source: str) -> str:
-    """Takes in charge.refunded and refund.*: every refund of the intent is read again from Stripe, known ones are
-    settled, others recorded as made outside."""
+    """Apply charge.refunded and refund.*: read the refunds again from Stripe, settle known ones, and record others as
+    external."""
     if ctx.state.queries.payment(payment_intent) is None:
         return "not ours"
     if event.type == "charge.refunded":
         for facts in ctx.payments.refunds_of(payment_intent):
             ctx.state.refunds.settle_by_facts(facts, event=None, actor=source)
-        ctx.state.intake.note_event(event.event_id, event.type, "refund")
+        ctx.state.webhook_inbox.note(event.event_id, event.type, "refund")
         return "refund"
-    if ctx.state.intake.seen_events([event.event_id]):
+    if ctx.state.webhook_inbox.seen([event.event_id]):
         return "repeated"
     try:
         facts = ctx.payments.refund(str(event.object.get("id")))
@@ -138,13 +155,14 @@ def handle_refund_event(ctx: ServiceContext, event: StripeEvent, payment_intent:
 
 
 def handle_dispute_event(ctx: ServiceContext, event: StripeEvent, payment_intent: str, *, source: str) -> str:
-    """Notes a dispute on its payment and tells a person; whether a refund may go on is read from Stripe each time."""
+    """Record a dispute on its payment and open a manual task. Refunds ask Stripe whether they are possible."""
     if ctx.state.queries.payment(payment_intent) is None:
         return "not ours"
-    state = "open"
+    state = DisputeState.OPEN
     if event.type == "charge.dispute.closed":
-        state = "won" if event.object.get("status") in ("won", "warning_closed") else "lost"
-    changed = ctx.state.refunds.note_dispute(
+        won = event.object.get("status") in ("won", "warning_closed")
+        state = DisputeState.WON if won else DisputeState.LOST
+    changed = ctx.state.payments.note_dispute(
         payment_intent, state, _began(event.object), event=(event.event_id, event.type), actor=source
     )
     return f"dispute {state}" if changed else "repeated"

@@ -1,4 +1,4 @@
-"""A paid job goes to Upsampler: preparation (W4), then the one call that costs credits (W5, W6)."""
+"""A paid job goes to Upsampler: preparation, then the one call that costs credits."""
 
 import statistics
 from collections.abc import Iterator
@@ -9,73 +9,53 @@ from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import (
     AccountError,
     AmbiguousError,
-    LeaseLost,
     NotFound,
     PermanentError,
     RateLimited,
     TransientError,
 )
 from smi_pipeline.core.image_rules import check_output_size
-from smi_pipeline.core.models import Fetched, ImageInfo, Queue, Stage, Submission, SubmitRequest, UpscaleJob
-from smi_pipeline.services.context import ServiceContext, StepResult, outage, run_step
+from smi_pipeline.core.models import Fetched, ImageInfo, Submission, SubmitRequest, UpscaleJob
+from smi_pipeline.core.vocabulary import CallPurpose, FetchKind, Queue, Stage, StepState, SubmissionState
+from smi_pipeline.services.context import ServiceContext
+from smi_pipeline.services.steps import StepResult, host_outage, job_step
 
 SECONDS_PER_MEGAPIXEL = 1.5
-"""First guess of the expected duration, until there is history."""
+"""Estimate of the duration until there is history."""
 
 
 def prepare(ctx: ServiceContext, job_id: str, lease_id: str) -> StepResult:
-    """Checks payment and source, keeps the source, sets the job to `processing`.
+    """Check payment and source, store the source, and set the job to `processing`.
 
-    Raises PermanentError after the job was committed `failed`.
+    Raise PermanentError after the job was committed `failed`.
     """
-    job = ctx.state.queries.job(job_id)
-    if job is None or job.lease_id != lease_id:
-        return StepResult(state="lost", message="another run has this job")
-    return _failing_permanently(ctx, job, lease_id, lambda: _prepare(ctx, job, lease_id))
+    return job_step(ctx, Queue.SUBMIT, job_id, lease_id, lambda job: _prepare(ctx, job, lease_id))
 
 
 def submit(ctx: ServiceContext, job_id: str, lease_id: str) -> StepResult:
-    """Calls Upsampler once, with the intent committed before. Raises PermanentError after `failed` was committed."""
-    job = ctx.state.queries.job(job_id)
-    if job is None or job.lease_id != lease_id:
-        return StepResult(state="lost", message="another run has this job")
-    return _failing_permanently(ctx, job, lease_id, lambda: _submit(ctx, job, lease_id))
-
-
-def _failing_permanently(ctx: ServiceContext, job: UpscaleJob, lease_id: str, step) -> StepResult:
-    try:
-        return run_step(ctx, Queue.SUBMIT, job.job_id, lease_id, job.attempts, step)
-    except PermanentError as error:
-        try:
-            ctx.state.deliveries.fail(job.job_id, lease_id, reason=error.reason, words=str(error), actor=ctx.actor)
-        except LeaseLost as lost:
-            return StepResult(state="lost", message=str(lost))
-        raise
+    """Call Upsampler once, with the intent committed before. Raise PermanentError after `failed` was committed."""
+    return job_step(ctx, Queue.SUBMIT, job_id, lease_id, lambda job: _submit(ctx, job, lease_id))
 
 
 def _prepare(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> StepResult:
-    if job.attempts > ctx.policy.max_attempts:
-        raise PermanentError(
-            reasons.SET_ASIDE, f"set aside after {job.attempts - 1} attempts; last error: {job.last_error or 'none'}"
-        )
     if job.payment_intent_id is None and not job.admin_override:
-        raise PermanentError(reasons.CANCELLED, "not paid, and no admin has overridden that")
-    facts, key = _kept_source(ctx, job) or _keep_source(ctx, job)
+        raise PermanentError(reasons.CANCELLED, "not paid, and no admin has overridden it")
+    facts, key = _stored_source(ctx, job) or _store_source(ctx, job)
     expected = expected_seconds(ctx, job)
     ctx.state.submissions.prepared(
         job.job_id, lease_id, source=facts, source_key=key, expected_seconds=expected, actor=ctx.actor
     )
     width, height = job.output_size
     return StepResult(
-        state="done",
-        message=f"{facts.format} {job.source_width} x {job.source_height} kept; {job.resolution} gives "
+        state=StepState.DONE,
+        message=f"{facts.format} {job.source_width} x {job.source_height} stored; {job.resolution} gives "
         f"{width} x {height}",
         details={"megapixels": round(job.output_megapixels, 2), "expected_seconds": round(expected, 1)},
     )
 
 
-def _kept_source(ctx: ServiceContext, job: UpscaleJob) -> tuple[ImageInfo, str] | None:
-    """The source as an earlier attempt has kept it, or None: then it is fetched (again)."""
+def _stored_source(ctx: ServiceContext, job: UpscaleJob) -> tuple[ImageInfo, str] | None:
+    """Return the source that an earlier attempt has stored, or None."""
     if job.source_key is None:
         return None
     try:
@@ -85,7 +65,7 @@ def _kept_source(ctx: ServiceContext, job: UpscaleJob) -> tuple[ImageInfo, str] 
         return None
 
 
-def _keep_source(ctx: ServiceContext, job: UpscaleJob) -> tuple[ImageInfo, str]:
+def _store_source(ctx: ServiceContext, job: UpscaleJob) -> tuple[ImageInfo, str]:
     with _fetched(ctx, job) as fetched:
         facts = ctx.images.check_source(fetched.path)
         check_output_size(facts, job.scale, ctx.policy.max_output_megapixels)
@@ -102,28 +82,28 @@ def _keep_source(ctx: ServiceContext, job: UpscaleJob) -> tuple[ImageInfo, str]:
 
 @contextmanager
 def _fetched(ctx: ServiceContext, job: UpscaleJob) -> Iterator[Fetched]:
-    """The source in a temporary file. An outage of its host is waited for until `start_by` ends the job."""
-    fetch = ctx.fetcher.fetch(job.source_url, kind="source", max_bytes=ctx.policy.max_source_bytes)
+    """Yield the source in a temporary file. An outage of its host is waited out until `start_by` ends the job."""
+    fetch = ctx.fetcher.fetch(job.source_url, kind=FetchKind.SOURCE, max_bytes=ctx.policy.max_source_bytes)
     with ExitStack() as stack:
         try:
             fetched = stack.enter_context(fetch)
         except TransientError as error:
-            raise outage(error, since=job.learned_at, now=ctx.state.submissions.now()) from error
+            raise host_outage(error, since=job.recorded_at, now=ctx.state.submissions.now()) from error
         yield fetched
 
 
 def expected_seconds(ctx: ServiceContext, job: UpscaleJob) -> float:
-    """Median of recent jobs of about this size (half to double the output megapixels), else a guess."""
+    """Return the median of recent jobs of half to double the output megapixels, else an estimate."""
     recent = ctx.state.submissions.recent_seconds(job.output_megapixels)
     return statistics.median(recent) if len(recent) >= 3 else 10 + SECONDS_PER_MEGAPIXEL * job.output_megapixels
 
 
 def _submit(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> StepResult:
-    earlier = [s for s in ctx.state.submissions.of_job(job.job_id) if s.round == job.round]
+    earlier = [s for s in ctx.state.submissions.of_job(job.job_id) if s.fulfilment_round == job.fulfilment_round]
     waiting = _close_unanswered(ctx, earlier)
     if waiting is not None:
         raise waiting
-    ctx.limiter.acquire("submit")
+    ctx.limiter.acquire(CallPurpose.SUBMIT)
     begun = ctx.state.submissions.begin(job.job_id, lease_id, actor=ctx.actor)
     if begun is None:
         raise TransientError("a submission of this job is open already", retry_after=10, counts=False)
@@ -137,7 +117,7 @@ def _submit(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> StepResult:
     try:
         reply = ctx.upscaler.submit(request)
     except AmbiguousError as error:
-        # The open row stays: only the webhook can tell which upscale it was (design section 6 rule 4).
+        # The row stays open: only the webhook can tell which upscale it was.
         raise TransientError(
             f"no clear answer to the submission: {error}",
             retry_after=ctx.policy.ambiguous_grace.total_seconds(),
@@ -163,23 +143,23 @@ def _submit(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> StepResult:
     if reply.stage in (Stage.COMPLETED, Stage.FAILED):  # known at once: no need to ask again
         ctx.state.submissions.poll_answered(submission_id, reply, policy=ctx.policy, actor=ctx.actor)
     return StepResult(
-        state="done",
+        state=StepState.DONE,
         message=f"accepted by Upsampler as {reply.external_id}, {reply.stage}",
         details={"external_id": reply.external_id, "stage": str(reply.stage), "credits": reply.credits},
     )
 
 
 def _close_unanswered(ctx: ServiceContext, earlier: list[Submission]) -> TransientError | None:
-    """What to wait for before another call may be made; closes a call that was not answered for the grace time.
+    """Return what to wait for before another call may be made, and close a call unanswered for the grace time.
 
-    Raises PermanentError after two calls that may have been carried out: it is never repeated a second time.
+    Raise PermanentError after two calls that may have been carried out: there is never a third one.
     """
     now = ctx.state.submissions.now()
     for submission in earlier:
-        identified = submission.state == "lost" and submission.external_id is not None
-        if submission.state in ("accepted", "completed") or identified:
+        identified = submission.state is SubmissionState.LOST and submission.external_id is not None
+        if submission.state in (SubmissionState.ACCEPTED, SubmissionState.COMPLETED) or identified:
             return TransientError("submitted already", retry_after=ctx.policy.poll_every.total_seconds(), counts=False)
-        if submission.state == "sending":
+        if submission.state is SubmissionState.SENDING:
             wait = (submission.created_at + ctx.policy.ambiguous_grace - now).total_seconds()
             if wait > 0:
                 return TransientError(
@@ -188,6 +168,6 @@ def _close_unanswered(ctx: ServiceContext, earlier: list[Submission]) -> Transie
                     counts=False,
                 )
             ctx.state.submissions.mark_lost(submission.submission_id, actor=ctx.actor)
-    if sum(s.state != "rejected" for s in earlier) >= 2:
+    if sum(s.state is not SubmissionState.REJECTED for s in earlier) >= 2:
         raise PermanentError(reasons.SUBMISSION_LOST, "submitted to Upsampler twice, without a clear answer")
     return None

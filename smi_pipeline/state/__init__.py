@@ -4,13 +4,15 @@ from smi_pipeline.state.dashboard import Dashboard
 from smi_pipeline.state.database import Database
 from smi_pipeline.state.deliveries import Deliveries
 from smi_pipeline.state.emails import Emails
-from smi_pipeline.state.intake import Intake
+from smi_pipeline.state.jobs import Jobs
 from smi_pipeline.state.leases import Leases
 from smi_pipeline.state.manual_tasks import ManualTasks
+from smi_pipeline.state.payments import Payments
 from smi_pipeline.state.queries import Queries
 from smi_pipeline.state.reconciliation import Reconciliation
 from smi_pipeline.state.refunds import Refunds
 from smi_pipeline.state.submissions import Submissions
+from smi_pipeline.state.webhook_inbox import WebhookInbox
 
 
 class State:
@@ -22,7 +24,9 @@ class State:
     def __init__(self, database: Database, *, secret_key: str, mail_domain: str) -> None:
         self.database = database
         self.leases = Leases(database)
-        self.intake = Intake(database)
+        self.jobs = Jobs(database)
+        self.payments = Payments(database)
+        self.webhook_inbox = WebhookInbox(database)
         self.submissions = Submissions(database, secret_key)
         self.deliveries = Deliveries(database, secret_key, mail_domain)
         self.refunds = Refunds(database, mail_domain)

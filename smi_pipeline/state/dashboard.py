@@ -1,11 +1,10 @@
-"""Figures of the operations page (W23): what came in and went out in the last 24 hours, and today's money.
-
-Reading only, but for a test write. What is done with a single job is in `views`.
-"""
+"""Figures of the operations page: the last 24 hours, today's money, and the details of a job."""
 
 from typing import Any
 
-from smi_pipeline.state.database import Database
+from smi_pipeline.core.models import RecordedPayment
+from smi_pipeline.core.vocabulary import Outcome, RefundState, Status
+from smi_pipeline.state.database import Database, as_record
 
 
 class Dashboard:
@@ -15,17 +14,17 @@ class Dashboard:
         self._database = database
 
     def can_write(self) -> None:
-        # New pages, which small changes of rows need only now and then: without room they would go well for a while.
-        """Raises TransientError, with the cause in words, when the database has no room on its disk or is read-only."""
+        """Raise TransientError, with the cause, when the database has no disk space or is read-only."""
+        # This needs new pages; small changes of rows need them rarely, and would succeed for a while.
         with self._database.transaction() as tx:
             tx.run("CREATE TEMP TABLE room ON COMMIT DROP AS SELECT repeat('x', 1000) FROM generate_series(1, 100)")
 
     def outcomes(self) -> dict[str, int]:
-        """How the jobs decided in the last 24 hours ended: `delivered`, or a reason code of `core.reasons`."""
+        """Return how the jobs decided in the last 24 hours ended: `delivered` or a reason code, with their numbers."""
         with self._database.transaction() as tx:
             rows = tx.rows(
-                """SELECT CASE outcome WHEN 'deliver' THEN 'delivered' ELSE coalesce(reason, 'unknown') END AS ended,
-                          count(*) AS n
+                f"""SELECT CASE outcome WHEN '{Outcome.DELIVER}' THEN 'delivered'
+                               ELSE coalesce(reason, 'unknown') END AS ended, count(*) AS n
                    FROM smi.outcomes JOIN smi.upscale_jobs j USING (job_id)
                    WHERE j.updated_at > smi.now() - interval '24 hours' -- has an index, and is never the earlier
                      AND decided_at > smi.now() - interval '24 hours'
@@ -34,7 +33,7 @@ class Dashboard:
         return {row["ended"]: row["n"] for row in rows}
 
     def durations(self) -> dict[str, dict[str, float | None]]:
-        """Median and 95th percentile in seconds of each part of the way, of the last 24 hours' deliveries."""
+        """Return median and 95th percentile in seconds of each stage, of the deliveries of the last 24 hours."""
         parts = {
             "paid to submitted": "submitted_at - learned_at",
             "submitted to result": "result_ready_at - submitted_at",
@@ -49,7 +48,7 @@ class Dashboard:
         with self._database.transaction() as tx:
             row = tx.one(
                 f"""SELECT {columns} FROM smi.upscale_jobs
-                    WHERE status = 'completed' AND round = 1 AND imported_from IS NULL
+                    WHERE status = '{Status.COMPLETED}' AND round = 1 AND imported_from IS NULL
                       AND updated_at > smi.now() - interval '24 hours' -- has an index, and is never the earlier
                       AND completed_at > smi.now() - interval '24 hours'"""
             )
@@ -59,15 +58,16 @@ class Dashboard:
         }
 
     def money_today(self, currency: str) -> dict[str, Any]:
-        """Since midnight UTC: `credits`, `refunded_cents`, and `payments` as (received_cents,
-        fee_cents or None, how many)."""
+        """Return, since midnight UTC, `credits`, `refunded_cents`, and `payments` as (received_cents, fee_cents or
+        None, number)."""
         with self._database.transaction() as tx:
             row = tx.one(
-                """SELECT (SELECT coalesce(sum(s.credits), 0)
+                f"""SELECT (SELECT coalesce(sum(s.credits), 0)
                            FROM smi.submissions s JOIN smi.upscale_jobs j USING (job_id)
                            WHERE j.updated_at >= day AND s.created_at >= day) AS credits,
                           (SELECT coalesce(sum(amount_cents), 0) FROM smi.refunds
-                           WHERE settled_at >= day AND state = 'succeeded' AND currency = :currency) AS refunded_cents
+                           WHERE settled_at >= day AND state = '{RefundState.SUCCEEDED}'
+                             AND currency = :currency) AS refunded_cents
                    FROM (SELECT date_trunc('day', smi.now(), 'UTC') AS day) AS today""",
                 currency=currency,
             )
@@ -79,8 +79,8 @@ class Dashboard:
             )
         return {**row, "payments": [(pay["received_cents"], pay["fee_cents"], pay["n"]) for pay in payments]}
 
-    def gate(self) -> dict[str, Any] | None:
-        """Why no calls are made to Upsampler now (opened_at, blocked_until, reason), or None."""
+    def circuit_breaker(self) -> dict[str, Any] | None:
+        """Return why no calls are made to Upsampler now (opened_at, blocked_until, reason), or None."""
         with self._database.transaction() as tx:
             return tx.row(
                 """SELECT opened_at, blocked_until, reason FROM smi.gates
@@ -88,7 +88,7 @@ class Dashboard:
             )
 
     def downloads(self, job_id: str) -> list[dict[str, Any]]:
-        """The download links of a job without their tokens, oldest first."""
+        """Return the download links of a job without their tokens, oldest first."""
         with self._database.transaction() as tx:
             return tx.rows(
                 """SELECT round, serial, created_at, expires_at, revoked_at, downloads, last_download_at
@@ -96,12 +96,13 @@ class Dashboard:
                 id=job_id,
             )
 
-    def payments(self, job_id: str) -> list[dict[str, Any]]:
-        """The payments of a job, oldest first."""
+    def payments(self, job_id: str) -> list[RecordedPayment]:
+        """Return the payments of a job, oldest first."""
         with self._database.transaction() as tx:
-            return tx.rows("SELECT * FROM smi.payments WHERE job_id = :id ORDER BY learned_at", id=job_id)
+            rows = tx.rows("SELECT * FROM smi.payments WHERE job_id = :id ORDER BY learned_at", id=job_id)
+        return [as_record(RecordedPayment, row) for row in rows]
 
     def rating(self, job_id: str) -> dict[str, Any] | None:
-        """The customer's stars: score, comment, at."""
+        """Return the customer's rating (score, comment, at), or None."""
         with self._database.transaction() as tx:
             return tx.row("SELECT score, comment, at FROM smi.feedback WHERE job_id = :id", id=job_id)

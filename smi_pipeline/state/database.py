@@ -2,10 +2,13 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import datetime
-from typing import Any, TypeVar
+from enum import StrEnum
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
@@ -16,40 +19,57 @@ from smi_pipeline.core.errors import TransientError
 READ_ONLY = "25006"
 """SQLSTATE read_only_sql_transaction: what a standby answers, after a failover too."""
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Row = dict[str, Any]
+T = TypeVar("T", bound="DataclassInstance")
 _open = threading.local()
+
+_COLUMNS = {
+    "attempt_no": "n",
+    "fulfilment_round": "round",
+    "recorded_at": "learned_at",
+    "recorded_from": "learned_from",
+    "refund_id": "refund_row",
+    "sequence": "serial",
+}
+"""Fields of records whose columns have another name."""
 
 
 def transaction_is_open() -> bool:
-    """Whether this thread holds a transaction now. No adapter may call the outside while it does (design section 4)."""
+    """Return whether this thread holds a transaction. No adapter may call an outside service while it does."""
     return getattr(_open, "depth", 0) > 0
 
 
 class Transaction:
-    """One short transaction: `row`, `rows` and `run` execute SQL with named parameters."""
+    """One short transaction. Its methods execute SQL with named parameters."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+    def rows(self, sql: str, **parameters: Any) -> list[Row]:
+        """Return all rows."""
         return [dict(row) for row in self._connection.execute(text(sql), parameters).mappings()]
 
-    def row(self, sql: str, **parameters: Any) -> dict[str, Any] | None:
+    def row(self, sql: str, **parameters: Any) -> Row | None:
+        """Return the first row, or None."""
         found = self._connection.execute(text(sql), parameters).mappings().first()
         return dict(found) if found is not None else None
 
-    def one(self, sql: str, **parameters: Any) -> dict[str, Any]:
-        """As `row`, where the row is known to exist. Raises NoResultFound."""
+    def one(self, sql: str, **parameters: Any) -> Row:
+        """Return the only row. Raise NoResultFound when there is none."""
         return dict(self._connection.execute(text(sql), parameters).mappings().one())
 
     def value(self, sql: str, **parameters: Any) -> Any:
+        """Return the first column of the first row, or None."""
         return self._connection.execute(text(sql), parameters).scalar()
 
     def run(self, sql: str, **parameters: Any) -> int:
-        """Executes and returns the number of rows that were changed."""
+        """Execute the statement and return the number of rows it changed."""
         return self._connection.execute(text(sql), parameters).rowcount
 
-    def event(
+    def audit(
         self,
         job_id: str | None,
         event: str,
@@ -59,7 +79,7 @@ class Transaction:
         to_status: str | None = None,
         **details: Any,
     ) -> None:
-        """Appends to the audit trail. Details must hold no address, token or key."""
+        """Append to the audit trail. Details must hold no address, token or key."""
         self.run(
             """INSERT INTO smi.job_events (job_id, event, actor, from_status, to_status, details)
                VALUES (:job_id, :event, :actor, :from_status, :to_status, CAST(:details AS jsonb))""",
@@ -73,9 +93,9 @@ class Transaction:
 
 
 class Database:
-    """A pooled engine on the state's database. Created after a fork, never before.
+    """A pooled engine on the state's database. Create it after a fork, never before.
 
-    A process that is stopped in the middle of a transaction loses it after `idle_seconds`: it may hold the lock that
+    A process that is stopped in the middle of a transaction loses it after `idle_seconds`: it may hold a lock that
     every process needs, and leases do not help against that.
     """
 
@@ -97,7 +117,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """Commits at the end, rolls back on any error. Raises TransientError when the database cannot be reached."""
+        """Commit at the end, roll back on any error. Raise TransientError when the database cannot be reached."""
         try:
             with self._engine.begin() as connection:
                 _open.depth = getattr(_open, "depth", 0) + 1
@@ -115,16 +135,16 @@ class Database:
             raise TransientError("all connections to the database are in use", counts=False) from error
 
     def before_commit(self, call: Callable[[], None]) -> None:
-        """Has `call` called just before each COMMIT is sent."""
+        """Call `call` just before each COMMIT is sent."""
         event.listen(self._engine, "commit", lambda connection: call())
 
     def now(self) -> datetime:
-        """The state's clock."""
+        """Return the time by the state's clock."""
         with self.transaction() as tx:
-            return tx.value("SELECT smi.now()")
+            return tx.one("SELECT smi.now() AS now")["now"]  # type: ignore[no-any-return]  # rows are untyped
 
     def dispose(self) -> None:
-        """Closes the pooled connections."""
+        """Close the pooled connections."""
         self._engine.dispose()
 
 
@@ -132,6 +152,26 @@ def _first_line(error: DBAPIError) -> str:
     return str(error.orig).strip().splitlines()[0] if error.orig else "no connection"
 
 
+def in_(values: Iterable[StrEnum]) -> str:
+    """Return members of a vocabulary as the right side of SQL's IN."""
+    return "(" + ", ".join(f"'{value}'" for value in values) + ")"
+
+
 def as_record(record: type[T], row: Mapping[str, Any]) -> T:
-    """Builds a frozen record from the columns of a row that the record has fields for."""
-    return record(**{name: row[name] for name in record.__dataclass_fields__ if name in row})  # type: ignore[attr-defined]
+    """Build a frozen record from a row that holds at least its columns; vocabularies become enum members."""
+    values = {}
+    for name, column, enum in _fields(record):
+        value = row[column]
+        values[name] = enum(value) if enum and value is not None else value
+    return record(**values)
+
+
+@lru_cache
+def _fields(record: type[T]) -> list[tuple[str, str, type[StrEnum] | None]]:
+    hints = get_type_hints(record)
+    found = []
+    for field in fields(record):
+        types = [hint for hint in (hints[field.name], *get_args(hints[field.name])) if isinstance(hint, type)]
+        enum = next((hint for hint in types if issubclass(hint, StrEnum)), None)
+        found.append((field.name, _COLUMNS.get(field.name, field.name), enum))
+    return found

@@ -1,4 +1,4 @@
-"""What `smi doctor` asks of a database: its version, its schema's revision, its clock. Reading only."""
+"""Reads of `smi doctor`: version, schema revision and clock of a database."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ class DatabaseHealth:
 
 
 def check_database(database: Database) -> DatabaseHealth:
-    """Connects and reads. Raises TransientError when the database does not answer."""
+    """Return the health of the state's database. Raise TransientError when it does not answer."""
     with database.transaction() as tx:
         tables = tx.one(
             """SELECT to_regclass('smi_schema_version') IS NOT NULL AS migrated,
@@ -45,7 +45,7 @@ def check_database(database: Database) -> DatabaseHealth:
 
 
 def server_version(url: str) -> str:
-    """Version of the server of any database. Raises sqlalchemy errors when it cannot be reached."""
+    """Return the version of the server of any database. Raise sqlalchemy errors when it cannot be reached."""
     engine = create_engine(url, connect_args={"connect_timeout": 5})
     try:
         with engine.connect() as connection:

@@ -1,20 +1,21 @@
-"""Signs of life of the service. A gap between two is an outage: no job loses time of its promise by it (rule 5)."""
+"""Heartbeats of the service. A gap between two is an outage, which does not count against the promise of any job."""
 
 from datetime import timedelta
 
 from smi_pipeline.state.database import Transaction
+from smi_pipeline.state.job_rows import give_outage_time_back
 
 OUTAGE = timedelta(minutes=1)
-"""A longer gap between two signs of life, which come every few seconds, is an outage."""
+"""A longer gap between two heartbeats, which come every few seconds, is an outage."""
 
 UP_SINCE = f"""(SELECT CASE WHEN at < smi.now() - interval '{OUTAGE.total_seconds()} seconds' THEN smi.now()
                             ELSE up_since END FROM smi.heartbeat)"""
-"""Since when the service has been alive without an outage: now, while there is one. NULL before the first sign."""
+"""SQL: since when the service runs without an outage; now, during one; NULL before the first heartbeat."""
 
 
-def beat(tx: Transaction, *, limit: timedelta) -> None:
-    """Notes a sign of life. After an outage each job that waited for its submission gets that time back: here alone
-    is `start_by` moved for it, by at most `limit` per job and round."""
+def record_heartbeat(tx: Transaction, *, limit: timedelta) -> None:
+    """Record a heartbeat. After an outage, give each job that waited for its submission that time back, at most `limit`
+    per job and round."""
     last = tx.row("SELECT at, smi.now() AS now FROM smi.heartbeat FOR UPDATE")
     if last is None:
         tx.run("INSERT INTO smi.heartbeat (at, up_since) VALUES (smi.now(), smi.now()) ON CONFLICT DO NOTHING")
@@ -24,14 +25,5 @@ def beat(tx: Transaction, *, limit: timedelta) -> None:
         tx.run("UPDATE smi.heartbeat SET at = :now", now=last["now"])
         return
     tx.run("UPDATE smi.heartbeat SET at = :now, up_since = :now", now=last["now"])
-    waited = tx.run(  # not those on hold: their clock stands still already
-        """UPDATE smi.upscale_jobs j SET start_by = start_by + given, outage = outage + given
-           FROM (SELECT job_id, least(:now - greatest(waits_since, CAST(:since AS timestamptz)),
-                                      CAST(:limit AS interval) - outage) AS given
-                 FROM smi.upscale_jobs WHERE queue = 'submit' AND hold_reason IS NULL) AS waiting
-           WHERE j.job_id = waiting.job_id AND given > interval '0'""",
-        now=last["now"],
-        since=last["at"],
-        limit=limit,
-    )
-    tx.event(None, "outage", actor="clock", seconds=round(down.total_seconds()), jobs_waiting=waited)
+    waited = give_outage_time_back(tx, since=last["at"], now=last["now"], limit=limit)
+    tx.audit(None, "outage", actor="clock", seconds=round(down.total_seconds()), jobs_waiting=waited)

@@ -1,11 +1,25 @@
-"""History of another shop system as closed jobs (W27). They cost nothing, owe nothing and wait for nothing."""
+"""History of another shop system, imported as closed jobs."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from smi_pipeline.core.models import Status
-from smi_pipeline.state.database import Database, Transaction
+from smi_pipeline.core import reasons
+from smi_pipeline.core.vocabulary import (
+    RETURNED,
+    ManualTaskKind,
+    Outcome,
+    PaymentRole,
+    RefundKind,
+    RefundState,
+    Stage,
+    Status,
+    SubmissionState,
+)
+from smi_pipeline.state.database import Database, Transaction, in_
+from smi_pipeline.state.manual_tasks import close_task
+from smi_pipeline.state.payment_rows import NO_REFUND_OF_OURS
+from smi_pipeline.state.refund_updates import assign_refunds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +58,7 @@ class HistoricJob:
     remark: str | None
 
 
-_INSERT_JOB = """
+_INSERT_JOB = f"""
 INSERT INTO smi.upscale_jobs (job_id, imported_from, status, created_at, updated_at, source_url, file_name, resolution,
     scale, customer_email, source_format, source_width, source_height, source_bytes, source_sha256, price_cents,
     currency, expected_credits, payment_intent_id, checkout_session_id, paid_at, learned_at, processing_at,
@@ -52,20 +66,21 @@ INSERT INTO smi.upscale_jobs (job_id, imported_from, status, created_at, updated
 VALUES (:job_id, :origin, :status, :created_at, smi.now(), :source_url, :file_name, :resolution, :scale,
     :customer_email, :source_format, :source_width, :source_height, 1, '', :price_cents, :currency, :expected_credits,
     :payment_intent_id, :checkout_session_id, :paid_at, :paid_at, :processing_at, :completed_at, :failed_at,
-    smi.now(), CASE :status WHEN 'completed' THEN 'completed' ELSE 'failed' END, :reason_code, :reason_text)
+    smi.now(), CASE :status WHEN '{Status.COMPLETED}' THEN '{Stage.COMPLETED}' ELSE '{Stage.FAILED}' END,
+    :reason_code, :reason_text)
 ON CONFLICT DO NOTHING
 """
 
 
 class PostgresHistory:
-    """Writes imported jobs."""
+    """Imported jobs."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def insert(self, jobs: Sequence[HistoricJob], *, actor: str) -> tuple[int, list[tuple[str, str]]]:
-        """Inserts all of `jobs` that are not on record, in one transaction: how many, and no problems. Or nothing at
-        all, and (job_id, why not) for each that is in the way."""
+        """Insert all of `jobs` that are not on record, in one transaction. Return their number and no problems; or
+        insert nothing and return 0 with (job_id, problem) of each conflict."""
         try:
             with self._database.transaction() as tx:
                 return _insert_all(tx, jobs, actor), []
@@ -74,7 +89,7 @@ class PostgresHistory:
 
 
 class _Nothing(Exception):
-    """Rolls the transaction back."""
+    """Roll the transaction back."""
 
     def __init__(self, problems: list[tuple[str, str]]) -> None:
         self.problems = problems
@@ -91,7 +106,7 @@ def _insert_all(tx: Transaction, jobs: Sequence[HistoricJob], actor: str) -> int
 
 
 def _insert(tx: Transaction, job: HistoricJob, actor: str) -> str | None:
-    """Inserts one job with all that belongs to it, or says what is in the way."""
+    """Insert one job with all that belongs to it, or return the conflict."""
     if not tx.run(_INSERT_JOB, **{**asdict(job), "status": str(job.status)}):
         return "its payment or Checkout session belongs to another job"
     return _insert_payment(tx, job, actor) or _insert_rest(tx, job, actor)
@@ -100,31 +115,20 @@ def _insert(tx: Transaction, job: HistoricJob, actor: str) -> str | None:
 def _insert_payment(tx: Transaction, job: HistoricJob, actor: str) -> str | None:
     if not job.payment_intent_id:
         return None
-    # Reconciliation may have met the payment, and what went back of it, before its job was imported: as an orphan.
-    taken = tx.run(
-        """INSERT INTO smi.payments (payment_intent_id, job_id, role, received_cents, currency, refunded_cents,
+    # Reconciliation may have recorded the payment as unmatched, with its refunds, before its job was imported.
+    recorded = tx.run(
+        f"""INSERT INTO smi.payments AS p (payment_intent_id, job_id, role, received_cents, currency, refunded_cents,
                                      paid_at, learned_at, learned_from)
-           VALUES (:payment_intent_id, :job_id, 'order', :price_cents, :currency, coalesce(:refund_cents, 0),
-                   :paid_at, :paid_at, :origin)
-           ON CONFLICT (payment_intent_id) DO UPDATE SET job_id = excluded.job_id, role = 'order'
-           WHERE smi.payments.role = 'orphan' AND NOT EXISTS (
-               SELECT FROM smi.refunds r WHERE r.payment_intent_id = excluded.payment_intent_id
-               AND r.kind <> 'outside' AND r.state IN ('owed', 'pending', 'succeeded'))""",
+           VALUES (:payment_intent_id, :job_id, '{PaymentRole.ORDER}', :price_cents, :currency,
+                   coalesce(:refund_cents, 0), :paid_at, :paid_at, :origin)
+           ON CONFLICT (payment_intent_id) DO UPDATE SET job_id = excluded.job_id, role = excluded.role
+           WHERE p.role = '{PaymentRole.UNMATCHED}' AND {NO_REFUND_OF_OURS}""",
         **asdict(job),
     )
-    if not taken:
+    if not recorded:
         return f"the payment {job.payment_intent_id} is on record for another job"
-    tx.run(
-        "UPDATE smi.refunds SET job_id = :job_id WHERE payment_intent_id = :pi",
-        job_id=job.job_id,
-        pi=job.payment_intent_id,
-    )
-    tx.run(
-        """UPDATE smi.person_tasks SET closed_at = smi.now(), acknowledged_by = :actor
-           WHERE kind = 'orphan_payment' AND subject = :payment_intent_id AND closed_at IS NULL""",
-        actor=actor,
-        payment_intent_id=job.payment_intent_id,
-    )
+    assign_refunds(tx, job.payment_intent_id, job.job_id)
+    close_task(tx, kind=ManualTaskKind.UNMATCHED_PAYMENT, subject=job.payment_intent_id, actor=actor)
     return None
 
 
@@ -134,19 +138,19 @@ def _insert_rest(tx: Transaction, job: HistoricJob, actor: str) -> str | None:
             """INSERT INTO smi.outcomes (job_id, round, outcome, reason, decided_at, actor)
                VALUES (:job_id, 1, :outcome, :reason_code, :decided_at, :actor)""",
             job_id=job.job_id,
-            outcome={Status.COMPLETED: "deliver", Status.REFUNDED: "refund"}.get(job.status, "none"),
+            outcome={Status.COMPLETED: Outcome.DELIVER, Status.REFUNDED: Outcome.REFUND}.get(job.status, Outcome.NONE),
             reason_code=job.reason_code,
             decided_at=job.completed_at or job.failed_at or job.created_at,
             actor=actor,
         )
     if job.refund_cents and job.payment_intent_id:
         tx.run(
-            """INSERT INTO smi.refunds (job_id, payment_intent_id, kind, n, state, amount_cents, currency,
+            f"""INSERT INTO smi.refunds (job_id, payment_intent_id, kind, n, state, amount_cents, currency,
                                         reason_code, actor, created_at, settled_at)
-               SELECT :job_id, :payment_intent_id, 'outside', 0, 'succeeded', :refund_cents, :currency,
-                      'refunded_outside', :actor, :refunded_at, :refunded_at
+               SELECT :job_id, :payment_intent_id, '{RefundKind.EXTERNAL}', 0, '{RefundState.SUCCEEDED}', :refund_cents,
+                      :currency, '{reasons.REFUNDED_OUTSIDE}', :actor, :refunded_at, :refunded_at
                WHERE NOT EXISTS (SELECT FROM smi.refunds WHERE payment_intent_id = :payment_intent_id
-                                 AND state IN ('pending', 'succeeded'))""",
+                                 AND state IN {in_(RETURNED)})""",
             **asdict(job),
             actor=actor,
         )
@@ -156,7 +160,7 @@ def _insert_rest(tx: Transaction, job: HistoricJob, actor: str) -> str | None:
                                             credits)
                VALUES (:job_id, 1, :state, :external_id, :began, :began, :ended, :credits) ON CONFLICT DO NOTHING""",
             job_id=job.job_id,
-            state="completed" if job.status is Status.COMPLETED else "failed",
+            state=SubmissionState.COMPLETED if job.status is Status.COMPLETED else SubmissionState.FAILED,
             external_id=job.external_id,
             began=job.processing_at or job.paid_at or job.created_at,
             ended=job.completed_at or job.failed_at,
@@ -164,5 +168,5 @@ def _insert_rest(tx: Transaction, job: HistoricJob, actor: str) -> str | None:
         )
         if not recorded:
             return f"the upscale {job.external_id} is on record for another job"
-    tx.event(job.job_id, "imported", actor=actor, to_status=str(job.status), origin=job.origin, remark=job.remark)
+    tx.audit(job.job_id, "imported", actor=actor, to_status=str(job.status), origin=job.origin, remark=job.remark)
     return None

@@ -1,33 +1,33 @@
-"""Leases are the queue (design section 4): who may work on which row, until when, and when a row is due again."""
+"""Leases are the queue: who may work on which row, until when, and when a row is due again."""
 
 import uuid
 
-from smi_pipeline.core.models import Queue
-from smi_pipeline.state.database import Database
+from smi_pipeline.core.vocabulary import UNFINISHED_REFUNDS, UNSENT, Queue
+from smi_pipeline.state.database import Database, in_
 
 LEASE_SECONDS = 45
 """How long a lease lasts without renewal. Renewed every 10 s: four misses in a row make a worker dead."""
 
 LONGEST_WAIT_SECONDS = 5
-"""A row whose lease ran out so long ago goes before new work: under load there is always some, and the jobs of a dead
-worker are to be running again within a minute."""
+"""A row whose lease expired this long ago goes before new work: under load there is always some, and the jobs of a dead
+worker shall run again within a minute."""
 
 AFTER_A_DEATH = 8
-"""Rows that died together once are leased again in groups of so many: a whole batch by single rows would take minutes.
-Who dies a second time goes alone."""
+"""Size of the groups in which the rows of a dead worker are leased again: row by row, a batch would take minutes. Rows
+whose worker died twice are leased alone."""
 
 BATCH_SECONDS = 5
 """A lease never holds more than about this much estimated work, so that the first mail of a batch comes early."""
 
 # Per queue: table, its key columns with their types, and which rows are work.
 _WORK: dict[Queue, tuple[str, dict[str, str], str]] = {
-    Queue.SUBMIT: ("smi.upscale_jobs", {"job_id": "text"}, "queue = 'submit' AND hold_reason IS NULL"),
-    Queue.FULFIL: ("smi.upscale_jobs", {"job_id": "text"}, "queue = 'fulfil'"),
-    Queue.REFUND: ("smi.refunds", {"refund_row": "bigint"}, "state IN ('owed', 'pending')"),
+    Queue.SUBMIT: ("smi.upscale_jobs", {"job_id": "text"}, f"queue = '{Queue.SUBMIT}' AND hold_reason IS NULL"),
+    Queue.FULFIL: ("smi.upscale_jobs", {"job_id": "text"}, f"queue = '{Queue.FULFIL}'"),
+    Queue.REFUND: ("smi.refunds", {"refund_row": "bigint"}, f"state IN {in_(UNFINISHED_REFUNDS)}"),
     Queue.MAIL: (
         "smi.emails",
         {"job_id": "text", "kind": "text", "serial": "integer"},
-        "state IN ('claimed', 'handed_over')",
+        f"state IN {in_(UNSENT)}",
     ),
 }
 
@@ -41,13 +41,13 @@ _SECONDS = {
 
 
 def _where_key(keys: dict[str, str], work_key: str) -> tuple[str, dict[str, str]]:
-    """A condition on the key columns (so that their index serves) and its parameters."""
+    """Return a condition on the key columns, which their index serves, and its parameters."""
     condition = " AND ".join(f"{name} = CAST(:key_{name} AS {kind})" for name, kind in keys.items())
     return condition, {f"key_{name}": part for name, part in zip(keys, work_key.split("/"), strict=True)}
 
 
 def _after_a_death(limit: int) -> tuple[tuple[str, int], ...]:
-    """Which rows whose lease ran out may be leased together, and how many of them."""
+    """Return which rows with an expired lease may be leased together, and how many of them."""
     return ("attempts = 0", limit), ("attempts = 1", min(limit, AFTER_A_DEATH)), ("attempts > 1", 1)
 
 
@@ -58,8 +58,8 @@ class Leases:
         self._database = database
 
     def lease(self, queue: Queue, limit: int, *, max_leases: int | None = None) -> tuple[str, list[str]] | None:
-        """Leases up to `limit` due rows: (lease_id, work keys), or None when nothing is due or `max_leases` leases of
-        this queue are live. A row whose last lease ran out without a recorded error is leased alone."""
+        """Lease up to `limit` due rows. Return (lease_id, work keys), or None when nothing is due or `max_leases`
+        leases of this queue are live."""
         table, keys, work = _WORK[queue]
         key = ", ".join(keys)
         due = f"{work} AND next_attempt_at <= smi.now()"
@@ -71,14 +71,14 @@ class Leases:
                 if live >= max_leases:
                     return None
             lease_id = uuid.uuid4().hex
-            # A row whose last lease ran out without a recorded error may have killed its worker: the second time it
-            # goes alone, so that one poisonous row never convicts its batch mates. If no run took it up, it has
-            # killed nobody. New work goes first, but not for long.
+            # A row whose last lease expired without a recorded error may have killed its worker: the second time it
+            # is leased alone, so that one bad row does not fail the others of its batch. If no run started it, it has
+            # killed nothing. New work goes first, but not for long.
             over = "lease_until <= smi.now()"
             waited = f"lease_until <= smi.now() - interval '{LONGEST_WAIT_SECONDS} seconds'"
-            choices = [(f"{waited} AND {taken_up}", count) for taken_up, count in _after_a_death(limit)]
+            choices = [(f"{waited} AND {started}", count) for started, count in _after_a_death(limit)]
             choices.append(("lease_id IS NULL", limit))
-            choices += [(f"{over} AND {taken_up}", count) for taken_up, count in _after_a_death(limit)]
+            choices += [(f"{over} AND {started}", count) for started, count in _after_a_death(limit)]
             for which, count in choices:
                 rows = tx.rows(
                     f"""WITH due AS (
@@ -103,7 +103,7 @@ class Leases:
         return None
 
     def lease_one(self, queue: Queue, work_key: str) -> str | None:
-        """Leases and takes up one row, due or not, that nobody has. Returns the lease_id or None."""
+        """Lease and start one row that nobody has, due or not. Return the lease_id, or None."""
         table, keys, work = _WORK[queue]
         condition, parameters = _where_key(keys, work_key)
         lease_id = uuid.uuid4().hex
@@ -119,16 +119,18 @@ class Leases:
         return lease_id if taken else None
 
     def due(self, queue: Queue) -> int:
-        """Rows that are due and leased by nobody."""
+        """Return the number of rows that are due and not leased."""
         table, _, work = _WORK[queue]
         with self._database.transaction() as tx:
-            return tx.value(
+            return tx.value(  # type: ignore[no-any-return]  # rows are untyped
                 f"SELECT count(*) FROM {table} WHERE {work} AND next_attempt_at <= smi.now() AND lease_id IS NULL"
             )
 
     def start(self, queue: Queue, lease_id: str) -> list[str]:
-        """A run begins to work on its lease: the work keys in order of their due time. Each row's `attempts` is raised
-        and committed before any work; a lease whose run never starts is no attempt."""
+        """Start the rows of a lease. Return their work keys in order of their due time.
+
+        `attempts` of each row is raised and committed before any work; a lease whose run never starts is no attempt.
+        """
         table, keys, _ = _WORK[queue]
         with self._database.transaction() as tx:
             rows = tx.rows(
@@ -139,7 +141,7 @@ class Leases:
         return [row["work_key"] for row in sorted(rows, key=lambda row: row["next_attempt_at"])]
 
     def renew(self, lease_id: str) -> int:
-        """Prolongs a live lease; returns the number of rows. A lease that ran out is not revived."""
+        """Renew a live lease. Return the number of rows. An expired lease is not revived."""
         with self._database.transaction() as tx:
             return sum(
                 tx.run(
@@ -152,7 +154,7 @@ class Leases:
             )
 
     def give_back(self, lease_id: str) -> int:
-        """Ends a lease whose run could not be started: the rows are due again."""
+        """End a lease whose run could not be started: its rows are due again. Return their number."""
         with self._database.transaction() as tx:
             return sum(
                 tx.run(
@@ -166,7 +168,7 @@ class Leases:
     def reschedule(
         self, queue: Queue, work_key: str, lease_id: str, *, seconds: float, error: str, counts: bool
     ) -> bool:
-        """Ends the lease of one row, due again in `seconds`. False when the lease was lost."""
+        """End the lease of one row, which is due again in `seconds`. Return False when the lease was lost."""
         table, keys, _ = _WORK[queue]
         condition, parameters = _where_key(keys, work_key)
         with self._database.transaction() as tx:

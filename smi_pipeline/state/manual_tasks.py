@@ -1,11 +1,11 @@
-"""Person's tasks: what no rule may settle by itself."""
+"""Manual tasks: what no rule may settle automatically."""
 
 from smi_pipeline.core.models import ManualTask
 from smi_pipeline.state.database import Database, Transaction, as_record
 
 
 def open_task(tx: Transaction, *, kind: str, subject: str, job_id: str | None, message: str, next_step: str) -> None:
-    """Opens a task unless the same one is open."""
+    """Open a task unless the same one is open."""
     tx.run(
         """INSERT INTO smi.person_tasks (kind, subject, job_id, message, next_step)
            VALUES (:kind, :subject, :job_id, :message, :next_step)
@@ -19,7 +19,7 @@ def open_task(tx: Transaction, *, kind: str, subject: str, job_id: str | None, m
 
 
 def close_task(tx: Transaction, *, kind: str, subject: str, actor: str) -> bool:
-    """Closes the open task of this name; False when there is none."""
+    """Close the open task of this name. Return False when there is none."""
     return bool(
         tx.run(
             """UPDATE smi.person_tasks SET closed_at = smi.now(), acknowledged_by = :actor
@@ -31,6 +31,17 @@ def close_task(tx: Transaction, *, kind: str, subject: str, actor: str) -> bool:
     )
 
 
+def close_tasks_about(tx: Transaction, *, kind: str, prefix: str, actor: str) -> None:
+    """Close the open tasks of a kind whose subject begins with `prefix`."""
+    tx.run(
+        """UPDATE smi.person_tasks SET closed_at = smi.now(), acknowledged_by = :actor
+           WHERE kind = :kind AND closed_at IS NULL AND starts_with(subject, :prefix)""",
+        kind=kind,
+        prefix=prefix,
+        actor=actor,
+    )
+
+
 class ManualTasks:
     """What only a person can settle."""
 
@@ -38,24 +49,24 @@ class ManualTasks:
         self._database = database
 
     def open(self, *, kind: str, subject: str, job_id: str | None, message: str, next_step: str) -> None:
-        """Opens a task unless the same one is open."""
+        """Open a task unless the same one is open."""
         with self._database.transaction() as tx:
             open_task(tx, kind=kind, subject=subject, job_id=job_id, message=message, next_step=next_step)
 
     def open_once(self, *, kind: str, subject: str, message: str, next_step: str) -> None:
-        """As `open`, but never again once it was closed."""
+        """Open a task unless it is open or was ever closed."""
         with self._database.transaction() as tx:
             if not tx.value("SELECT 1 FROM smi.person_tasks WHERE kind = :k AND subject = :s", k=kind, s=subject):
                 open_task(tx, kind=kind, subject=subject, job_id=None, message=message, next_step=next_step)
 
     def opened(self) -> list[ManualTask]:
-        """All open tasks."""
+        """Return all open tasks."""
         with self._database.transaction() as tx:
             rows = tx.rows("SELECT * FROM smi.person_tasks WHERE closed_at IS NULL ORDER BY task_id")
         return [as_record(ManualTask, row) for row in rows]
 
     def unalerted(self, limit: int) -> list[ManualTask]:
-        """Open tasks that no alert named yet."""
+        """Return open tasks that no alert has named yet."""
         with self._database.transaction() as tx:
             rows = tx.rows(
                 """SELECT * FROM smi.person_tasks WHERE closed_at IS NULL AND alerted_at IS NULL
@@ -65,21 +76,21 @@ class ManualTasks:
         return [as_record(ManualTask, row) for row in rows]
 
     def alerted(self, task_ids: list[int]) -> None:
-        """Notes that an alert named them."""
+        """Note that an alert has named these tasks."""
         with self._database.transaction() as tx:
             tx.run("UPDATE smi.person_tasks SET alerted_at = smi.now() WHERE task_id = ANY(:ids)", ids=task_ids)
 
     def close(self, kind: str, subject: str, *, actor: str) -> bool:
-        """Closes a task."""
+        """Close the open task of this name. Return False when there is none."""
         with self._database.transaction() as tx:
             return close_task(tx, kind=kind, subject=subject, actor=actor)
 
     def acknowledge(self, task_id: int, *, actor: str) -> bool:
-        """A person has taken an open task on. False when there is none."""
+        """Note that somebody works on an open task. Return False when there is none."""
         return self._end(task_id, "acknowledged_at", actor)
 
     def close_by_id(self, task_id: int, *, actor: str) -> bool:
-        """A person has settled an open task. False when there is none."""
+        """Close a task by its number. Return False when it is not open."""
         return self._end(task_id, "closed_at", actor)
 
     def _end(self, task_id: int, column: str, actor: str) -> bool:
@@ -91,5 +102,5 @@ class ManualTasks:
                 actor=actor,
             )
             if row:
-                tx.event(row["job_id"], f"task_{column.removesuffix('_at')}", actor=actor, kind=row["kind"])
+                tx.audit(row["job_id"], f"task_{column.removesuffix('_at')}", actor=actor, kind=row["kind"])
             return row is not None

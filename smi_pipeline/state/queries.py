@@ -1,10 +1,14 @@
-"""Reading: single jobs, lists, the queue in numbers, the alarm query. Nothing here changes a row."""
+"""Reads: single jobs, lists, the queue in numbers, the alarm query."""
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from smi_pipeline.core.models import UpscaleJob
+from smi_pipeline.core.lifecycle import UNFINISHED
+from smi_pipeline.core.models import Alarm, QueueFigures, RecordedPayment, UpscaleJob
 from smi_pipeline.core.policy import Policy
-from smi_pipeline.state.database import Database, Transaction
+from smi_pipeline.core.vocabulary import OPEN_CALLS, RETURNED, UNSENT, DisputeState, Queue, RefundState, Status
+from smi_pipeline.state.database import Database, Transaction, as_record, in_
 from smi_pipeline.state.heartbeat import UP_SINCE
 
 ALARM = f"""
@@ -13,38 +17,60 @@ ALARM = f"""
       AND least(greatest(j.start_by, j.deadline_at, j.failed_at, j.learned_at, {UP_SINCE}),
                 greatest(j.start_by, j.deadline_at, j.failed_at, j.learned_at) + CAST(:max_outage AS interval))
           + CAST(:patience AS interval) < smi.now()
-      AND (j.status IN ('pending', 'processing')
-           OR (j.status = 'failed' AND j.round = 1 AND NOT EXISTS (
-               SELECT FROM smi.refunds r WHERE r.job_id = j.job_id AND r.state IN ('pending', 'succeeded'))))
+      AND (j.status IN {in_(UNFINISHED)}
+           OR (j.status = '{Status.FAILED}' AND j.round = 1 AND NOT EXISTS (
+               SELECT FROM smi.refunds r WHERE r.job_id = j.job_id AND r.state IN {in_(RETURNED)})))
       AND (j.hold_reason IS NULL
            OR greatest(j.start_by, j.held_at) + CAST(:max_hold AS interval) + CAST(:patience AS interval) < smi.now())
       AND NOT EXISTS (SELECT FROM smi.person_tasks t WHERE t.job_id = j.job_id AND t.closed_at IS NULL
                       AND t.acknowledged_at IS NOT NULL)
     ORDER BY j.learned_at
 """
-"""Rule 11: paid, past its last clock, neither delivered nor refunded, and no person has taken it on. Always empty.
+"""The alarm: paid, past its last deadline, neither delivered nor refunded, and not acknowledged. Always empty.
 After an outage of the service the patience begins when it is back, as long as `max_outage` covers it."""
 
 
-def overdue(tx: Transaction, policy: Policy) -> list[dict[str, Any]]:
-    """The jobs of the alarm query."""
-    return tx.rows(ALARM, patience=policy.alarm_patience, max_hold=policy.max_hold, max_outage=policy.max_outage)
+@dataclass(frozen=True, kw_only=True)
+class AuditEvent:
+    """One entry of the audit trail of a job."""
+
+    at: datetime
+    event: str
+    from_status: Status | None
+    to_status: Status | None
+    actor: str
+    details: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LateRefund:
+    """A refund that is owed for too long."""
+
+    payment_intent_id: str
+    job_id: str | None
+    last_error: str | None
+
+
+def overdue(tx: Transaction, policy: Policy) -> list[Alarm]:
+    """Return the jobs of the alarm query."""
+    rows = tx.rows(ALARM, patience=policy.alarm_patience, max_hold=policy.max_hold, max_outage=policy.max_outage)
+    return [as_record(Alarm, row) for row in rows]
 
 
 class Queries:
-    """Reading only."""
+    """Reads only."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def job(self, job_id: str) -> UpscaleJob | None:
-        """One job."""
+        """Return one job."""
         with self._database.transaction() as tx:
             row = tx.row("SELECT * FROM smi.upscale_jobs WHERE job_id = :id", id=job_id)
-        return UpscaleJob.from_row(row) if row else None
+        return as_record(UpscaleJob, row) if row else None
 
     def jobs(self, *, status: str | None = None, limit: int = 50) -> list[UpscaleJob]:
-        """The newest jobs."""
+        """Return the newest jobs."""
         with self._database.transaction() as tx:
             rows = tx.rows(
                 """SELECT * FROM smi.upscale_jobs WHERE CAST(:status AS text) IS NULL OR status = :status
@@ -52,81 +78,81 @@ class Queries:
                 status=status,
                 limit=limit,
             )
-        return [UpscaleJob.from_row(row) for row in rows]
+        return [as_record(UpscaleJob, row) for row in rows]
 
-    def events(self, job_id: str) -> list[dict[str, Any]]:
-        """The audit trail of a job."""
+    def events(self, job_id: str) -> list[AuditEvent]:
+        """Return the audit trail of a job."""
         with self._database.transaction() as tx:
             rows = tx.rows(
                 """SELECT at, event, from_status, to_status, actor, details FROM smi.job_events
                    WHERE job_id = :id ORDER BY event_id""",
                 id=job_id,
             )
-        return [dict(row) for row in rows]
+        return [as_record(AuditEvent, row) for row in rows]
 
-    def payment(self, payment_intent_id: str) -> dict[str, Any] | None:
-        """A recorded payment."""
+    def payment(self, payment_intent_id: str) -> RecordedPayment | None:
+        """Return a recorded payment."""
         with self._database.transaction() as tx:
             row = tx.row("SELECT * FROM smi.payments WHERE payment_intent_id = :id", id=payment_intent_id)
-        return dict(row) if row else None
+        return as_record(RecordedPayment, row) if row else None
 
     def counts(self) -> dict[str, int]:
-        """Jobs per status."""
+        """Return the number of jobs per status."""
         with self._database.transaction() as tx:
             rows = tx.rows("SELECT status, count(*) AS n FROM smi.upscale_jobs GROUP BY status")
         return {row["status"]: row["n"] for row in rows}
 
-    def queue(self) -> dict[str, Any]:
-        """The queue in numbers."""
+    def queue(self) -> QueueFigures:
+        """Return the queue in numbers."""
         with self._database.transaction() as tx:
-            row = tx.row(
-                """SELECT count(*) FILTER (WHERE queue = 'submit' AND hold_reason IS NULL) AS to_submit,
-                          count(*) FILTER (WHERE queue = 'fulfil') AS to_fulfil,
+            row = tx.one(
+                f"""SELECT count(*) FILTER (WHERE queue = '{Queue.SUBMIT}' AND hold_reason IS NULL) AS to_submit,
+                          count(*) FILTER (WHERE queue = '{Queue.FULFIL}') AS to_fulfil,
                           count(*) FILTER (WHERE hold_reason IS NOT NULL) AS on_hold,
                           count(*) FILTER (WHERE lease_until > smi.now()) AS leased,
-                          (SELECT count(*) FROM smi.submissions WHERE state IN ('sending', 'accepted')) AS in_flight,
-                          (SELECT count(*) FROM smi.refunds WHERE state = 'owed') AS refunds_owed,
-                          (SELECT count(*) FROM smi.refunds WHERE state = 'pending') AS refunds_pending,
-                          (SELECT count(*) FROM smi.emails WHERE state IN ('claimed', 'handed_over')) AS mails_owed,
+                          (SELECT count(*) FROM smi.submissions WHERE state IN {in_(OPEN_CALLS)}) AS in_flight,
+                          (SELECT count(*) FROM smi.refunds WHERE state = '{RefundState.OWED}') AS refunds_owed,
+                          (SELECT count(*) FROM smi.refunds WHERE state = '{RefundState.PENDING}') AS refunds_pending,
+                          (SELECT count(*) FROM smi.emails WHERE state IN {in_(UNSENT)}) AS mails_owed,
                           (SELECT count(*) FROM smi.person_tasks WHERE closed_at IS NULL) AS person_tasks,
                           (SELECT count(*) FROM smi.api_calls
                            WHERE at > smi.now() - interval '1 minute') AS calls_minute,
                           (SELECT count(*) FROM smi.api_calls WHERE at > smi.now() - interval '1 hour') AS calls_hour,
                           (SELECT extract(epoch FROM smi.now() - at)::float FROM smi.heartbeat) AS silent_seconds
                    FROM smi.upscale_jobs WHERE queue IS NOT NULL -- both sides by their index: orders wait for this
-                      OR (hold_reason IS NOT NULL AND status IN ('awaiting_payment', 'pending', 'processing'))"""
+                      OR (hold_reason IS NOT NULL AND status IN {in_((Status.AWAITING_PAYMENT, *UNFINISHED))})"""
             )
-        return dict(row) if row else {}
+        return as_record(QueueFigures, row)
 
-    def alarms(self, policy: Policy) -> list[dict[str, Any]]:
-        """The alarm query (section 6 rule 11); always empty."""
+    def alarms(self, policy: Policy) -> list[Alarm]:
+        """Return overdue jobs: there should be none."""
         with self._database.transaction() as tx:
             return overdue(tx, policy)
 
-    def late_refunds(self, policy: Policy) -> list[dict[str, Any]]:
-        """Refunds of every kind that are owed for longer than `refund_patience`, and that no open dispute blocks:
-        payment_intent_id, job_id, last_error."""
+    def late_refunds(self, policy: Policy) -> list[LateRefund]:
+        """Return refunds that are owed for longer than `refund_patience` and not blocked by an open dispute."""
         with self._database.transaction() as tx:
-            return tx.rows(
-                """SELECT r.payment_intent_id, r.job_id, r.last_error
+            rows = tx.rows(
+                f"""SELECT r.payment_intent_id, r.job_id, r.last_error
                    FROM smi.refunds r LEFT JOIN smi.payments p USING (payment_intent_id)
-                   WHERE r.state = 'owed' AND r.created_at + CAST(:patience AS interval) < smi.now()
-                     AND p.dispute IS DISTINCT FROM 'open' -- that is a task of its own
+                   WHERE r.state = '{RefundState.OWED}' AND r.created_at + CAST(:patience AS interval) < smi.now()
+                     AND p.dispute IS DISTINCT FROM '{DisputeState.OPEN}' -- which has a task of its own
                    ORDER BY r.refund_row""",
                 patience=policy.refund_patience,
             )
+        return [as_record(LateRefund, row) for row in rows]
 
     def forecast_wait_seconds(self, requests_per_minute: int) -> float:
-        """How long a job paid now would wait for its submission: two calls per job ahead of it."""
+        """Return how long a job paid now would wait for its submission: two calls per job ahead of it."""
         if not requests_per_minute:
             return 0.0
-        waiting = self.queue()["to_submit"]
+        waiting = self.queue().to_submit
         return waiting * 2 / requests_per_minute * 60
 
     def credits_this_month(self) -> int:
-        """Credits booked since the first of the month, UTC."""
+        """Return the credits booked since the first of the month, UTC."""
         with self._database.transaction() as tx:
-            return tx.value(
+            return tx.value(  # type: ignore[no-any-return]  # rows are untyped
                 """SELECT coalesce(sum(credits), 0) FROM smi.submissions
                    WHERE created_at >= date_trunc('month', smi.now(), 'UTC')"""
             )

@@ -3,26 +3,27 @@
 from datetime import datetime
 
 from smi_pipeline.core.errors import AccountError, RateLimited
+from smi_pipeline.core.vocabulary import CallPurpose, ManualTaskKind
 from smi_pipeline.state.database import Database
-from smi_pipeline.state.manual_tasks import open_task
+from smi_pipeline.state.manual_tasks import close_task, open_task
 
 _LOCK = 727_464_003  # pg_advisory_xact_lock key; the builds of the reports have their own
 
 SLACK_SECONDS = 1.0
-"""Calls reach the API a little later than they are granted, some more than others: the windows are this much longer."""
+"""Calls reach the API a little after they are granted: the windows are longer by this."""
 
 RESERVE = 2
-"""Calls per minute that only a poll close to its deadline may take (design section 6 rule 6)."""
+"""Calls per minute that only a poll close to its deadline may take."""
 
 BREAKER_SECONDS = 60
 
 HALF_OPEN_SECONDS = 900
-"""So long after the last refusal orders are taken again, although no call has succeeded. While jobs wait, each minute
-brings a call that closes the breaker or is refused again; when none are left, only a new order can try the account."""
+"""How long after the last refusal orders are taken again, although no call has succeeded: without waiting jobs, only a
+new order can try the account."""
 
 
 class RateLimiter:
-    """Implements `core.ports.LimiterPort` with exact rolling windows."""
+    """`core.ports.LimiterPort` with exact rolling windows."""
 
     def __init__(
         self,
@@ -38,18 +39,19 @@ class RateLimiter:
         self._per_hour = per_hour
         self._minute, self._hour = windows
 
-    def acquire(self, purpose: str) -> None:
+    def acquire(self, purpose: CallPurpose) -> None:
+        """Take one call. Raise RateLimited without room, AccountError while the circuit breaker is open."""
         with self._database.transaction() as tx:
             tx.run("SELECT pg_advisory_xact_lock(:key)", key=_LOCK)
-            gate = tx.row(
+            breaker = tx.row(
                 """SELECT opened_at, extract(epoch FROM blocked_until - smi.now())::float AS wait, reason
                    FROM smi.gates WHERE name = 'upsampler'"""
             )
-            if gate and gate["wait"] is not None and gate["wait"] > 0:
-                if gate["opened_at"]:
-                    raise AccountError(f"calls to Upsampler are stopped: {gate['reason']}")
-                raise RateLimited(f"Upsampler asked to wait: {gate['reason']}", retry_after=gate["wait"])
-            reserve = 0 if purpose == "urgent_poll" else min(RESERVE, max(0, self._per_minute - 1))
+            if breaker and breaker["wait"] is not None and breaker["wait"] > 0:
+                if breaker["opened_at"]:
+                    raise AccountError(f"calls to Upsampler are stopped: {breaker['reason']}")
+                raise RateLimited(f"Upsampler asked to wait: {breaker['reason']}", retry_after=breaker["wait"])
+            reserve = 0 if purpose == CallPurpose.URGENT_POLL else min(RESERVE, max(0, self._per_minute - 1))
             for limit, seconds in ((self._per_minute - reserve, self._minute), (self._per_hour, self._hour)):
                 if limit <= 0:
                     continue
@@ -70,6 +72,7 @@ class RateLimiter:
                 tx.run("DELETE FROM smi.api_calls WHERE at < smi.now() - interval '2 hours'")
 
     def blocked_until(self, at: datetime, reason: str) -> None:
+        """Note a 429's Retry-After for every process."""
         with self._database.transaction() as tx:
             tx.run(
                 """INSERT INTO smi.gates (name, blocked_until, reason) VALUES ('upsampler', :at, :reason)
@@ -80,6 +83,7 @@ class RateLimiter:
             )
 
     def open_breaker(self, reason: str) -> None:
+        """Stop all calls for a minute: the account was refused. Open a manual task."""
         with self._database.transaction() as tx:
             tx.run(
                 """INSERT INTO smi.gates (name, opened_at, blocked_until, reason)
@@ -91,7 +95,7 @@ class RateLimiter:
             )
             open_task(
                 tx,
-                kind="account",
+                kind=ManualTaskKind.ACCOUNT,
                 subject="upsampler",
                 job_id=None,
                 message=f"Upsampler refuses our account: {reason}. No new orders are taken; paid ones wait.",
@@ -99,17 +103,16 @@ class RateLimiter:
             )
 
     def close_breaker(self) -> None:
+        """Note a call that succeeded, and close the manual task of the breaker."""
         with self._database.transaction() as tx:
             closed = tx.run("UPDATE smi.gates SET opened_at = NULL WHERE name = 'upsampler' AND opened_at IS NOT NULL")
             if closed:
-                tx.run(
-                    """UPDATE smi.person_tasks SET closed_at = smi.now(), acknowledged_by = 'recovered'
-                       WHERE kind = 'account' AND subject = 'upsampler' AND closed_at IS NULL"""
-                )
+                close_task(tx, kind=ManualTaskKind.ACCOUNT, subject="upsampler", actor="recovered")
 
     def breaker_reason(self) -> str | None:
+        """Return why no orders are taken, or None."""
         with self._database.transaction() as tx:
-            return tx.value(
+            return tx.value(  # type: ignore[no-any-return]  # rows are untyped
                 """SELECT reason FROM smi.gates WHERE name = 'upsampler' AND opened_at IS NOT NULL
                    AND blocked_until > smi.now() - make_interval(secs => :seconds)""",
                 seconds=HALF_OPEN_SECONDS,

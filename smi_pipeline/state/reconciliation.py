@@ -1,39 +1,123 @@
-"""What is compared with the outside: payments and refunds with Stripe's, rows with the files of the storage.
+"""What comparisons read: payments and refunds for those with Stripe, jobs for those with the storage, and how far
+each comparison has come.
 
-Every read is bounded by an index: the history may be long, and these questions come every few minutes.
+Every read is bounded by an index: the history may be long, and these queries run every few minutes.
 """
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from smi_pipeline.state.database import Database
+from smi_pipeline.core.lifecycle import UNFINISHED
+from smi_pipeline.core.models import RecordedPayment
+from smi_pipeline.core.vocabulary import ManualTaskKind, PaymentRole, Queue, RefundState, Status
+from smi_pipeline.state.database import Database, Transaction, as_record, in_
 
 DIFFERENCES = {
-    "events": ("stripe_event",),
-    "payments": ("payment_differs", "orphan_payment"),
-    "files": ("file_missing", "file_damaged", "orphan_files"),
+    "events": (ManualTaskKind.STRIPE_EVENT,),
+    "payments": (ManualTaskKind.PAYMENT_DIFFERS, ManualTaskKind.UNMATCHED_PAYMENT),
+    "files": (ManualTaskKind.FILE_MISSING, ManualTaskKind.FILE_DAMAGED, ManualTaskKind.UNMATCHED_FILES),
 }
-"""Kinds of the person's tasks that each comparison opens."""
+"""Kinds of manual tasks that each comparison opens."""
+
+_CLOSED = (Status.COMPLETED, Status.FAILED, Status.REFUNDED, Status.ABANDONED)
 
 CURSORS = {"events": "stripe_events_read", "payments": "stripe_payments_compared", "files": "files_compared"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ComparedRefund:
+    """A refund on record of a payment that is compared."""
+
+    state: RefundState
+    amount_cents: int | None
+    stripe_refund_id: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedPayment:
+    """A recorded payment with its refunds, and what matters of its job."""
+
+    payment: RecordedPayment
+    job_unfinished: bool
+    imported: bool
+    refunds: list[ComparedRefund]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFiles:
+    """The files that the row of a job names. `link`: a download link is valid."""
+
+    job_id: str
+    status: Status
+    queue: Queue | None
+    source_url: str
+    source_key: str | None
+    source_sha256: str
+    result_key: str | None
+    result_bytes: int | None
+    result_sha256: str | None
+    link: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileClaim:
+    """What a job names of the storage. `at_rest`: nobody works on it, and it has not changed for a day."""
+
+    job_id: str
+    fulfilment_round: int
+    source_key: str | None
+    result_key: str | None
+    at_rest: bool
+
+    @property
+    def keys(self) -> tuple[str | None, str | None]:
+        """The named files."""
+        return self.source_key, self.result_key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Seconds since the last whole comparison (None: never), and the open manual tasks of its differences by kind."""
+
+    age_seconds: float | None
+    differences: dict[ManualTaskKind, int]
+
+
+def write_cursor(tx: Transaction, name: str, value: str) -> None:
+    """Store how far an outside list was read."""
+    tx.run(
+        """INSERT INTO smi.cursors (name, value) VALUES (:name, :value)
+           ON CONFLICT (name) DO UPDATE SET value = excluded.value""",
+        name=name,
+        value=value,
+    )
+
+
 class Reconciliation:
-    """What is compared with the outside; reading only."""
+    """What comparisons read, and their cursors."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def payments(self, payment_intent_ids: list[str]) -> dict[str, dict[str, Any]]:
-        """Recorded payments by id, each with its `refunds` (state, amount_cents, stripe_refund_id) and its job's
-        `status` and `imported_from`."""
+    def cursor(self, name: str) -> str | None:
+        """Return how far an outside list was read."""
+        with self._database.transaction() as tx:
+            row = tx.row("SELECT value FROM smi.cursors WHERE name = :name", name=name)
+        return row["value"] if row else None
+
+    def set_cursor(self, name: str, value: str) -> None:
+        """Store how far an outside list was read."""
+        with self._database.transaction() as tx:
+            write_cursor(tx, name, value)
+
+    def payments(self, payment_intent_ids: list[str]) -> dict[str, ComparedPayment]:
+        """Return recorded payments by id."""
         with self._database.transaction() as tx:
             rows = tx.rows(
                 """SELECT p.*, j.status, j.imported_from FROM smi.payments p LEFT JOIN smi.upscale_jobs j USING (job_id)
                    WHERE p.payment_intent_id = ANY(:ids)""",
                 ids=payment_intent_ids,
             )
-            found = {row["payment_intent_id"]: row | {"refunds": []} for row in rows}
             refunds = tx.rows(
                 """SELECT payment_intent_id, state, amount_cents, stripe_refund_id FROM smi.refunds
                    WHERE job_id = ANY(:jobs) OR (job_id IS NULL AND payment_intent_id = ANY(:ids))
@@ -41,13 +125,22 @@ class Reconciliation:
                 jobs=[row["job_id"] for row in rows if row["job_id"]],
                 ids=payment_intent_ids,
             )
-        for refund in refunds:
-            if refund["payment_intent_id"] in found:
-                found[refund["payment_intent_id"]]["refunds"].append(refund)
-        return found
+        return {
+            row["payment_intent_id"]: ComparedPayment(
+                payment=as_record(RecordedPayment, row),
+                job_unfinished=row["status"] in UNFINISHED,
+                imported=row["imported_from"] is not None,
+                refunds=[
+                    as_record(ComparedRefund, refund)
+                    for refund in refunds
+                    if refund["payment_intent_id"] == row["payment_intent_id"]
+                ],
+            )
+            for row in rows
+        }
 
     def paid_between(self, since: datetime, until: datetime) -> list[str]:
-        """Ids of the recorded payments of jobs paid then, and of orphans; without imported ones."""
+        """Return the ids of recorded payments of jobs paid then, and of unmatched payments; without imported ones."""
         with self._database.transaction() as tx:
             rows = tx.rows(
                 """SELECT p.payment_intent_id FROM smi.upscale_jobs j JOIN smi.payments p USING (job_id)
@@ -60,26 +153,26 @@ class Reconciliation:
             )
         return [row["payment_intent_id"] for row in rows]
 
-    def unnamed_orphans(self, patience: timedelta, limit: int) -> list[str]:
-        """Payments without a job, known for longer than `patience`, that nobody has settled and no task names."""
+    def unnamed_unmatched(self, patience: timedelta, limit: int) -> list[str]:
+        """Return unmatched payments on record for longer than `patience` that are not settled and have no task."""
         with self._database.transaction() as tx:
             rows = tx.rows(
-                """SELECT payment_intent_id FROM smi.payments
-                   WHERE job_id IS NULL AND role = 'orphan' AND settled_by IS NULL
+                f"""SELECT payment_intent_id FROM smi.payments
+                   WHERE job_id IS NULL AND role = '{PaymentRole.UNMATCHED}' AND settled_by IS NULL
                      AND learned_at + CAST(:patience AS interval) <= smi.now()
                      AND NOT EXISTS (SELECT FROM smi.person_tasks t WHERE t.closed_at IS NULL
-                                     AND t.kind = 'orphan_payment' AND t.subject = payment_intent_id)
+                                     AND t.kind = '{ManualTaskKind.UNMATCHED_PAYMENT}'
+                                     AND t.subject = payment_intent_id)
                    ORDER BY learned_at LIMIT :limit""",
                 patience=patience,
                 limit=limit,
             )
         return [row["payment_intent_id"] for row in rows]
 
-    def jobs_with_files(self, shard: str, changed_within: timedelta) -> list[dict[str, Any]]:
-        """Jobs whose id begins with `shard` (hexadecimal), changed lately, whose row names a file. `link`: a download
-        link is valid."""
+    def jobs_with_files(self, shard: str, changed_within: timedelta) -> list[JobFiles]:
+        """Return jobs whose id begins with `shard` (hexadecimal), changed lately, whose row names a file."""
         with self._database.transaction() as tx:
-            return tx.rows(
+            rows = tx.rows(
                 """SELECT j.job_id, j.status, j.queue, j.source_url, j.source_key, j.source_sha256, j.result_key,
                           j.result_bytes, j.result_sha256,
                           EXISTS (SELECT FROM smi.download_tokens t WHERE t.job_id = j.job_id
@@ -92,24 +185,22 @@ class Reconciliation:
                 beyond=f"{shard}g",
                 within=changed_within,
             )
+        return [as_record(JobFiles, row) for row in rows]
 
-    def claims(self, job_ids: list[str]) -> dict[str, dict[str, Any]]:
-        """What jobs name of the storage: status, round, source_key, result_key; `at_rest`: nobody works on it, and it
-        has not changed for a day."""
+    def claims(self, job_ids: list[str]) -> dict[str, FileClaim]:
+        """Return what jobs name of the storage, by job."""
         with self._database.transaction() as tx:
             rows = tx.rows(
-                """SELECT job_id, status, round, source_key, result_key,
-                          status IN ('completed', 'failed', 'refunded', 'abandoned')
-                              AND queue IS NULL AND lease_id IS NULL
+                f"""SELECT job_id, round, source_key, result_key,
+                          status IN {in_(_CLOSED)} AND queue IS NULL AND lease_id IS NULL
                               AND updated_at < smi.now() - interval '1 day' AS at_rest
                    FROM smi.upscale_jobs WHERE job_id = ANY(:ids)""",
                 ids=job_ids,
             )
-        return {row["job_id"]: row for row in rows}
+        return {row["job_id"]: as_record(FileClaim, row) for row in rows}
 
-    def standing(self) -> dict[str, dict[str, Any]]:
-        """Per comparison (events, payments, files): `age_seconds` since the last whole one (None: never) and the
-        open person's tasks of its `differences` by kind."""
+    def standing(self) -> dict[str, Standing]:
+        """Return the standing of each comparison (events, payments, files)."""
         with self._database.transaction() as tx:
             ended = tx.rows(
                 """SELECT name, CAST(extract(epoch FROM smi.now()
@@ -125,9 +216,8 @@ class Reconciliation:
         ages = {row["name"]: row["age"] for row in ended}
         counts = {row["kind"]: row["n"] for row in opened}
         return {
-            what: {
-                "age_seconds": ages.get(CURSORS[what]),
-                "differences": {kind: counts.get(kind, 0) for kind in kinds},
-            }
+            what: Standing(
+                age_seconds=ages.get(CURSORS[what]), differences={kind: counts.get(kind, 0) for kind in kinds}
+            )
             for what, kinds in DIFFERENCES.items()
         }

@@ -1,4 +1,4 @@
-"""Migrations, and the databases they run in."""
+"""Creation and migration of databases."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ _LOCK = 727_464_001  # pg_advisory_lock key: two starting processes must not mig
 
 
 def ensure_database(url: str) -> None:
-    """Creates the database of `url` when the server does not have it. Raises sqlalchemy errors when it cannot."""
+    """Create the database of `url` unless the server has it. Raise sqlalchemy errors when that is not possible."""
     target = make_url(url)
     engine = create_engine(target.set(database="postgres"), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -24,7 +24,7 @@ def ensure_database(url: str) -> None:
 
 
 def alembic_config() -> Config:
-    """Alembic's configuration without an ini file."""
+    """Return Alembic's configuration, which needs no ini file."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
@@ -32,7 +32,7 @@ def alembic_config() -> Config:
 
 
 def migrate(url: str) -> None:
-    """Brings the state's schema to the newest revision; does nothing when it is there already."""
+    """Bring the state's schema to the newest revision. Do nothing when it is there already."""
     engine = create_engine(url)
     config = alembic_config()
     with engine.begin() as connection:

@@ -1,10 +1,11 @@
 """The inbox of Stripe events: each has its effect once."""
 
-from smi_pipeline.state.database import Transaction
+from smi_pipeline.state.database import Database, Transaction
 
 
 def record_event_once(tx: Transaction, event_id: str, type_: str, effect: str) -> bool:
-    """Whether this event is new; commits with the change it causes, so that a crash between loses neither."""
+    """Record an event in the transaction of the change it causes, so that a crash loses neither. Return False when the
+    event is known."""
     return bool(
         tx.run(
             """INSERT INTO smi.webhook_inbox (event_id, type, effect) VALUES (:id, :type, :effect)
@@ -14,3 +15,21 @@ def record_event_once(tx: Transaction, event_id: str, type_: str, effect: str) -
             effect=effect,
         )
     )
+
+
+class WebhookInbox:
+    """Stripe events that had their effect."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def seen(self, event_ids: list[str]) -> set[str]:
+        """Return those of these events that had their effect."""
+        with self._database.transaction() as tx:
+            rows = tx.rows("SELECT event_id FROM smi.webhook_inbox WHERE event_id = ANY(:ids)", ids=event_ids)
+        return {row["event_id"] for row in rows}
+
+    def note(self, event_id: str, type_: str, effect: str) -> bool:
+        """Record an event that changes nothing else. Return False when it is known."""
+        with self._database.transaction() as tx:
+            return record_event_once(tx, event_id, type_, effect)

@@ -122,12 +122,12 @@ AHEAD: dict[str, tuple[str, str, dict[str, object], dict[str, object]]] = {
 """Faults planted for a customer before the order is placed: stand-in, kind, match, parameters."""
 
 PASSED_BY: dict[str, dict[str, str]] = {
-    "intake.register": {GATEWAY: "good"},
-    "intake.checkout_created": {GATEWAY: "good"},
-    "intake.record_payment": {GATEWAY: "good", SENSORS: "stripe-silent", PRIORITY: "paid-before-clean-up"},
-    "intake.note_event": {GATEWAY: "fails", SENSORS: "stripe-silent"},
-    "intake.set_cursor": {SENSORS: "stripe-silent", PRIORITY: "paid-before-clean-up"},
-    "intake.abandon": {GATEWAY: "checkout-refused", PRIORITY: "never-paid"},
+    "jobs.register": {GATEWAY: "good"},
+    "jobs.checkout_created": {GATEWAY: "good"},
+    "payments.record_payment": {GATEWAY: "good", SENSORS: "stripe-silent", PRIORITY: "paid-before-clean-up"},
+    "webhook_inbox.note": {GATEWAY: "fails", SENSORS: "stripe-silent"},
+    "reconciliation.set_cursor": {SENSORS: "stripe-silent", PRIORITY: "paid-before-clean-up"},
+    "jobs.abandon": {GATEWAY: "checkout-refused", PRIORITY: "never-paid"},
     "leases.lease": {GATEWAY: "good", SENSORS: "stripe-silent"},
     "leases.lease_one": {WORKER: "good", PRIORITY: "refund-500"},
     "leases.start": {WORKER: "good", PRIORITY: "mail-451"},
@@ -151,7 +151,7 @@ PASSED_BY: dict[str, dict[str, str]] = {
         SENSORS: "fails-stripe-silent",
         PRIORITY: "pending-before-clean-up",
     },
-    "refunds.note_dispute": {GATEWAY: "dispute", SENSORS: "dispute-stripe-silent"},
+    "payments.note_dispute": {GATEWAY: "dispute", SENSORS: "dispute-stripe-silent"},
     "emails.hand_over": {WORKER: "good", PRIORITY: "mail-451"},
     "emails.accepted": {WORKER: "good", PRIORITY: "mail-451"},
     "emails.refused": {WORKER: "mail-451", PRIORITY: "mail-451-twice"},

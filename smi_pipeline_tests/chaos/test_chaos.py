@@ -26,7 +26,7 @@ def test_no_death_near_money_loses_or_doubles_anything() -> None:
             _kill("deliveries.fail.after", "fails"),
             _kill("payments.create_refund.after", "fails"),
             _kill("refunds.settle.before", "fails"),
-            _kill("intake.record_payment.before", victim="postgres", process=GATEWAY),
+            _kill("payments.record_payment.before", victim="postgres", process=GATEWAY),
             _kill("submissions.accepted.before", victim="postgres"),
         ),
     )

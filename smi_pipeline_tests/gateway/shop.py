@@ -106,7 +106,7 @@ class Shop:
             "expected_credits": 2,
         }
         job = NewJob(**(values | changes))
-        self.state.intake.register(job, actor="test")
+        self.state.jobs.register(job, actor="test")
         return job.job_id
 
     def paid(self, job_id: str = "", *, cents: int | None = None, **changes: Any) -> str:
@@ -121,7 +121,7 @@ class Shop:
             amount_received_cents=amount,
             currency=job.currency,
         )
-        self.state.intake.record_payment(facts, job_id, event=None, source="test", policy=self.ctx.policy)
+        self.state.payments.record_payment(facts, job_id, event=None, source="test", policy=self.ctx.policy)
         return job_id
 
     def preparing(self, **changes: Any) -> str:
@@ -175,7 +175,7 @@ class Shop:
         """A failed job whose refund is owed."""
         job_id = self.checking(**changes)
         self.state.deliveries.fail(
-            job_id, self.lease_id, reason=reason, words="Upsampler said: cuda error at node-7", actor="test"
+            job_id, self.lease_id, reason=reason, message="Upsampler said: cuda error at node-7", actor="test"
         )
         return job_id
 
@@ -194,7 +194,7 @@ class Shop:
             currency="usd",
             status=status,
         )
-        self.state.refunds.settle(refund.refund_row, facts, actor="test")
+        self.state.refunds.settle(refund.refund_id, facts, actor="test")
 
     # --- asking
 
@@ -206,7 +206,7 @@ class Shop:
     def token(self, job_id: str) -> str:
         link = self.state.deliveries.current_token(job_id)
         assert link
-        return link["token"]
+        return link.token
 
     def view(self, job_id: str) -> str:
         return view_token(self.ctx.secret_key, job_id)

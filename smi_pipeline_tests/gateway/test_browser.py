@@ -111,7 +111,7 @@ def test_the_page_follows_the_order_by_itself(shop: Shop, open_page: Any, monkey
     wait_for(lambda: page.evaluate("document.getElementById('bar').value") >= 50)
     assert 50 <= int(page.locator("#percent").inner_text()) < 95
     refund_heading = page.get_by_role("heading", name="Refund started: $2.49")
-    shop.state.deliveries.cancel(job_id, reason="timed_out", words="x", actor="test")
+    shop.state.jobs.cancel(job_id, reason="timed_out", message="x", actor="test")
     page.get_by_role("heading", name="Your image could not be delivered").wait_for()
     monkeypatch.setattr("smi_pipeline.gateway.progress.POLL_SECONDS_REFUND", 0.2)
     page.reload()
@@ -175,7 +175,7 @@ def test_every_page_fits_small_and_large_screens(shop: Shop, open_page: Any) -> 
     look_at(page, f"{shop.url}/smi/v1/rate/{done}?key={shop.rating_key(done)}&stars=4", "rating")
     page.get_by_role("button").click()
     look_at(page, "", "thanks")
-    shop.state.deliveries.hold(jobs["queued"], "the owner asked", actor="test")
+    shop.state.jobs.hold(jobs["queued"], "the owner asked", actor="test")
     look_at(page, f"{shop.url}/ops", "ops")
     for state in ("completed", "refund-failed"):
         look_at(page, f"{shop.url}/ops/jobs/{jobs[state]}", f"ops-job-{state}")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from smi_pipeline.core.vocabulary import RefundKind
 from smi_pipeline.services import admin
 from smi_pipeline_tests.gateway.shop import Shop
 
@@ -107,7 +108,7 @@ def test_a_second_payment_and_a_goodwill_refund_are_told(shop: Shop) -> None:
     shop.state.refunds.owe(
         job_id=gift,
         payment_intent_id=job.payment_intent_id or "",
-        kind="goodwill",
+        kind=RefundKind.GOODWILL,
         currency="usd",
         reason="goodwill",
         actor="test",
@@ -121,7 +122,7 @@ def test_a_second_payment_and_a_goodwill_refund_are_told(shop: Shop) -> None:
 
 def test_an_order_nobody_paid_says_that_nothing_was_charged(shop: Shop) -> None:
     job_id = shop.ordered()
-    shop.state.intake.abandon(job_id, actor="test")
+    shop.state.jobs.abandon(job_id, actor="test")
     page = text(shop.page(job_id))
     assert "This order is closed" in page
     assert "nothing was charged" in page

@@ -99,12 +99,12 @@ def test_each_stripe_event_of_an_orders_life_has_one_effect(whole_shop: Shop) ->
     job_id, intent, of_payment = bought(shop)
     assert storm(shop, of_payment) == {200: TIMES * len(of_payment)}
     assert shop.job(job_id).status is Status.PENDING
-    assert [e["event"] for e in shop.state.queries.events(job_id)].count("paid") == 1
+    assert [e.event for e in shop.state.queries.events(job_id)].count("paid") == 1
     assert len(shop.state.dashboard.payments(job_id)) == 1
     assert refunds(shop, intent) == []
     assert shop.kicks.count(Queue.SUBMIT) == 1
 
-    shop.state.deliveries.cancel(job_id, reason=reasons.TIMED_OUT, words="too late", actor="test")
+    shop.state.jobs.cancel(job_id, reason=reasons.TIMED_OUT, message="too late", actor="test")
     assert [report.state for report in refund.refund_now(shop.ctx, job_id)] == ["done"]
     [made] = refunds(shop, intent)
     charge = {"id": intent["latest_charge"], "object": "charge", "payment_intent": intent["id"]}

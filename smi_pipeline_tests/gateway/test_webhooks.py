@@ -44,7 +44,7 @@ def test_the_same_event_twenty_times_at_once_has_one_effect(whole_shop: Shop) ->
     assert {reply.status_code for reply in replies} == {200}
     effects = sorted(reply.json()["data"]["effect"] for reply in replies)
     assert effects == ["order"] + ["repeated"] * 19
-    assert [e["event"] for e in whole_shop.state.queries.events(job_id)].count("paid") == 1
+    assert [e.event for e in whole_shop.state.queries.events(job_id)].count("paid") == 1
     assert whole_shop.state.refunds.of_job(job_id) == []
     wait_for(lambda: whole_shop.kicks == [Queue.SUBMIT])
 

@@ -66,65 +66,65 @@ def test_an_error_before_the_commit_writes_nothing_and_after_it_everything(
     state_url: str, folder: Path, moment: str, written: str | None
 ) -> None:
     watched = ctx(state_url, folder)
-    arm(folder, f"intake.set_cursor.{moment}", "raise")
+    arm(folder, f"reconciliation.set_cursor.{moment}", "raise")
     with pytest.raises(FailpointError):
-        watched.state.intake.set_cursor("a", "x")
-    assert ctx(state_url, None).state.intake.cursor("a") == written
-    watched.state.intake.set_cursor("a", "y")  # it was claimed: the next call goes through
-    assert watched.state.intake.cursor("a") == "y"
+        watched.state.reconciliation.set_cursor("a", "x")
+    assert ctx(state_url, None).state.reconciliation.cursor("a") == written
+    watched.state.reconciliation.set_cursor("a", "y")  # it was claimed: the next call goes through
+    assert watched.state.reconciliation.cursor("a") == "y"
 
 
 @pytest.mark.parametrize(("moment", "written"), [("before", None), ("after", "x")])
 def test_a_killed_process_is_dead_at_its_point(state_url: str, folder: Path, moment: str, written: str | None) -> None:
-    arm(folder, f"intake.set_cursor.{moment}", "kill")
+    arm(folder, f"reconciliation.set_cursor.{moment}", "kill")
     code = (
         "from smi_pipeline.settings import Settings; from smi_pipeline.wiring import build_context; "
-        "build_context(Settings(), actor='x').state.intake.set_cursor('a', 'x')"
+        "build_context(Settings(), actor='x').state.reconciliation.set_cursor('a', 'x')"
     )
     variables = {"SMI_DATABASE_URL": state_url, "SMI_SECRET_KEY": "k" * 32, "SMI_FAILPOINTS": str(folder)}
     variables |= {"SMI_PROCESS": "gateway", "SMI_MAIL_FROM": "shop@example.com", "SMI_SUPPORT_EMAIL": "h@example.com"}
     ended = subprocess.run([sys.executable, "-c", code], env=os.environ | variables, cwd=folder, timeout=60)
     assert ended.returncode == -signal.SIGKILL
-    assert ctx(state_url, None).state.intake.cursor("a") == written
+    assert ctx(state_url, None).state.reconciliation.cursor("a") == written
     assert [path.name.rpartition(".")[0] for path in (folder / "hit").iterdir()] == [
-        f"intake.set_cursor.{moment}@gateway"
+        f"reconciliation.set_cursor.{moment}@gateway"
     ]
 
 
 def test_a_hanging_process_goes_on_when_its_claim_is_removed(state_url: str, folder: Path) -> None:
     watched = ctx(state_url, folder)
-    arm(folder, "intake.set_cursor.before", "hang")
-    thread = threading.Thread(target=watched.state.intake.set_cursor, args=("a", "x"))
+    arm(folder, "reconciliation.set_cursor.before", "hang")
+    thread = threading.Thread(target=watched.state.reconciliation.set_cursor, args=("a", "x"))
     thread.start()
     while not (claims := list((folder / "hit").iterdir())):
         time.sleep(0.01)
-    assert ctx(state_url, None).state.intake.cursor("a") is None
+    assert ctx(state_url, None).state.reconciliation.cursor("a") is None
     claims[0].unlink()
     thread.join(10)
-    assert ctx(state_url, None).state.intake.cursor("a") == "x"
+    assert ctx(state_url, None).state.reconciliation.cursor("a") == "x"
 
 
 def test_a_point_armed_for_one_process_leaves_the_others_alone(
     state_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arm(folder, "intake.set_cursor.after@worker-priority", "raise")
+    arm(folder, "reconciliation.set_cursor.after@worker-priority", "raise")
     monkeypatch.setenv("SMI_PROCESS", "gateway")
-    ctx(state_url, folder).state.intake.set_cursor("a", "x")
+    ctx(state_url, folder).state.reconciliation.set_cursor("a", "x")
     monkeypatch.setenv("SMI_PROCESS", "worker-priority")
     with pytest.raises(FailpointError):
-        ctx(state_url, folder).state.intake.set_cursor("a", "x")
+        ctx(state_url, folder).state.reconciliation.set_cursor("a", "x")
 
 
 def test_which_process_passes_which_point_is_noted_if_there_is_a_folder_for_it(
     state_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SMI_PROCESS", "gateway")
-    ctx(state_url, folder).state.intake.set_cursor("a", "x")
+    ctx(state_url, folder).state.reconciliation.set_cursor("a", "x")
     (folder / "passed").mkdir()
-    ctx(state_url, folder).state.intake.note_event("evt_1", "charge.refunded", "refund")
+    ctx(state_url, folder).state.webhook_inbox.note("evt_1", "charge.refunded", "refund")
     assert sorted(path.name for path in (folder / "passed").iterdir()) == [
-        "intake.note_event.after@gateway",
-        "intake.note_event.before@gateway",
+        "webhook_inbox.note.after@gateway",
+        "webhook_inbox.note.before@gateway",
     ]
 
 
@@ -144,6 +144,6 @@ def test_points_outside_lie_before_and_after_the_call(state_url: str, folder: Pa
 
 
 def test_an_action_that_does_not_exist_is_refused_by_name(state_url: str, folder: Path) -> None:
-    arm(folder, "intake.set_cursor.before", "explode")
+    arm(folder, "reconciliation.set_cursor.before", "explode")
     with pytest.raises(ValueError, match="kill, raise or hang"):
-        ctx(state_url, folder).state.intake.set_cursor("a", "x")
+        ctx(state_url, folder).state.reconciliation.set_cursor("a", "x")

@@ -87,7 +87,7 @@ class Shop:
         ends = time.monotonic() + seconds
         while self.job(job_id).queue is not Queue.FULFIL:
             assert time.monotonic() < ends, f"not ready: {self.job(job_id)}"
-            self.ctx.state.deliveries.check_now(job_id, actor="test")
+            self.ctx.state.jobs.check_now(job_id, actor="test")
             check_completions(self.ctx)
             time.sleep(0.1)
 

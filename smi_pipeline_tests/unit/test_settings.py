@@ -14,6 +14,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from smi_pipeline.core.errors import RateLimited, RefusedError
+from smi_pipeline.core.vocabulary import CallPurpose
 from smi_pipeline.settings import Settings, postgres_url
 from smi_pipeline.wiring import alert_post, build_context
 from smi_pipeline_tests.contract.adapters.conftest import ScriptedServer
@@ -341,9 +342,9 @@ def test_the_allowance_is_kept(state_url: str, setting: str) -> None:
     others = {"upsampler_requests_per_minute": 0, "upsampler_requests_per_hour": 0}
     made = ctx(smi_database_url=state_url, **(others | {setting: 3}))
     for _ in range(3):
-        made.limiter.acquire("urgent_poll")
+        made.limiter.acquire(CallPurpose.URGENT_POLL)
     with pytest.raises(RateLimited):
-        made.limiter.acquire("urgent_poll")
+        made.limiter.acquire(CallPurpose.URGENT_POLL)
 
 
 def test_the_mail_settings_decide_the_connection() -> None:

@@ -1,7 +1,4 @@
-"""What Stripe knows and we do not: events whose webhook was lost (W2).
-
-The other net is `services.compare`, which needs no event.
-"""
+"""Stripe events whose webhook was lost. `stripe_payments` compares the payments themselves, without events."""
 
 import json
 import time
@@ -12,28 +9,29 @@ from typing import Any
 
 from smi_pipeline.core.errors import PermanentError, RefusedError, TransientError
 from smi_pipeline.core.models import StripeEvent
+from smi_pipeline.core.vocabulary import ManualTaskKind
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.intake import DISPUTE_EVENTS, HANDLED_EVENTS, REFUND_EVENTS, handle_stripe_event
 from smi_pipeline.services.reconciliation.time_windows import TimeWindowReader
 
 OVERLAP = timedelta(minutes=15)
-"""Events may become visible late, and Stripe's clock is not ours: each look goes this much further back."""
+"""Events may become visible late, and Stripe's clock is not ours: each scan starts this much earlier."""
 
-FIRST_LOOK = timedelta(days=3)
-"""How far back the first look goes; Stripe keeps events for 30 days."""
+FIRST_SCAN = timedelta(days=3)
+"""How far back the first scan goes; Stripe keeps events for 30 days."""
 
 CURSOR = "stripe_events_read"
 
 MAX_WAITING = 50
-"""Events without an answer that the others do not wait for. More than that is an outage: nothing goes on."""
+"""Unanswered events that do not delay the others. More than that is an outage: the scan stops."""
 
-TELL_AFTER, GIVE_UP_AFTER = timedelta(hours=1), timedelta(hours=24)
-"""How long Stripe may leave an event without an answer until a person is told, and until it is asked no more."""
+REPORT_AFTER, GIVE_UP_AFTER = timedelta(hours=1), timedelta(hours=24)
+"""How long an event may stay unanswered until it becomes a manual task, and until it is no longer asked for."""
 
 
 @dataclass(kw_only=True)
-class _Place:
-    """How far Stripe's events were read; kept between looks. `waiting`: events that Stripe did not answer about."""
+class _ScanPosition:
+    """How far Stripe's events were read; stored between scans. `waiting`: events without an answer from Stripe."""
 
     at: datetime
     width: timedelta | None = None
@@ -42,7 +40,7 @@ class _Place:
     waiting: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, stored: str | None, first: datetime) -> "_Place":
+    def read(cls, stored: str | None, first: datetime) -> "_ScanPosition":
         if stored is None:
             return cls(at=first)
         values = json.loads(stored)
@@ -51,7 +49,10 @@ class _Place:
             width=timedelta(seconds=values["width"]) if values["width"] else None,
             newest=datetime.fromisoformat(values["newest"]) if values["newest"] else None,
             ended=datetime.fromisoformat(values["ended"]) if values["ended"] else None,
-            waiting=values["waiting"],
+            waiting={
+                event_id: {"reported": entry.get("told", False), **entry}  # "told": by earlier releases
+                for event_id, entry in values["waiting"].items()
+            },
         )
 
     def written(self) -> str:
@@ -67,40 +68,41 @@ class _Place:
 
 
 def reconcile_events(ctx: ServiceContext, *, limit: int = 2000, seconds: float = 20.0) -> Counter[str]:
-    """Applies stored Stripe events that we have not seen, oldest first, for so many seconds: what is left is for the
-    next look. Returns how many had which effect.
+    """Apply stored Stripe events that are not in the inbox, oldest first, for `seconds`; the rest is for the next scan.
+    Return the number of events per effect.
 
-    An event that cannot be read becomes a person's task. One that Stripe gives no answer about is asked for again at
-    each look and becomes a person's task after an hour; neither keeps the others waiting. Raises TransientError, after
-    the others, when Stripe gave no answer about one.
+    An unreadable event becomes a manual task. An event without an answer from Stripe is asked for again by each scan
+    and becomes a manual task after an hour; neither delays the others. Raise TransientError, after the others, when
+    Stripe did not answer about one.
     """
-    look = _Look(ctx, limit=limit, seconds=seconds)
+    scan = _EventScan(ctx, limit=limit, seconds=seconds)
     try:
-        look.read_on()
-        look.ask_again()
+        scan.read_on()
+        scan.ask_again()
     finally:
-        look.save()
-    if look.unanswered is not None:
-        raise look.unanswered
-    return look.tally
+        scan.save()
+    if scan.unanswered is not None:
+        raise scan.unanswered
+    return scan.tally
 
 
-class _Look:
-    """One look at Stripe's events."""
+class _EventScan:
+    """One scan of Stripe's events."""
 
     def __init__(self, ctx: ServiceContext, *, limit: int, seconds: float) -> None:
         self._ctx, self._left = ctx, limit
         self._now = ctx.state.submissions.now()
         began = time.monotonic()
         self._reading_ends, self._ends = began + seconds / 2, began + seconds
-        first = (self._now - FIRST_LOOK).replace(microsecond=0)
-        self._place = _Place.read(ctx.state.intake.cursor(CURSOR), first)
+        first = (self._now - FIRST_SCAN).replace(microsecond=0)
+        self._place = _ScanPosition.read(ctx.state.reconciliation.cursor(CURSOR), first)
         self._stored = self._place.written()
         self._asked: set[str] = set()
         self.tally: Counter[str] = Counter()
         self.unanswered: TransientError | None = None
 
     def read_on(self) -> None:
+        """Read and apply events from where the last scan has ended."""
         place, start = self._place, self._place.at
         walk = TimeWindowReader(
             lambda since, until: self._ctx.payments.events_since(since, HANDLED_EVENTS, until),
@@ -126,8 +128,8 @@ class _Look:
             place.at = min(place.newest, self._now).replace(microsecond=0) - OVERLAP if place.newest else start
 
     def _apply(self, events: list[StripeEvent]) -> bool:
-        """False when the look is over before all of them were worked on."""
-        seen = self._ctx.state.intake.seen_events([event.event_id for event in events])
+        """Apply events in order of their time. Return False when the scan is over before all of them were applied."""
+        seen = self._ctx.state.webhook_inbox.seen([event.event_id for event in events])
         fresh = [e for e in events if e.event_id not in seen and e.event_id not in self._place.waiting]
         for event in sorted(fresh, key=lambda event: event.created_at):
             if self._asked and (self._left <= 0 or time.monotonic() > self._ends):
@@ -138,12 +140,12 @@ class _Look:
                 self._place.waiting[event.event_id] = {
                     "created": event.created_at.astimezone(UTC).isoformat(),
                     "since": self._now.isoformat(),
-                    "told": False,
+                    "reported": False,
                 }
         return True
 
     def _handle(self, event: StripeEvent) -> bool:
-        """Applies one event. False when it must be looked at again."""
+        """Apply one event. Return False when it must be tried again."""
         self._left -= 1
         self._asked.add(event.event_id)
         try:
@@ -153,16 +155,16 @@ class _Look:
             return False
         except (RefusedError, PermanentError) as error:
             effect = "unreadable"
-            self._tell(event.event_id, f"({event.type}) could not be applied: {error}.")
+            self._report(event.event_id, f"({event.type}) could not be applied: {error}.")
         about_a_payment = event.type in (*REFUND_EVENTS, *DISPUTE_EVENTS)
         if effect == "not ours" and about_a_payment and (self._place.waiting or self.unanswered):
-            return False  # perhaps it is about the very payment that was not answered
-        self._ctx.state.intake.note_event(event.event_id, event.type, effect)  # do not look again
+            return False  # it may be about a payment that was not answered for
+        self._ctx.state.webhook_inbox.note(event.event_id, event.type, effect)  # do not try again
         self.tally[effect] += 1
         return True
 
     def ask_again(self) -> None:
-        """Looks once more at the events that Stripe did not answer about, those first that waited longest for it."""
+        """Try events without an answer again, those first that wait longest."""
         waiting = self._place.waiting
         for event_id in [event_id for event_id in waiting if event_id not in self._asked]:
             if time.monotonic() > self._ends:
@@ -174,28 +176,29 @@ class _Look:
                 listed = self._ctx.payments.events_since(created, HANDLED_EVENTS, created + timedelta(seconds=1))
                 event = next((event for event in listed if event.event_id == event_id), None)
                 if event is None or self._handle(event):
-                    self._ctx.state.manual_tasks.close("stripe_event", event_id, actor=self._ctx.actor)
+                    self._ctx.state.manual_tasks.close(ManualTaskKind.STRIPE_EVENT, event_id, actor=self._ctx.actor)
                     continue
             except TransientError as error:
                 self.unanswered = error
             age = self._now - datetime.fromisoformat(entry["since"])
-            if age > TELL_AFTER and not entry["told"]:
-                entry["told"] = True
-                self._tell(event_id, "is not answered for by Stripe, although it is listed.")
+            if age > REPORT_AFTER and not entry["reported"]:
+                entry["reported"] = True
+                self._report(event_id, "is not answered for by Stripe, although it is listed.")
             if age <= GIVE_UP_AFTER:
                 waiting.clear()
                 waiting.update(others | {event_id: entry})  # at the end: it was asked for last
 
-    def _tell(self, event_id: str, what: str) -> None:
+    def _report(self, event_id: str, what: str) -> None:
         self._ctx.state.manual_tasks.open(
-            kind="stripe_event",
+            kind=ManualTaskKind.STRIPE_EVENT,
             subject=event_id,
             job_id=None,
             message=f"The Stripe event {event_id} {what}",
-            next_step="Look at the event in the Stripe dashboard and settle what it means by hand.",
+            next_step="Look at the event in the Stripe dashboard and apply what it means by hand.",
         )
 
     def save(self) -> None:
+        """Store how far events were read."""
         written = self._place.written()
         if written != self._stored:
-            self._ctx.state.intake.set_cursor(CURSOR, written)
+            self._ctx.state.reconciliation.set_cursor(CURSOR, written)

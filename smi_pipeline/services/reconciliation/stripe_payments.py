@@ -1,46 +1,46 @@
-"""Stripe's payments and refunds against ours, both ways (section 6 rules 3 and 8), without trusting any event.
+"""Comparison of Stripe's payments and refunds with ours, in both directions and without any event.
 
-What the rules settle is settled: a payment that was missed is learned of, a refund that was missed is recorded. All
-else is named to a person, and no money is moved from here.
+A missed payment or refund is recorded. Every other difference becomes a manual task; no money is moved from here.
 """
 
 import json
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from smi_pipeline.core.errors import NotFound, PermanentError, TransientError
 from smi_pipeline.core.models import StripePayment
+from smi_pipeline.core.vocabulary import RETURNED, ManualTaskKind, PaymentRole
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.intake import learn_of_payment
 from smi_pipeline.services.reconciliation.time_windows import TimeWindowReader
+from smi_pipeline.state.reconciliation import ComparedPayment
 
 CURSOR = "stripe_payments_compared"
 
 RECENT = timedelta(hours=24)
-"""How far back each round goes ..."""
+"""How far back each comparison goes ..."""
 
 DEEP, DEEP_EVERY = timedelta(days=30), timedelta(hours=6)
-"""... and how far one of them goes, how often: refunds fail up to 30 days later, and databases are restored."""
+"""... and how far a deep one goes, and how often: refunds fail up to 30 days later, and databases are restored."""
 
 _MAX_UNANSWERED = 5
 _PAID = "succeeded"
 
 
 def compare_payments(ctx: ServiceContext, *, seconds: float = 30.0) -> Counter[str]:
-    """Goes on comparing for so many seconds, from where the last call has ended. Returns how many payments had which
-    result: known, missed (learned of now), differs, unanswered.
+    """Compare for `seconds`, from where the last call has ended. Return the number of payments per result: known,
+    missed (recorded now), differs, unanswered.
 
-    Raises TransientError when Stripe does not answer; where it went on to is kept.
+    Raise TransientError when Stripe does not answer; the progress is stored.
     """
     tally: Counter[str] = Counter()
-    _name_orphans(ctx)
+    _name_unmatched(ctx)
     now = ctx.state.submissions.now()
-    stored = json.loads(ctx.state.intake.cursor(CURSOR) or "{}")
+    stored = json.loads(ctx.state.reconciliation.cursor(CURSOR) or "{}")
     deep = _moment(stored.get("deep"))
     at = _moment(stored.get("at"))
-    if at is None:  # a new round
+    if at is None:  # a new comparison
         if deep is None or now - deep >= DEEP_EVERY:
             deep, at = now, now - DEEP
         else:
@@ -66,18 +66,19 @@ def compare_payments(ctx: ServiceContext, *, seconds: float = 30.0) -> Counter[s
             "deep": deep.astimezone(UTC).isoformat() if deep else None,
             "ended": ended.astimezone(UTC).isoformat() if ended else None,
         }
-        ctx.state.intake.set_cursor(CURSOR, json.dumps(place))
+        ctx.state.reconciliation.set_cursor(CURSOR, json.dumps(place))
     return tally
 
 
-def _name_orphans(ctx: ServiceContext) -> None:
-    named = [task.subject for task in ctx.state.manual_tasks.opened() if task.kind == "orphan_payment"]
+def _name_unmatched(ctx: ServiceContext) -> None:
+    """Open a manual task for each unmatched payment, and close those of settled ones."""
+    named = [task.subject for task in ctx.state.manual_tasks.opened() if task.kind == ManualTaskKind.UNMATCHED_PAYMENT]
     for payment_intent, row in ctx.state.reconciliation.payments(named).items():
-        if row["role"] != "orphan" or row["settled_by"]:  # settled while it was being named
-            ctx.state.manual_tasks.close("orphan_payment", payment_intent, actor=ctx.actor)
-    for payment_intent in ctx.state.reconciliation.unnamed_orphans(ctx.policy.orphan_patience, limit=50):
+        if row.payment.role is not PaymentRole.UNMATCHED or row.payment.settled_by:  # settled while it was being named
+            ctx.state.manual_tasks.close(ManualTaskKind.UNMATCHED_PAYMENT, payment_intent, actor=ctx.actor)
+    for payment_intent in ctx.state.reconciliation.unnamed_unmatched(ctx.policy.unmatched_patience, limit=50):
         ctx.state.manual_tasks.open(
-            kind="orphan_payment",
+            kind=ManualTaskKind.UNMATCHED_PAYMENT,
             subject=payment_intent,
             job_id=None,
             message=f"The payment {payment_intent} belongs to no upscale job we know.",
@@ -88,10 +89,12 @@ def _name_orphans(ctx: ServiceContext) -> None:
 class _Comparison:
     def __init__(self, ctx: ServiceContext, tally: Counter[str], *, ends: float) -> None:
         self._ctx, self._tally, self._ends = ctx, tally, ends
-        self._told = {task.subject for task in ctx.state.manual_tasks.opened() if task.kind == "payment_differs"}
+        self._differing = {
+            task.subject for task in ctx.state.manual_tasks.opened() if task.kind == ManualTaskKind.PAYMENT_DIFFERS
+        }
 
     def slice(self, listed: list[StripePayment], since: datetime, until: datetime) -> bool:
-        """Compares what Stripe lists of a time, and what we have of it. False when time is up before the end."""
+        """Compare what Stripe lists of a time window with our rows. Return False when time is up before the end."""
         theirs = {facts.payment_intent_id: facts for facts in listed}
         ours = set(self._ctx.state.reconciliation.paid_between(since, until))
         names = sorted(theirs.keys() | ours)
@@ -103,36 +106,36 @@ class _Comparison:
                     return False
                 try:
                     self._tally[self._payment(name, theirs.get(name), rows.get(name))] += 1
-                except TransientError:  # compared in the next round; the others now
+                except TransientError:  # compared next time; the others now
                     self._tally["unanswered"] += 1
                     if self._tally["unanswered"] >= _MAX_UNANSWERED:
                         raise
         return True
 
-    def _payment(self, name: str, facts: StripePayment | None, row: dict[str, Any] | None) -> str:
+    def _payment(self, name: str, facts: StripePayment | None, row: ComparedPayment | None) -> str:
         if row is None:
             return self._missed(facts) if facts and facts.status == _PAID else "unpaid"
-        if row["imported_from"]:
+        if row.imported:
             return "imported"
         if facts is not None and not self._problems(facts, row):
             return self._agrees(name)
-        # Listed before, or recorded since: only what differs in a fresh look is said.
+        # The list may be older than the row: only what differs in a fresh look is reported.
         problems, step = self._fresh_look(name)
         if not problems:
             return self._agrees(name)
         self._ctx.state.manual_tasks.open(
-            kind="payment_differs",
+            kind=ManualTaskKind.PAYMENT_DIFFERS,
             subject=name,
-            job_id=row["job_id"],
-            message=f"The payment {name} of {'job ' + row['job_id'] if row['job_id'] else 'no job'} differs from "
-            f"Stripe's: {'; '.join(problems)}.",
+            job_id=row.payment.job_id,
+            message=f"The payment {name} of {'job ' + row.payment.job_id if row.payment.job_id else 'no job'} differs "
+            f"from Stripe's: {'; '.join(problems)}.",
             next_step=step,
         )
         return "differs"
 
     def _agrees(self, name: str) -> str:
-        if name in self._told:
-            self._ctx.state.manual_tasks.close("payment_differs", name, actor=self._ctx.actor)
+        if name in self._differing:
+            self._ctx.state.manual_tasks.close(ManualTaskKind.PAYMENT_DIFFERS, name, actor=self._ctx.actor)
         return "known"
 
     def _missed(self, facts: StripePayment) -> str:
@@ -144,7 +147,7 @@ class _Comparison:
         return "missed"
 
     def _fresh_look(self, name: str) -> tuple[list[str], str]:
-        """What differs now, after Stripe's refunds were taken in; and what to do about it."""
+        """Return what differs now, after Stripe's refunds were applied, and what to do about it."""
         ctx = self._ctx
         try:
             facts = ctx.payments.payment(name)
@@ -163,21 +166,21 @@ class _Comparison:
         if problems:
             return problems, f"Look at it in the Stripe dashboard. {_keep_back(row)}"
         known = {refund.refund_id: refund for refund in refunds}
-        for ours in row["refunds"]:
-            theirs = known.get(ours["stripe_refund_id"])
-            if theirs is None and ours["state"] in ("pending", "succeeded"):
-                if not self._made_just_now(ours["stripe_refund_id"]):
+        for ours in row.refunds:
+            theirs = known.get(ours.stripe_refund_id or "")
+            if theirs is None and ours.state in RETURNED:
+                if not self._made_just_now(ours.stripe_refund_id):
                     problems.append(
-                        f"Stripe does not know the refund {ours['stripe_refund_id']} of {ours['amount_cents']} cents"
+                        f"Stripe does not know the refund {ours.stripe_refund_id} of {ours.amount_cents} cents"
                     )
-            elif theirs is not None and theirs.alive != (ours["state"] in ("pending", "succeeded")):
-                problems.append(f"the refund {theirs.refund_id} is {ours['state']} here and {theirs.status} at Stripe")
+            elif theirs is not None and theirs.alive != (ours.state in RETURNED):
+                problems.append(f"the refund {theirs.refund_id} is {ours.state} here and {theirs.status} at Stripe")
         return problems, (
-            "See in the Stripe dashboard whether the money went back; if it did not, return it there: that is recorded "
-            f"by itself. {'`smi jobs show ' + row['job_id'] + '` says what we know.' if row['job_id'] else ''}"
+            "See in the Stripe dashboard whether the money was returned; if not, return it there: that is recorded "
+            "automatically." + (f" `smi jobs show {row.payment.job_id}` shows our side." if row.payment.job_id else "")
         )
 
-    def _row(self, name: str) -> dict[str, Any]:
+    def _row(self, name: str) -> ComparedPayment:
         return self._ctx.state.reconciliation.payments([name])[name]
 
     def _made_just_now(self, refund_id: str | None) -> bool:
@@ -187,26 +190,27 @@ class _Comparison:
             return False
 
     @staticmethod
-    def _problems(facts: StripePayment, row: dict[str, Any], *, compare_refunds: bool = True) -> list[str]:
+    def _problems(facts: StripePayment, row: ComparedPayment, *, compare_refunds: bool = True) -> list[str]:
         problems = []
         if facts.status != _PAID:
             problems.append(f"it is {facts.status} at Stripe, and paid here")
-        elif (facts.amount_received_cents, facts.currency) != (row["received_cents"], row["currency"]):
+        elif (facts.amount_received_cents, facts.currency) != (row.payment.received_cents, row.payment.currency):
             problems.append(
                 f"Stripe received {facts.amount_received_cents} {facts.currency} cents, "
-                f"we recorded {row['received_cents']} {row['currency']} cents"
+                f"we recorded {row.payment.received_cents} {row.payment.currency} cents"
             )
-        if facts.disputed and row["dispute"] is None:
-            problems.append("Stripe shows a dispute that we have not heard of")
-        if compare_refunds and (facts.refunded_cents or row["refunds"]):
+        if facts.disputed and row.payment.dispute is None:
+            problems.append("Stripe shows a dispute that is not on record")
+        if compare_refunds and (facts.refunded_cents or row.refunds):
             problems.append("refunds")
         return problems
 
 
-def _keep_back(row: dict[str, Any]) -> str:
-    if row["status"] in ("pending", "processing"):
-        return f'`smi jobs hold {row["job_id"]} "unlike Stripe"` keeps the job from being submitted meanwhile.'
-    return f"`smi jobs show {row['job_id']}` says what was done for it." if row["job_id"] else ""
+def _keep_back(row: ComparedPayment) -> str:
+    job_id = row.payment.job_id
+    if row.job_unfinished:
+        return f'`smi jobs hold {job_id} "unlike Stripe"` keeps the job from being submitted meanwhile.'
+    return f"`smi jobs show {job_id}` shows what was done for it." if job_id else ""
 
 
 def _moment(stored: str | None) -> datetime | None:

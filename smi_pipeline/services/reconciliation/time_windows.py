@@ -1,4 +1,4 @@
-"""Reads a long list of the outside in slices of time, oldest first: as much as fits into memory and into a tick."""
+"""Reader of a long external list in time windows, oldest first: as much as fits into memory and into a tick."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,12 +10,12 @@ _SECOND = timedelta(seconds=1)
 
 
 class TimeWindowReader(Generic[T]):
-    """Iterates over the slices of [since, until), each (start, end, at most `most` objects), in whole seconds.
+    """Iterate over the windows of [since, until), each (start, end, at most `most` objects), in whole seconds.
 
-    `read(start, end)` lists what was created from `start` on and before `end`. A slice that holds more is read again
-    in halves; only a single second is taken whole, whatever it holds. Nothing is listed beyond `ends` on
-    `time.monotonic()`. `at` says how far everything was handed out and worked on; `width` how long the next slice
-    would be: the next walk may begin with both.
+    `read(start, end)` lists what was created from `start` on and before `end`. A window that holds more is read again
+    in halves; only a single second is taken whole. Nothing is listed after `ends` on `time.monotonic()`. `at`: up to
+    where everything was handed out and worked on; `width`: length of the next window. The next reader may begin with
+    both.
     """
 
     def __init__(
@@ -35,16 +35,17 @@ class TimeWindowReader(Generic[T]):
 
     @property
     def finished(self) -> bool:
+        """Whether everything was handed out and worked on."""
         return self.at >= self.until
 
     def shorten(self) -> None:
-        """A slice was more than there is time for: the next one is half of it."""
+        """Halve the next window: the last one took too long."""
         self.width = self._half(min(self.width, self.until - self.at))
 
     def __iter__(self) -> Iterator[tuple[datetime, datetime, list[T]]]:
         while not self.finished and time.monotonic() < self._ends:
             end = min(self.at + self.width, self.until)
-            found = self._slice(end)
+            found = self._window(end)
             if found is None:
                 self.width = self._half(end - self.at)
                 continue
@@ -57,8 +58,8 @@ class TimeWindowReader(Generic[T]):
     def _half(width: timedelta) -> timedelta:
         return max(_SECOND, timedelta(seconds=width // _SECOND // 2))
 
-    def _slice(self, end: datetime) -> list[T] | None:
-        """All of [at, end), or None when it is too much."""
+    def _window(self, end: datetime) -> list[T] | None:
+        """Return all of [at, end), or None when it is too much."""
         found: list[T] = []
         for item in self._read(self.at, end):
             found.append(item)

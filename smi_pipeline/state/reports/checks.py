@@ -7,6 +7,7 @@ Each is one statement, so that it sees one moment; what is in the log of changes
 from datetime import date
 from typing import Any
 
+from smi_pipeline.core.models import Alarm
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.state.database import Database
 from smi_pipeline.state.queries import overdue
@@ -120,8 +121,8 @@ class ReportChecks:
                 limit=limit,
             )
 
-    def overdue(self, policy: Policy) -> list[dict[str, Any]]:
-        """The alarm query (design section 6 rule 11)."""
+    def overdue(self, policy: Policy) -> list[Alarm]:
+        """Return overdue jobs."""
         with self._database.transaction() as tx:
             return overdue(tx, policy)
 

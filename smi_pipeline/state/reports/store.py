@@ -10,6 +10,7 @@ from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.core.models import BalanceTransaction
 from smi_pipeline.core.pricing import Prices
 from smi_pipeline.state.database import Database, Transaction
+from smi_pipeline.state.reconciliation import write_cursor
 from smi_pipeline.state.reports.percentiles import STAGES, insert_processing_times
 from smi_pipeline.state.reports.statements import (
     INSERT_DAY_SUMS,
@@ -236,11 +237,7 @@ class Reports:
     def note_bookings(self, bookings: Sequence[BalanceTransaction], *, read_to: datetime) -> int:
         """Keeps what is new among Stripe's bookings: how many. Days whose facts they change are noted."""
         with self._database.transaction() as tx:
-            tx.run(
-                """INSERT INTO smi.cursors (name, value) VALUES ('stripe_bookings', CAST(:at AS text))
-                   ON CONFLICT (name) DO UPDATE SET value = excluded.value""",
-                at=read_to,
-            )
+            write_cursor(tx, "stripe_bookings", str(read_to))
             return sum(
                 tx.run(
                     """INSERT INTO reports.stripe_bookings (booking_id, created_at, source_id, kind, payment_intent_id,

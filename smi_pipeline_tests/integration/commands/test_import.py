@@ -112,7 +112,7 @@ def test_an_orphan_that_reconciliation_met_first_is_taken_up(smi: Smi, shop: Ste
     smi("import-wordpress", write(tmp_path, FAILED | {"stripe_payment_intent_id": payment_intent}))
     payment = shop.state.queries.payment(payment_intent)
     assert payment is not None
-    assert (payment["role"], payment["job_id"]) == ("order", "1" * 32)
+    assert (payment.role, payment.job_id) == ("order", "1" * 32)
 
 
 @pytest.mark.parametrize("told", ["before the import", "after it", "both times"])
@@ -128,7 +128,7 @@ def test_a_refund_that_stripe_tells_of_too_is_counted_once(smi: Smi, shop: Steps
         shop.tell("charge.refunded", {"object": "charge", "id": "ch_1", "payment_intent": payment_intent})
     payment = shop.state.queries.payment(payment_intent)
     assert payment is not None
-    assert (payment["role"], payment["job_id"]) == ("order", job_id)
+    assert (payment.role, payment.job_id) == ("order", job_id)
     refunds = shop.state.refunds.of_job(job_id)
     assert [(refund.state, refund.amount_cents, refund.stripe_refund_id) for refund in refunds] == [
         ("succeeded", 96, "re_hand1")

@@ -14,7 +14,7 @@ def test_add_registers_an_order_and_prints_where_to_pay(smi: Smi, shop: Steps) -
     made = smi("jobs", "add", IMAGE, "8x", "customer@example.org", "--json").json
     assert made["checkout_url"].startswith("https://pay.example/")
     assert shop.job(made["job_id"]).status == "awaiting_payment"
-    assert shop.state.queries.events(made["job_id"])[0]["actor"] == "test"
+    assert shop.state.queries.events(made["job_id"])[0].actor == "test"
 
 
 def test_add_refuses_bad_input_in_one_line_and_changes_nothing(smi: Smi, shop: Steps) -> None:

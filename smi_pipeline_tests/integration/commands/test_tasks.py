@@ -31,7 +31,7 @@ def test_a_task_that_is_not_open_is_one_line(smi: Smi, shop: Steps) -> None:
 def test_an_acknowledged_task_takes_its_job_out_of_the_alarm(smi: Smi, shop: Steps) -> None:
     job_id = shop.paid()
     shop.later(hours=3)
-    assert [row["job_id"] for row in shop.state.queries.alarms(shop.ctx.policy)] == [job_id]
+    assert [row.job_id for row in shop.state.queries.alarms(shop.ctx.policy)] == [job_id]
     shop.state.manual_tasks.open(
         kind="overdue", subject=job_id, job_id=job_id, message="It is late.", next_step="Look."
     )

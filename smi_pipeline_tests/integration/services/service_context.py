@@ -1,4 +1,4 @@
-"""A service context whose state is a real PostgreSQL and whose outside is played by small recording classes (see `outside`)."""
+"""A service context on a real PostgreSQL, whose external services are small recording classes (see `outside`)."""
 
 import hashlib
 import tempfile

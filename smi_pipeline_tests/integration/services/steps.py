@@ -4,8 +4,8 @@ from smi_pipeline.core.errors import PermanentError
 from smi_pipeline.core.models import Queue, StripeEvent, UpscaleJob
 from smi_pipeline.services import fulfil, intake, notify, refund, submit
 from smi_pipeline.services.completions import check_completions
-from smi_pipeline.services.context import StepResult
 from smi_pipeline.services.intake import JobRequest, RegisteredJob
+from smi_pipeline.services.steps import StepResult
 from smi_pipeline_tests.integration.services.service_context import Shop
 
 IMAGE = "https://images.example/sunset.png"
@@ -55,7 +55,7 @@ class Steps(Shop):
         return job
 
     def events(self, job_id: str) -> list[str]:
-        return [event["event"] for event in self.state.queries.events(job_id)]
+        return [event.event for event in self.state.queries.events(job_id)]
 
     def take(self, queue: Queue) -> tuple[str, list[str]]:
         """Leases what is due."""

@@ -11,7 +11,7 @@ def test_a_paid_job_that_nobody_works_on_is_an_alarm_and_a_task(shop: Steps) -> 
     shop.later(seconds=3600 + 290)
     assert shop.state.queries.alarms(shop.policy) == []
     shop.later(seconds=20)
-    assert [row["job_id"] for row in shop.state.queries.alarms(shop.policy)] == [job_id]
+    assert [row.job_id for row in shop.state.queries.alarms(shop.policy)] == [job_id]
     assert raise_alarms(shop.ctx) == raise_alarms(shop.ctx) == 1
     assert shop.tasks() == ["overdue"]
 
@@ -19,7 +19,7 @@ def test_a_paid_job_that_nobody_works_on_is_an_alarm_and_a_task(shop: Steps) -> 
 def test_a_refund_that_is_not_carried_out_is_an_alarm(shop: Steps) -> None:
     job_id = shop.failed()
     shop.later(hours=2)
-    assert [row["job_id"] for row in shop.state.queries.alarms(shop.policy)] == [job_id]
+    assert [row.job_id for row in shop.state.queries.alarms(shop.policy)] == [job_id]
     shop.refund_due()
     assert shop.state.queries.alarms(shop.policy) == []
 

@@ -11,8 +11,9 @@ from smi_pipeline.core.errors import (
     Unavailable,
 )
 from smi_pipeline.core.models import Queue
-from smi_pipeline.services.batches import next_batches
+from smi_pipeline.core.vocabulary import CallPurpose
 from smi_pipeline.services.completions import check_completions
+from smi_pipeline.services.dispatch import next_batches
 from smi_pipeline_tests.integration.services.steps import Steps
 
 
@@ -134,7 +135,7 @@ def test_a_poll_close_to_its_deadline_goes_before_submissions(empty_url: str) ->
     job_id = shop.paid()
     shop.submit_due()
     for _ in range(3):
-        shop.limiter.acquire("submit")
+        shop.limiter.acquire(CallPurpose.SUBMIT)
     shop.paid()
     assert shop.submit_due()[0].state == "later"  # type: ignore[union-attr]
     shop.change("UPDATE smi.submissions SET deadline_at = smi.now() + interval '30 seconds'")

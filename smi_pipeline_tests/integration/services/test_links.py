@@ -24,8 +24,8 @@ def test_a_retry_after_the_files_were_removed_fetches_the_source_again_and_deliv
     assert shop.job(job_id).status == "completed"
     token = shop.state.deliveries.current_token(job_id)
     assert token is not None
-    found = shop.state.deliveries.find_download(token["token"])
-    assert found is not None and found["files_removed_at"] is None
+    found = shop.state.deliveries.find_download(token.token)
+    assert found is not None and found.files_removed_at is None
     shop.later(hours=50)
     assert stored_files.remove_expired_files(shop.ctx) == 1
     assert shop.storage.files == {}
@@ -50,18 +50,18 @@ def test_a_new_token_ends_the_older_ones(shop: Steps) -> None:
     assert old is not None
     url = admin.new_token(shop.ctx, job_id)
     assert url.startswith(f"{shop.policy.public_url}/smi/v1/download/")
-    found = shop.state.deliveries.find_download(old["token"])
-    assert found is not None and found["revoked"]
+    found = shop.state.deliveries.find_download(old.token)
+    assert found is not None and found.revoked
     fresh = url.rsplit("/", 1)[1]
     assert len(fresh) == 64
     found = shop.state.deliveries.find_download(fresh)
-    assert found is not None and not found["revoked"] and not found["expired"]
+    assert found is not None and not found.revoked and not found.expired
     stored = {row["token_hash"] for row in shop.sql("SELECT token_hash FROM smi.download_tokens")}
-    assert stored == {token_hash(fresh), token_hash(old["token"])}, "only hashes are stored"
+    assert stored == {token_hash(fresh), token_hash(old.token)}, "only hashes are stored"
     kept = admin.new_token(shop.ctx, job_id, revoke=False)
     assert kept != url
     found = shop.state.deliveries.find_download(fresh)
-    assert found is not None and not found["revoked"]
+    assert found is not None and not found.revoked
     with pytest.raises(Conflict):
         admin.new_token(shop.ctx, shop.paid())
 

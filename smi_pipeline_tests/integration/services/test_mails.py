@@ -127,7 +127,7 @@ def test_two_workers_send_a_mail_once(shop: Steps, job_id: str) -> None:
 def test_a_resend_is_a_new_mail(shop: Steps) -> None:
     job_id = shop.delivered()
     assert "accepted" in admin.resend(shop.ctx, job_id)
-    assert [m.serial for m in shop.state.emails.of_job(job_id)] == [1, 2]
+    assert [m.sequence for m in shop.state.emails.of_job(job_id)] == [1, 2]
     assert len({m.message_id for m in shop.mailer.taken}) == 2
     refunded = shop.failed()
     with pytest.raises(Conflict):

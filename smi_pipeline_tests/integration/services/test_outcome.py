@@ -26,9 +26,7 @@ def test_two_workers_on_one_job_give_one_outcome(shop: Steps) -> None:
     assert fulfil.verify_result(shop.ctx, job_id, lease_id).state == "done"
     with ThreadPoolExecutor(2) as pool:
         delivers = pool.submit(fulfil.deliver, shop.ctx, job_id, lease_id)
-        cancels = pool.submit(
-            shop.state.deliveries.cancel, job_id, reason="cancelled", words="cancelled", actor="admin"
-        )
+        cancels = pool.submit(shop.state.jobs.cancel, job_id, reason="cancelled", message="cancelled", actor="admin")
         won = (delivers.result().state == "done") + cancels.result()
     assert won == 1
     assert len(shop.outcomes(job_id)) == 1

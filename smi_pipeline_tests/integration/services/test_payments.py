@@ -241,7 +241,7 @@ def test_an_adoption_that_fails_half_way_forgets_no_payment(shop: Steps) -> None
     with pytest.raises(AmbiguousError):
         admin.adopt(shop.ctx, payment_intent, job_id)
     payment = shop.state.queries.payment(payment_intent)
-    assert payment is not None and payment["role"] == "orphan"
+    assert payment is not None and payment.role == "orphan"
 
 
 @pytest.mark.parametrize("payment_intent", ["pi_unknown", "pi_\x00", "pi_\udcff", ""])
@@ -267,7 +267,7 @@ def test_a_lost_webhook_is_found_among_stripes_events(shop: Steps) -> None:
     assert tally["order"] == 1, "an event that cannot be read does not block those behind it"
     assert shop.job(job_id).status == "pending"
     assert stripe_events.reconcile_events(shop.ctx).total() == 0
-    assert shop.state.intake.cursor(stripe_events.CURSOR) is not None
+    assert shop.state.reconciliation.cursor(stripe_events.CURSOR) is not None
 
 
 def test_a_payment_whose_event_was_missed_too_is_found_among_the_payments(shop: Steps) -> None:
@@ -282,4 +282,4 @@ def test_an_outage_of_stripe_moves_no_cursor(shop: Steps) -> None:
     shop.payments.faults.append(AmbiguousError("500"))
     with pytest.raises(AmbiguousError):
         stripe_events.reconcile_events(shop.ctx)
-    assert shop.state.intake.cursor(stripe_events.CURSOR) is None
+    assert shop.state.reconciliation.cursor(stripe_events.CURSOR) is None

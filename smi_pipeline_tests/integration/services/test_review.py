@@ -96,7 +96,7 @@ def test_a_closed_job_is_not_on_hold_any_more(shop: Steps) -> None:
     admin.cancel(shop.ctx, job_id)
     assert shop.job(job_id).hold_reason is None
     shop.later(minutes=70)
-    assert [row["job_id"] for row in shop.state.queries.alarms(shop.policy)] == [job_id]
+    assert [row.job_id for row in shop.state.queries.alarms(shop.policy)] == [job_id]
 
 
 def test_ours_is_made_when_a_refund_made_outside_that_had_settled_it_fails(shop: Steps) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from smi_pipeline.core.models import Queue
+from smi_pipeline.core.vocabulary import RefundKind
 from smi_pipeline.services import fulfil, intake, notify, refund, submit
 from smi_pipeline.services.reconciliation import stripe_payments
 from smi_pipeline_tests.integration.services.machine.crew import Interruption
@@ -129,7 +130,12 @@ def test_a_job_that_is_delivered_and_refunded_is_reported(stress: Stress) -> Non
     known(stress)
     stress.work(Queue.FULFIL)
     stress.ctx.state.refunds.owe(
-        job_id=order.job_id, payment_intent_id=order.payments[0], kind="failure", currency="usd", reason="x", actor="x"
+        job_id=order.job_id,
+        payment_intent_id=order.payments[0],
+        kind=RefundKind.FAILURE,
+        currency="usd",
+        reason="x",
+        actor="x",
     )
     stress.work(Queue.REFUND)
     assert f"{order.job_id} is delivered and refunded" in violations(stress)
@@ -139,7 +145,7 @@ def test_a_stray_payment_that_is_returned_by_itself_is_reported(stress: Stress) 
     intent = stress.stray(70).intent
     stress.tell_newest()
     stress.ctx.state.refunds.owe(
-        job_id=None, payment_intent_id=intent, kind="unmatched", currency="usd", reason="x", actor="x"
+        job_id=None, payment_intent_id=intent, kind=RefundKind.UNMATCHED, currency="usd", reason="x", actor="x"
     )
     stress.work(Queue.REFUND)
     assert f"{intent} was returned on nobody's word" in violations(stress)

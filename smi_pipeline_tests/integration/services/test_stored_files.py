@@ -270,4 +270,4 @@ def test_a_storage_that_cannot_be_listed_is_no_empty_storage(
         with pytest.raises(TransientError):
             compare(shop)
     assert shop.tasks() == []
-    assert shop.state.reconciliation.standing()["files"]["age_seconds"] is None
+    assert shop.state.reconciliation.standing()["files"].age_seconds is None

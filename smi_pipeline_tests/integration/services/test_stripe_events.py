@@ -81,7 +81,7 @@ def test_a_hundred_thousand_events_are_read_in_bounded_memory(shop: Steps, monke
     places = []
     for _ in range(3):
         assert stripe_events.reconcile_events(shop.ctx, limit=400)["not ours"] == 400
-        places.append(shop.state.intake.cursor(stripe_events.CURSOR) or "")
+        places.append(shop.state.reconciliation.cursor(stripe_events.CURSOR) or "")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 10_000_000, "all of them take more than 100 MB"

@@ -12,6 +12,7 @@ from smi_pipeline.core.errors import (
     Unavailable,
 )
 from smi_pipeline.core.lifecycle import callback_token
+from smi_pipeline.core.vocabulary import CallPurpose
 from smi_pipeline.services.completions import check_completions, take_hint
 from smi_pipeline_tests.integration.services.service_context import SECRET_KEY
 from smi_pipeline_tests.integration.services.steps import Steps
@@ -101,7 +102,7 @@ def test_an_unanswered_submission_of_a_closed_job_does_not_stay_in_flight_for_ev
     job_id = shop.paid()
     shop.upscaler.after_effect.append(AmbiguousError("no answer"))
     shop.submit_due()
-    shop.state.deliveries.cancel(job_id, reason="cancelled", words="cancelled", actor="test")
+    shop.state.jobs.cancel(job_id, reason="cancelled", message="cancelled", actor="test")
     assert shop.state.submissions.in_flight() == 1
     shop.later(minutes=10)
     check_completions(shop.ctx)
@@ -157,7 +158,7 @@ def test_a_429_to_a_status_call_stops_the_calls_of_every_process(shop: Steps) ->
     shop.upscaler.faults.append(RateLimited("429", retry_after=30))
     shop.poll()
     with pytest.raises(RateLimited):
-        shop.limiter.acquire("submit")
+        shop.limiter.acquire(CallPurpose.SUBMIT)
 
 
 def test_a_key_that_is_refused_for_status_calls_opens_the_breaker_too(shop: Steps) -> None:

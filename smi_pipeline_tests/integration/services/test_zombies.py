@@ -31,7 +31,7 @@ def to_fulfil(shop: Steps) -> str:
 
 
 def to_refund(shop: Steps) -> str:
-    return str(shop.state.refunds.of_job(shop.failed())[0].refund_row)
+    return str(shop.state.refunds.of_job(shop.failed())[0].refund_id)
 
 
 def to_mail(shop: Steps) -> str:
@@ -62,7 +62,7 @@ WRITES: dict[str, tuple[Queue, Prepare, Write]] = {
     "fails a job": (
         Queue.SUBMIT,
         to_submit,
-        lambda s, key, lease: s.state.deliveries.fail(key, lease, reason="cancelled", words="w", actor="zombie"),
+        lambda s, key, lease: s.state.deliveries.fail(key, lease, reason="cancelled", message="w", actor="zombie"),
     ),
     "reschedules a job": (
         Queue.SUBMIT,

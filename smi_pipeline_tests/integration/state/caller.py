@@ -6,6 +6,7 @@ import time
 from smi_pipeline.adapters.upsampler.client import UpsamplerClient
 from smi_pipeline.core.errors import NotFound, RateLimited
 from smi_pipeline.core.models import Wire
+from smi_pipeline.core.vocabulary import CallPurpose
 from smi_pipeline.state.database import Database
 from smi_pipeline.state.rate_limiter import RateLimiter
 
@@ -16,7 +17,7 @@ def main(state_url: str, base_url: str, key: str, minute: float, hour: float, pe
     client = UpsamplerClient(base_url, key, Wire.LIVE)
     while True:
         try:
-            limiter.acquire("urgent_poll")
+            limiter.acquire(CallPurpose.URGENT_POLL)
             client.status("nobody-knows-this-one")
         except NotFound:
             pass

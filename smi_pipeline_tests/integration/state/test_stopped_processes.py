@@ -5,6 +5,7 @@ import time
 import pytest
 
 from smi_pipeline.core.errors import TransientError
+from smi_pipeline.core.vocabulary import CallPurpose
 from smi_pipeline.state.database import Database
 from smi_pipeline.state.rate_limiter import RateLimiter
 
@@ -18,7 +19,7 @@ def test_the_locks_of_a_process_that_was_stopped_in_a_transaction_are_given_to_t
     try:
         with pytest.raises(TransientError), stopped.transaction() as transaction:
             transaction.run(ALLOWANCE_LOCK)
-            limiter.acquire("submit")  # waits until the other one's transaction is ended for it
+            limiter.acquire(CallPurpose.SUBMIT)  # waits until the other one's transaction is ended for it
             acquired = True
             ends = time.monotonic() + 30
             while time.monotonic() < ends:  # the other one goes on, and must learn that nothing of it counts

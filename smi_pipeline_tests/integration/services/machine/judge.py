@@ -19,7 +19,7 @@ def unsettled(stress: Stress) -> list[str]:
     """What must not be left when everything has worked again for long enough."""
     found = []
     for row in stress.ctx.state.queries.alarms(stress.shop.policy):
-        found.append(f"the alarm query names {row['job_id']}")
+        found.append(f"the alarm query names {row.job_id}")
     named = {task.subject for task in stress.ctx.state.manual_tasks.opened() if task.kind == "orphan_payment"}
     returned = set()
     for stray in stress.strays:
@@ -156,8 +156,8 @@ def _files(stress: Stress) -> list[str]:
         token = re.search(rb"/download/([0-9a-f]{64})", mail.content)
         file = stress.ctx.state.deliveries.find_download(token[1].decode()) if token else None
         job_id = mail.message_id.split("@")[0].rsplit(".", 1)[1]
-        if file is None or file["job_id"] != job_id:
+        if file is None or file.job_id != job_id:
             found.append(f"wrong file: the link of {job_id} leads nowhere")
-        elif job_id.encode() not in stress.shop.storage.files.get(file["result_key"], b""):
-            found.append(f"wrong file: the link of {job_id} leads to {file['result_key']}")
+        elif job_id.encode() not in stress.shop.storage.files.get(file.result_key or "", b""):
+            found.append(f"wrong file: the link of {job_id} leads to {file.result_key}")
     return found

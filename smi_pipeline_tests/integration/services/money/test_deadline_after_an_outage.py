@@ -20,7 +20,7 @@ def alive(shop: Steps) -> Steps:
 
 
 def overdue(shop: Steps) -> list[str]:
-    return [row["job_id"] for row in shop.state.queries.alarms(shop.ctx.policy)]
+    return [row.job_id for row in shop.state.queries.alarms(shop.ctx.policy)]
 
 
 def test_a_job_that_waited_through_an_outage_is_submitted_not_refunded(alive: Steps) -> None:

@@ -30,10 +30,10 @@ def test_a_gift_that_fails_after_delivery_leaves_the_customer_the_link_and_the_f
     end(shop, job_id, how)
     assert shop.outcomes(job_id) == [(1, "deliver"), (2, "none")]
     assert shop.job(job_id).status == "completed"
-    found = shop.state.deliveries.find_download(link["token"])
-    assert found and found["status"] == "completed" and not found["revoked"] and not found["expired"]
-    assert shop.storage.files[found["result_key"]] == b"PNG 400 320"
-    assert shop.events(job_id)[-1] == "gift_failed"
+    found = shop.state.deliveries.find_download(link.token)
+    assert found and found.status == "completed" and not found.revoked and not found.expired
+    assert found.result_key and shop.storage.files[found.result_key] == b"PNG 400 320"
+    assert shop.events(job_id)[-1] == "free_retry_failed"
     shop.refund_due()
     shop.mail_due()
     assert shop.payments.refunds == {}
@@ -42,7 +42,7 @@ def test_a_gift_that_fails_after_delivery_leaves_the_customer_the_link_and_the_f
     assert shop.state.queries.alarms(shop.policy) == []
 
 
-def test_a_gift_that_fails_after_the_file_was_removed_is_failed(shop: Steps) -> None:
+def test_a_free_retry_that_fails_after_the_file_was_removed_is_failed(shop: Steps) -> None:
     job_id = shop.delivered()
     shop.later(hours=50)
     assert shop.state.deliveries.give_up_files(job_id) != []

@@ -43,7 +43,7 @@ def recorded(shop: Steps) -> list[tuple[str, str, int]]:
 def test_a_refund_told_before_its_payment_is_taken_up_with_the_payment_and_once(shop: Steps, found_by: str) -> None:
     job_id, payment_intent = refunded_before_we_know(shop)
     assert told_of_the_refund(shop, payment_intent) == "not ours"
-    shop.state.intake.note_event("evt_refund", "refund.created", "not ours")  # as a look at Stripe's events does
+    shop.state.webhook_inbox.note("evt_refund", "refund.created", "not ours")  # as a look at Stripe's events does
     if found_by == "its webhook":
         shop.tell(PAID, {"object": "payment_intent", "id": payment_intent}, job_id)
     elif found_by == "stripe's events":
@@ -108,14 +108,14 @@ def test_a_part_given_back_before_the_payment_was_known_is_completed_when_the_jo
 def test_an_orphan_that_somebody_adopts_meanwhile_is_not_returned(shop: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = shop.register().job_id
     payment_intent = an_orphan(shop, shop.job(job_id).price_cents)
-    look = admin._require_orphan
+    look = admin._require_unmatched
 
     def adopted_right_after(ctx, name):  # type: ignore[no-untyped-def]
         look(ctx, name)
-        monkeypatch.setattr(admin, "_require_orphan", look)
+        monkeypatch.setattr(admin, "_require_unmatched", look)
         admin.adopt(ctx, payment_intent, job_id)
 
-    monkeypatch.setattr(admin, "_require_orphan", adopted_right_after)
+    monkeypatch.setattr(admin, "_require_unmatched", adopted_right_after)
     with pytest.raises(Conflict):
         admin.refund_payment(shop.ctx, payment_intent)
     shop.everything()
@@ -184,7 +184,7 @@ def test_an_orphan_is_adopted_with_what_is_known_of_its_refunds(shop: Steps, bef
     stripe_payments.compare_payments(shop.ctx)
     assert "order" in admin.adopt(shop.ctx, payment_intent, job_id)
     payment = shop.state.queries.payment(payment_intent)
-    assert payment is not None and payment["dispute"] == "open"
+    assert payment is not None and payment.dispute == "open"
     assert len(shop.state.refunds.of_job(job_id)) == 1
     shop.submit_due()
     assert shop.job(job_id).status == "processing"

@@ -1,0 +1,90 @@
+"""The frame of a step on a leased row: what each kind of error does to the row and its job."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from smi_pipeline.core import reasons
+from smi_pipeline.core.backoff import retry_seconds
+from smi_pipeline.core.errors import LeaseLost, PermanentError, TransientError
+from smi_pipeline.core.models import UpscaleJob
+from smi_pipeline.core.vocabulary import Queue, StepState
+from smi_pipeline.services.context import ServiceContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """Result of a step; `later` comes with the seconds until the row is due again."""
+
+    state: StepState
+    message: str
+    retry_seconds: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_step(
+    ctx: ServiceContext, queue: Queue, work_key: str, lease_id: str, attempts: int, step: Callable[[], StepResult]
+) -> StepResult:
+    """Run one step on a leased row. A transient error reschedules the row and is returned, not raised.
+
+    Raise PermanentError as the step raised it (the caller commits what that means), and any unexpected error after
+    the row was rescheduled.
+    """
+    try:
+        return step()
+    except LeaseLost as error:
+        return StepResult(state=StepState.LOST, message=str(error))
+    except TransientError as error:
+        seconds = retry_seconds(attempts, asked=error.retry_after)
+        ctx.state.leases.reschedule(queue, work_key, lease_id, seconds=seconds, error=str(error), counts=error.counts)
+        return StepResult(state=StepState.LATER, message=str(error), retry_seconds=round(seconds, 1))
+    except PermanentError:
+        raise
+    except Exception as error:
+        ctx.state.leases.reschedule(
+            queue,
+            work_key,
+            lease_id,
+            seconds=retry_seconds(attempts, asked=None),
+            error=f"{type(error).__name__}: {error}",
+            counts=True,
+        )
+        raise
+
+
+def job_step(
+    ctx: ServiceContext, queue: Queue, job_id: str, lease_id: str, step: Callable[[UpscaleJob], StepResult]
+) -> StepResult:
+    """Run one step on a leased job, as `run_step`. Raise PermanentError after the job was committed `failed`.
+
+    A job that was started more often than `max_attempts` is set aside: it may have killed its workers.
+    """
+    job = ctx.state.queries.job(job_id)
+    if job is None or job.lease_id != lease_id:
+        return StepResult(state=StepState.LOST, message="another run has this job")
+
+    def attempt() -> StepResult:
+        if job.attempts > ctx.policy.max_attempts:
+            raise PermanentError(
+                reasons.SET_ASIDE,
+                f"set aside after {job.attempts - 1} attempts; last error: {job.last_error or 'none'}",
+            )
+        return step(job)
+
+    try:
+        return run_step(ctx, queue, job_id, lease_id, job.attempts, attempt)
+    except PermanentError as error:
+        try:
+            ctx.state.deliveries.fail(job_id, lease_id, reason=error.reason, message=str(error), actor=ctx.actor)
+        except LeaseLost as lost:
+            return StepResult(state=StepState.LOST, message=str(lost))
+        raise
+
+
+def host_outage(error: TransientError, *, since: datetime | None, now: datetime) -> TransientError:
+    """Return the error of an image host that does not answer: it is not counted as an attempt, and the pause grows
+    with the outage. A deadline of the job ends it, not a number of attempts."""
+    waited = (now - since).total_seconds() if since else 0.0
+    pause = error.retry_after if error.retry_after is not None else min(120.0, max(5.0, waited / 4))
+    return TransientError(str(error), retry_after=pause, counts=False)

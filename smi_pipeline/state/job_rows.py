@@ -1,0 +1,77 @@
+"""Columns of `upscale_jobs` that change beside the life cycle, in the caller's transaction."""
+
+from datetime import datetime, timedelta
+
+from smi_pipeline.core.errors import LeaseLost
+from smi_pipeline.core.models import Verdict
+from smi_pipeline.core.vocabulary import Queue, Stage, Status
+from smi_pipeline.state.database import Transaction
+
+
+def touch(tx: Transaction, job_id: str | None) -> None:
+    """Note that something that belongs to the job has changed."""
+    tx.run("UPDATE smi.upscale_jobs SET updated_at = smi.now() WHERE job_id = :id", id=job_id)
+
+
+def record_progress(tx: Transaction, job_id: str, round_: int, stage: Stage, eta: datetime | None) -> None:
+    """Store the progress that Upsampler reports."""
+    tx.run(
+        f"""UPDATE smi.upscale_jobs SET stage = :stage, estimated_completion = coalesce(:eta, estimated_completion)
+           WHERE job_id = :job_id AND round = :round AND status = '{Status.PROCESSING}'
+             AND stage IS DISTINCT FROM :stage""",
+        job_id=job_id,
+        round=round_,
+        stage=stage,
+        eta=eta,
+    )
+
+
+def record_result(tx: Transaction, job_id: str, lease_id: str, verdict: Verdict, *, result_key: str) -> None:
+    """Store what was checked of a result. Raise LeaseLost."""
+    facts = verdict.facts
+    if facts is None:
+        raise ValueError("a verified result has facts")
+    changed = tx.run(
+        """UPDATE smi.upscale_jobs SET result_key = :key, result_sha256 = :sha256, result_bytes = :bytes,
+               result_width = :width, result_height = :height, result_format = :format,
+               min_ssim = :min_ssim, mean_colour_shift = :shift
+           WHERE job_id = :id AND lease_id = :lease""",
+        id=job_id,
+        lease=lease_id,
+        key=result_key,
+        sha256=facts.sha256,
+        bytes=facts.bytes,
+        width=facts.display_size[0],
+        height=facts.display_size[1],
+        format=facts.format,
+        min_ssim=verdict.min_ssim,
+        shift=verdict.mean_colour_shift,
+    )
+    if not changed:
+        raise LeaseLost(f"job {job_id} was leased to another run")
+
+
+def forget_files(tx: Transaction, job_id: str) -> None:
+    """Note that the files of a job are removed."""
+    tx.run(
+        """UPDATE smi.upscale_jobs SET files_removed_at = smi.now(), source_key = NULL, result_key = NULL
+           WHERE job_id = :id""",
+        id=job_id,
+    )
+
+
+def give_outage_time_back(tx: Transaction, *, since: datetime, now: datetime, limit: timedelta) -> int:
+    """Move `start_by` of waiting jobs by an outage, at most by `limit` per job and round. Return the number of jobs.
+
+    The clock of a job on hold stands still already.
+    """
+    return tx.run(
+        f"""UPDATE smi.upscale_jobs j SET start_by = start_by + given, outage = outage + given
+           FROM (SELECT job_id, least(:now - greatest(waits_since, CAST(:since AS timestamptz)),
+                                      CAST(:limit AS interval) - outage) AS given
+                 FROM smi.upscale_jobs WHERE queue = '{Queue.SUBMIT}' AND hold_reason IS NULL) AS waiting
+           WHERE j.job_id = waiting.job_id AND given > interval '0'""",
+        now=now,
+        since=since,
+        limit=limit,
+    )

@@ -1,0 +1,159 @@
+"""Upscale jobs: registration, abandonment of unpaid ones, and what admins change."""
+
+from datetime import datetime, timedelta
+
+from smi_pipeline.core.lifecycle import UNFINISHED
+from smi_pipeline.core.models import NewJob
+from smi_pipeline.core.vocabulary import Queue, Status
+from smi_pipeline.state import transitions
+from smi_pipeline.state.database import Database, in_
+from smi_pipeline.state.refund_updates import make_refunds_due
+from smi_pipeline.state.submission_updates import extend_submissions, make_polls_due
+from smi_pipeline.state.webhook_inbox import record_event_once
+
+
+class Jobs:
+    """Upscale jobs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def register(self, job: NewJob, *, actor: str) -> None:
+        """Insert an unpaid job."""
+        with self._database.transaction() as tx:
+            tx.run(
+                """INSERT INTO smi.upscale_jobs (job_id, source_url, file_name, resolution, scale, customer_email,
+                       customer_name, source_format, source_width, source_height, source_bytes, source_sha256,
+                       price_cents, currency, expected_credits)
+                   VALUES (:job_id, :source_url, :file_name, :resolution, :scale, :customer_email, :customer_name,
+                       :format, :width, :height, :bytes, :sha256, :price_cents, :currency, :expected_credits)""",
+                job_id=job.job_id,
+                source_url=job.source_url,
+                file_name=job.file_name,
+                resolution=job.resolution,
+                scale=job.scale,
+                customer_email=job.customer_email,
+                customer_name=job.customer_name,
+                format=job.source.format,
+                width=job.source.display_size[0],
+                height=job.source.display_size[1],
+                bytes=job.source.bytes,
+                sha256=job.source.sha256,
+                price_cents=job.price_cents,
+                currency=job.currency,
+                expected_credits=job.expected_credits,
+            )
+            tx.audit(
+                job.job_id,
+                "registered",
+                actor=actor,
+                to_status=Status.AWAITING_PAYMENT,
+                resolution=job.resolution,
+                price_cents=job.price_cents,
+            )
+
+    def checkout_created(self, job_id: str, session_id: str, expires_at: datetime) -> None:
+        """Store the Checkout session in which the customer pays."""
+        with self._database.transaction() as tx:
+            tx.run(
+                """UPDATE smi.upscale_jobs SET checkout_session_id = :session_id, checkout_expires_at = :expires_at
+                   WHERE job_id = :job_id""",
+                job_id=job_id,
+                session_id=session_id,
+                expires_at=expires_at,
+            )
+
+    def abandoned_candidates(self, limit: int) -> list[tuple[str, str | None]]:
+        """Return (job_id, session_id) of unpaid jobs whose Checkout session has expired, without postponed ones."""
+        with self._database.transaction() as tx:
+            rows = tx.rows(
+                f"""SELECT job_id, checkout_session_id FROM smi.upscale_jobs
+                   WHERE status = '{Status.AWAITING_PAYMENT}'
+                     AND coalesce(checkout_expires_at, created_at + interval '24 hours') < smi.now()
+                     AND coalesce(next_attempt_at <= smi.now(), true)
+                   ORDER BY created_at LIMIT :limit""",
+                limit=limit,
+            )
+        return [(row["job_id"], row["checkout_session_id"]) for row in rows]
+
+    def postpone_abandonment(self, job_id: str, *, seconds: float) -> None:
+        """Look at an unpaid job that could not be closed again in `seconds`."""
+        with self._database.transaction() as tx:
+            tx.run(
+                f"""UPDATE smi.upscale_jobs SET next_attempt_at = smi.now() + make_interval(secs => :seconds)
+                   WHERE job_id = :id AND status = '{Status.AWAITING_PAYMENT}'""",
+                id=job_id,
+                seconds=seconds,
+            )
+
+    def abandon(self, job_id: str, *, actor: str, event: tuple[str, str] | None = None) -> bool:
+        """Close an unpaid job. Return False when it is no longer unpaid, or the event is known."""
+        with self._database.transaction() as tx:
+            if event and not record_event_once(tx, event[0], event[1], "abandon"):
+                return False
+            return transitions.abandon(tx, job_id, actor=actor)
+
+    def cancel(self, job_id: str, *, reason: str, message: str, actor: str) -> bool:
+        """Fail a paid job, whoever has its lease. Return False when it is closed or decided."""
+        with self._database.transaction() as tx:
+            job = transitions.locked(tx, job_id)
+            if job is None or job["status"] not in UNFINISHED:
+                return False
+            return transitions.fail(tx, job, reason=reason, message=message, actor=actor)
+
+    def retry(self, job_id: str, *, max_wait: timedelta, actor: str) -> int | None:
+        """Start a new round of a closed or unpaid job. Return its number, or None when the job is being worked on."""
+        with self._database.transaction() as tx:
+            job = transitions.locked(tx, job_id)
+            if job is None or job["status"] in UNFINISHED:
+                return None
+            return transitions.retry(tx, job, max_wait=max_wait, actor=actor)
+
+    def hold(self, job_id: str, reason: str | None, *, actor: str) -> bool:
+        """Hold an open job for `reason`, or release it (None). Return False when it is closed.
+
+        The time on hold does not count against the promise.
+        """
+        with self._database.transaction() as tx:
+            changed = tx.run(
+                f"""UPDATE smi.upscale_jobs SET hold_reason = :reason,
+                       held_at = CASE WHEN CAST(:reason AS text) IS NOT NULL THEN coalesce(held_at, smi.now()) END,
+                       start_by = CASE WHEN CAST(:reason AS text) IS NULL AND held_at IS NOT NULL
+                                       THEN start_by + (smi.now() - held_at) ELSE start_by END,
+                       waits_since = CASE WHEN CAST(:reason AS text) IS NULL THEN smi.now() ELSE waits_since END
+                   WHERE job_id = :id AND status IN {in_((*UNFINISHED, Status.AWAITING_PAYMENT))}""",
+                id=job_id,
+                reason=reason,
+            )
+            if changed:
+                tx.audit(job_id, "hold" if reason else "release", actor=actor, reason=reason)
+            return bool(changed)
+
+    def extend(self, job_id: str, by: timedelta, *, actor: str) -> bool:
+        """Move the deadlines of a job that is not in fulfilment yet. Return False for any other job."""
+        with self._database.transaction() as tx:
+            changed = tx.run(
+                f"""UPDATE smi.upscale_jobs SET deadline_at = deadline_at + CAST(:by AS interval),
+                       start_by = start_by + CAST(:by AS interval)
+                   WHERE job_id = :id AND status IN {in_(UNFINISHED)} AND queue IS DISTINCT FROM '{Queue.FULFIL}'""",
+                id=job_id,
+                by=by,
+            )
+            if changed:
+                extend_submissions(tx, job_id, by)
+                tx.audit(job_id, "extended", actor=actor, seconds=by.total_seconds())
+            return bool(changed)
+
+    def check_now(self, job_id: str, *, actor: str) -> int:
+        """Make everything a job waits for due now. Return the number of rows."""
+        with self._database.transaction() as tx:
+            due = make_polls_due(tx, job_id)
+            due += tx.run(
+                """UPDATE smi.upscale_jobs SET next_attempt_at = smi.now()
+                   WHERE job_id = :id AND queue IS NOT NULL AND lease_id IS NULL""",
+                id=job_id,
+            )
+            due += make_refunds_due(tx, job_id)
+            if due:
+                tx.audit(job_id, "check_now", actor=actor)
+            return due

@@ -1,0 +1,148 @@
+"""Payments: what a succeeded payment is to its job, and disputes."""
+
+from datetime import datetime
+from typing import Literal
+
+from smi_pipeline.core import reasons
+from smi_pipeline.core.models import StripePayment
+from smi_pipeline.core.policy import Policy
+from smi_pipeline.core.vocabulary import DisputeState, ManualTaskKind, PaymentRole, RefundKind, Status
+from smi_pipeline.state import transitions
+from smi_pipeline.state.database import Database, Row, Transaction
+from smi_pipeline.state.job_rows import touch
+from smi_pipeline.state.manual_tasks import close_task, open_task
+from smi_pipeline.state.payment_rows import (
+    assign_unmatched,
+    insert_payment,
+    lock_job_of,
+    record_dispute,
+    update_payment,
+)
+from smi_pipeline.state.pending_refunds import create_pending_refund
+from smi_pipeline.state.refund_updates import assign_refunds, resume_owed_refund
+from smi_pipeline.state.webhook_inbox import record_event_once
+
+
+class Payments:
+    """Payments as Stripe reports them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record_payment(
+        self,
+        facts: StripePayment,
+        job_id: str,
+        *,
+        event: tuple[str, str] | None,
+        source: str,
+        policy: Policy,
+        assign: bool = False,
+    ) -> PaymentRole | Literal["known", "repeated"]:
+        """Record a succeeded payment with the event that reported it, and start, fail or leave its job accordingly.
+
+        Return its role (see `_role`), `known` when it is on record, `repeated` when the event is. `assign` makes an
+        unsettled unmatched payment the payment of this job.
+        """
+        with self._database.transaction() as tx:
+            if event and not record_event_once(tx, event[0], event[1], "payment"):
+                return "repeated"
+            job = transitions.locked(tx, job_id)
+            role = _role(job, facts)
+            if assign:
+                fresh = role is not PaymentRole.UNMATCHED and _assign(tx, facts.payment_intent_id, job_id, role, source)
+            else:
+                fresh = insert_payment(tx, facts, None if role is PaymentRole.UNMATCHED else job_id, role, source)
+            if assign or not fresh:
+                update_payment(tx, facts)
+            if job is None or role is PaymentRole.UNMATCHED:
+                return role if fresh or assign else "known"
+            if not fresh:
+                return "known"
+            _apply(tx, job, facts, role, source, policy)
+            return role
+
+    def note_dispute(
+        self,
+        payment_intent_id: str,
+        state: DisputeState,
+        began: datetime | None,
+        *,
+        event: tuple[str, str],
+        actor: str,
+    ) -> bool:
+        """Record the state of a dispute once per event. Return False when the event or the payment changes nothing."""
+        with self._database.transaction() as tx:
+            if not record_event_once(tx, *event, "dispute"):
+                return False
+            lock_job_of(tx, payment_intent_id)
+            row = record_dispute(tx, payment_intent_id, state, began)
+            if row is None:
+                return False
+            tx.audit(row["job_id"], f"dispute_{state}", actor=actor, payment_intent=payment_intent_id)
+            resume_owed_refund(tx, payment_intent_id)
+            touch(tx, row["job_id"])
+            if row["dispute"] != DisputeState.OPEN:
+                close_task(tx, kind=ManualTaskKind.DISPUTE, subject=payment_intent_id, actor=actor)
+            else:
+                open_task(
+                    tx,
+                    kind=ManualTaskKind.DISPUTE,
+                    subject=payment_intent_id,
+                    job_id=row["job_id"],
+                    message=f"The customer of job {row['job_id']} disputes the payment {payment_intent_id}.",
+                    next_step="Answer it in the Stripe dashboard before its due date.",
+                )
+            return True
+
+
+def _role(job: Row | None, facts: StripePayment) -> PaymentRole:
+    """Return what a payment is to its job: an order starts it, a duplicate or a wrong amount is refunded, an unmatched
+    payment waits for an admin."""
+    if job is None or job["imported_from"]:  # another system took that order: never refunded automatically
+        return PaymentRole.UNMATCHED
+    if job["status"] not in (Status.AWAITING_PAYMENT, Status.ABANDONED):
+        return PaymentRole.DUPLICATE  # paid already, or closed before it was paid
+    if (facts.amount_received_cents, facts.currency) != (job["price_cents"], job["currency"]):
+        return PaymentRole.WRONG_AMOUNT
+    return PaymentRole.ORDER
+
+
+def _assign(tx: Transaction, payment_intent_id: str, job_id: str, role: PaymentRole, actor: str) -> bool:
+    """Assign an unmatched payment to a job, with the refunds on record of it."""
+    assigned = assign_unmatched(tx, payment_intent_id, job_id, role, actor)
+    if assigned:
+        assign_refunds(tx, payment_intent_id, job_id)
+        tx.audit(None, "unmatched_payment_assigned", actor=actor, payment_intent=payment_intent_id)
+    return assigned
+
+
+def _apply(tx: Transaction, job: Row, facts: StripePayment, role: PaymentRole, source: str, policy: Policy) -> None:
+    """Do what a new payment means for its job."""
+    if role is PaymentRole.ORDER:
+        transitions.start_paid(tx, job, facts, max_wait=policy.max_wait, actor=source)
+    elif role is PaymentRole.DUPLICATE:
+        create_pending_refund(
+            tx,
+            job_id=job["job_id"],
+            payment_intent_id=facts.payment_intent_id,
+            kind=RefundKind.DUPLICATE_PAYMENT,
+            currency=facts.currency,
+            reason=reasons.DUPLICATE_PAYMENT,
+            actor=source,
+        )
+        tx.audit(job["job_id"], "second_payment", actor=source, payment_intent=facts.payment_intent_id)
+    else:
+        message = (
+            f"paid {facts.amount_received_cents} {facts.currency} cents instead of "
+            f"{job['price_cents']} {job['currency']} cents"
+        )
+        transitions.refuse_amount(tx, job, facts, message=message, actor=source)
+        open_task(
+            tx,
+            kind=ManualTaskKind.WRONG_AMOUNT,
+            subject=facts.payment_intent_id,
+            job_id=job["job_id"],
+            message=f"Job {job['job_id']} was {message}; the payment is being returned.",
+            next_step="Find out why the shop charged another amount; acknowledge the task when understood.",
+        )
