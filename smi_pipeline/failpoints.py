@@ -1,15 +1,15 @@
-"""Failpoints: named moments of the money path at which a process can be made to die, hang or fail, for tests alone.
+"""Failpoints: named points of the money path at which a test can make a process die, hang or fail.
 
-A point lies before and after every call outside and every commit of `CALLS`. They are off, and cost nothing, unless
+A point lies before and after every external call and every commit of `CALLS`. They are off, and cost nothing, unless
 `SMI_FAILPOINTS` names a folder: then `wiring` puts `FailpointProxy` around the ports, and a process that passes a point
 claims the file of that name in the folder, if there is one. Each file is claimed once, by one process.
 
     FOLDER/armed/payments.create_refund.after                    the first process that passes
     FOLDER/armed/payments.create_refund.after@worker-priority     that process of the stack only (SMI_PROCESS)
 
-The file holds what happens: `kill` (SIGKILL to itself), `raise` (FailpointError), `hang` (until the file is removed
+The file holds the action: `kill` (SIGKILL to itself), `raise` (FailpointError), `hang` (until the file is removed
 from FOLDER/hit, where the claim has moved it, with the process id at the end of its name). If there is a folder
-FOLDER/passed, each process notes there which points it passes.
+FOLDER/passed, each process records there which points it passes.
 """
 
 import contextlib
@@ -60,9 +60,10 @@ COMMITS = (
     "emails.refused",
     "limiter.acquire",
 )
-"""Methods of the state that write. Their point `before` is just before COMMIT is sent, not before the first row."""
+"""Methods of the state that write. Their point `before` lies just before COMMIT is sent, not before the first row. A
+test compares them with all committing methods."""
 
-OUTSIDE = (
+EXTERNAL = (
     "payments.create_checkout",
     "payments.expire_checkout",
     "payments.payment",
@@ -78,17 +79,17 @@ OUTSIDE = (
     "runs.launch",
 )
 
-CALLS = COMMITS + OUTSIDE
+CALLS = COMMITS + EXTERNAL
 POINTS = tuple(f"{call}.{moment}" for call in CALLS for moment in ("before", "after"))
 """Every failpoint there is."""
 
 
 class FailpointError(Exception):
-    """What the action `raise` raises: an error that no code expects."""
+    """Raised by the action `raise`: an error that no code expects."""
 
 
 class Failpoints:
-    """The points of one process, steered by a folder."""
+    """The points of one process, controlled by a folder."""
 
     def __init__(self, folder: Path, process: str) -> None:
         self._armed, self._hit, self._passed = folder / "armed", folder / "hit", folder / "passed"
@@ -97,7 +98,7 @@ class Failpoints:
         log.warning("failpoints are on: %s decides where %s dies", folder, process or "this process")
 
     def reach(self, point: str) -> None:
-        """Does what the folder asks for at this point, if anything. Raises FailpointError if asked to."""
+        """Do what the folder asks for at this point, if anything. Raise FailpointError if asked to."""
         with contextlib.suppress(FileNotFoundError):
             (self._passed / f"{point}@{self._process}").touch()
         for name in (f"{point}@{self._process}", point):
@@ -109,14 +110,14 @@ class Failpoints:
             self._act(claimed)
 
     def committing(self) -> None:
-        """Called by the database just before it commits: the point belongs to the method that this thread is in."""
+        """Reach the point before the commit of the method that this thread is in; the database calls this."""
         call = getattr(self._call, "name", None)
         if call:
             self.reach(f"{call}.before")
 
     @contextmanager
     def writing(self, call: str) -> Iterator[None]:
-        """This thread is in a method that commits."""
+        """Note that this thread is in the committing method `call`."""
         self._call.name = call
         try:
             yield
@@ -137,7 +138,7 @@ class Failpoints:
 
 
 class FailpointProxy:
-    """A port that passes its points. Everything else of it is as it was."""
+    """A port that reaches its points; otherwise unchanged."""
 
     def __init__(self, port: Any, name: str, failpoints: Failpoints) -> None:
         self._port, self._name, self._failpoints = port, name, failpoints
@@ -146,19 +147,19 @@ class FailpointProxy:
         found, call = getattr(self._port, name), f"{self._name}.{name}"
         if call in COMMITS:
             return self._committing(found, call)
-        return self._calling(found, call) if call in OUTSIDE else found
+        return self._calling(found, call) if call in EXTERNAL else found
 
     def _committing(self, method: Callable[..., Any], call: str) -> Callable[..., Any]:
-        def watched(*args: Any, **kwargs: Any) -> Any:
+        def proxied(*args: Any, **kwargs: Any) -> Any:
             with self._failpoints.writing(call):
                 answer = method(*args, **kwargs)
             self._failpoints.reach(f"{call}.after")
             return answer
 
-        return watched
+        return proxied
 
     def _calling(self, method: Callable[..., Any], call: str) -> Callable[..., Any]:
-        def watched(*args: Any, **kwargs: Any) -> Any:
+        def proxied(*args: Any, **kwargs: Any) -> Any:
             self._failpoints.reach(f"{call}.before")
             answer = method(*args, **kwargs)
             if isinstance(answer, AbstractContextManager):
@@ -172,11 +173,11 @@ class FailpointProxy:
                 self._failpoints.reach(f"{call}.after")
                 yield value
 
-        return watched
+        return proxied
 
 
 class FailpointState:
-    """The state, each of its parts watched."""
+    """The state, each part in a proxy."""
 
     def __init__(self, state: Any, failpoints: Failpoints) -> None:
         self._state, self._failpoints = state, failpoints

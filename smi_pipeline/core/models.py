@@ -25,7 +25,7 @@ from smi_pipeline.core.vocabulary import Status as Status
 
 
 class Wire(StrEnum):
-    """The two wire formats of the Upsampler API (design section 3)."""
+    """The two wire formats of the Upsampler API."""
 
     DOCUMENTED = "documented"
     LIVE = "live"

@@ -53,6 +53,7 @@ class Dispatcher:
         self._again: set[Queue] = set()
 
     def __call__(self, queue: Queue) -> None:
+        """Lease what is due in a queue, and start its runs."""
         with self._lock:
             if queue in self._working:
                 self._again.add(queue)

@@ -141,7 +141,8 @@ class Database:
     def now(self) -> datetime:
         """Return the time by the state's clock."""
         with self.transaction() as tx:
-            return tx.one("SELECT smi.now() AS now")["now"]  # type: ignore[no-any-return]  # rows are untyped
+            now: datetime = tx.value("SELECT smi.now()")
+        return now
 
     def dispose(self) -> None:
         """Close the pooled connections."""

@@ -122,9 +122,10 @@ class Leases:
         """Return the number of rows that are due and not leased."""
         table, _, work = _WORK[queue]
         with self._database.transaction() as tx:
-            return tx.value(  # type: ignore[no-any-return]  # rows are untyped
+            count: int = tx.value(
                 f"SELECT count(*) FROM {table} WHERE {work} AND next_attempt_at <= smi.now() AND lease_id IS NULL"
             )
+        return count
 
     def start(self, queue: Queue, lease_id: str) -> list[str]:
         """Start the rows of a lease. Return their work keys in order of their due time.

@@ -152,7 +152,8 @@ class Queries:
     def credits_this_month(self) -> int:
         """Return the credits booked since the first of the month, UTC."""
         with self._database.transaction() as tx:
-            return tx.value(  # type: ignore[no-any-return]  # rows are untyped
+            used: int = tx.value(
                 """SELECT coalesce(sum(credits), 0) FROM smi.submissions
                    WHERE created_at >= date_trunc('month', smi.now(), 'UTC')"""
             )
+        return used

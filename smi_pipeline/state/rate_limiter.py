@@ -112,8 +112,9 @@ class RateLimiter:
     def breaker_reason(self) -> str | None:
         """Return why no orders are taken, or None."""
         with self._database.transaction() as tx:
-            return tx.value(  # type: ignore[no-any-return]  # rows are untyped
+            reason: str | None = tx.value(
                 """SELECT reason FROM smi.gates WHERE name = 'upsampler' AND opened_at IS NOT NULL
                    AND blocked_until > smi.now() - make_interval(secs => :seconds)""",
                 seconds=HALF_OPEN_SECONDS,
             )
+        return reason

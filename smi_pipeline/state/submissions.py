@@ -234,13 +234,14 @@ class Submissions:
     def in_flight(self) -> int:
         """Return the number of open calls and of leased jobs that are about to make one."""
         with self._database.transaction() as tx:
-            return tx.value(  # type: ignore[no-any-return]  # rows are untyped
+            count: int = tx.value(
                 f"""SELECT (SELECT count(*) FROM smi.submissions WHERE state IN {in_(OPEN_CALLS)})
                         + (SELECT count(*) FROM smi.upscale_jobs j
                            WHERE queue = '{Queue.SUBMIT}' AND lease_until > smi.now()
                            AND NOT EXISTS (SELECT FROM smi.submissions s WHERE s.job_id = j.job_id
                                            AND s.state IN {in_(OPEN_CALLS)}))"""
             )
+        return count
 
     def recent_seconds(self, megapixels: float) -> list[float]:
         """Return the durations of recent deliveries of about this output size."""

@@ -49,10 +49,7 @@ class _ScanPosition:
             width=timedelta(seconds=values["width"]) if values["width"] else None,
             newest=datetime.fromisoformat(values["newest"]) if values["newest"] else None,
             ended=datetime.fromisoformat(values["ended"]) if values["ended"] else None,
-            waiting={
-                event_id: {"reported": entry.get("told", False), **entry}  # "told": by earlier releases
-                for event_id, entry in values["waiting"].items()
-            },
+            waiting=values["waiting"],
         )
 
     def written(self) -> str:
@@ -140,7 +137,6 @@ class _EventScan:
                 self._place.waiting[event.event_id] = {
                     "created": event.created_at.astimezone(UTC).isoformat(),
                     "since": self._now.isoformat(),
-                    "reported": False,
                 }
         return True
 
@@ -181,7 +177,7 @@ class _EventScan:
             except TransientError as error:
                 self.unanswered = error
             age = self._now - datetime.fromisoformat(entry["since"])
-            if age > REPORT_AFTER and not entry["reported"]:
+            if age > REPORT_AFTER and not entry.get("reported"):
                 entry["reported"] = True
                 self._report(event_id, "is not answered for by Stripe, although it is listed.")
             if age <= GIVE_UP_AFTER:

@@ -1,4 +1,4 @@
-"""The state of section 4 of the design: jobs, leases, submissions, payments, refunds, mails, tokens, limits."""
+"""The tables of the state: jobs, leases, submissions, payments, refunds, mails, tokens, limits."""
 
 from alembic import op
 
@@ -286,8 +286,10 @@ COMMENT ON TABLE smi.cursors IS 'How far a reading of an outside list has come (
 
 
 def upgrade() -> None:
+    """Create the schema."""
     op.execute(TABLES)
 
 
 def downgrade() -> None:
+    """Drop the schema."""
     op.execute("DROP SCHEMA smi CASCADE")

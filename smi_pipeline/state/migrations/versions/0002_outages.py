@@ -22,9 +22,11 @@ UPDATE smi.upscale_jobs SET waits_since = learned_at WHERE queue = 'submit';
 
 
 def upgrade() -> None:
+    """Add the heartbeat and the columns of waiting jobs."""
     op.execute(SIGNS_OF_LIFE)
 
 
 def downgrade() -> None:
+    """Remove them."""
     op.execute("DROP TABLE smi.heartbeat")
     op.execute("ALTER TABLE smi.upscale_jobs DROP COLUMN waits_since, DROP COLUMN outage")

@@ -440,6 +440,7 @@ BUDGET = ("budget_credits", "budget_used", "forecast_credits", "runs_out_on")
 
 
 def upgrade() -> None:
+    """Create the schemas of the reports and of analysts."""
     op.execute("CREATE SCHEMA reports")
     op.execute("COMMENT ON SCHEMA reports IS 'Facts and reports, rebuilt from the state (schema smi) by Dagster.'")
     for table, (comment, columns, key) in TABLES.items():
@@ -472,6 +473,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Drop them."""
     op.execute("DROP SCHEMA analytics CASCADE")
     op.execute("DROP INDEX smi.payments_outside; DROP INDEX smi.upscale_jobs_gifts")
     for table in ("upscale_jobs", *FACTS_OF_OTHERS):
