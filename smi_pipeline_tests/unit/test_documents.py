@@ -2,15 +2,12 @@
 
 import ast
 import re
-from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from smi_pipeline.cli import smi
-from smi_pipeline.core import lifecycle
-from smi_pipeline.core.models import Status
+from smi_pipeline.core.lifecycle import TRANSITIONS
 from smi_pipeline.services.intake import HANDLED_EVENTS
 from smi_pipeline.settings import Settings
 from smi_pipeline.stack.process_plan import plan
@@ -129,35 +126,12 @@ def test_each_setting_that_a_document_names_exists(document: Path) -> None:
 
 def test_the_diagram_of_the_life_cycle_is_the_table_of_transitions() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    drawn = re.findall(r"^  (\w+) --> (\w+): ", text, re.M)
-    assert len(drawn) == len(set(drawn))
-    assert set(drawn) == set(_transitions())
-
-
-def _transitions() -> Iterator[tuple[str, str]]:
-    """Yield (from, to) of whatever table `core.lifecycle` exports: by status, or one entry per named transition."""
-    table: Any = getattr(lifecycle, "TRANSITIONS", None) or getattr(lifecycle, "STEPS", None)
-    if isinstance(table, Mapping) and all(isinstance(key, Status) for key in table):
-        for before, after in table.items():
-            yield from ((before.value, _status(one).value) for one in after)
-        return
-    for entry in table.values() if isinstance(table, Mapping) else table:
-        fields = [*(entry if isinstance(entry, tuple) else vars(entry).values())]
-        before, after = [field for field in fields if _statuses(field)][:2]
-        yield from ((one.value, other.value) for one in _statuses(before) for other in _statuses(after))
-
-
-def _status(of: Any) -> Status:
-    """Return the status that an entry of a table by status leads to."""
-    return of if isinstance(of, Status) else next(field for field in vars(of).values() if isinstance(field, Status))
-
-
-def _statuses(field: object) -> list[Status]:
-    if isinstance(field, Status):
-        return [field]
-    if isinstance(field, Collection) and not isinstance(field, str):
-        return [one for one in field if isinstance(one, Status)]
-    return []
+    drawn = [
+        (source, target, name)
+        for source, target, names in re.findall(r"^  (\w+) --> (\w+): (.+)$", text, re.M)
+        for name in names.split(", ")
+    ]
+    assert sorted(drawn) == sorted((str(source), str(target), name) for source, target, name in TRANSITIONS)
 
 
 def test_each_function_that_the_architecture_places_in_a_module_is_there() -> None:
