@@ -4,6 +4,7 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from random import Random
 
 from smi_pipeline_tests.attack import corpus
@@ -16,8 +17,8 @@ RARE_PARTS = ("socket", "framing", "malformed", "ends")
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """The bytes of one request. `right_login`: it shows the login of its site. `reusable`: an HTTP client would go on
-    using the connection after it."""
+    """The bytes of one request. `headers` ends where its head does, which may be early. `right_login`: it shows the
+    login of its site. `reusable`: an HTTP client would go on using the connection after it."""
 
     raw: bytes
     method: str
@@ -40,7 +41,7 @@ def attempt(target: Target, seed: int, number: int) -> Attempt:
     method = "POST" if writes and "socket" not in odd and random.random() < 0.75 else "GET"
     if "method" in odd:
         method = random.choice(corpus.METHODS if random.random() < 0.7 else corpus.ODD_METHODS)
-    headers, right_login = _headers(random, target, odd, writes)
+    headers = _headers(random, target, odd, writes)
     if "socket" in odd:
         headers += [header for header in corpus.HANDSHAKE if random.random() < 0.9]
     framing, body = _body(random, method, odd, number)
@@ -52,13 +53,19 @@ def attempt(target: Target, seed: int, number: int) -> Attempt:
     if "ends" in odd:  # but the mark stays whole
         marked = marked.replace(b"\r\n", random.choice((b"\n", b"\r\n")))
         rest = rest.replace(b"\r\n", random.choice(corpus.LINE_ENDS), random.randrange(1, 4))
+    raw = marked + rest
+    sent = list(takewhile(bool, re.split(r"\r*\n", raw.decode("latin-1"))[1:]))
     return Attempt(
-        raw=marked + rest,
+        raw=raw,
         method=method,
-        headers=tuple(headers),
-        right_login=right_login,
+        headers=tuple(sent),
+        right_login=bool(target.login) and f"Authorization: {_basic(target.login)}" in sent,
         reusable=not odd & {"line", "socket", "framing", "malformed", "ends"},
     )
+
+
+def _basic(login: str) -> str:
+    return "Basic " + b64encode(login.encode()).decode()
 
 
 def number_of(agent: str) -> int | None:
@@ -85,7 +92,7 @@ def _line(random: Random, target: Target, method: str, path: str, odd: set[str],
     return f"{method}{random.choice(corpus.SPACES)}{path}{random.choice(corpus.SPACES)}{version}"
 
 
-def _headers(random: Random, target: Target, odd: set[str], writes: bool) -> tuple[list[str], bool]:
+def _headers(random: Random, target: Target, odd: set[str], writes: bool) -> list[str]:
     values = {"own": target.origin, "upper": target.origin.upper(), "host": target.authority}
 
     def several(name: str, choices: Sequence[tuple[str, ...]], usual: tuple[str, ...]) -> list[str]:
@@ -104,7 +111,7 @@ def _headers(random: Random, target: Target, odd: set[str], writes: bool) -> tup
         (own + " ",),
     )
     shown = random.choice(logins) if "login" in odd else (own,) * bool(target.login)
-    headers += ["Authorization: Basic " + b64encode(login.encode()).decode() for login in shown]
+    headers += [f"Authorization: {_basic(login)}" for login in shown]
     headers += [f"Cookie: smi_{target.site}={target.cookie}"] * (random.random() < 0.3)
     by_origin = random.random() < 0.6
     usual_site = ("same-origin",) if writes else ("none",)
@@ -120,7 +127,7 @@ def _headers(random: Random, target: Target, odd: set[str], writes: bool) -> tup
         headers += [random.choice(corpus.HEADERS).format(**values) for _ in range(random.choice((1, 1, 2, 4)))]
     if "malformed" in odd:
         headers.append(random.choice(corpus.MALFORMED).format(**values))
-    return headers, bool(target.login) and target.login in shown
+    return headers
 
 
 def _body(random: Random, method: str, odd: set[str], number: int) -> tuple[list[str], bytes]:
