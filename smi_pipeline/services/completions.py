@@ -38,7 +38,7 @@ def check_completions(ctx: ServiceContext, *, limit: int = 60, seconds: float = 
         if time.monotonic() > ends:
             ctx.state.submissions.release_poll(submission.submission_id, seconds=0)
             return "out_of_time"
-        return _check(ctx, submission)
+        return str(_check(ctx, submission))
 
     if due:
         with ThreadPoolExecutor(max_workers=min(threads, len(due))) as pool:

@@ -174,7 +174,7 @@ def learn_of_payment(
     role = ctx.state.payments.record_payment(facts, job_id, event=event, source=source, policy=ctx.policy)
     for made in refunds:
         ctx.state.refunds.settle_by_facts(made, event=None, actor=source)
-    return role
+    return str(role)
 
 
 def close_abandoned(ctx: ServiceContext, limit: int = 100) -> int:

@@ -124,7 +124,7 @@ def _settled(ctx: ServiceContext, row: Refund, facts: StripeRefund, how: str) ->
             "refund_id": facts.refund_id,
             "refund_state": facts.status,
             "amount_cents": facts.amount_cents,
-            "recorded": state,
+            "recorded": str(state),  # Dagster serializes no enums of ours
         },
     )
 

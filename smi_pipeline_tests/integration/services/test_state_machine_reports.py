@@ -159,7 +159,7 @@ def test_a_stray_payment_that_nobody_is_told_of_is_reported(
     stress.heal()
     assert unsettled(stress) == []
     stress.shop.change("DELETE FROM smi.person_tasks")
-    monkeypatch.setattr(stripe_payments, "_name_orphans", lambda _: None)
+    monkeypatch.setattr(stripe_payments, "_name_unmatched", lambda _: None)
     stress.heal()
     assert f"the stray payment {intent} is forgotten" in unsettled(stress)
 
