@@ -52,4 +52,4 @@ class GraphQLRuns:
             raise TransientError(f"the Dagster webserver gave no usable answer ({type(error).__name__})") from error
         if launched["__typename"] != "LaunchRunSuccess":
             raise TransientError(f"Dagster did not start the run: {launched.get('message') or launched['__typename']}")
-        return launched["run"]["runId"]
+        return str(launched["run"]["runId"])

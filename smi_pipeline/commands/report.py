@@ -11,7 +11,7 @@ from smi_pipeline.commands.cli_support import json_option, load_settings, print_
 from smi_pipeline.core.errors import NotFound
 
 
-class Period(click.ParamType):
+class Period(click.ParamType[tuple[str, date]]):
     """A day `2026-11-20` or a month `2026-11` as ('day' or 'month', its first day)."""
 
     name = "day|month"

@@ -1,6 +1,6 @@
 """Define the reports as assets: the facts, then the reports of each day, week and month, built by SQL."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import Any
 
@@ -76,7 +76,7 @@ def asset_name(table: str, period: str) -> str:
     partitions_def=PARTITIONS["day"],
     backfill_policy=BackfillPolicy.single_run(),
 )
-def facts(context: AssetExecutionContext, reports_db: ReportsResource):
+def facts(context: AssetExecutionContext, reports_db: ReportsResource) -> Iterator[MaterializeResult[None]]:
     """Build both fact tables in one transaction."""
     reports = reports_db.reports()
     first, last = _starts(context)
@@ -133,9 +133,10 @@ def _report(table: str, period: str) -> AssetsDefinition:
         group_name=_ADVERBS[period],
         description=FIGURES[table].text + ("" if period == "day" else f" By {period}, calculated from the facts."),
         metadata={"dagster/table_name": f"reports.{table}"},
-        **_COMMON,
+        owners=["team:data-ops"],
+        kinds={"postgres"},
     )
-    def build(context: AssetExecutionContext, reports_db: ReportsResource) -> MaterializeResult:
+    def build(context: AssetExecutionContext, reports_db: ReportsResource) -> MaterializeResult[None]:
         reports = reports_db.reports()
         first, last = _starts(context)
         built = reports.build(table, first, last, period=period)
@@ -185,7 +186,7 @@ def _pages(period: str) -> AssetsDefinition:
         owners=["team:data-ops"],
         kinds={"html", "csv", "parquet"},
     )
-    def build(context: AssetExecutionContext, reports_db: ReportsResource) -> MaterializeResult:
+    def build(context: AssetExecutionContext, reports_db: ReportsResource) -> MaterializeResult[None]:
         reports, files = reports_db.reports(), reports_db.files()
         promise = reports_db.settings().smi_max_processing_seconds
         first, start = _starts(context)

@@ -109,7 +109,7 @@ def requests(periods: Iterable[OutOfDate]) -> Iterator[RunRequest]:
     description="Rebuilds exactly the days whose upscale jobs, payments, refunds, bookings, credits, mails or ratings "
     "changed, and then the weeks and months above them.",
 )
-def changed_report_days(context: SensorEvaluationContext, reports_db: ReportsResource):
+def changed_report_days(context: SensorEvaluationContext, reports_db: ReportsResource) -> SkipReason | list[RunRequest]:
     """Request runs for what is out of date. There is no cursor: a build removes its changes from the log or fails."""
     for job in JOBS:
         if context.instance.get_runs_count(RunsFilter(job_name=job.name, statuses=_UNFINISHED)):
@@ -138,7 +138,7 @@ TICK_SECONDS = 20.0
     jobs=JOBS,
     description="Reads Stripe's new balance transactions: fees, refunds and disputes.",
 )
-def stripe_bookings(context: SensorEvaluationContext, reports_db: ReportsResource):
+def stripe_bookings(context: SensorEvaluationContext, reports_db: ReportsResource) -> SkipReason | SensorResult:
     """Read on, a day at a time, from where the last tick ended."""
     reports = reports_db.reports()
     began, fresh = monotonic(), 0
@@ -170,7 +170,7 @@ def stripe_bookings(context: SensorEvaluationContext, reports_db: ReportsResourc
     default_status=DefaultScheduleStatus.RUNNING,
     description="Builds the reports of yesterday at 00:15 UTC, even without payments.",
 )
-def close_yesterday(context: ScheduleEvaluationContext):
+def close_yesterday(context: ScheduleEvaluationContext) -> RunRequest:
     """Request a run for the day before."""
     return RunRequest(partition_key=yesterday(context.scheduled_execution_time).isoformat())
 

@@ -22,7 +22,7 @@ _databases: dict[tuple[int, str | None], Database] = {}
 _opening = threading.Lock()
 
 
-class ReportsResource(ConfigurableResource):
+class ReportsResource(ConfigurableResource[None]):
     """The reports of the configured state. The fields are for tests; the UI shows them, so leave them unset."""
 
     database_url: str | None = None

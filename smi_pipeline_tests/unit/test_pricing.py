@@ -1,4 +1,4 @@
-"""The rules of money in `core.pricing`, against the figures of design section 3."""
+"""Costs, prices, fees and margins of `core.pricing`."""
 
 from decimal import Decimal
 from fractions import Fraction

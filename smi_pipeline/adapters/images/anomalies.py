@@ -4,6 +4,7 @@ A creative upscaler adds texture, noise and sharpness, which vanish when the res
 local contrast, but keeps everything in its place. So this looks for content that moved, vanished or appeared.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ _NEAR_END = 12  # levels from black and white
 _STEEPEST = 0.8  # levels of drift per level of the picture's own change
 _VOTERS = 0.15  # share of the columns that must be usable to find a drift
 _CROP = 64  # side of the part of a tile that is searched
-_ROTATIONS = (
+_ROTATIONS: tuple[tuple[str, Callable[[Floats], Floats]], ...] = (
     ("mirrored", lambda a: a[..., :, ::-1]),
     ("upside down", lambda a: a[..., ::-1, ::-1]),
     ("flipped", lambda a: a[..., ::-1, :]),
@@ -106,7 +107,8 @@ def _tiles(values: Floats, least: int = 1) -> Floats:
     sums = np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
     heights = np.diff(np.append(rows, values.shape[0]))
     widths = np.diff(np.append(columns, values.shape[1]))
-    return (sums / np.outer(heights, widths)).astype(np.float32)
+    means: Floats = (sums / np.outer(heights, widths)).astype(np.float32)
+    return means
 
 
 def _where(tiles: Floats) -> tuple[int, int]:
@@ -151,7 +153,9 @@ def _layout(blocks: Blocks, limits: Thresholds) -> tuple[float | None, str]:
 def _correlation(a: Floats, b: Floats) -> Floats:
     a = a - a.mean(axis=(1, 2), keepdims=True)
     b = b - b.mean(axis=(1, 2), keepdims=True)
-    return (a * b).sum(axis=(1, 2)) / np.sqrt(np.maximum((a * a).sum(axis=(1, 2)) * (b * b).sum(axis=(1, 2)), 1e-6))
+    scale = np.sqrt(np.maximum((a * a).sum(axis=(1, 2)) * (b * b).sum(axis=(1, 2)), 1e-6))
+    correlation: Floats = (a * b).sum(axis=(1, 2)) / scale
+    return correlation
 
 
 def _places(source: Bytes, result: Bytes, limits: Thresholds) -> _Places:
@@ -229,7 +233,8 @@ def _rotated(s: Floats, r: Floats, limits: Thresholds) -> int:
 
 def _error(a: Floats, b: Floats) -> Floats:
     difference = a - b
-    return np.einsum("nij,nij->n", difference, difference) / np.float32(a.shape[1] * a.shape[2])
+    error: Floats = np.einsum("nij,nij->n", difference, difference) / np.float32(a.shape[1] * a.shape[2])
+    return error
 
 
 def _two_directions(tiles: Floats) -> Floats:
@@ -238,7 +243,8 @@ def _two_directions(tiles: Floats) -> Floats:
     down, right = np.gradient(tiles, axis=(1, 2))
     xx, yy, xy = ((a * b).mean(axis=(1, 2)) for a, b in ((right, right), (down, down), (right, down)))
     spread = np.sqrt((xx - yy) ** 2 + 4 * xy * xy)
-    return (xx + yy - spread) / np.maximum(xx + yy + spread, 1e-6)
+    ratio: Floats = (xx + yy - spread) / np.maximum(xx + yy + spread, 1e-6)
+    return ratio
 
 
 def _drift(blocks: Blocks, limits: Thresholds) -> float:
@@ -272,8 +278,8 @@ def _far_across(rows: Floats) -> Floats:
     sums = np.concatenate([np.zeros_like(rows[:1]), np.cumsum(rows, axis=0)])
     at = np.arange(1, len(rows) - 1)
     first, last = np.maximum(at - _FAR, 0), np.minimum(at + 1 + _FAR, len(rows))
-    above = (sums[at] - sums[first]) / (at - first)[:, None]
-    below = (sums[last] - sums[at + 1]) / (last - at - 1)[:, None]
+    above: Floats = (sums[at] - sums[first]) / (at - first)[:, None]
+    below: Floats = (sums[last] - sums[at + 1]) / (last - at - 1)[:, None]
     return below - above
 
 
@@ -289,7 +295,8 @@ def _median_of(values: Floats, chosen: NDArray[np.bool_]) -> Floats:
 def _median_of_three(values: Floats) -> Floats:
     """Return the median of each row and its two neighbours; the outermost rows count twice."""
     a, b, c = np.concatenate([values[:1], values[:-1]]), values, np.concatenate([values[1:], values[-1:]])
-    return np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
+    middle: Floats = np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
+    return middle
 
 
 def _across(values: Floats) -> Floats:

@@ -81,14 +81,16 @@ def _means(values: Floats) -> Floats:
     height, width = values.shape
     # Rows first: numpy adds whole rows fast, which leaves a seventh for the slow axis.
     rows = values.reshape(height // BLOCK, BLOCK, width).sum(axis=1)
-    return rows.reshape(height // BLOCK, width // BLOCK, BLOCK).sum(axis=2) / np.float32(BLOCK * BLOCK)
+    means: Floats = rows.reshape(height // BLOCK, width // BLOCK, BLOCK).sum(axis=2) / np.float32(BLOCK * BLOCK)
+    return means
 
 
 def _colour_means(pixels: Bytes) -> Floats:
     height, width, bands = pixels.shape
     rows = pixels.reshape(height // BLOCK, BLOCK, width * bands).sum(axis=1, dtype=np.uint16)
     blocks = rows.reshape(height // BLOCK, width // BLOCK, BLOCK, bands).sum(axis=2, dtype=np.uint32)
-    return blocks.astype(np.float32) / np.float32(BLOCK * BLOCK)
+    means: Floats = blocks.astype(np.float32) / np.float32(BLOCK * BLOCK)
+    return means
 
 
 def _alpha(colour: Floats) -> Floats:

@@ -24,7 +24,8 @@ class ReportChecks:
     def newest_day(self) -> date | None:
         """Return the newest day whose facts have been built."""
         with self._database.transaction() as tx:
-            return tx.value("SELECT max(starts_on) FROM reports.builds WHERE report = 'job_facts'")
+            newest: date | None = tx.value("SELECT max(starts_on) FROM reports.builds WHERE report = 'job_facts'")
+        return newest
 
     def completeness(self, first: date, last: date) -> dict[str, Any]:
         """Count on the built days: days, paid, facts, waiting (changed since), missing, surplus."""

@@ -231,10 +231,11 @@ class Reports:
     def bookings_read_to(self) -> datetime | None:
         """Return the time up to which Stripe's bookings have been read; initially the first payment, None before it."""
         with self._database.transaction() as tx:
-            return tx.value(
+            read_to: datetime | None = tx.value(
                 """SELECT coalesce((SELECT value::timestamptz FROM smi.cursors WHERE name = 'stripe_bookings'),
                                    (SELECT min(coalesce(paid_at, learned_at)) FROM smi.payments))"""
             )
+        return read_to
 
     def note_bookings(self, bookings: Sequence[BalanceTransaction], *, read_to: datetime) -> int:
         """Store the new ones among Stripe's bookings and return how many; the days that they change go to the log."""

@@ -1,4 +1,4 @@
-"""W27: the WordPress plugin's history as closed jobs."""
+"""The WordPress plugin's history as closed jobs."""
 
 import csv
 from pathlib import Path

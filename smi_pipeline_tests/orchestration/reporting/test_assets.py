@@ -162,7 +162,7 @@ def test_on_a_right_history_facts_and_money_pass_also_when_checked_alone(databas
 
 
 def test_checks_before_the_first_build_pass_and_say_so(checked):
-    assert set(checked().values()) == {(True, "no report was built yet")}
+    assert set(checked().values()) == {(True, "no report has been built yet")}
 
 
 def test_a_failing_check_becomes_a_persons_task_and_a_passing_one_closes_it(database, reports, checked):

@@ -46,7 +46,7 @@ def told(result: Any) -> dict[str, Any]:
 
 
 def test_before_the_first_payment_nothing_is_asked(environment, sandbox, tick):
-    assert tick().skip_message == "nothing was paid yet"
+    assert tick().skip_message == "there are no payments yet"
     assert sandbox.faults("stripe")["injected"] == {}
 
 
@@ -58,7 +58,7 @@ def test_each_tick_keeps_what_stripe_has_newly_booked_and_tells_it_once(shop, da
     assert len(booked(shop)) == 2
     assert kept(database) == booked(shop)
     again = tick()
-    assert isinstance(again, SkipReason) and "booked nothing new up to" in (again.skip_message or "")
+    assert isinstance(again, SkipReason) and "no new bookings" in (again.skip_message or "")
     shop.sandbox.control("stripe", "/_refund", payment_intent=shop.job(paid[0]).payment_intent_id)
     assert told(tick())["new bookings"] == 1
     assert kept(database) == booked(shop)

@@ -94,7 +94,8 @@ def test_the_margins_of_the_last_days_are_those_of_one_currency_and_say_which():
 
 def test_money_without_a_paid_job_says_so():
     row = margin(80, 80) | {"paid_jobs": 0, "jobs_at_a_loss": 0}
-    assert FIGURES["profit_margin"].describe([row]).headline.endswith("; no paid jobs: payments without one, or gifts")
+    headline = FIGURES["profit_margin"].describe([row]).headline
+    assert headline.endswith("; no paid jobs: payments without one, or free retries")
 
 
 def test_a_month_says_when_its_budget_runs_out():
