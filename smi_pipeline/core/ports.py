@@ -38,7 +38,7 @@ class UpscalerPort(Protocol):
         but never ambiguous."""
 
     def parse_webhook(self, body: bytes) -> UpscaleReply:
-        """Reads a webhook of either API format; its content is a hint only. Raises RefusedError (400)."""
+        """Read a webhook of either API format; it only triggers a status call. Raises RefusedError (400)."""
 
 
 class PaymentsPort(Protocol):
@@ -58,102 +58,111 @@ class PaymentsPort(Protocol):
         cancel_url: str,
         expires_at: datetime,
         idempotency_key: str,
-    ) -> CheckoutSession: ...
+    ) -> CheckoutSession:
+        """Create a Checkout session in which the customer pays `amount_cents`."""
 
-    def checkout(self, session_id: str) -> CheckoutSession: ...
+    def checkout(self, session_id: str) -> CheckoutSession:
+        """Return a Checkout session as it is now."""
 
     def expire_checkout(self, session_id: str) -> None:
-        """Closes an open session; a session that is no longer open is left as it is."""
+        """Close an open session; leave one that is no longer open as it is."""
 
-    def payment(self, payment_intent_id: str) -> StripePayment: ...
+    def payment(self, payment_intent_id: str) -> StripePayment:
+        """Return a PaymentIntent as it is now, with its charge."""
 
     def payments_since(self, since: datetime, until: datetime | None = None) -> Iterator[StripePayment]:
-        """PaymentIntents of this shop (metadata source=sell-my-images) created since, and before `until`, both to the
-        second; newest first, page by page."""
+        """Yield this shop's PaymentIntents (metadata source=sell-my-images) created since, and before `until`, both to
+        the second; newest first, page by page."""
 
     def events_since(
         self, since: datetime, types: tuple[str, ...], until: datetime | None = None
     ) -> Iterator[StripeEvent]:
-        """Stored events created since, and before `until`, both to the second; newest first, page by page."""
+        """Yield the stored events created since, and before `until`, both to the second; newest first, page by page."""
 
     def create_refund(
         self, *, payment_intent_id: str, amount_cents: int, idempotency_key: str, metadata: Mapping[str, str]
-    ) -> StripeRefund: ...
+    ) -> StripeRefund:
+        """Refund a part of a payment or all of it, once per idempotency key."""
 
-    def refund(self, refund_id: str) -> StripeRefund: ...
+    def refund(self, refund_id: str) -> StripeRefund:
+        """Return a refund as it is now."""
 
-    def refunds_of(self, payment_intent_id: str) -> list[StripeRefund]: ...
+    def refunds_of(self, payment_intent_id: str) -> list[StripeRefund]:
+        """Return all refunds of a payment, whoever made them."""
 
     def parse_webhook(self, body: bytes, signature: str) -> StripeEvent:
-        """Verifies the signature over the raw body (300 s tolerance). Raises RefusedError (400)."""
+        """Verify the signature over the raw body (300 s tolerance). Raises RefusedError (400)."""
 
 
 class MailerPort(Protocol):
-    """Renders and hands over mails."""
+    """Mails: rendering, and delivery to the SMTP server."""
 
     def render(self, kind: str, *, to: str, message_id: str, context: Mapping[str, Any], at: datetime) -> RenderedMail:
-        """Builds the complete message of `kind`, dated `at`. Raises RefusedError for line breaks in header values."""
+        """Build the complete message of `kind`, dated `at`. Raises RefusedError for line breaks in header values."""
 
     def send(self, mail: RenderedMail) -> None:
-        """Hands the message to the SMTP server. Raises TransientError (4xx, no connection: certainly not accepted),
+        """Hand the message to the SMTP server. Raises TransientError (4xx, no connection: certainly not accepted),
         AmbiguousError (lost after the content was sent), PermanentError (5xx)."""
 
 
 class FetcherPort(Protocol):
-    """Downloads from hosts we allow, at the very address that was checked."""
+    """Downloads from allowed hosts, connected to the very address that was checked."""
 
     def fetch(self, url: str, *, kind: str, max_bytes: int) -> AbstractContextManager[Fetched]:
-        """Streams `url` into a temporary file that lives as long as the context. `kind` is 'source' or 'result' and
+        """Stream `url` into a temporary file that lives as long as the context. `kind` is 'source' or 'result' and
         chooses the list of allowed hosts. Raises PermanentError for a refused or missing URL and for a body that is
         empty or over `max_bytes`; TransientError otherwise."""
 
     def sweep(self) -> int:
-        """Removes temporary files that a killed process left an hour ago; returns how many."""
+        """Remove temporary files that a killed process left an hour ago or earlier; return how many."""
 
 
 class ImagesPort(Protocol):
-    """Header inspection and the checks of design section 7."""
+    """Inspection of image headers and the image checks (docs/image-checks.md)."""
 
     def inspect(self, path: Path) -> ImageInfo:
-        """Reads the header and refuses what is not sold: raises PermanentError (unsupported_format, source_too_large,
+        """Read the header and refuse what is not sold: raise PermanentError (unsupported_format, source_too_large,
         invalid_image) with a sentence that names the cause."""
 
     def check_source(self, path: Path) -> ImageInfo:
-        """`inspect`, then a full decode: raises PermanentError for a truncated or damaged source."""
+        """`inspect`, then decode all of it. Raises PermanentError for a truncated or damaged source."""
 
     def check_result(self, source: Path, result: Path, scale: int) -> Verdict:
-        """All checks of a result against the kept source. Never raises for a bad image: the verdict says it."""
+        """Check a result against the kept source. Never raises for a bad image: the verdict tells."""
 
 
 class StoragePort(Protocol):
     """Files by key below one root (a folder, or s3://…)."""
 
     def put(self, key: str, path: Path) -> None:
-        """Stores a file durably: temporary name, fsync, rename. Raises TransientError when the disk is full."""
+        """Store a file durably: temporary name, fsync, rename. Raises TransientError when the disk is full."""
 
-    def put_bytes(self, key: str, content: bytes) -> None: ...
+    def put_bytes(self, key: str, content: bytes) -> None:
+        """Store `content` durably, as `put` does."""
 
     def open(self, key: str) -> BinaryIO:
-        """A seekable binary stream. Raises NotFound."""
+        """Open a seekable binary stream. Raises NotFound."""
 
     def local_path(self, key: str) -> AbstractContextManager[Path]:
-        """A path on this machine with the content, for libraries that want one."""
+        """Provide a local path with the content, for libraries that need one."""
 
-    def size(self, key: str) -> int: ...
+    def size(self, key: str) -> int:
+        """Return the size in bytes. Raises NotFound."""
 
     def delete(self, key: str) -> None:
-        """Removes a file; a missing one is fine."""
+        """Remove a file; a missing one is fine."""
 
-    def keys(self, prefix: str) -> Iterator[str]: ...
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield the keys that begin with `prefix`."""
 
     def listing(self, prefix: str) -> Iterator[StoredFile]:
-        """As `keys`, with size and age. Raises TransientError when the listing fails: it is never a shorter one."""
+        """Yield as `keys` does, with size and age. Raises TransientError when the listing would be incomplete."""
 
     def sweep(self) -> int:
-        """Removes temporary files that a killed process left an hour ago; returns how many."""
+        """Remove temporary files that a killed process left an hour ago or earlier; return how many."""
 
     def shortage(self) -> str | None:
-        """In words how little room there is, when nothing more is stored for that; None while there is enough."""
+        """Return a sentence about the missing space when nothing more can be stored, None otherwise."""
 
 
 class LimiterPort(Protocol):

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -73,7 +74,8 @@ def create_app(ctx: ServiceContext, settings: Settings, *, on_work: Callable[[Qu
 class _Static(StaticFiles):
     """Style and script of the pages; their address changes with their content."""
 
-    def file_response(self, *args, **kwargs) -> Response:
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """Return the file with its caching header."""
         response = super().file_response(*args, **kwargs)
         response.headers["Cache-Control"] = "public, max-age=86400"
         return response

@@ -140,7 +140,7 @@ def hashed(password: str) -> str:
         raise RefusedError("libcrypt.so.1 is missing: install Debian's package libcrypt1") from None
     crypt.argtypes, crypt.restype = (ctypes.c_char_p, ctypes.c_char_p), ctypes.c_char_p
     salt = "".join(secrets.choice(_SALT) for _ in range(16))
-    made = crypt(password.encode(), f"$6${salt}".encode())
+    made: bytes | None = crypt(password.encode(), f"$6${salt}".encode())
     if not made or not made.startswith(b"$6$"):
         raise RefusedError("libcrypt.so.1 cannot make SHA-512 hashes: install Debian's package libcrypt1")
     return made.decode()

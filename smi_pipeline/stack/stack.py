@@ -46,7 +46,7 @@ class Stack:
     def __init__(self, environment: Mapping[str, str], home: Path, *, say: Callable[[str], None] | None = None) -> None:
         self._environment = dict(environment)
         self.home = home.absolute()
-        self._settings = Settings(**{k.lower(): v for k, v in environment.items() if v}, _env_file=None)  # type: ignore[call-arg, arg-type]
+        self._settings = Settings(**{k.lower(): v for k, v in environment.items() if v}, _env_file=None)  # type: ignore[arg-type]
         self._say = say or (lambda line: None)
         self._postgres: EmbeddedPostgres | None = None
         self._postgres_joined = True  # False after a restart that went wrong, whatever runs now
@@ -250,7 +250,8 @@ def _instance() -> str:
     instance: dict[str, Any] = {}
     for name in ("dagster.yaml", "dagster-workers.yaml"):
         instance |= yaml.safe_load((files / name).read_text())
-    return yaml.safe_dump(instance, sort_keys=False)
+    text: str = yaml.safe_dump(instance, sort_keys=False)
+    return text
 
 
 def _socket_folders(*urls: str) -> Iterator[Path]:
