@@ -122,7 +122,7 @@ def test_names_of_any_language_survive(shop: Shop, name: str, header: str) -> No
     assert reply.headers["content-disposition"] == f"attachment; {header}"
 
 
-@pytest.mark.parametrize("token", ["f" * 64, "f" * 63, "G" * 64, "nonsense", "%00", "..%2f" * 5, "a" * 3000])
+@pytest.mark.parametrize("token", ["f" * 64, "f" * 63, "G" * 64, "nonsense", "..%2f" * 5, "a" * 3000])
 def test_an_unknown_or_malformed_token_is_a_404(shop: Shop, token: str) -> None:
     shop.delivered()
     reply = get(shop, token)

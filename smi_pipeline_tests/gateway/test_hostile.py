@@ -256,7 +256,7 @@ def test_no_path_leads_out_of_its_folder(patient_shop: Shop, below: str) -> None
 
 @pytest.mark.parametrize("character", ["%0a", "%0d%0a", "%00", "%09", "%1f", "%7f", "%c2%85"])
 def test_control_characters_in_a_path_are_refused(patient_shop: Shop, character: str) -> None:
-    for path in ("/metrics", "/ops", "/health", "/", f"/smi/v1/jobs/{'e' * 32}"):
+    for path in ("/metrics", "/ops", "/health", "/", f"/smi/v1/jobs/{'e' * 32}", f"/smi/v1/download/{'f' * 64}"):
         answer = ask(patient_shop, "GET", f"{path}{character}".encode(), [], b"")
         judge(answer)
         assert answer and (answer[0], json.loads(answer[2])["error"]["code"]) == (400, "bad_request")

@@ -90,7 +90,7 @@ def test_a_job_is_found_with_and_without_hyphens_in_any_case(shop: Shop) -> None
         assert shop.status(name)["job_id"] == job_id
 
 
-@pytest.mark.parametrize("name", ["f" * 32, "nonsense", "%00", "a" * 5000, "..%2f..%2fetc", "%F0%9F%92%A9", "'--"])
+@pytest.mark.parametrize("name", ["f" * 32, "nonsense", "a" * 5000, "..%2f..%2fetc", "%F0%9F%92%A9", "'--"])
 def test_an_unknown_job_is_a_404_in_one_line(shop: Shop, name: str) -> None:
     reply = shop.client.get(f"/smi/v1/job-status/{name}")
     assert reply.status_code == 404

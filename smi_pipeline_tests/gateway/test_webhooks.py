@@ -217,7 +217,7 @@ def test_a_hint_of_either_wire_makes_the_status_call_due_and_kicks(shop: Shop, b
     wait_for(lambda: shop.dispatched == [Queue.FULFIL])
 
 
-@pytest.mark.parametrize("token", ["f" * 64, "x" * 64, "short", "f" * 65, "F" * 64, "%00" * 20, "a" * 3000])
+@pytest.mark.parametrize("token", ["f" * 64, "x" * 64, "short", "f" * 65, "F" * 64, "a" * 3000])
 def test_an_unknown_token_is_a_404_and_changes_nothing(shop: Shop, token: str) -> None:
     shop.submitted()
     before = shop.everything()
