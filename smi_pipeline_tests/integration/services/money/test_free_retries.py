@@ -42,7 +42,7 @@ def test_a_gift_that_fails_after_delivery_leaves_the_customer_the_link_and_the_f
     assert shop.state.queries.alarms(shop.policy) == []
 
 
-def test_a_free_retry_that_fails_after_the_file_was_removed_is_failed(shop: Steps) -> None:
+def test_a_gift_that_fails_after_the_file_was_removed_is_failed(shop: Steps) -> None:
     job_id = shop.delivered()
     shop.later(hours=50)
     assert shop.state.deliveries.give_up_files(job_id) != []
