@@ -156,5 +156,5 @@ class Steps(Shop):
         return [(row["round"], row["outcome"]) for row in rows]
 
     def tasks(self) -> list[str]:
-        """Kinds of the open person's tasks."""
+        """Kinds of the open manual tasks."""
         return [task.kind for task in self.state.manual_tasks.opened()]
