@@ -67,10 +67,22 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
 
 
+FORMER_KEYS = {
+    "attempt_no": "n",
+    "fulfilment_round": "round",
+    "recorded_at": "learned_at",
+    "recorded_from": "learned_from",
+    "refund_id": "refund_row",
+    "sequence": "serial",
+}
+"""Keys that programs may still read under the name of release 0.1.0: JSON has both."""
+
+
 def plain(value: Any) -> Any:
     """Return `value` as JSON types: records as objects, times in ISO 8601."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        found = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return found | {former: found[name] for name, former in FORMER_KEYS.items() if name in found}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set):

@@ -31,10 +31,10 @@ def same(given: str | bytes, wanted: str | bytes) -> bool:
 
 def require_key(request: Request, key: SecretStr, setting: str, *, patient: bool = False) -> None:
     """Raises HTTPException: 503 while `setting` is empty (an empty key must not open), 401 for a wrong one, 429 for too
-    many wrong ones; a `patient` door is then shut for the right one, too."""
+    many wrong ones; with `patient`, the right one is refused then, too."""
     wanted = key.get_secret_value()
     if not wanted:
-        raise HTTPException(503, f"This door is closed: {setting} is not set.", {"Retry-After": "3600"})
+        raise HTTPException(503, f"This interface is disabled: {setting} is not set.", {"Retry-After": "3600"})
     guesses = gateway_of(request).guesses
     if patient:
         guesses.require_patience(request)

@@ -57,7 +57,7 @@ def refused(request: Request, status: int, message: str, headers: dict[str, str]
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """Errors of this layer: bodies, doors, unknown paths."""
+    """Errors of this layer: bodies, authentication, unknown paths."""
     assert isinstance(error, HTTPException)
     message = error.detail
     if message == http.HTTPStatus(error.status_code).phrase:  # the framework's own, for paths and methods

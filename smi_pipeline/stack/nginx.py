@@ -43,8 +43,8 @@ _SALT = string.ascii_letters + string.digits + "./"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Place:
-    """Where customers, or one of the doors, are: the parts of an origin."""
+class _Origin:
+    """The parts of an origin."""
 
     origin: str
     host: str
@@ -67,10 +67,10 @@ class _Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Door:
-    """A door to Dagster's UI. `upstream` is the port of the UI on 127.0.0.1."""
+class _Site:
+    """A site of Dagster's UI. `upstream` is the port of the UI on 127.0.0.1."""
 
-    place: _Place
+    address: _Origin
     name: str
     title: str
     upstream: int
@@ -82,7 +82,7 @@ class _Door:
     @property
     def content_policy(self) -> str:
         """Inline scripts are for Dagster's own policy to judge, which knows their nonce."""
-        sockets = self.place.origin.replace("http", "ws", 1)  # older Safari does not count them to 'self'
+        sockets = self.address.origin.replace("http", "ws", 1)  # older Safari does not count them to 'self'
         return (
             f"default-src 'self'; connect-src 'self' {sockets}; img-src 'self' data: blob:; font-src 'self' data:; "
             "script-src 'self' 'unsafe-inline' blob:; worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; "
@@ -93,16 +93,17 @@ class _Door:
 def write_front(
     settings: Settings, folder: Path, *, certificate: Path | None = None, key: Path | None = None
 ) -> list[Path]:
-    """Writes nginx.conf and the doors' password files into `folder`. Returns the files. Raises RefusedError naming the
-    setting that is missing or wrong."""
-    customers = _place("SMI_PUBLIC_URL", settings.public_url)
-    doors = list(_doors(settings))
-    places = [customers, *(door.place for door in doors)]
-    if len({place.origin for place in places}) < len(places):
+    """Write nginx.conf and the password files of the sites into `folder`, and return these files.
+
+    Raises RefusedError naming the setting that is missing or wrong."""
+    customers = _origin("SMI_PUBLIC_URL", settings.public_url)
+    sites = list(_sites(settings))
+    addresses = [customers, *(site.address for site in sites)]
+    if len({address.origin for address in addresses}) < len(addresses):
         raise RefusedError("SMI_PUBLIC_URL, SMI_TEAM_URL and SMI_ANALYSTS_URL must be different addresses")
-    tls = any(place.tls for place in places)
+    tls = any(address.tls for address in addresses)
     if tls and not (certificate and key):
-        raise RefusedError("a door is https: name the files of its certificate by --certificate and --key")
+        raise RefusedError("an address is https: name the files of its certificate by --certificate and --key")
     folder = folder.absolute()
     (folder / "tmp").mkdir(parents=True, exist_ok=True)
     text = jinja2.Environment(
@@ -116,18 +117,18 @@ def write_front(
         user=_NGINX_USER if os.geteuid() == 0 else None,
         customers=customers,
         gateway_port=settings.smi_gateway_port,
-        doors=doors,
+        sites=sites,
         segment=_SEGMENT,
         pages=PAGES,
         files=FILES,
-        listened={listen: place.tls for place in places for listen in place.listens},
+        listened={listen: address.tls for address in addresses for listen in address.listens},
         tls=tls,
         certificate=certificate and certificate.absolute(),
         key=key and key.absolute(),
     )
     return [
         _private(folder / "nginx.conf", written),
-        *(_private(folder / f"{door.name}.htpasswd", f"{door.user}:{hashed(door.password)}\n") for door in doors),
+        *(_private(folder / f"{site.name}.htpasswd", f"{site.user}:{hashed(site.password)}\n") for site in sites),
     ]
 
 
@@ -146,12 +147,12 @@ def hashed(password: str) -> str:
     return made.decode()
 
 
-def _doors(settings: Settings) -> Iterator[_Door]:
+def _sites(settings: Settings) -> Iterator[_Site]:
     user, password = settings.smi_ui_user, settings.smi_ui_password.get_secret_value()
     if settings.smi_team_url:
         _check_login("SMI_UI", user, password)
-        yield _Door(
-            place=_place("SMI_TEAM_URL", settings.smi_team_url),
+        yield _Site(
+            address=_origin("SMI_TEAM_URL", settings.smi_team_url),
             user=user,
             password=password,
             name="team",
@@ -164,8 +165,8 @@ def _doors(settings: Settings) -> Iterator[_Door]:
         _check_login("SMI_ANALYSTS", other, other_password)
         if other == user or other_password == password:  # compares what is configured, not what anybody claims
             raise RefusedError("SMI_ANALYSTS_USER and SMI_ANALYSTS_PASSWORD must not be those of the team")
-        yield _Door(
-            place=_place("SMI_ANALYSTS_URL", settings.smi_analysts_url),
+        yield _Site(
+            address=_origin("SMI_ANALYSTS_URL", settings.smi_analysts_url),
             user=other,
             password=other_password,
             name="analysts",
@@ -182,7 +183,7 @@ def _check_login(prefix: str, user: str, password: str) -> None:
         raise RefusedError(f"{prefix}_PASSWORD needs at least {SHORTEST_PASSWORD} characters, all printable")
 
 
-def _place(name: str, url: str) -> _Place:
+def _origin(name: str, url: str) -> _Origin:
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -192,7 +193,7 @@ def _place(name: str, url: str) -> _Place:
     if parts.path or parts.query or parts.username is not None or not all(c.isalnum() or c in ".-" for c in host):
         raise RefusedError(f"{name} must be scheme and host alone for the front, like https://shop.example.com")
     origin = f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, 443 if tls else 80) else "")
-    return _Place(origin=origin, host=host, port=port or (443 if tls else 80), tls=tls)
+    return _Origin(origin=origin, host=host, port=port or (443 if tls else 80), tls=tls)
 
 
 def _private(path: Path, text: str) -> Path:

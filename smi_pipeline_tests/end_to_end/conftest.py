@@ -13,7 +13,7 @@ from smi_pipeline.sandbox.server import Sandbox
 from smi_pipeline.settings import Settings
 from smi_pipeline.stack import Stack
 from smi_pipeline.stack.process_plan import free_port
-from smi_pipeline_tests.gateway.nginx import doors, front
+from smi_pipeline_tests.gateway.nginx import front, site_variables
 
 API_KEY = "storefront-key-of-the-tests"
 
@@ -130,8 +130,8 @@ def running_shop(folder: Path) -> Iterator[RunningShop]:
     }
     with Sandbox(folder / "sandbox", processing_seconds=0.5, stripe_webhook_url=webhook, **planted) as sandbox:
         login = {"SMTP_USER": planted["smtp_user"], "SMTP_PASSWORD": planted["smtp_password"]}
-        of_doors = {name: value for name, value in doors().items() if name != "SMI_PUBLIC_URL"}
-        variables = environment(sandbox, port, "live") | login | of_doors
+        of_sites = {name: value for name, value in site_variables().items() if name != "SMI_PUBLIC_URL"}
+        variables = environment(sandbox, port, "live") | login | of_sites
         with Stack(variables, folder / "home") as stack:
             stack.wait_ready(90)
             yield RunningShop(sandbox, stack, variables)
@@ -141,6 +141,6 @@ def running_shop(folder: Path) -> Iterator[RunningShop]:
 def front_folder(running_shop: RunningShop) -> Iterator[Path]:
     """The folder of an nginx before that product."""
     values = {name.lower(): value for name, value in running_shop.variables.items()}
-    settings = Settings(_env_file=None, **values, smi_public_url=doors()["SMI_PUBLIC_URL"])  # type: ignore[call-arg, arg-type]
+    settings = Settings(_env_file=None, **values, smi_public_url=site_variables()["SMI_PUBLIC_URL"])  # type: ignore[call-arg, arg-type]
     with front(settings) as folder:
         yield folder

@@ -15,7 +15,7 @@ from smi_pipeline.settings import Settings
 from smi_pipeline_tests.attack.weakened import blocking_by_name, for_any_page
 from smi_pipeline_tests.end_to_end.conftest import RunningShop, wait_until
 from smi_pipeline_tests.end_to_end.hostile import TAG, mutation, page, serving
-from smi_pipeline_tests.gateway.nginx import TEAM, doors, free_port, front, needs_nginx
+from smi_pipeline_tests.gateway.nginx import TEAM, free_port, front, needs_nginx, site_variables
 
 CHROMIUM = shutil.which("chromium") or ""
 SCREENSHOTS = Path("screenshots")
@@ -30,7 +30,11 @@ pytestmark = [
 
 def in_front(shop: RunningShop, **changes: Any) -> Any:
     """Return an nginx before this product, its team's site under a name whose neighbours are the same site."""
-    values = {name.lower(): value for name, value in (shop.variables | doors()).items() if name != "SMI_ANALYSTS_PORT"}
+    values = {
+        name.lower(): value
+        for name, value in (shop.variables | site_variables()).items()
+        if name != "SMI_ANALYSTS_PORT"
+    }
     values["smi_team_url"] = f"http://team.shop.localhost:{free_port()}"
     values["smi_analysts_port"] = shop.variables["SMI_ANALYSTS_PORT"]
     settings = Settings(_env_file=None, **values)  # type: ignore[call-arg, arg-type]

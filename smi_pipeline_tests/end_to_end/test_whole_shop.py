@@ -21,7 +21,7 @@ from smi_pipeline.state.database import Database
 from smi_pipeline.state.reports.store import Reports
 from smi_pipeline.wiring import dagster_url
 from smi_pipeline_tests.end_to_end.conftest import RunningShop, wait_until
-from smi_pipeline_tests.end_to_end.doors import Door
+from smi_pipeline_tests.end_to_end.dagster_site import DagsterSite
 from smi_pipeline_tests.end_to_end.leaks import cells, command_lines, files_below, search
 from smi_pipeline_tests.gateway.nginx import ANALYSTS, NGINX, TEAM, needs_nginx
 
@@ -179,15 +179,15 @@ def test_reports_appear_by_themselves_and_are_what_the_ledgers_say(running_shop:
 
 
 @pytest.fixture
-def team(running_shop: RunningShop, front_folder: Path) -> Door:
-    return Door(running_shop.variables["SMI_TEAM_URL"], TEAM)
+def team(running_shop: RunningShop, front_folder: Path) -> DagsterSite:
+    return DagsterSite(running_shop.variables["SMI_TEAM_URL"], TEAM)
 
 
 @pytest.fixture
-def analysts(running_shop: RunningShop, front_folder: Path) -> Door:
-    door = Door(running_shop.variables["SMI_ANALYSTS_URL"], ANALYSTS)
-    wait_until("the read-only UI", lambda: door.get("/server_info").status_code == 200)
-    return door
+def analysts(running_shop: RunningShop, front_folder: Path) -> DagsterSite:
+    site = DagsterSite(running_shop.variables["SMI_ANALYSTS_URL"], ANALYSTS)
+    wait_until("the read-only UI", lambda: site.get("/server_info").status_code == 200)
+    return site
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,7 @@ def test_the_closing_mail_reads_well(running_shop: RunningShop, orders: dict[str
 
 
 @needs_nginx
-def test_the_team_reaches_everything_through_its_door(running_shop: RunningShop, team: Door) -> None:
+def test_the_team_reaches_everything_through_its_door(running_shop: RunningShop, team: DagsterSite) -> None:
     assert team.get("/runs").status_code == 200
     assert team.get("/graphql?query={version}").status_code == 405
     assert team.ask("{ version }")["version"]
@@ -254,7 +254,7 @@ def test_the_team_reaches_everything_through_its_door(running_shop: RunningShop,
 
 @needs_nginx
 def test_the_analysts_door_shows_the_same_and_changes_nothing(
-    running_shop: RunningShop, orders: dict[str, Any], analysts: Door
+    running_shop: RunningShop, orders: dict[str, Any], analysts: DagsterSite
 ) -> None:
     run_id = _failed_run(running_shop)
     assert analysts.get("/runs").status_code == 200
@@ -269,13 +269,13 @@ def test_the_analysts_door_shows_the_same_and_changes_nothing(
 @needs_nginx
 @needs_chromium
 def test_the_ui_works_through_the_front(
-    running_shop: RunningShop, orders: dict[str, Any], browser: Browser, team: Door, analysts: Door
+    running_shop: RunningShop, orders: dict[str, Any], browser: Browser, team: DagsterSite, analysts: DagsterSite
 ) -> None:
     wait_until("a materialised report", lambda: _materialised(running_shop, "profit_margin"), seconds=120)
     complaints: list[str] = []
 
-    def page_at(door: Door) -> Page:
-        user, password = door.login
+    def page_at(site: DagsterSite) -> Page:
+        user, password = site.login
         page = browser.new_page(
             viewport={"width": 1280, "height": 900}, http_credentials={"username": user, "password": password}
         )

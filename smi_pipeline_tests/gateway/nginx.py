@@ -34,8 +34,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def doors() -> dict[str, str]:
-    """The variables of the three doors, on ports of loopback."""
+def site_variables() -> dict[str, str]:
+    """The variables of the three sites, on ports of loopback."""
     return {
         "SMI_PUBLIC_URL": f"http://127.0.0.1:{free_port()}",
         "SMI_TEAM_URL": f"http://127.0.0.1:{free_port()}",
@@ -50,7 +50,7 @@ def doors() -> dict[str, str]:
 
 def configured(**changes: Any) -> Settings:
     """Return settings with all three sites on loopback; keyword arguments change them."""
-    values: dict[str, Any] = {name.lower(): value for name, value in doors().items()}
+    values: dict[str, Any] = {name.lower(): value for name, value in site_variables().items()}
     return Settings(_env_file=None, **values | changes)  # type: ignore[call-arg]
 
 

@@ -86,8 +86,8 @@ pytestmark = needs_nginx
 
 def test_the_doors_open_to_their_own_password_and_to_no_other(running: Any) -> None:
     answers = {
-        (door, who): running.client.get(url, auth=login).status_code
-        for door, url in (("team", running.team), ("analysts", running.analysts))
+        (site, who): running.client.get(url, auth=login).status_code
+        for site, url in (("team", running.team), ("analysts", running.analysts))
         for who, login in (("team", TEAM), ("analysts", ANALYSTS), ("nobody", None), ("wrong", (TEAM[0], "wrong")))
     }
     opened = {pair for pair, status in answers.items() if status == 200}
@@ -107,8 +107,8 @@ def test_what_is_behind_never_sees_the_password(running: Any, upstream: Any) -> 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_graphql_is_never_asked_by_get(running: Any, upstream: Any, path: str, method: str) -> None:
     before = len(upstream.seen)
-    for door, login in ((running.team, TEAM), (running.analysts, ANALYSTS)):
-        said = raw(door, f"{method} {path} HTTP/1.1", *basic(login))
+    for site, login in ((running.team, TEAM), (running.analysts, ANALYSTS)):
+        said = raw(site, f"{method} {path} HTTP/1.1", *basic(login))
         assert said.startswith(b"HTTP/1.1 405"), said
     assert len(upstream.seen) == before
 
@@ -143,30 +143,30 @@ FOREIGN = ["https://evil.example", "null", "", "http://127.0.0.1", "{own}.evil.e
 @pytest.mark.parametrize("origin", FOREIGN)
 def test_a_post_from_another_site_is_refused(running: Any, upstream: Any, origin: str) -> None:
     before = len(upstream.seen)
-    for door, login in ((running.team, TEAM), (running.analysts, ANALYSTS)):
-        value = origin.format(own=door, rest=door.removeprefix("http"))
+    for site, login in ((running.team, TEAM), (running.analysts, ANALYSTS)):
+        value = origin.format(own=site, rest=site.removeprefix("http"))
         headers = {"Origin": value} if value else {}
-        reply = running.client.post(f"{door}/graphql", json={"query": "{x}"}, auth=login, headers=headers)
+        reply = running.client.post(f"{site}/graphql", json={"query": "{x}"}, auth=login, headers=headers)
         assert reply.status_code == 403
         opening = ("GET /graphql HTTP/1.1", *HANDSHAKE, *basic(login), *(f"Origin: {value}",) * bool(value))
-        assert raw(door, *opening).startswith(b"HTTP/1.1 403")
+        assert raw(site, *opening).startswith(b"HTTP/1.1 403")
     assert len(upstream.seen) == before
 
 
 def test_a_post_and_a_web_socket_of_the_own_site_pass(running: Any, upstream: Any) -> None:
-    for door, login in ((running.team, TEAM), (running.analysts, ANALYSTS)):
-        own = {"Origin": door}
-        reply = running.client.post(f"{door}/graphql", json={"query": "{x}"}, auth=login, headers=own)
+    for site, login in ((running.team, TEAM), (running.analysts, ANALYSTS)):
+        own = {"Origin": site}
+        reply = running.client.post(f"{site}/graphql", json={"query": "{x}"}, auth=login, headers=own)
         assert (reply.status_code, upstream.seen[-1]["body"]) == (200, b'{"query":"{x}"}')
-        said = raw(door, "GET /graphql HTTP/1.1", *HANDSHAKE, f"Origin: {door}", *basic(login))
+        said = raw(site, "GET /graphql HTTP/1.1", *HANDSHAKE, f"Origin: {site}", *basic(login))
         assert said.startswith(b"HTTP/1.1 101")
         assert upstream.seen[-1]["headers"]["connection"] == "upgrade"
 
 
 def test_without_the_password_neither_post_nor_web_socket_pass(running: Any) -> None:
-    for door in (running.team, running.analysts):
-        assert running.client.post(f"{door}/graphql", headers={"Origin": door}).status_code == 401
-        said = raw(door, "GET /graphql HTTP/1.1", *HANDSHAKE, f"Origin: {door}")
+    for site in (running.team, running.analysts):
+        assert running.client.post(f"{site}/graphql", headers={"Origin": site}).status_code == 401
+        said = raw(site, "GET /graphql HTTP/1.1", *HANDSHAKE, f"Origin: {site}")
         assert said.startswith(b"HTTP/1.1 401")
 
 

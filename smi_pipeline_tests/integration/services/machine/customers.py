@@ -39,7 +39,7 @@ class UnmatchedPayment:
 
 
 class Customers:
-    """What the world does to the shop, and the shop's doors for it."""
+    """What the world does to the shop, and the shop's entry points."""
 
     def __init__(self, shop: Steps) -> None:
         self.shop, self.ctx, self.crew = shop, shop.ctx, Crew()
@@ -90,7 +90,7 @@ class Customers:
         type_ = "charge.dispute.closed" if ends else "charge.dispute.created"
         self._event(type_, {**body, "status": ends or "needs_response"})
 
-    # --- the doors
+    # --- the entry points
 
     def tell(self, event: StripeEvent, fate: Interruption = END) -> None:
         """The webhook of a Stripe event arrives: for the first time, or again."""

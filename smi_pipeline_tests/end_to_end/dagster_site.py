@@ -1,4 +1,4 @@
-"""A door of the front as a program uses it: GraphQL by POST and by WebSocket, with the login and the door's origin."""
+"""A site of the front as a program uses it: GraphQL by POST and by WebSocket, with the login and the site's origin."""
 
 import json
 from base64 import b64encode
@@ -9,7 +9,7 @@ from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
 
-class Door:
+class DagsterSite:
     """`url` is its origin, `login` user and password."""
 
     def __init__(self, url: str, login: tuple[str, str]) -> None:
