@@ -59,6 +59,16 @@ def dagster_url(settings: Settings, state: str | None = None) -> str:
     return url.update_query_dict({"plugin": "smi_pool"}).render_as_string(hide_password=False)
 
 
+def stripe_payments(settings: Settings) -> StripePayments:
+    """Return the client of the configured Stripe account."""
+    return StripePayments(
+        settings.stripe_api_key.get_secret_value(),
+        settings.stripe_webhook_secret.get_secret_value(),
+        settings.stripe_api_base,
+        timeout=10,  # three tries, within the time of a sensor tick
+    )
+
+
 def build_context(settings: Settings, *, actor: str, pool_size: int = 5) -> ServiceContext:
     """All ports on the configured services. Opens no connection yet, except to an embedded database.
 
@@ -79,12 +89,7 @@ def build_context(settings: Settings, *, actor: str, pool_size: int = 5) -> Serv
             settings.upsampler_wire,
             read_timeout=20,  # with the time budget of a tick it stays below the 60 s after which a sensor is stopped
         ),
-        payments=StripePayments(
-            settings.stripe_api_key.get_secret_value(),
-            settings.stripe_webhook_secret.get_secret_value(),
-            settings.stripe_api_base,
-            timeout=10,  # three tries, within the time of a sensor tick
-        ),
+        payments=stripe_payments(settings),
         mailer=SmtpMailer(
             settings.smtp_host,
             settings.smtp_port,

@@ -69,13 +69,6 @@ class ReportsResource(ConfigurableResource[None]):
 
     def bookings(self, since: datetime, until: datetime) -> Iterator[BalanceTransaction]:
         """Yield Stripe's balance transactions from `since` to `until`, newest first."""
-        from smi_pipeline.adapters.stripe.payments import StripePayments
+        from smi_pipeline.wiring import stripe_payments  # imports every adapter: not at import time
 
-        settings = Settings()
-        stripe = StripePayments(
-            settings.stripe_api_key.get_secret_value(),
-            settings.stripe_webhook_secret.get_secret_value(),
-            settings.stripe_api_base,
-            timeout=10,  # three tries, within the time of a sensor tick
-        )
-        return stripe.bookings(since, until)
+        return stripe_payments(Settings()).bookings(since, until)
