@@ -38,6 +38,7 @@ _INCLUDE = "\ninclude_if_exists 'smi.conf'\n"
 _WHO_MAY_CONNECT = "# Written at every start.\nlocal all all peer map=smi\n"
 
 _SOCKET = ".s.PGSQL.5432"
+_READY = "ready"  # PostgreSQL's own word in postmaster.pid
 _LONGEST_SOCKET_PATH = 107  # bytes, of Linux
 _PLAIN = re.compile(r"[A-Za-z0-9/._+-]+")  # means the same to libpq, in URLs and in PostgreSQL's lists
 
@@ -115,13 +116,13 @@ class EmbeddedPostgres:
     def _running_at(self) -> Path | None:
         """The socket's folder of a server that takes connections."""
         lines = self._pid_file()
-        if len(lines) < 8 or lines[7] != "ready" or self._server_pid() is None:
+        if len(lines) < 8 or lines[7] != _READY or self._server_pid() is None:
             return None
         return Path(lines[4]) if (Path(lines[4]) / _SOCKET).exists() else None
 
     def _start_server(self) -> Path:
         pid = self._server_pid()
-        if pid is not None and self._pid_file()[7:8] == ["ready"]:
+        if pid is not None and self._pid_file()[7:8] == [_READY]:
             self._stop_server()  # its socket is gone: nobody reaches it
             pid = None
         if pid is None:

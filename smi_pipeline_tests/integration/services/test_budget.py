@@ -1,6 +1,7 @@
 """The monthly credit budget: the alert, the hold, the report check and the report tables count the same credits."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -17,7 +18,13 @@ BOOKED = 2
 
 @pytest.fixture
 def spent(shop: Steps) -> int:
-    """The credits used this month: by a delivered job, and by one whose first call was never answered."""
+    """The credits used this month: by a delivered job, and by one whose first call was never answered.
+
+    In the middle of a day in the middle of a month: neither ends during the test.
+    """
+    now = shop.state.submissions.now()
+    noon = (now.replace(day=15) + timedelta(days=31)).replace(day=15, hour=12, minute=0)
+    shop.later(seconds=(noon - now).total_seconds())
     shop.delivered()
     job_id = shop.paid()
     shop.upscaler.after_effect.append(AmbiguousError("no answer"))
