@@ -138,7 +138,7 @@ class Failpoints:
 
 
 class FailpointProxy:
-    """A port that reaches its points; otherwise unchanged."""
+    """A proxy of a port that triggers the failpoints around each call."""
 
     def __init__(self, port: Any, name: str, failpoints: Failpoints) -> None:
         self._port, self._name, self._failpoints = port, name, failpoints

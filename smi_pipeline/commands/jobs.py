@@ -57,7 +57,7 @@ def list_jobs(status: str | None, limit: int, as_json: bool) -> None:
         return
     print_table(
         None,
-        ("job", "ordered (UTC)", "status", "size", "price", "tries", "what is known"),
+        ("job", "ordered (UTC)", "status", "size", "price", "tries", "note"),
         [
             (
                 job.job_id,

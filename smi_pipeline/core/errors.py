@@ -38,7 +38,7 @@ class AccountError(TransientError):
 
 
 class PermanentError(SmiError):
-    """Another attempt cannot help. `reason` is one of `core.reasons`."""
+    """Another attempt cannot help. `reason` is a code of `core.reasons` if it ends a job, else of the adapter."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,5 @@
-"""What the services need of the outside world, as Protocols. Adapters implement them; tests may use other worlds."""
+"""What the services need of the outside world, as Protocols. Adapters implement them; tests may substitute
+their own."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -27,14 +28,14 @@ class UpscalerPort(Protocol):
     """The Upsampler API."""
 
     def submit(self, request: SubmitRequest) -> UpscaleReply:
-        """Starts one upscale. Costs credits.
+        """Start one upscale. Costs credits.
 
         Raises RateLimited (429), AccountError (401/402/403), PermanentError (another 4xx), TransientError (certainly
         not accepted: no connection, 503), AmbiguousError (no answer, another 5xx, unreadable answer).
         """
 
     def status(self, external_id: str) -> UpscaleReply:
-        """Asks for the state of one upscale. Raises NotFound when the service does not know it, else as `submit`
+        """Ask for the state of one upscale. Raises NotFound when the service does not know it, else as `submit`
         but never ambiguous."""
 
     def parse_webhook(self, body: bytes) -> UpscaleReply:
@@ -173,20 +174,20 @@ class LimiterPort(Protocol):
         open."""
 
     def blocked_until(self, at: datetime, reason: str) -> None:
-        """Notes a 429's Retry-After for every process."""
+        """Record a 429's Retry-After for every process."""
 
     def open_breaker(self, reason: str) -> None:
-        """Stops all calls for a minute after the account was refused; no orders are taken until one succeeds."""
+        """Stop all calls for a minute after the account was refused; no orders are taken until a call succeeds."""
 
     def close_breaker(self) -> None:
-        """Notes a call that succeeded."""
+        """Record a call that succeeded."""
 
     def breaker_reason(self) -> str | None:
-        """Why the breaker is open, or None."""
+        """Return why the breaker is open, or None."""
 
 
 class RunsPort(Protocol):
     """The orchestrator, seen from outside of it."""
 
     def launch(self, queue: Queue, lease_id: str, size: int) -> str:
-        """Starts the run of `queue` for a lease of `size` rows; returns its id. Raises TransientError."""
+        """Start the run of `queue` for a lease of `size` rows and return its id. Raises TransientError."""

@@ -1,4 +1,4 @@
-"""Why an upscale job failed: codes stored in rows and reports, and the sentences customers read."""
+"""Why a job failed or a payment was returned: codes stored in rows and reports, and the sentences customers read."""
 
 UNSUPPORTED_FORMAT = "unsupported_format"
 SOURCE_TOO_LARGE = "source_too_large"

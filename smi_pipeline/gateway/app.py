@@ -1,4 +1,4 @@
-"""The gateway's application: which path leads where. Everything is read from what is passed in."""
+"""The gateway's application: which path leads where. All dependencies are passed in."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager

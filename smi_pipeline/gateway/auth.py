@@ -1,4 +1,4 @@
-"""Who may come in: the storefront's key, the operators' password, the customers' signed words, the shop's origin."""
+"""Authentication: the storefront's key, operators' password, customers' signed keys, and the shop's origin."""
 
 import base64
 import binascii
@@ -101,14 +101,16 @@ def find_job(request: Request) -> UpscaleJob:
 
 
 def may_view(request: Request, job_id: str) -> bool:
-    """Whether `view` is the signed word that shows link and refund of this job. Raises HTTPException (429) after too
-    many wrong ones."""
+    """Return whether `view` is the signed key to the link and the refund of this job.
+
+    Raises HTTPException (429) after too many wrong ones."""
     return _signed(request, "view", view_token(gateway_of(request).ctx.secret_key, job_id))
 
 
 def may_rate(request: Request, job_id: str) -> bool:
-    """Whether `key` is the signed word that lets a customer rate this job. Raises HTTPException (429) after too many
-    wrong ones."""
+    """Return whether `key` is the signed key that lets a customer rate this job.
+
+    Raises HTTPException (429) after too many wrong ones."""
     return _signed(request, "key", rating_token(gateway_of(request).ctx.secret_key, job_id))
 
 

@@ -104,7 +104,7 @@ class _StateCollector(Collector):
         )
         yield GaugeMetricFamily(
             "smi_sensors_seconds_ago",
-            "Since a sensor last looked for work; -1: none has yet. Alert above 60: a stopped daemon cannot alert.",
+            "Since Upsampler was last polled and deadlines enforced; -1: never. Alert above 60.",
             value=-1 if queue.silent_seconds is None else queue.silent_seconds,
         )
         yield from self._comparisons()

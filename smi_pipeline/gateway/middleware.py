@@ -1,5 +1,4 @@
-"""Around every request: no control characters in its path, security headers, one line of log, figures, and an answer
-when something unexpected happens."""
+"""Wrap every request: refuse control characters, add security headers, log, measure, answer unexpected errors."""
 
 import unicodedata
 from collections.abc import Mapping

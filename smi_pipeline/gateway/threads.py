@@ -1,4 +1,4 @@
-"""Threads for the synchronous services. Slow work has its own, so that webhooks never wait behind it."""
+"""Threads for the synchronous services. Slow work has its own pools, so that webhooks never wait behind it."""
 
 import threading
 import time

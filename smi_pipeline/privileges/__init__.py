@@ -1,4 +1,4 @@
-"""Root keeps nothing to itself and gives nothing away: who the processes are, what they may see, whose the files are.
+"""What runs without root's rights when root starts it: the account, the files it can reach, and their ownership.
 
-Belongs here: everything that is different when a command is run as root. To everybody else all of it does nothing.
+Belongs here: everything that differs when a command is run as root. For other users all of it does nothing.
 """

@@ -78,9 +78,9 @@ def own_home(home: Path) -> Account | None:
 
 @contextlib.contextmanager
 def as_owner_of(folder: Path) -> Iterator[None]:
-    """What root writes inside belongs to the owner of `folder` (while it is missing, of the nearest folder above), and
-    is written with no more rights than theirs: no link that they put there leads root elsewhere. For one thread; to be
-    short, and to start no thread or process."""
+    """As root, write files as the owner of `folder` (of the nearest existing folder above, if it is missing), with no
+    more rights than theirs: no link they placed leads root elsewhere. Affects this thread only. Keep the block short,
+    and start no thread or process in it."""
     owner = _existing(folder).stat() if os.geteuid() == 0 else None
     if owner is None or owner.st_uid == 0:
         yield

@@ -37,13 +37,13 @@ def end_with_parent(number: int) -> None:
 
 
 def gain_nothing_by_exec() -> None:
-    """No program that this process runs, setuid or not, has more rights than it has."""
+    """Keep programs that this process runs from gaining privileges (PR_SET_NO_NEW_PRIVS)."""
     _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 
 
 def set_file_identity(uid: int, gid: int) -> None:
-    """As root: whose files this thread makes, and with whose rights it writes; it reads and enters whatever it could
-    before. 0 and 0 make it root again."""
+    """As root, set the file-system user and group of this thread: the owner of new files, and the rights to write. The
+    right to read and enter everything stays. 0 and 0 restore root."""
     _libc.setfsgid(gid)
     _libc.setfsuid(uid)  # takes the rights over files away with it
     if uid == 0:

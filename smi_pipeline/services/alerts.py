@@ -49,8 +49,7 @@ def _watch_sensors(ctx: ServiceContext) -> None:
         kind=ManualTaskKind.SENSOR_SILENT,
         subject="upsampler_completions",
         job_id=None,
-        message=f"The sensor upsampler_completions has not run for {silent / 60:.0f} minutes: Upsampler is not polled, "
-        "deadlines are not enforced.",
+        message=f"Nothing has polled Upsampler or enforced deadlines for {silent / 60:.0f} minutes.",
         next_step="Open Automation, upsampler_completions in Dagster: switch it on, or see why its ticks fail.",
     )
 

@@ -131,7 +131,7 @@ def _settled(ctx: ServiceContext, row: Refund, facts: StripeRefund, how: str) ->
 
 def _follow(ctx: ServiceContext, row: Refund) -> StepResult:
     if row.stripe_refund_id is None:
-        raise TransientError("a pending refund without id")
+        raise TransientError("the pending refund has no Stripe id yet")
     return _settled(ctx, row, ctx.payments.refund(row.stripe_refund_id), "looked up")
 
 

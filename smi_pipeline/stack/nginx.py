@@ -133,8 +133,8 @@ def write_front(
 
 
 def hashed(password: str) -> str:
-    """crypt's SHA-512 form, by the library that nginx itself checks it with. Costlier ones would hold up nginx: it
-    checks each request anew, and a page of Dagster's UI is a hundred of them."""
+    """Return the SHA-512 hash of crypt, by the library that nginx checks it with. A slower hash would block nginx: it
+    checks each request, and one page of Dagster's UI makes about a hundred."""
     try:
         crypt = ctypes.CDLL("libcrypt.so.1").crypt
     except OSError:

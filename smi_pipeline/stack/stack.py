@@ -172,10 +172,10 @@ class Stack:
         except (OSError, SmiError) as error:
             # Backends of the dead one may still hold its memory, or it recovers for longer than it is waited for:
             # then the next try joins it, so that it is stopped with us.
-            self._say(f"PostgreSQL did not start ({error}); tried again at once")
+            self._say(f"PostgreSQL did not start ({error}); retrying now")
 
     def stop(self) -> None:
-        """Stops all children and an own PostgreSQL; nothing is left after ten seconds."""
+        """Stop all children and an embedded PostgreSQL; nothing is left after ten seconds."""
         for child in self.children:
             child.ask_to_stop()
         deadline = time.monotonic() + STOP_SECONDS
@@ -203,8 +203,10 @@ class Stack:
 
 
 def _wait_for_ports(ports: Iterable[int], seconds: float = 20) -> None:
-    """Waits until something listens on all of them: a daemon that is up before the code servers leaves all sensors out
-    until it looks again, up to a minute later. Returns all the same after `seconds`: who needs a server finds out."""
+    """Wait until something listens on all ports, or for `seconds`: whoever needs a server reports that it is missing.
+
+    A daemon that is up before the code servers misses their sensors for up to a minute.
+    """
     ends = time.monotonic() + seconds
     for port in ports:
         while time.monotonic() < ends:

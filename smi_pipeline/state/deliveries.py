@@ -39,7 +39,7 @@ class Deliveries:
                     kind=ManualTaskKind.FIDELITY,
                     subject=job_id,
                     job_id=job_id,
-                    message=f"The result of job {job_id} is delivered, but: {'; '.join(verdict.warnings)}.",
+                    message=f"The result of job {job_id} passed with warnings: {'; '.join(verdict.warnings)}.",
                     next_step="Compare source and result; refund as goodwill if the quality is not acceptable.",
                 )
 

@@ -82,7 +82,7 @@ class Emails:
             )
 
     def accepted(self, email: Email, *, actor: str) -> None:
-        """Record that the mail server has accepted the mail. No lease is needed for a fact."""
+        """Record that the mail server has accepted the mail. Needs no lease: the server has confirmed it."""
         with self._database.transaction() as tx:
             changed = tx.run(
                 f"""UPDATE smi.emails SET state = '{EmailState.ACCEPTED}', accepted_at = smi.now(), lease_id = NULL,

@@ -208,8 +208,8 @@ class EmbeddedPostgres:
             return Path(tempfile.mkdtemp(prefix="smi-pg-", dir=short if plain else "/tmp"))  # noqa: S108 - mode 0700
 
     def _run(self, run_as: Unprivileged, program: str, *arguments: str, detached: bool = False) -> str:
-        """What the program says. `detached`: it goes on when we end, and its process id is returned; what it says goes
-        to the server's log."""
+        """Run a program and return its output. `detached`: it keeps running when this process ends; its output goes to
+        the server's log, and its process id is returned."""
 
         def in_child() -> None:
             run_as.enter()

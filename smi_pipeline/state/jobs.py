@@ -77,7 +77,7 @@ class Jobs:
         return [(row["job_id"], row["checkout_session_id"]) for row in rows]
 
     def postpone_abandonment(self, job_id: str, *, seconds: float) -> None:
-        """Look at an unpaid job that could not be closed again in `seconds`."""
+        """Try again in `seconds` to close an unpaid job."""
         with self._database.transaction() as tx:
             tx.run(
                 f"""UPDATE smi.upscale_jobs SET next_attempt_at = smi.now() + make_interval(secs => :seconds)

@@ -30,17 +30,17 @@ class ServerUsers:
             os.close(descriptor)
 
     def add(self) -> None:
-        """This user has come."""
+        """Register this process."""
         self._write([*self._others(), f"{os.getpid()} {process_started(os.getpid())} {self._name}"])
 
     def remove(self) -> bool:
-        """This user goes. Return whether others stay."""
+        """Remove this process. Return whether others remain."""
         others = self._others()
         self._write(others)
         return bool(others)
 
     def _others(self) -> list[str]:
-        """Those of the list that live."""
+        """Return the entries of the other live processes."""
         try:
             lines = [line.split() for line in self._file.read_text().splitlines()]
         except FileNotFoundError:

@@ -60,7 +60,7 @@ class Submissions:
                 row = tx.row(
                     """INSERT INTO smi.submissions (job_id, round)
                        SELECT job_id, round FROM smi.upscale_jobs
-                       WHERE job_id = :id AND lease_id = :lease AND lease_until > smi.now() -- else the clock may end it
+                       WHERE job_id = :id AND lease_id = :lease AND lease_until > smi.now() -- else it may be failed
                        RETURNING submission_id""",
                     id=job_id,
                     lease=lease_id,
@@ -79,8 +79,8 @@ class Submissions:
             return None
 
     def accepted(self, submission_id: int, reply: UpscaleReply, *, policy: Policy, actor: str) -> None:
-        """Record that Upsampler has accepted: the job leaves the queue, its deadline starts. No lease is needed for a
-        fact."""
+        """Record that Upsampler has accepted: the job leaves the queue, its deadline starts. Needs no lease: Upsampler
+        has confirmed it."""
         with self._database.transaction() as tx:
             accept(tx, submission_id, reply, policy, actor)
 

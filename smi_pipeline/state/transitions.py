@@ -1,8 +1,8 @@
 """The life cycle of an upscale job: one function per transition, in the caller's transaction.
 
-Only this module writes `upscale_jobs.status`, writes `smi.outcomes`, or ends the lease of a job whose step is done
-(`leases` hands rows out and takes them back without deciding anything). `core.lifecycle.TRANSITIONS` lists what is
-allowed, and the database refuses everything else.
+Only this module changes `upscale_jobs.status`, decides outcomes, or ends the lease of a job whose step is done
+(`leases` hands rows out and takes them back without deciding anything; `imported_jobs` inserts closed jobs).
+`core.lifecycle.TRANSITIONS` lists what is allowed, and the database refuses everything else.
 """
 
 from datetime import datetime, timedelta

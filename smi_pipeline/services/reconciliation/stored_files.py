@@ -104,7 +104,7 @@ class _Comparison:
     def shard(self, shard: str) -> None:
         """Compare the files of the jobs whose ids begin with `shard`."""
         found = {file.key: file for file in self._listed(shard)}
-        # Read after the listing: a file stored meanwhile is missing from the list, and is asked for singly.
+        # Read after the listing: a file stored meanwhile is missing from the list, so it is looked up individually.
         window = self._ctx.policy.download_ttl + timedelta(days=3)
         rows = self._ctx.state.reconciliation.jobs_with_files(shard, window)
         for row in rows:

@@ -179,7 +179,7 @@ class _EventScan:
             age = self._now - datetime.fromisoformat(entry["since"])
             if age > REPORT_AFTER and not entry.get("reported"):
                 entry["reported"] = True
-                self._report(event_id, "is not answered for by Stripe, although it is listed.")
+                self._report(event_id, "could not be applied: Stripe lists it, but does not return its object.")
             if age <= GIVE_UP_AFTER:
                 waiting.clear()
                 waiting.update(others | {event_id: entry})  # at the end: it was asked for last
