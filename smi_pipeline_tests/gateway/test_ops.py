@@ -130,7 +130,7 @@ def test_the_overview_shows_alarms_tasks_and_a_stopped_service(shop: Shop) -> No
     assert "1 overdue" in page
     assert job_id in page
     assert "Calls to Upsampler are stopped" in page
-    assert "1 task for a person" in page
+    assert "1 manual task" in page
     assert "Check the API key" in page
 
 
