@@ -134,7 +134,7 @@ class _Folder:
         with (
             content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as source,
             _failures(key, "stored"),
-            as_owner_of(self._root),
+            as_owner_of(target.parent),
         ):
             size = source.seek(0, os.SEEK_END)
             for last_try in (False, False, True):
@@ -193,7 +193,7 @@ class _Folder:
 
     def delete(self, key: str) -> None:
         path = self._root / key
-        with _failures(key, "deleted"), as_owner_of(self._root):
+        with _failures(key, "deleted"), as_owner_of(path.parent):
             with suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
             # Remove the order's empty folders; rmdir refuses one in use.

@@ -11,7 +11,7 @@ from decimal import Decimal
 from smi_pipeline.core.errors import SmiError
 from smi_pipeline.demo.judge import CREDIT_CENTS, FEE_FIXED_CENTS, FEE_PER_MILLE
 from smi_pipeline.demo.orders import DemoState
-from smi_pipeline.privileges.accounts import own_home
+from smi_pipeline.privileges.accounts import as_owner_of, own_home
 from smi_pipeline.privileges.processes import Unprivileged
 from smi_pipeline.stack.children import Child
 
@@ -113,7 +113,8 @@ def running_sandbox(demo: DemoState, **more: object) -> Iterator[None]:
 
     Raises SandboxError."""
     own_home(demo.home)
-    (demo.sandbox_folder / "ports.json").unlink(missing_ok=True)
+    with as_owner_of(demo.home):
+        (demo.sandbox_folder / "ports.json").unlink(missing_ok=True)
     child = sandbox_child(demo, **more)
     child.start()
     try:

@@ -157,7 +157,8 @@ def _clear(home: Path) -> None:
         server = embedded_postgres(Settings.model_construct(smi_home=demo.stack_folder))
         server.start()
         server.stop()
-    for folder in (demo.stack_folder, demo.sandbox_folder):
-        if folder.exists():
-            shutil.rmtree(folder)
-    (home / "demo.json").unlink(missing_ok=True)
+    with as_owner_of(home):
+        for folder in (demo.stack_folder, demo.sandbox_folder):
+            if folder.exists():
+                shutil.rmtree(folder)
+        (home / "demo.json").unlink(missing_ok=True)

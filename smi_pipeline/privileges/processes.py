@@ -54,6 +54,8 @@ class Unprivileged:
         """Called in the forked child: become the account, in `home`. Ends the process with `REFUSED` if it cannot."""
         try:
             if self.account is not None:
+                with contextlib.suppress(PermissionError):  # it leads a session already
+                    os.setsid()  # root's terminal is not the account's to type into
                 self._become(self.account)
             os.chdir(self.home)
         except (OSError, RefusedError) as error:

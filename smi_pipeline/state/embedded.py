@@ -37,10 +37,11 @@ shared_buffers = 128MB
 _INCLUDE = "\ninclude_if_exists 'smi.conf'\n"
 _WHO_MAY_CONNECT = "# Written at every start.\nlocal all all peer map=smi\n"
 
-_SOCKET = ".s.PGSQL.5432"
+PORT = "5432"  # names the socket; nothing listens on the network
+_SOCKET = f".s.PGSQL.{PORT}"
 _READY = "ready"  # PostgreSQL's own word in postmaster.pid
 _LONGEST_SOCKET_PATH = 107  # bytes, of Linux
-_PLAIN = re.compile(r"[A-Za-z0-9/._+-]+")  # means the same to libpq, in URLs and in PostgreSQL's lists
+_PLAIN = re.compile(r"[A-Za-z0-9/._-]+")  # means the same to libpq, in URLs and in PostgreSQL's lists
 
 
 class EmbeddedPostgres:
@@ -57,12 +58,15 @@ class EmbeddedPostgres:
         """Start the server, or join the one that runs on this folder. Raises TransientError when it does not start,
         RefusedError when it cannot, and OSError."""
         account = own_home(self.folder.parent)
-        if not self.folder.exists():
-            with as_owner_of(self.folder):
-                self.folder.mkdir(mode=0o700)
-        if account and self.folder.stat().st_uid != account.uid:  # a file system of its own
-            os.chown(self.folder, account.uid, account.gid)
+        with as_owner_of(self.folder):
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+        if account and self.folder.lstat().st_uid != account.uid:
+            raise RefusedError(
+                f"{self.folder} does not belong to user {account.name}, who is to run PostgreSQL: chown it"
+            )
         with self._users.locked():
+            if self._running_at() is not None and not self._guarded():
+                self._stop_server()  # an earlier release started it, and it lets others in
             self._socket_folder = self._running_at() or self._start_server()
             self._users.add()
         if self._joined_by is None:
@@ -79,7 +83,7 @@ class EmbeddedPostgres:
             raise RuntimeError("start() the embedded PostgreSQL before asking for its URL")
         # `requirepeer`: a socket of somebody else, who made the folder anew, is not talked to.
         peer = quote(pwd.getpwuid(self.folder.stat().st_uid).pw_name)
-        return f"postgresql+psycopg2://postgres@/{database}?host={self._socket_folder}&requirepeer={peer}"
+        return f"postgresql+psycopg2://postgres@/{database}?host={self._socket_folder}&port={PORT}&requirepeer={peer}"
 
     def stop(self) -> None:
         """Stop the server when nobody else uses it."""
@@ -94,12 +98,14 @@ class EmbeddedPostgres:
                 return
             self._stop_server()
             if self._socket_folder not in (None, self.folder):
-                shutil.rmtree(self._socket_folder, ignore_errors=True)
+                with as_owner_of(self.folder):
+                    shutil.rmtree(self._socket_folder, ignore_errors=True)
         self._socket_folder = None
 
     def _pid_file(self) -> list[str]:
         try:
-            return [line.strip() for line in (self.folder / "postmaster.pid").read_text().split("\n")]
+            text = (self.folder / "postmaster.pid").read_text(errors="replace")
+            return [line.strip() for line in text.split("\n")]
         except OSError:
             return []
 
@@ -119,6 +125,12 @@ class EmbeddedPostgres:
         if len(lines) < 8 or lines[7] != _READY or self._server_pid() is None:
             return None
         return Path(lines[4]) if (Path(lines[4]) / _SOCKET).exists() else None
+
+    def _guarded(self) -> bool:
+        """Return whether the running server lets in its own account and root alone."""
+        with contextlib.suppress(OSError, IndexError):
+            return self._pid_file()[5] == "" and (self.folder / "pg_hba.conf").read_text() == _WHO_MAY_CONNECT
+        return False
 
     def _start_server(self) -> Path:
         pid = self._server_pid()
@@ -140,16 +152,31 @@ class EmbeddedPostgres:
         run_as = Unprivileged(self.folder, readable=[_program("postgres")])
         lost = self._forget_dead()
         if not (self.folder / "PG_VERSION").exists():
-            arguments = ("--auth=peer", "--encoding=utf8", "--no-instructions", "-U", "postgres")
-            self._run(run_as, "initdb", *arguments, "-D", str(self.folder))
+            self._initialise(run_as)
         self._configure()
         protection = {
             "listen_addresses": "",
             "unix_socket_directories": str(self._make_socket_folder(self._socket_folder or lost)),
             "unix_socket_permissions": "0700",
+            "port": PORT,
         }  # on the command line, where no file overrides it
         options = [part for name, value in protection.items() for part in ("-c", f"{name}={value}")]
         return int(self._run(run_as, "postgres", "-D", str(self.folder), *options, detached=True))
+
+    def _initialise(self, run_as: Unprivileged) -> None:
+        """Make the data files in a folder of their own first: an interrupted start leaves nothing by half."""
+        fresh = self.folder / "new"
+        with as_owner_of(self.folder):
+            shutil.rmtree(fresh, ignore_errors=True)
+        arguments = ("--auth=peer", "--encoding=utf8", "--no-instructions", "-U", "postgres")
+        self._run(run_as, "initdb", *arguments, "-D", str(fresh))
+        with as_owner_of(self.folder):
+            for path in sorted(
+                fresh.iterdir(), key=lambda path: path.name == "PG_VERSION"
+            ):  # it says that all is there
+                shutil.rmtree(self.folder / path.name, ignore_errors=True)
+                path.rename(self.folder / path.name)
+            fresh.rmdir()
 
     def _stop_server(self) -> None:
         for number, seconds in ((signal.SIGINT, STOP_SECONDS), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
@@ -165,17 +192,19 @@ class EmbeddedPostgres:
         # another one has its id, PostgreSQL takes it for running. What old backends still use is guarded all the
         # same: PostgreSQL refuses to start while its shared memory is in use.
         lines = self._pid_file()
-        (self.folder / "postmaster.pid").unlink(missing_ok=True)
-        if len(lines) <= 4 or not lines[4]:
-            return None
-        with contextlib.suppress(OSError):
-            (Path(lines[4]) / f".s.PGSQL.{lines[3]}.lock").unlink()
+        with as_owner_of(self.folder):
+            (self.folder / "postmaster.pid").unlink(missing_ok=True)
+            if len(lines) <= 4 or not lines[4]:
+                return None
+            with contextlib.suppress(OSError):
+                (Path(lines[4]) / f"{_SOCKET}.lock").unlink()
         return Path(lines[4])
 
     def _configure(self) -> None:
-        version = (self.folder / "PG_VERSION").read_text().strip()
+        version = (self.folder / "PG_VERSION").read_text(errors="replace").strip()
         if version != MAJOR_VERSION:
-            raise RefusedError(f"{self.folder} is of PostgreSQL {version}, this release has {MAJOR_VERSION}: dump it")
+            found = version if version.isdigit() else "of an unknown version"
+            raise RefusedError(f"{self.folder} is of PostgreSQL {found}, this release has {MAJOR_VERSION}: dump it")
         names = (pwd.getpwuid(uid).pw_name for uid in (self.folder.stat().st_uid, 0))
         mapping = "".join(f'smi "{name}" postgres\n' for name in dict.fromkeys(names))
         with as_owner_of(self.folder):
@@ -203,8 +232,8 @@ class EmbeddedPostgres:
                 found = before.lstat()
                 if (found.st_mode, found.st_uid) == (0o040700, self.folder.stat().st_uid):
                     return before
-            short = Path(tempfile.gettempdir())
-            plain = _PLAIN.fullmatch(str(short)) and len(str(short)) <= 60
+            short = Path(tempfile.gettempdir())  # root's may be closed to the account
+            plain = os.geteuid() != 0 and _PLAIN.fullmatch(str(short)) and len(str(short)) <= 60
             return Path(tempfile.mkdtemp(prefix="smi-pg-", dir=short if plain else "/tmp"))  # noqa: S108 - mode 0700
 
     def _run(self, run_as: Unprivileged, program: str, *arguments: str, detached: bool = False) -> str:
@@ -218,7 +247,7 @@ class EmbeddedPostgres:
 
         done = subprocess.run(  # noqa: S603 - our own command lines, no shell
             [_program(program), *arguments],
-            env=run_as.environment(os.environ),
+            env=_server_environment(run_as),
             preexec_fn=in_child,
             start_new_session=detached,
             stdin=subprocess.DEVNULL,
@@ -231,6 +260,12 @@ class EmbeddedPostgres:
             said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
             raise TransientError(f"PostgreSQL's {program} failed: {said}")
         return done.stdout
+
+
+def _server_environment(run_as: Unprivileged) -> dict[str, str]:
+    """Return the environment without settings of other PostgreSQL installations, and with a locale that exists."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_"))}
+    return run_as.environment(kept) | {"LC_ALL": "C.UTF-8"}
 
 
 def _detach(log: Path) -> None:

@@ -42,11 +42,12 @@ class ServerUsers:
     def _others(self) -> list[str]:
         """Return the entries of the other live processes."""
         try:
-            lines = [line.split() for line in self._file.read_text().splitlines()]
+            lines = [line.split() for line in self._file.read_text(errors="replace").splitlines()]
         except FileNotFoundError:
             return []
-        alive = [line for line in lines if len(line) == 3 and process_started(int(line[0])) == line[1]]
-        return [" ".join(line) for line in alive if line[2] != self._name]
+        known = [line for line in lines if len(line) == 3 and line[0].isdecimal()]
+        alive = [line for line in known if process_started(int(line[0])) == line[1]]
+        return [" ".join(line) for line in alive if (line[0], line[2]) != (str(os.getpid()), self._name)]
 
     def _write(self, lines: list[str]) -> None:
         with as_owner_of(self._folder):

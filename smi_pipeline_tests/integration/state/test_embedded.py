@@ -177,3 +177,47 @@ def test_a_data_folder_of_another_release_of_postgresql_is_left_alone(server: Em
     (server.folder / "PG_VERSION").write_text("16\n")
     with pytest.raises(RefusedError, match="is of PostgreSQL 16"):
         server.start()
+
+
+def test_a_start_that_was_interrupted_while_the_data_files_were_made_is_repeated() -> None:
+    with tempfile.TemporaryDirectory(prefix="smi-half-", ignore_cleanup_errors=True) as name:
+        server = EmbeddedPostgres(Path(name) / "postgres")
+        server.start()
+        server.stop()
+        (server.folder / "PG_VERSION").rename(server.folder / "new-version")  # it is put in place last
+        (server.folder / "new").mkdir()
+        server.start()
+        try:
+            assert _answers(server)
+        finally:
+            server.stop()
+
+
+def test_a_running_server_that_lets_others_in_is_not_joined_but_started_anew() -> None:
+    with tempfile.TemporaryDirectory(prefix="smi-open-", ignore_cleanup_errors=True) as name:
+        server = EmbeddedPostgres(Path(name) / "postgres")
+        server.start()
+        before = _pid(server)
+        (server.folder / "pg_hba.conf").write_text("local all all trust\n")
+        joining = EmbeddedPostgres(server.folder)
+        joining.start()
+        try:
+            assert _pid(server) != before
+            assert "trust" not in (server.folder / "pg_hba.conf").read_text()
+            assert _answers(joining)
+        finally:
+            joining.stop()
+            server.stop()
+
+
+def test_settings_of_another_postgresql_in_the_environment_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPORT", "6543")
+    monkeypatch.setenv("PGDATA", "/nowhere")
+    monkeypatch.setenv("LC_ALL", "xx_XX.UTF-8")
+    with tempfile.TemporaryDirectory(prefix="smi+port-", ignore_cleanup_errors=True) as name:
+        server = EmbeddedPostgres(Path(name) / "postgres")
+        server.start()
+        try:
+            assert _answers(server)
+        finally:
+            server.stop()
