@@ -2,7 +2,6 @@
 
 import json
 import socket
-import ssl
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,14 +13,23 @@ from typing import Any
 
 import httpx
 import pytest
-import trustme
 
 from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.gateway.throttle import GUESSES
 from smi_pipeline.settings import Settings
 from smi_pipeline.stack.nginx import hashed, write_front
 from smi_pipeline_tests.gateway import nginx
-from smi_pipeline_tests.gateway.nginx import ANALYSTS, HANDSHAKE, TEAM, front, needs_nginx, without_login_limit
+from smi_pipeline_tests.gateway.nginx import (
+    ANALYSTS,
+    HANDSHAKE,
+    TEAM,
+    certified,
+    encrypted,
+    front,
+    http2,
+    needs_nginx,
+    without_login_limit,
+)
 from smi_pipeline_tests.gateway.shop import Shop
 
 
@@ -292,28 +300,37 @@ def test_the_gateway_is_served_through_it(make_shop) -> None:
 
 
 def test_https_doors_speak_tls_and_tell_browsers_to_stay_there(upstream: Any, tmp_path: Path) -> None:
-    authority = trustme.CA()
-    issued = authority.issue_cert("localhost")
-    certificate, key = tmp_path / "chain.pem", tmp_path / "key.pem"
-    certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-    key.write_bytes(issued.private_key_pem.bytes())
-    settings = configured(upstream.port)
-    secure = {
-        name: getattr(settings, name).replace("http://127.0.0.1", "https://localhost")
-        for name in ("smi_team_url", "smi_analysts_url", "smi_public_url")
-    }
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    changed = settings.model_copy(update=secure)
+    certificate, key, context = certified(tmp_path)
+    changed = encrypted(configured(upstream.port))
+    team = changed.smi_team_url or ""
     with front(changed, certificate=certificate, key=key), httpx.Client(verify=context, trust_env=False) as client:
-        reply = client.get(secure["smi_team_url"], auth=TEAM)
+        reply = client.get(team, auth=TEAM)
         assert reply.status_code == 200
         assert "max-age" in reply.headers["strict-transport-security"]
         assert "; Secure" in reply.headers["set-cookie"]
-        own = {"Origin": secure["smi_team_url"]}
-        assert client.post(f"{secure['smi_team_url']}/graphql", auth=TEAM, headers=own).status_code == 200
+        own = {"Origin": team}
+        assert client.post(f"{team}/graphql", auth=TEAM, headers=own).status_code == 200
         with pytest.raises(httpx.ConnectError):
-            client.get(secure["smi_team_url"].replace("localhost", "127.0.0.1"))
+            client.get(team.replace("localhost", "127.0.0.1"))
+
+
+def test_a_get_on_http2_does_not_reach_graphql_whatever_it_asks_to_upgrade_to(upstream: Any, tmp_path: Path) -> None:
+    certificate, key, context = certified(tmp_path)
+    settings = encrypted(configured(upstream.port))
+    with front(settings, certificate=certificate, key=key):
+        for site, login in ((settings.smi_team_url or "", TEAM), (settings.smi_analysts_url or "", ANALYSTS)):
+            asked = {
+                ":method": "GET",
+                ":scheme": "https",
+                ":path": "/runs",
+                ":authority": site.removeprefix("https://"),
+            }
+            headers = (header.partition(": ") for header in (*basic(login), f"Origin: {site}", *HANDSHAKE))
+            asked |= {name.lower(): value for name, _, value in headers if name != "Connection"}
+            before = len(upstream.seen)
+            http2(site, context, asked, asked | {":path": "/graphql?query=x"})
+            assert [one["line"] for one in upstream.seen[before:]] == ["GET /runs HTTP/1.1"]
+            assert "upgrade" not in upstream.seen[-1]["headers"]
 
 
 WRONG = [
