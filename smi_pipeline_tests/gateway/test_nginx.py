@@ -225,7 +225,10 @@ def test_the_access_log_has_no_query_token_password_or_name(running: Any) -> Non
     client, token = running.client, "c0ffee" * 10
     client.get(f"{running.customers}/smi/v1/download/{token}?x=hidden-query")
     client.post(f"{running.customers}/smi-webhook/upsampler/{token}")
-    client.get(f"{running.customers}/x//smi/v1/download/{token}%0a")
+    odd = ("/x//smi/v1/download/{}%0a", "/%0a/smi/v1/download/{}", "/smi/v1/download%0a/{}", "/smi/v1/Download/{}")
+    for path in (*odd, "/{}", "/smi/v1/down%0aload/{}/x", "/smi-webhook/upsampler/%0A{}", "/static/{}/{}", "/x{}"):
+        for shown in (token, token.upper(), token.replace("c", "%63")):
+            client.get(running.customers + path.format(shown, shown))
     client.get(f"{running.team}/runs?token=hidden-query", auth=("typed-the-password-here", "wrong-pass"))
     client.get(f"{running.team}/assets/last", auth=TEAM)
     log = running.folder / "access.log"
@@ -234,7 +237,7 @@ def test_the_access_log_has_no_query_token_password_or_name(running: Any) -> Non
         assert time.monotonic() < ends
         time.sleep(0.02)
     said = log.read_text() + (running.folder / "error.log").read_text()
-    for secret in (token, "hidden-query", "typed-the-password-here", "wrong-pass", *TEAM):
+    for secret in (token, token.upper(), "hidden-query", "typed-the-password-here", "wrong-pass", *TEAM):
         assert secret not in said
     entries = [json.loads(line) for line in log.read_text().splitlines()]
     assert {"/smi/v1/download/...", "/smi-webhook/upsampler/...", "/runs"} <= {entry["path"] for entry in entries}
