@@ -130,9 +130,10 @@ def front(
     change: Callable[[str], str] = lambda text: text,
     certificate: Path | None = None,
     key: Path | None = None,
+    prefix: str = "smi-front-",
 ) -> Iterator[Path]:
     """Runs nginx in a folder that its workers may enter, which pytest's are not always; gives that folder."""
-    with tempfile.TemporaryDirectory(prefix="smi-front-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)
         configuration = write_front(settings, folder, certificate=certificate, key=key)[0]

@@ -343,7 +343,13 @@ WRONG = [
     ({"smi_team_url": 'http://x"; include /etc/passwd;'}, "SMI_TEAM_URL"),
     ({"smi_public_url": "http://shop.example.com/upscale"}, "SMI_PUBLIC_URL"),
     ({"smi_team_url": "http://a.example", "smi_analysts_url": "http://a.example"}, "different"),
+    ({"smi_team_url": "http://bücher.example"}, "xn--"),
+    ({"smi_team_url": "http://.team.example"}, "SMI_TEAM_URL"),
+    ({"smi_team_url": "http://team.example."}, "SMI_TEAM_URL"),
+    ({"smi_team_url": "http://team..example"}, "SMI_TEAM_URL"),
     ({"smi_ui_user": ""}, "SMI_UI_USER"),
+    ({"smi_ui_user": "#team"}, "SMI_UI_USER"),
+    ({"smi_analysts_user": "#"}, "SMI_ANALYSTS_USER"),
     ({"smi_ui_user": "a:b"}, "SMI_UI_USER"),
     ({"smi_ui_password": "short"}, "SMI_UI_PASSWORD"),
     ({"smi_ui_password": "with a\nline break"}, "SMI_UI_PASSWORD"),
@@ -358,6 +364,36 @@ def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path, changes: dict[s
         write_front(configured(1, **changes), tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "nginx.conf").exists()
+
+
+@pytest.mark.parametrize("name", ["a$b", 'a"b', "a\\b", "a\nb", "a\x7fb"])
+def test_paths_that_nginx_would_read_otherwise_are_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    secure = encrypted(configured(1))
+    for paths in ((name, "c", "k"), ("f", name, "k"), ("f", "c", name)):
+        folder, certificate, key = (tmp_path / path for path in paths)
+        with pytest.raises(RefusedError, match="path") as caught:
+            write_front(secure, folder, certificate=certificate, key=key)
+        assert "\n" not in str(caught.value)
+        assert not folder.exists()
+
+
+def test_other_odd_paths_are_served_from(upstream: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "tls {of}; 'é' #"
+    folder.mkdir()
+    certificate, key, context = certified(folder)
+    settings = encrypted(configured(upstream.port))
+    with (
+        front(settings, certificate=certificate, key=key, prefix="smi front; {é} #'") as served,
+        httpx.Client(verify=context, trust_env=False) as client,
+    ):
+        assert client.get(settings.smi_team_url or "", auth=TEAM).status_code == 200
+        assert (served / "access.log").exists()
+
+
+def test_the_case_of_a_host_name_does_not_count(tmp_path: Path) -> None:
+    text = write_front(configured(1, smi_team_url="http://Team.Shop-1.Example:8123"), tmp_path)[0].read_text()
+    assert "server_name team.shop-1.example;" in text
+    assert '"http://team.shop-1.example:8123" own;' in text
 
 
 def test_loopback_names_are_served_to_this_machine_alone(tmp_path: Path) -> None:
