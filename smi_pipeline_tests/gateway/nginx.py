@@ -30,6 +30,9 @@ HANDSHAKE = (
 )
 
 
+_DATA, _HEADERS, _RESET, SETTINGS = 0, 1, 3, 4  # types of HTTP/2's frames
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -70,7 +73,7 @@ def certified(folder: Path) -> tuple[Path, Path, ssl.SSLContext]:
 
 def encrypted(settings: Settings) -> Settings:
     """Return the settings with all three sites on https://localhost."""
-    names = ("public_url", "smi_team_url", "smi_analysts_url")
+    names = ("smi_public_url", "smi_team_url", "smi_analysts_url")
     return settings.model_copy(
         update={name: getattr(settings, name).replace("http://127.0.0.1", "https://localhost") for name in names}
     )
@@ -87,7 +90,7 @@ def http2(origin: str, context: ssl.SSLContext, *requests: dict[str, str]) -> li
         context.wrap_socket(plain, server_hostname="localhost") as connection,
         connection.makefile("rb") as answers,
     ):
-        sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0, b"")
+        sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(SETTINGS, 0, 0, b"")
         for number, fields in enumerate(requests):
             block = b"".join(b"\0" + _text(name) + _text(value) for name, value in fields.items())
             sent += _frame(_HEADERS, 0x05, 2 * number + 1, block)
@@ -99,9 +102,6 @@ def http2(origin: str, context: ssl.SSLContext, *requests: dict[str, str]) -> li
             frames.append((head[3], answers.read(int.from_bytes(head[:3], "big"))))
             ended += head[3] == _RESET or (head[3] in (_DATA, _HEADERS) and head[4] & 1)
     return frames
-
-
-_DATA, _HEADERS, _RESET, _SETTINGS = 0, 1, 3, 4
 
 
 def _text(said: str) -> bytes:

@@ -1,10 +1,11 @@
 """The front in Debian's nginx, with a stand-in for Dagster's UI behind it; the real one is in end_to_end/."""
 
 import json
+import select
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -22,6 +23,7 @@ from smi_pipeline_tests.gateway import nginx
 from smi_pipeline_tests.gateway.nginx import (
     ANALYSTS,
     HANDSHAKE,
+    SETTINGS,
     TEAM,
     certified,
     encrypted,
@@ -257,6 +259,64 @@ def test_who_guesses_the_password_is_slowed_down_and_who_is_in_is_not(upstream: 
         assert {inside.get(team, auth=TEAM).status_code for _ in range(60)} == {200}
         assert inside.get(team).status_code == 401, "the cookie opens nothing"
         assert not guesser.cookies
+
+
+@contextmanager
+def open_requests(origin: str, count: int, *headers: str) -> Iterator[list[bool]]:
+    """Holds so many requests open whose bodies are on their way; gives which of them were not refused at once."""
+    address = origin.removeprefix("http://")
+    lines = ("POST /graphql HTTP/1.1", f"Host: {address}", f"Origin: {origin}", "Content-Length: 9", *headers, "", "")
+    name, port = address.split(":")
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.create_connection((name, int(port)), timeout=20)) for _ in range(count)]
+        for connection in held:
+            connection.sendall("\r\n".join(lines).encode())
+        refused: list[socket.socket] = []
+        while found := select.select([one for one in held if one not in refused], [], [], 0.5)[0]:
+            assert {one.recv(12) for one in found} == {b"HTTP/1.1 429"}
+            refused += found
+        yield [one not in refused for one in held]
+
+
+def test_a_client_has_so_many_requests_at_once_at_each_site(upstream: Any) -> None:
+    settings = configured(upstream.port)
+    customers, team, analysts = settings.public_url, settings.smi_team_url or "", settings.smi_analysts_url or ""
+
+    def patient(text: str) -> str:
+        return text.replace("burst=20 ", "burst=1000 ")
+
+    with front(settings, change=patient), httpx.Client(trust_env=False, timeout=20) as client:
+        for full, login in ((customers, ()), (team, basic(TEAM)), (analysts, basic(ANALYSTS))):
+            with open_requests(full, 70, *login) as served:
+                assert sum(served) == 64
+                for site, who in ((customers, None), (team, TEAM), (analysts, ANALYSTS)):
+                    client.cookies.clear()
+                    assert client.get(f"{site}/health", auth=who).status_code == (429 if site == full else 200)
+
+
+def test_an_office_with_many_tabs_of_the_ui_is_not_shut_out(upstream: Any) -> None:
+    settings = configured(upstream.port)
+    team = settings.smi_team_url or ""
+    with front(settings), httpx.Client(trust_env=False, timeout=20) as client:
+        client.get(team, auth=TEAM)
+        cookie = f"Cookie: smi_team={client.cookies['smi_team']}"
+        with open_requests(team, 200, *basic(TEAM), cookie) as served:
+            assert all(served)
+            assert client.get(settings.public_url).status_code == 200
+            assert client.get(team, auth=TEAM).status_code == 200
+            client.cookies.clear()
+            assert client.get(team, auth=TEAM).status_code == 200
+
+
+def test_a_connection_of_http2_has_no_more_than_32_requests_at_once(upstream: Any, tmp_path: Path) -> None:
+    certificate, key, context = certified(tmp_path)
+    settings = encrypted(configured(upstream.port))
+    with front(settings, certificate=certificate, key=key):
+        origin = settings.public_url
+        asked = {":method": "GET", ":scheme": "https", ":path": "/", ":authority": origin.removeprefix("https://")}
+        said = next(content for kind, content in http2(origin, context, asked) if kind == SETTINGS and content)
+    values = {said[at : at + 2]: int.from_bytes(said[at + 2 : at + 6], "big") for at in range(0, len(said), 6)}
+    assert values[b"\0\3"] == 32, "the setting MAX_CONCURRENT_STREAMS"
 
 
 def test_slow_clients_are_cut(upstream: Any) -> None:
