@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -95,7 +96,7 @@ def write_front(
 ) -> list[Path]:
     """Write nginx.conf and the password files of the sites into `folder`, and return these files.
 
-    Raises RefusedError naming the setting that is missing or wrong."""
+    Raises RefusedError naming the setting or path that is missing or wrong."""
     customers = _origin("SMI_PUBLIC_URL", settings.public_url)
     sites = list(_sites(settings))
     addresses = [customers, *(site.address for site in sites)]
@@ -104,7 +105,8 @@ def write_front(
     tls = any(address.tls for address in addresses)
     if tls and not (certificate and key):
         raise RefusedError("an address is https: name the files of its certificate by --certificate and --key")
-    folder = folder.absolute()
+    folder = _quotable(folder)
+    certificate, key = certificate and _quotable(certificate), key and _quotable(key)
     (folder / "tmp").mkdir(parents=True, exist_ok=True)
     text = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
@@ -123,8 +125,8 @@ def write_front(
         files=FILES,
         listened={listen: address.tls for address in addresses for listen in address.listens},
         tls=tls,
-        certificate=certificate and certificate.absolute(),
-        key=key and key.absolute(),
+        certificate=certificate,
+        key=key,
     )
     return [
         _private(folder / "nginx.conf", written),
@@ -177,8 +179,10 @@ def _sites(settings: Settings) -> Iterator[_Site]:
 
 
 def _check_login(prefix: str, user: str, password: str) -> None:
-    if not user or ":" in user or not user.isprintable():
-        raise RefusedError(f"{prefix}_USER is missing, or has a colon or characters that cannot be typed")
+    if not user or user.startswith("#") or ":" in user or not user.isprintable():
+        raise RefusedError(
+            f"{prefix}_USER is missing, begins with #, or has a colon or characters that cannot be typed"
+        )
     if len(password) < SHORTEST_PASSWORD or not password.isprintable():
         raise RefusedError(f"{prefix}_PASSWORD needs at least {SHORTEST_PASSWORD} characters, all printable")
 
@@ -190,10 +194,24 @@ def _origin(name: str, url: str) -> _Origin:
     except ValueError:
         raise RefusedError(f"{name} has no usable port") from None
     host, tls = parts.hostname or "", parts.scheme == "https"
-    if parts.path or parts.query or parts.username is not None or not all(c.isalnum() or c in ".-" for c in host):
+    if parts.path or parts.query or parts.username is not None:
         raise RefusedError(f"{name} must be scheme and host alone for the front, like https://shop.example.com")
+    if not re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)*", host):
+        raise RefusedError(
+            f"{name} must name a host by letters of ASCII, digits and hyphens between single dots; "
+            "write other letters in their xn-- form"
+        )
     origin = f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, 443 if tls else 80) else "")
     return _Origin(origin=origin, host=host, port=port or (443 if tls else 80), tls=tls)
+
+
+def _quotable(path: Path) -> Path:
+    """Return the absolute path, which means the same within the quotes of nginx's configuration."""
+    path = path.absolute()
+    if not str(path).isprintable() or any(c in '$"\\' for c in str(path)):
+        problem = 'has a $, a ", a backslash or a character that cannot be printed: choose another path for nginx'
+        raise RefusedError(f"the path {str(path)!a} {problem}")
+    return path
 
 
 def _private(path: Path, text: str) -> Path:

@@ -34,7 +34,7 @@ for_any_page = without(_LAST_OF_THE_MAP, instead=_LAST_OF_THE_MAP.replace("1", '
 RULES = {
     "a path that can be read in two ways": without("if ($smi_ambiguous)", instead='if ($smi_kind = "")'),
     "a foreign Origin": without("default foreign;", instead="default own;"),
-    "a write that does not come from the site": without('none same-origin " "";', instead='none " "";'),
+    "a write that does not come from the site": without("none same-origin [a", instead="none [a-z-]* [a"),
     "embedded by another site": for_any_page,
     "a header twice, or a login": without("proxy_pass_request_headers off;"),
     "a write by another method than POST": without("(?:write|socket)\\z", instead="(?:write|socket|read)\\z"),

@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from smi_pipeline.settings import Settings
 from smi_pipeline.stack.nginx import write_front
@@ -26,6 +28,9 @@ HANDSHAKE = (
     "Sec-WebSocket-Version: 13",
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
 )
+
+
+_DATA, _HEADERS, _RESET, SETTINGS = 0, 1, 3, 4  # types of HTTP/2's frames
 
 
 def free_port() -> int:
@@ -54,6 +59,61 @@ def configured(**changes: Any) -> Settings:
     return Settings(_env_file=None, **values | changes)  # type: ignore[call-arg]
 
 
+def certified(folder: Path) -> tuple[Path, Path, ssl.SSLContext]:
+    """Return the files of a certificate for localhost and its key, and a client's context that trusts it."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    certificate, key = folder / "chain.pem", folder / "key.pem"
+    certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return certificate, key, context
+
+
+def encrypted(settings: Settings) -> Settings:
+    """Return the settings with all three sites on https://localhost."""
+    names = ("smi_public_url", "smi_team_url", "smi_analysts_url")
+    return settings.model_copy(
+        update={name: getattr(settings, name).replace("http://127.0.0.1", "https://localhost") for name in names}
+    )
+
+
+def http2(origin: str, context: ssl.SSLContext, *requests: dict[str, str]) -> list[tuple[int, bytes]]:
+    """Return the frames, type and content, that answer these requests until each stream has ended. Client libraries
+    leave out headers that HTTP/2 forbids; here a request is what its dictionary says."""
+    port = int(origin.rpartition(":")[2])
+    context.set_alpn_protocols(["h2"])
+    frames: list[tuple[int, bytes]] = []
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=20) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+        connection.makefile("rb") as answers,
+    ):
+        sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(SETTINGS, 0, 0, b"")
+        for number, fields in enumerate(requests):
+            block = b"".join(b"\0" + _text(name) + _text(value) for name, value in fields.items())
+            sent += _frame(_HEADERS, 0x05, 2 * number + 1, block)
+        connection.sendall(sent)
+        ended = 0
+        while ended < len(requests):
+            head = answers.read(9)
+            assert len(head) == 9, f"the connection has ended after {frames}"
+            frames.append((head[3], answers.read(int.from_bytes(head[:3], "big"))))
+            ended += head[3] == _RESET or (head[3] in (_DATA, _HEADERS) and head[4] & 1)
+    return frames
+
+
+def _text(said: str) -> bytes:
+    """Return a string of HPACK, uncompressed."""
+    assert len(said) < 127
+    return bytes([len(said)]) + said.encode()
+
+
+def _frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
+    return len(content).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + content
+
+
 def without_login_limit(text: str) -> str:
     """Return the configuration with next to no limit on logins, which has a test of its own."""
     for name in ("team", "analysts"):
@@ -70,9 +130,10 @@ def front(
     change: Callable[[str], str] = lambda text: text,
     certificate: Path | None = None,
     key: Path | None = None,
+    prefix: str = "smi-front-",
 ) -> Iterator[Path]:
     """Runs nginx in a folder that its workers may enter, which pytest's are not always; gives that folder."""
-    with tempfile.TemporaryDirectory(prefix="smi-front-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)
         configuration = write_front(settings, folder, certificate=certificate, key=key)[0]

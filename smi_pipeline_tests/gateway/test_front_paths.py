@@ -134,6 +134,11 @@ FROM = [  # Origin, Sec-Fetch-Site, allowed to write
     (None, "none", False),
     (None, "same-site", False),
     (None, "cross-site", False),
+    (None, "same-origin x", False),
+    (None, "same-origin, same-origin", False),
+    (None, "same-originx", False),
+    (None, "x same-origin", False),
+    (None, "same-origin  navigate document", False),
     ("https://evil.example", None, False),
     ("https://evil.example", "same-origin", False),
     ("null", "same-origin", False),
@@ -179,6 +184,9 @@ def test_other_sites_may_link_to_a_page_and_not_embed_it(running: Any, site: str
                 status, arrived = running.ask(site, f"GET {path}", f"Sec-Fetch-Site: {relation}", *embedded)
                 assert (status, len(arrived)) == ((200, 1) if near else (403, 0))
         assert running.ask(site, "GET /", "Origin: https://evil.example") == (403, [])
+    for odd in ("none x", "same-origin x", "none, none", "same-site navigate", "cross-site navigate document"):
+        for rest in ((), NAVIGATION):
+            assert running.ask(site, "GET /", f"Sec-Fetch-Site: {odd}", *rest) == (403, [])
 
 
 @pytest.mark.parametrize("site", LOGINS)
@@ -236,3 +244,12 @@ def test_only_the_headers_that_dagster_needs_arrive(running: Any, site: str) -> 
     names = {name.decode() for name, _ in arrived.headers}
     assert names == {"host", "accept", "x-forwarded-for", "x-forwarded-proto"}
     assert arrived.values("x-forwarded-for") == ["127.0.0.1"]
+
+
+def test_headers_in_which_programs_look_for_another_address_or_method_do_not_reach_the_gateway(running: Any) -> None:
+    odd = ["X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Prefix", "X-Forwarded-Server", "Forwarded", "X-Real-IP"]
+    odd += ["X-Original-URL", "X-Rewrite-URL", "X-HTTP-Method", "X-HTTP-Method-Override", "X-Method-Override", "Proxy"]
+    sent = ("Stripe-Signature: t=1", *(f"{name}: evil.example" for name in odd))
+    _, (arrived,) = running.ask(CUSTOMERS, "POST /smi-webhook/stripe", *sent, "Content-Length: 0")
+    assert not {name.decode() for name, _ in arrived.headers} & {name.lower() for name in odd}
+    assert arrived.values("stripe-signature") == ["t=1"]

@@ -1,11 +1,11 @@
 """The front in Debian's nginx, with a stand-in for Dagster's UI behind it; the real one is in end_to_end/."""
 
 import json
+import select
 import socket
-import ssl
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -14,14 +14,24 @@ from typing import Any
 
 import httpx
 import pytest
-import trustme
 
 from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.gateway.throttle import GUESSES
 from smi_pipeline.settings import Settings
 from smi_pipeline.stack.nginx import hashed, write_front
 from smi_pipeline_tests.gateway import nginx
-from smi_pipeline_tests.gateway.nginx import ANALYSTS, HANDSHAKE, TEAM, front, needs_nginx, without_login_limit
+from smi_pipeline_tests.gateway.nginx import (
+    ANALYSTS,
+    HANDSHAKE,
+    SETTINGS,
+    TEAM,
+    certified,
+    encrypted,
+    front,
+    http2,
+    needs_nginx,
+    without_login_limit,
+)
 from smi_pipeline_tests.gateway.shop import Shop
 
 
@@ -217,7 +227,10 @@ def test_the_access_log_has_no_query_token_password_or_name(running: Any) -> Non
     client, token = running.client, "c0ffee" * 10
     client.get(f"{running.customers}/smi/v1/download/{token}?x=hidden-query")
     client.post(f"{running.customers}/smi-webhook/upsampler/{token}")
-    client.get(f"{running.customers}/x//smi/v1/download/{token}%0a")
+    odd = ("/x//smi/v1/download/{}%0a", "/%0a/smi/v1/download/{}", "/smi/v1/download%0a/{}", "/smi/v1/Download/{}")
+    for path in (*odd, "/{}", "/smi/v1/down%0aload/{}/x", "/smi-webhook/upsampler/%0A{}", "/static/{}/{}", "/x{}"):
+        for shown in (token, token.upper(), token.replace("c", "%63")):
+            client.get(running.customers + path.format(shown, shown))
     client.get(f"{running.team}/runs?token=hidden-query", auth=("typed-the-password-here", "wrong-pass"))
     client.get(f"{running.team}/assets/last", auth=TEAM)
     log = running.folder / "access.log"
@@ -226,7 +239,7 @@ def test_the_access_log_has_no_query_token_password_or_name(running: Any) -> Non
         assert time.monotonic() < ends
         time.sleep(0.02)
     said = log.read_text() + (running.folder / "error.log").read_text()
-    for secret in (token, "hidden-query", "typed-the-password-here", "wrong-pass", *TEAM):
+    for secret in (token, token.upper(), "hidden-query", "typed-the-password-here", "wrong-pass", *TEAM):
         assert secret not in said
     entries = [json.loads(line) for line in log.read_text().splitlines()]
     assert {"/smi/v1/download/...", "/smi-webhook/upsampler/...", "/runs"} <= {entry["path"] for entry in entries}
@@ -246,6 +259,64 @@ def test_who_guesses_the_password_is_slowed_down_and_who_is_in_is_not(upstream: 
         assert {inside.get(team, auth=TEAM).status_code for _ in range(60)} == {200}
         assert inside.get(team).status_code == 401, "the cookie opens nothing"
         assert not guesser.cookies
+
+
+@contextmanager
+def open_requests(origin: str, count: int, *headers: str) -> Iterator[list[bool]]:
+    """Holds so many requests open whose bodies are on their way; gives which of them were not refused at once."""
+    address = origin.removeprefix("http://")
+    lines = ("POST /graphql HTTP/1.1", f"Host: {address}", f"Origin: {origin}", "Content-Length: 9", *headers, "", "")
+    name, port = address.split(":")
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.create_connection((name, int(port)), timeout=20)) for _ in range(count)]
+        for connection in held:
+            connection.sendall("\r\n".join(lines).encode())
+        refused: list[socket.socket] = []
+        while found := select.select([one for one in held if one not in refused], [], [], 0.5)[0]:
+            assert {one.recv(12) for one in found} == {b"HTTP/1.1 429"}
+            refused += found
+        yield [one not in refused for one in held]
+
+
+def test_a_client_has_so_many_requests_at_once_at_each_site(upstream: Any) -> None:
+    settings = configured(upstream.port)
+    customers, team, analysts = settings.public_url, settings.smi_team_url or "", settings.smi_analysts_url or ""
+
+    def patient(text: str) -> str:
+        return text.replace("burst=20 ", "burst=1000 ")
+
+    with front(settings, change=patient), httpx.Client(trust_env=False, timeout=20) as client:
+        for full, login in ((customers, ()), (team, basic(TEAM)), (analysts, basic(ANALYSTS))):
+            with open_requests(full, 70, *login) as served:
+                assert sum(served) == 64
+                for site, who in ((customers, None), (team, TEAM), (analysts, ANALYSTS)):
+                    client.cookies.clear()
+                    assert client.get(f"{site}/health", auth=who).status_code == (429 if site == full else 200)
+
+
+def test_an_office_with_many_tabs_of_the_ui_is_not_shut_out(upstream: Any) -> None:
+    settings = configured(upstream.port)
+    team = settings.smi_team_url or ""
+    with front(settings), httpx.Client(trust_env=False, timeout=20) as client:
+        client.get(team, auth=TEAM)
+        cookie = f"Cookie: smi_team={client.cookies['smi_team']}"
+        with open_requests(team, 200, *basic(TEAM), cookie) as served:
+            assert all(served)
+            assert client.get(settings.public_url).status_code == 200
+            assert client.get(team, auth=TEAM).status_code == 200
+            client.cookies.clear()
+            assert client.get(team, auth=TEAM).status_code == 200
+
+
+def test_a_connection_of_http2_has_no_more_than_32_requests_at_once(upstream: Any, tmp_path: Path) -> None:
+    certificate, key, context = certified(tmp_path)
+    settings = encrypted(configured(upstream.port))
+    with front(settings, certificate=certificate, key=key):
+        origin = settings.public_url
+        asked = {":method": "GET", ":scheme": "https", ":path": "/", ":authority": origin.removeprefix("https://")}
+        said = next(content for kind, content in http2(origin, context, asked) if kind == SETTINGS and content)
+    values = {said[at : at + 2]: int.from_bytes(said[at + 2 : at + 6], "big") for at in range(0, len(said), 6)}
+    assert values[b"\0\3"] == 32, "the setting MAX_CONCURRENT_STREAMS"
 
 
 def test_slow_clients_are_cut(upstream: Any) -> None:
@@ -292,28 +363,37 @@ def test_the_gateway_is_served_through_it(make_shop) -> None:
 
 
 def test_https_doors_speak_tls_and_tell_browsers_to_stay_there(upstream: Any, tmp_path: Path) -> None:
-    authority = trustme.CA()
-    issued = authority.issue_cert("localhost")
-    certificate, key = tmp_path / "chain.pem", tmp_path / "key.pem"
-    certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-    key.write_bytes(issued.private_key_pem.bytes())
-    settings = configured(upstream.port)
-    secure = {
-        name: getattr(settings, name).replace("http://127.0.0.1", "https://localhost")
-        for name in ("smi_team_url", "smi_analysts_url", "smi_public_url")
-    }
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    changed = settings.model_copy(update=secure)
+    certificate, key, context = certified(tmp_path)
+    changed = encrypted(configured(upstream.port))
+    team = changed.smi_team_url or ""
     with front(changed, certificate=certificate, key=key), httpx.Client(verify=context, trust_env=False) as client:
-        reply = client.get(secure["smi_team_url"], auth=TEAM)
+        reply = client.get(team, auth=TEAM)
         assert reply.status_code == 200
         assert "max-age" in reply.headers["strict-transport-security"]
         assert "; Secure" in reply.headers["set-cookie"]
-        own = {"Origin": secure["smi_team_url"]}
-        assert client.post(f"{secure['smi_team_url']}/graphql", auth=TEAM, headers=own).status_code == 200
+        own = {"Origin": team}
+        assert client.post(f"{team}/graphql", auth=TEAM, headers=own).status_code == 200
         with pytest.raises(httpx.ConnectError):
-            client.get(secure["smi_team_url"].replace("localhost", "127.0.0.1"))
+            client.get(team.replace("localhost", "127.0.0.1"))
+
+
+def test_a_get_on_http2_does_not_reach_graphql_whatever_it_asks_to_upgrade_to(upstream: Any, tmp_path: Path) -> None:
+    certificate, key, context = certified(tmp_path)
+    settings = encrypted(configured(upstream.port))
+    with front(settings, certificate=certificate, key=key):
+        for site, login in ((settings.smi_team_url or "", TEAM), (settings.smi_analysts_url or "", ANALYSTS)):
+            asked = {
+                ":method": "GET",
+                ":scheme": "https",
+                ":path": "/runs",
+                ":authority": site.removeprefix("https://"),
+            }
+            headers = (header.partition(": ") for header in (*basic(login), f"Origin: {site}", *HANDSHAKE))
+            asked |= {name.lower(): value for name, _, value in headers if name != "Connection"}
+            before = len(upstream.seen)
+            http2(site, context, asked, asked | {":path": "/graphql?query=x"})
+            assert [one["line"] for one in upstream.seen[before:]] == ["GET /runs HTTP/1.1"]
+            assert "upgrade" not in upstream.seen[-1]["headers"]
 
 
 WRONG = [
@@ -323,7 +403,13 @@ WRONG = [
     ({"smi_team_url": 'http://x"; include /etc/passwd;'}, "SMI_TEAM_URL"),
     ({"smi_public_url": "http://shop.example.com/upscale"}, "SMI_PUBLIC_URL"),
     ({"smi_team_url": "http://a.example", "smi_analysts_url": "http://a.example"}, "different"),
+    ({"smi_team_url": "http://bücher.example"}, "xn--"),
+    ({"smi_team_url": "http://.team.example"}, "SMI_TEAM_URL"),
+    ({"smi_team_url": "http://team.example."}, "SMI_TEAM_URL"),
+    ({"smi_team_url": "http://team..example"}, "SMI_TEAM_URL"),
     ({"smi_ui_user": ""}, "SMI_UI_USER"),
+    ({"smi_ui_user": "#team"}, "SMI_UI_USER"),
+    ({"smi_analysts_user": "#"}, "SMI_ANALYSTS_USER"),
     ({"smi_ui_user": "a:b"}, "SMI_UI_USER"),
     ({"smi_ui_password": "short"}, "SMI_UI_PASSWORD"),
     ({"smi_ui_password": "with a\nline break"}, "SMI_UI_PASSWORD"),
@@ -338,6 +424,36 @@ def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path, changes: dict[s
         write_front(configured(1, **changes), tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "nginx.conf").exists()
+
+
+@pytest.mark.parametrize("name", ["a$b", 'a"b', "a\\b", "a\nb", "a\x7fb"])
+def test_paths_that_nginx_would_read_otherwise_are_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    secure = encrypted(configured(1))
+    for paths in ((name, "c", "k"), ("f", name, "k"), ("f", "c", name)):
+        folder, certificate, key = (tmp_path / path for path in paths)
+        with pytest.raises(RefusedError, match="path") as caught:
+            write_front(secure, folder, certificate=certificate, key=key)
+        assert "\n" not in str(caught.value)
+        assert not folder.exists()
+
+
+def test_other_odd_paths_are_served_from(upstream: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "tls {of}; 'é' #"
+    folder.mkdir()
+    certificate, key, context = certified(folder)
+    settings = encrypted(configured(upstream.port))
+    with (
+        front(settings, certificate=certificate, key=key, prefix="smi front; {é} #'") as served,
+        httpx.Client(verify=context, trust_env=False) as client,
+    ):
+        assert client.get(settings.smi_team_url or "", auth=TEAM).status_code == 200
+        assert (served / "access.log").exists()
+
+
+def test_the_case_of_a_host_name_does_not_count(tmp_path: Path) -> None:
+    text = write_front(configured(1, smi_team_url="http://Team.Shop-1.Example:8123"), tmp_path)[0].read_text()
+    assert "server_name team.shop-1.example;" in text
+    assert '"http://team.shop-1.example:8123" own;' in text
 
 
 def test_loopback_names_are_served_to_this_machine_alone(tmp_path: Path) -> None:
