@@ -91,7 +91,9 @@ def _runtime() -> list[Path]:
     while program.is_symlink():
         programs.append(program)
         program = program.parent / program.readlink()
-    folders = (_CODE.parent, Path(sys.prefix), Path(sys.base_prefix))
+    # Libraries may lie outside the virtual environment: PYTHONPATH, `.pth` files, an editable installation.
+    libraries = [Path(entry) for entry in sys.path if entry and os.path.isdir(entry)]  # noqa: PTH112 - closed: False
+    folders = (_CODE.parent, Path(sys.prefix), Path(sys.base_prefix), *libraries)
     return [*folders, *programs, program, Path(__file__)]
 
 
