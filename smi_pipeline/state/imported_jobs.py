@@ -16,7 +16,7 @@ from smi_pipeline.core.vocabulary import (
     Status,
     SubmissionState,
 )
-from smi_pipeline.state.database import Database, Transaction, in_
+from smi_pipeline.state.database import Aggregate, Transaction, in_
 from smi_pipeline.state.manual_tasks import close_task
 from smi_pipeline.state.payment_rows import NO_REFUND_OF_OURS
 from smi_pipeline.state.refund_updates import assign_refunds
@@ -72,11 +72,8 @@ ON CONFLICT DO NOTHING
 """
 
 
-class PostgresHistory:
+class PostgresHistory(Aggregate):
     """Imported jobs."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def insert(self, jobs: Sequence[HistoricJob], *, actor: str) -> tuple[int, list[tuple[str, str]]]:
         """Insert all of `jobs` that are not on record, in one transaction. Return their number and no problems; or

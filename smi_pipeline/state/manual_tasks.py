@@ -1,7 +1,7 @@
 """Manual tasks: what no rule may settle automatically."""
 
 from smi_pipeline.core.models import ManualTask
-from smi_pipeline.state.database import Database, Transaction, as_record
+from smi_pipeline.state.database import Aggregate, Transaction
 
 
 def open_task(tx: Transaction, *, kind: str, subject: str, job_id: str | None, message: str, next_step: str) -> None:
@@ -42,11 +42,8 @@ def close_tasks_about(tx: Transaction, *, kind: str, prefix: str, actor: str) ->
     )
 
 
-class ManualTasks:
+class ManualTasks(Aggregate):
     """What only a person can settle."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def open(self, *, kind: str, subject: str, job_id: str | None, message: str, next_step: str) -> None:
         """Open a task unless the same one is open."""
@@ -61,24 +58,22 @@ class ManualTasks:
 
     def opened(self) -> list[ManualTask]:
         """Return all open tasks."""
-        with self._database.transaction() as tx:
-            rows = tx.rows("SELECT * FROM smi.person_tasks WHERE closed_at IS NULL ORDER BY task_id")
-        return [as_record(ManualTask, row) for row in rows]
+        return self._database.records(
+            ManualTask, "SELECT * FROM smi.person_tasks WHERE closed_at IS NULL ORDER BY task_id"
+        )
 
     def unalerted(self, limit: int) -> list[ManualTask]:
         """Return open tasks that no alert has named yet."""
-        with self._database.transaction() as tx:
-            rows = tx.rows(
-                """SELECT * FROM smi.person_tasks WHERE closed_at IS NULL AND alerted_at IS NULL
-                   ORDER BY task_id LIMIT :limit""",
-                limit=limit,
-            )
-        return [as_record(ManualTask, row) for row in rows]
+        return self._database.records(
+            ManualTask,
+            """SELECT * FROM smi.person_tasks WHERE closed_at IS NULL AND alerted_at IS NULL
+               ORDER BY task_id LIMIT :limit""",
+            limit=limit,
+        )
 
     def alerted(self, task_ids: list[int]) -> None:
         """Note that an alert has named these tasks."""
-        with self._database.transaction() as tx:
-            tx.run("UPDATE smi.person_tasks SET alerted_at = smi.now() WHERE task_id = ANY(:ids)", ids=task_ids)
+        self._database.run("UPDATE smi.person_tasks SET alerted_at = smi.now() WHERE task_id = ANY(:ids)", ids=task_ids)
 
     def close(self, kind: str, subject: str, *, actor: str) -> bool:
         """Close the open task of this name. Return False when there is none."""

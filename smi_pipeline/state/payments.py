@@ -8,7 +8,7 @@ from smi_pipeline.core.models import StripePayment
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import DisputeState, ManualTaskKind, PaymentRole, RefundKind, Status
 from smi_pipeline.state import transitions
-from smi_pipeline.state.database import Database, Row, Transaction
+from smi_pipeline.state.database import Aggregate, Row, Transaction
 from smi_pipeline.state.job_rows import touch
 from smi_pipeline.state.manual_tasks import close_task, open_task
 from smi_pipeline.state.payment_rows import (
@@ -23,11 +23,8 @@ from smi_pipeline.state.refund_updates import assign_refunds, resume_owed_refund
 from smi_pipeline.state.webhook_inbox import record_event_once
 
 
-class Payments:
+class Payments(Aggregate):
     """Payments as Stripe reports them."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def record_payment(
         self,
