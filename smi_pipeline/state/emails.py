@@ -10,6 +10,13 @@ from smi_pipeline.state.database import Database, Transaction
 from smi_pipeline.state.job_rows import touch
 from smi_pipeline.state.manual_tasks import close_tasks_about, open_task
 
+_THIS = "job_id = :job_id AND kind = :kind AND serial = :serial"
+
+
+def _key(email: Email) -> dict[str, Any]:
+    """Return the parameters of `_THIS`."""
+    return {"job_id": email.job_id, "kind": email.kind, "serial": email.sequence}
+
 
 def queue_email(
     tx: Transaction,
@@ -52,7 +59,7 @@ class Emails:
         job_id, kind, sequence = work_key.split("/")
         return self._database.record(
             Email,
-            "SELECT * FROM smi.emails WHERE job_id = :job_id AND kind = :kind AND serial = :serial",
+            f"SELECT * FROM smi.emails WHERE {_THIS}",
             job_id=job_id,
             kind=kind,
             serial=int(sequence),
@@ -70,10 +77,8 @@ class Emails:
             self._database.run(
                 f"""UPDATE smi.emails SET state = '{EmailState.HANDED_OVER}', content = :content,
                           hand_overs = hand_overs + 1, handed_over_at = smi.now()
-                   WHERE job_id = :job_id AND kind = :kind AND serial = :serial AND lease_id = :lease_id""",
-                job_id=email.job_id,
-                kind=email.kind,
-                serial=email.sequence,
+                   WHERE {_THIS} AND lease_id = :lease_id""",
+                **_key(email),
                 lease_id=lease_id,
                 content=content,
             )
@@ -85,10 +90,8 @@ class Emails:
             changed = tx.run(
                 f"""UPDATE smi.emails SET state = '{EmailState.ACCEPTED}', accepted_at = smi.now(), lease_id = NULL,
                           lease_until = NULL, last_error = NULL
-                   WHERE job_id = :job_id AND kind = :kind AND serial = :serial AND state <> '{EmailState.ACCEPTED}'""",
-                job_id=email.job_id,
-                kind=email.kind,
-                serial=email.sequence,
+                   WHERE {_THIS} AND state <> '{EmailState.ACCEPTED}'""",
+                **_key(email),
             )
             if changed:
                 tx.audit(email.job_id, "mail_accepted", actor=actor, kind=email.kind, serial=email.sequence)
@@ -105,10 +108,8 @@ class Emails:
                       last_error = :error,
                       hand_overs = hand_overs - 1, attempts = attempts - :uncounted,
                       next_attempt_at = smi.now() + make_interval(secs => :seconds)
-               WHERE job_id = :job_id AND kind = :kind AND serial = :serial AND lease_id = :lease_id""",
-            job_id=email.job_id,
-            kind=email.kind,
-            serial=email.sequence,
+               WHERE {_THIS} AND lease_id = :lease_id""",
+            **_key(email),
             lease_id=lease_id,
             seconds=seconds,
             error=error[:500],
@@ -121,10 +122,8 @@ class Emails:
             changed = tx.run(
                 f"""UPDATE smi.emails SET state = '{EmailState.FAILED}', lease_id = NULL, lease_until = NULL,
                           last_error = :why
-                   WHERE job_id = :job_id AND kind = :kind AND serial = :serial AND lease_id = :lease_id""",
-                job_id=email.job_id,
-                kind=email.kind,
-                serial=email.sequence,
+                   WHERE {_THIS} AND lease_id = :lease_id""",
+                **_key(email),
                 lease_id=lease_id,
                 why=why[:500],
             )

@@ -1,5 +1,6 @@
 """Upscale jobs: registration, abandonment of unpaid ones, and what admins change."""
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 
 from smi_pipeline.core.lifecycle import UNFINISHED
@@ -17,6 +18,7 @@ class Jobs(Aggregate):
 
     def register(self, job: NewJob, *, actor: str) -> None:
         """Insert an unpaid job."""
+        width, height = job.source.display_size
         with self._database.transaction() as tx:
             tx.run(
                 """INSERT INTO smi.upscale_jobs (job_id, source_url, file_name, resolution, scale, customer_email,
@@ -24,21 +26,7 @@ class Jobs(Aggregate):
                        price_cents, currency, expected_credits)
                    VALUES (:job_id, :source_url, :file_name, :resolution, :scale, :customer_email, :customer_name,
                        :format, :width, :height, :bytes, :sha256, :price_cents, :currency, :expected_credits)""",
-                job_id=job.job_id,
-                source_url=job.source_url,
-                file_name=job.file_name,
-                resolution=job.resolution,
-                scale=job.scale,
-                customer_email=job.customer_email,
-                customer_name=job.customer_name,
-                format=job.source.format,
-                width=job.source.display_size[0],
-                height=job.source.display_size[1],
-                bytes=job.source.bytes,
-                sha256=job.source.sha256,
-                price_cents=job.price_cents,
-                currency=job.currency,
-                expected_credits=job.expected_credits,
+                **{**asdict(job), **asdict(job.source), "width": width, "height": height},
             )
             tx.audit(
                 job.job_id,

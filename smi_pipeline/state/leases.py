@@ -31,6 +31,8 @@ _WORK: dict[Queue, tuple[str, dict[str, str], str]] = {
     ),
 }
 
+_TABLES = tuple(dict.fromkeys(table for table, _, _ in _WORK.values()))
+
 # Estimated seconds of one row: a call, plus for images the decoding, measured per megapixel.
 _SECONDS = {
     Queue.SUBMIT: "0.15 + source_width::float * source_height / 1e6 * 0.05",
@@ -145,7 +147,7 @@ class Leases(Aggregate):
                     lease_id=lease_id,
                     seconds=LEASE_SECONDS,
                 )
-                for table in ("smi.upscale_jobs", "smi.refunds", "smi.emails")
+                for table in _TABLES
             )
 
     def give_back(self, lease_id: str) -> int:
@@ -157,7 +159,7 @@ class Leases(Aggregate):
                         WHERE lease_id = :lease_id""",
                     lease_id=lease_id,
                 )
-                for table in ("smi.upscale_jobs", "smi.refunds", "smi.emails")
+                for table in _TABLES
             )
 
     def reschedule(

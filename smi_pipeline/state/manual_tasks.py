@@ -4,7 +4,9 @@ from smi_pipeline.core.models import ManualTask
 from smi_pipeline.state.database import Aggregate, Transaction
 
 
-def open_task(tx: Transaction, *, kind: str, subject: str, job_id: str | None, message: str, next_step: str) -> None:
+def open_task(
+    tx: Transaction, *, kind: str, subject: str, message: str, next_step: str, job_id: str | None = None
+) -> None:
     """Open a task unless the same one is open."""
     tx.run(
         """INSERT INTO smi.person_tasks (kind, subject, job_id, message, next_step)
@@ -45,7 +47,7 @@ def close_tasks_about(tx: Transaction, *, kind: str, prefix: str, actor: str) ->
 class ManualTasks(Aggregate):
     """What only a person can settle."""
 
-    def open(self, *, kind: str, subject: str, job_id: str | None, message: str, next_step: str) -> None:
+    def open(self, *, kind: str, subject: str, message: str, next_step: str, job_id: str | None = None) -> None:
         """Open a task unless the same one is open."""
         with self._database.transaction() as tx:
             open_task(tx, kind=kind, subject=subject, job_id=job_id, message=message, next_step=next_step)
@@ -54,7 +56,7 @@ class ManualTasks(Aggregate):
         """Open a task unless it is open or was ever closed."""
         with self._database.transaction() as tx:
             if not tx.value("SELECT 1 FROM smi.person_tasks WHERE kind = :k AND subject = :s", k=kind, s=subject):
-                open_task(tx, kind=kind, subject=subject, job_id=None, message=message, next_step=next_step)
+                open_task(tx, kind=kind, subject=subject, message=message, next_step=next_step)
 
     def opened(self) -> list[ManualTask]:
         """Return all open tasks."""

@@ -1,5 +1,6 @@
 """Rows of `payments`, in the caller's transaction."""
 
+from dataclasses import asdict
 from datetime import datetime
 
 from smi_pipeline.core.models import StripePayment
@@ -27,18 +28,12 @@ def insert_payment(tx: Transaction, facts: StripePayment, job_id: str | None, ro
         tx.run(
             """INSERT INTO smi.payments (payment_intent_id, job_id, role, received_cents, currency, charge_id,
                    fee_cents, refunded_cents, paid_at, learned_from)
-               VALUES (:pi, :job_id, :role, :received, :currency, :charge_id, :fee, :refunded,
-                   least(coalesce(CAST(:paid_at AS timestamptz), smi.now()), smi.now()), :source)
+               VALUES (:payment_intent_id, :job_id, :role, :amount_received_cents, :currency, :charge_id, :fee_cents,
+                   :refunded_cents, least(coalesce(CAST(:created_at AS timestamptz), smi.now()), smi.now()), :source)
                ON CONFLICT (payment_intent_id) DO NOTHING""",
-            pi=facts.payment_intent_id,
+            **asdict(facts),
             job_id=job_id,
             role=role,
-            received=facts.amount_received_cents,
-            currency=facts.currency,
-            charge_id=facts.charge_id,
-            fee=facts.fee_cents,
-            refunded=facts.refunded_cents,
-            paid_at=facts.created_at,
             source=source,
         )
     )
@@ -47,13 +42,10 @@ def insert_payment(tx: Transaction, facts: StripePayment, job_id: str | None, ro
 def update_payment(tx: Transaction, facts: StripePayment) -> None:
     """Store what Stripe says now of a payment on record."""
     tx.run(
-        """UPDATE smi.payments SET refunded_cents = :refunded, fee_cents = coalesce(:fee, fee_cents),
+        """UPDATE smi.payments SET refunded_cents = :refunded_cents, fee_cents = coalesce(:fee_cents, fee_cents),
                charge_id = coalesce(:charge_id, charge_id)
-           WHERE payment_intent_id = :pi""",
-        pi=facts.payment_intent_id,
-        refunded=facts.refunded_cents,
-        fee=facts.fee_cents,
-        charge_id=facts.charge_id,
+           WHERE payment_intent_id = :payment_intent_id""",
+        **asdict(facts),
     )
 
 

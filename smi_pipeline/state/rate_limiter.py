@@ -96,7 +96,6 @@ class RateLimiter:
                 tx,
                 kind=ManualTaskKind.ACCOUNT,
                 subject="upsampler",
-                job_id=None,
                 message=f"Upsampler refuses our account: {reason}. No new orders are taken; paid ones wait.",
                 next_step="Check the API key and the credits of the account; calls resume by themselves.",
             )

@@ -161,7 +161,6 @@ class _Comparison:
         self._ctx.state.manual_tasks.open(
             kind=ManualTaskKind.UNMATCHED_FILES,
             subject="storage",
-            job_id=None,
             message=f"{place.unexplained} file(s) in the storage ({place.unexplained_bytes:,} bytes) belong to no "
             f"upscale job we know, for example {', '.join(place.examples)}.",
             next_step="Was the database restored, or do two installations share SMI_STORAGE_URL? They are never "

@@ -188,7 +188,6 @@ class _EventScan:
         self._ctx.state.manual_tasks.open(
             kind=ManualTaskKind.STRIPE_EVENT,
             subject=event_id,
-            job_id=None,
             message=f"The Stripe event {event_id} {what}",
             next_step="Look at the event in the Stripe dashboard and apply what it means by hand.",
         )

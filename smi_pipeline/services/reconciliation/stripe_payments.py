@@ -80,7 +80,6 @@ def _name_unmatched(ctx: ServiceContext) -> None:
         ctx.state.manual_tasks.open(
             kind=ManualTaskKind.UNMATCHED_PAYMENT,
             subject=payment_intent,
-            job_id=None,
             message=f"The payment {payment_intent} belongs to no upscale job we know.",
             next_step=f"`smi jobs assign {payment_intent} JOB_ID` or `smi jobs refund-payment {payment_intent}`.",
         )
