@@ -69,6 +69,10 @@ class Transaction:
         """Execute the statement and return the number of rows it changed."""
         return self._connection.execute(text(sql), parameters).rowcount
 
+    def changes(self, sql: str, **parameters: Any) -> bool:
+        """Execute the statement and return whether it changed a row."""
+        return self.run(sql, **parameters) > 0
+
     def audit(
         self,
         job_id: str | None,
@@ -158,6 +162,10 @@ class Database:
         """Likewise, as `Transaction.run`."""
         with self.transaction() as tx:
             return tx.run(sql, **parameters)
+
+    def changes(self, sql: str, /, **parameters: Any) -> bool:
+        """Likewise, as `Transaction.changes`."""
+        return self.run(sql, **parameters) > 0
 
     def records(self, record: type[T], sql: str, /, **parameters: Any) -> list[T]:
         """Return all rows of one statement as frozen records."""

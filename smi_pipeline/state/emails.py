@@ -73,15 +73,13 @@ class Emails:
 
     def hand_over(self, email: Email, lease_id: str, content: bytes) -> bool:
         """Commit the content before the server gets it. Return False when the lease was lost."""
-        return bool(
-            self._database.run(
-                f"""UPDATE smi.emails SET state = '{EmailState.HANDED_OVER}', content = :content,
-                          hand_overs = hand_overs + 1, handed_over_at = smi.now()
-                   WHERE {_THIS} AND lease_id = :lease_id""",
-                **_key(email),
-                lease_id=lease_id,
-                content=content,
-            )
+        return self._database.changes(
+            f"""UPDATE smi.emails SET state = '{EmailState.HANDED_OVER}', content = :content,
+                      hand_overs = hand_overs + 1, handed_over_at = smi.now()
+               WHERE {_THIS} AND lease_id = :lease_id""",
+            **_key(email),
+            lease_id=lease_id,
+            content=content,
         )
 
     def accepted(self, email: Email, *, actor: str) -> None:

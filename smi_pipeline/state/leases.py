@@ -168,16 +168,14 @@ class Leases(Aggregate):
         """End the lease of one row, which is due again in `seconds`. Return False when the lease was lost."""
         table, keys, _ = _WORK[queue]
         condition, parameters = _where_key(keys, work_key)
-        return bool(
-            self._database.run(
-                f"""UPDATE {table} SET lease_id = NULL, lease_until = NULL, last_error = :error,
-                           attempts = greatest(attempts - :uncounted, 0),
-                           next_attempt_at = smi.now() + make_interval(secs => :seconds)
-                    WHERE {condition} AND lease_id = :lease_id""",
-                lease_id=lease_id,
-                seconds=seconds,
-                error=error[:500],
-                uncounted=0 if counts else 1,
-                **parameters,
-            )
+        return self._database.changes(
+            f"""UPDATE {table} SET lease_id = NULL, lease_until = NULL, last_error = :error,
+                       attempts = greatest(attempts - :uncounted, 0),
+                       next_attempt_at = smi.now() + make_interval(secs => :seconds)
+                WHERE {condition} AND lease_id = :lease_id""",
+            lease_id=lease_id,
+            seconds=seconds,
+            error=error[:500],
+            uncounted=0 if counts else 1,
+            **parameters,
         )

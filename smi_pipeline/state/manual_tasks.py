@@ -22,14 +22,12 @@ def open_task(
 
 def close_task(tx: Transaction, *, kind: str, subject: str, actor: str) -> bool:
     """Close the open task of this name. Return False when there is none."""
-    return bool(
-        tx.run(
-            """UPDATE smi.person_tasks SET closed_at = smi.now(), acknowledged_by = :actor
-               WHERE kind = :kind AND subject = :subject AND closed_at IS NULL""",
-            kind=kind,
-            subject=subject,
-            actor=actor,
-        )
+    return tx.changes(
+        """UPDATE smi.person_tasks SET closed_at = smi.now(), acknowledged_by = :actor
+           WHERE kind = :kind AND subject = :subject AND closed_at IS NULL""",
+        kind=kind,
+        subject=subject,
+        actor=actor,
     )
 
 

@@ -24,18 +24,16 @@ def lock_job_of(tx: Transaction, payment_intent_id: str) -> None:
 
 def insert_payment(tx: Transaction, facts: StripePayment, job_id: str | None, role: PaymentRole, source: str) -> bool:
     """Record a payment. Return False when it is on record."""
-    return bool(
-        tx.run(
-            """INSERT INTO smi.payments (payment_intent_id, job_id, role, received_cents, currency, charge_id,
-                   fee_cents, refunded_cents, paid_at, learned_from)
-               VALUES (:payment_intent_id, :job_id, :role, :amount_received_cents, :currency, :charge_id, :fee_cents,
-                   :refunded_cents, least(coalesce(CAST(:created_at AS timestamptz), smi.now()), smi.now()), :source)
-               ON CONFLICT (payment_intent_id) DO NOTHING""",
-            **asdict(facts),
-            job_id=job_id,
-            role=role,
-            source=source,
-        )
+    return tx.changes(
+        """INSERT INTO smi.payments (payment_intent_id, job_id, role, received_cents, currency, charge_id,
+               fee_cents, refunded_cents, paid_at, learned_from)
+           VALUES (:payment_intent_id, :job_id, :role, :amount_received_cents, :currency, :charge_id, :fee_cents,
+               :refunded_cents, least(coalesce(CAST(:created_at AS timestamptz), smi.now()), smi.now()), :source)
+           ON CONFLICT (payment_intent_id) DO NOTHING""",
+        **asdict(facts),
+        job_id=job_id,
+        role=role,
+        source=source,
     )
 
 
@@ -51,28 +49,24 @@ def update_payment(tx: Transaction, facts: StripePayment) -> None:
 
 def assign_unmatched(tx: Transaction, payment_intent_id: str, job_id: str, role: PaymentRole, actor: str) -> bool:
     """Assign an unmatched payment to a job. Return False when it is settled, or being returned by us."""
-    return bool(
-        tx.run(
-            f"""UPDATE smi.payments p SET job_id = :job_id, role = :role, learned_from = :actor, learned_at = smi.now()
-               WHERE payment_intent_id = :pi AND role = '{PaymentRole.UNMATCHED}' AND settled_by IS NULL
-                 AND {NO_REFUND_OF_OURS}""",
-            pi=payment_intent_id,
-            job_id=job_id,
-            role=role,
-            actor=actor,
-        )
+    return tx.changes(
+        f"""UPDATE smi.payments p SET job_id = :job_id, role = :role, learned_from = :actor, learned_at = smi.now()
+           WHERE payment_intent_id = :pi AND role = '{PaymentRole.UNMATCHED}' AND settled_by IS NULL
+             AND {NO_REFUND_OF_OURS}""",
+        pi=payment_intent_id,
+        job_id=job_id,
+        role=role,
+        actor=actor,
     )
 
 
 def settle_unmatched(tx: Transaction, payment_intent_id: str, actor: str) -> bool:
     """Note who has settled an unmatched payment. Return False when it is settled, or not unmatched."""
-    return bool(
-        tx.run(
-            f"""UPDATE smi.payments SET settled_by = :actor
-               WHERE payment_intent_id = :pi AND role = '{PaymentRole.UNMATCHED}' AND settled_by IS NULL""",
-            actor=actor,
-            pi=payment_intent_id,
-        )
+    return tx.changes(
+        f"""UPDATE smi.payments SET settled_by = :actor
+           WHERE payment_intent_id = :pi AND role = '{PaymentRole.UNMATCHED}' AND settled_by IS NULL""",
+        actor=actor,
+        pi=payment_intent_id,
     )
 
 

@@ -44,16 +44,14 @@ def leased(tx: Transaction, job_id: str, lease_id: str) -> Row:
 
 def decide(tx: Transaction, job: Row, outcome: Outcome, reason: str | None, actor: str) -> bool:
     """Decide how this round of a job ends. Return False when it is decided already."""
-    return bool(
-        tx.run(
-            """INSERT INTO smi.outcomes (job_id, round, outcome, reason, actor)
-               VALUES (:id, :round, :outcome, :reason, :actor) ON CONFLICT DO NOTHING""",
-            id=job["job_id"],
-            round=job["round"],
-            outcome=outcome,
-            reason=reason,
-            actor=actor,
-        )
+    return tx.changes(
+        """INSERT INTO smi.outcomes (job_id, round, outcome, reason, actor)
+           VALUES (:id, :round, :outcome, :reason, :actor) ON CONFLICT DO NOTHING""",
+        id=job["job_id"],
+        round=job["round"],
+        outcome=outcome,
+        reason=reason,
+        actor=actor,
     )
 
 
@@ -169,18 +167,16 @@ def mark_submitted(
 
 def hand_to_fulfilment(tx: Transaction, job_id: str, round_: int, *, completed: bool) -> bool:
     """Queue a job for fulfilment, which delivers or fails it. Return False when it is there or decided already."""
-    return bool(
-        tx.run(
-            f"""UPDATE smi.upscale_jobs j SET queue = '{Queue.FULFIL}', next_attempt_at = smi.now(), attempts = 0,
-                    stage = :stage, {_END_LEASE},
-                    result_ready_at = CASE WHEN :completed THEN smi.now() ELSE result_ready_at END
-                WHERE job_id = :job_id AND round = :round AND queue IS DISTINCT FROM '{Queue.FULFIL}'
-                  AND {_UNDECIDED}""",
-            job_id=job_id,
-            round=round_,
-            stage=Stage.COMPLETED if completed else Stage.FAILED,
-            completed=completed,
-        )
+    return tx.changes(
+        f"""UPDATE smi.upscale_jobs j SET queue = '{Queue.FULFIL}', next_attempt_at = smi.now(), attempts = 0,
+                stage = :stage, {_END_LEASE},
+                result_ready_at = CASE WHEN :completed THEN smi.now() ELSE result_ready_at END
+            WHERE job_id = :job_id AND round = :round AND queue IS DISTINCT FROM '{Queue.FULFIL}'
+              AND {_UNDECIDED}""",
+        job_id=job_id,
+        round=round_,
+        stage=Stage.COMPLETED if completed else Stage.FAILED,
+        completed=completed,
     )
 
 

@@ -6,14 +6,12 @@ from smi_pipeline.state.database import Aggregate, Transaction
 def record_event_once(tx: Transaction, event_id: str, type_: str, effect: str) -> bool:
     """Record an event in the transaction of the change it causes, so that a crash loses neither. Return False when the
     event is known."""
-    return bool(
-        tx.run(
-            """INSERT INTO smi.webhook_inbox (event_id, type, effect) VALUES (:id, :type, :effect)
-               ON CONFLICT (event_id) DO NOTHING""",
-            id=event_id,
-            type=type_,
-            effect=effect,
-        )
+    return tx.changes(
+        """INSERT INTO smi.webhook_inbox (event_id, type, effect) VALUES (:id, :type, :effect)
+           ON CONFLICT (event_id) DO NOTHING""",
+        id=event_id,
+        type=type_,
+        effect=effect,
     )
 
 
