@@ -109,7 +109,6 @@ class StripePayment:
 
     payment_intent_id: str
     status: str
-    amount_cents: int
     amount_received_cents: int
     currency: str
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -119,7 +118,6 @@ class StripePayment:
     refundable: bool = True  # False while an open dispute keeps the charge from being refunded
     fee_cents: int | None = None  # from the balance transaction, None until known
     created_at: datetime | None = None
-    customer_email: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +136,22 @@ class StripeRefund:
     def alive(self) -> bool:
         """Whether it counts as returned money."""
         return self.status in ("pending", "requires_action", "succeeded")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckoutRequest:
+    """One Checkout session to be opened. `expires_at` must lie 30 minutes to 24 hours ahead by Stripe's clock."""
+
+    job_id: str
+    resolution: str
+    amount_cents: int
+    currency: str
+    customer_email: str
+    description: str
+    success_url: str
+    cancel_url: str
+    expires_at: datetime
+    idempotency_key: str
 
 
 @dataclass(frozen=True, kw_only=True)
