@@ -4,9 +4,10 @@ from datetime import datetime
 from typing import Literal
 
 from smi_pipeline.core import reasons
+from smi_pipeline.core.lifecycle import UNPAID
 from smi_pipeline.core.models import StripePayment
 from smi_pipeline.core.policy import Policy
-from smi_pipeline.core.vocabulary import DisputeState, ManualTaskKind, PaymentRole, RefundKind, Status
+from smi_pipeline.core.vocabulary import DisputeState, ManualTaskKind, PaymentRole, RefundKind
 from smi_pipeline.state import transitions
 from smi_pipeline.state.database import Aggregate, Row, Transaction
 from smi_pipeline.state.job_rows import touch
@@ -98,7 +99,7 @@ def _role(job: Row | None, facts: StripePayment) -> PaymentRole:
     payment waits for an admin."""
     if job is None or job["imported_from"]:  # another system took that order: never refunded automatically
         return PaymentRole.UNMATCHED
-    if job["status"] not in (Status.AWAITING_PAYMENT, Status.ABANDONED):
+    if job["status"] not in UNPAID:
         return PaymentRole.DUPLICATE  # paid already, or closed before it was paid
     if (facts.amount_received_cents, facts.currency) != (job["price_cents"], job["currency"]):
         return PaymentRole.WRONG_AMOUNT

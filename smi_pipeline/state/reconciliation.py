@@ -7,7 +7,7 @@ Every read is bounded by an index: the history may be long, and these queries ru
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from smi_pipeline.core.lifecycle import UNFINISHED
+from smi_pipeline.core.lifecycle import CLOSED, UNFINISHED
 from smi_pipeline.core.models import RecordedPayment
 from smi_pipeline.core.vocabulary import ManualTaskKind, PaymentRole, Queue, RefundState, Status
 from smi_pipeline.state.database import Aggregate, Transaction, as_record, in_
@@ -18,8 +18,6 @@ DIFFERENCES = {
     "files": (ManualTaskKind.FILE_MISSING, ManualTaskKind.FILE_DAMAGED, ManualTaskKind.UNMATCHED_FILES),
 }
 """Kinds of manual tasks that each comparison opens."""
-
-_CLOSED = (Status.COMPLETED, Status.FAILED, Status.REFUNDED, Status.ABANDONED)
 
 CURSORS = {"events": "stripe_events_read", "payments": "stripe_payments_compared", "files": "files_compared"}
 
@@ -184,7 +182,7 @@ class Reconciliation(Aggregate):
         """Return what jobs name of the storage, by job."""
         rows = self._database.rows(
             f"""SELECT job_id, round, source_key, result_key,
-                      status IN {in_(_CLOSED)} AND queue IS NULL AND lease_id IS NULL
+                      status IN {in_(CLOSED)} AND queue IS NULL AND lease_id IS NULL
                           AND updated_at < smi.now() - interval '1 day' AS at_rest
                FROM smi.upscale_jobs WHERE job_id = ANY(:ids)""",
             ids=job_ids,
