@@ -31,8 +31,9 @@ class UpscalerPort(Protocol):
     def submit(self, request: SubmitRequest) -> UpscaleReply:
         """Start one upscale. Costs credits.
 
-        Raises RateLimited (429), AccountError (401/402/403), PermanentError (another 4xx), TransientError (certainly
-        not accepted: no connection, 503), AmbiguousError (no answer, another 5xx, unreadable answer).
+        Raises RateLimited (429), AccountError (401/402/403; 404, 405 and redirects: the address is wrong),
+        PermanentError (another 4xx), TransientError (certainly not accepted: no connection, 408, 425, 503),
+        AmbiguousError (no answer, another 5xx, unreadable answer).
         """
 
     def status(self, external_id: str) -> UpscaleReply:
