@@ -5,6 +5,10 @@ request is not carried out.
 """
 
 
+from smi_pipeline.core.faults import Again, Scope
+from smi_pipeline.core.reasons import FAULTS_OF_THE_ORDER
+
+
 class SmiError(Exception):
     """Base of all errors raised on purpose; `str(error)` is one readable line."""
 
@@ -39,11 +43,25 @@ class AccountError(TransientError):
 
 
 class PermanentError(SmiError):
-    """Another attempt cannot help. `reason` is a code of `core.reasons` if it ends a job, else of the adapter."""
+    """A definite no. `reason` is a code of `core.reasons` if it ends a job, else of the adapter. `scope` and `again`
+    say whether it is believed at first sight; `next_step` what an operator can do if it hits every order. `breaker`: the
+    part of the shop that said it, which `services.steps.watched` notes."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        scope: Scope = Scope.UNKNOWN,
+        again: Again = Again.NEVER,
+        next_step: str = "",
+    ) -> None:
         super().__init__(message)
         self.reason = reason
+        self.scope = Scope.ORDER if reason in FAULTS_OF_THE_ORDER else scope
+        self.again = again
+        self.next_step = next_step
+        self.breaker: str | None = None
 
 
 class RefusedError(SmiError):

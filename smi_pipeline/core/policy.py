@@ -25,6 +25,8 @@ class Policy:
     monthly_credit_budget: int | None = None
     budget_hold: bool = False
 
+    max_resubmissions: int = 2
+
     # Not settings: nobody has a reason to change them.
     max_attempts: int = 5  # a job started this often without success is set aside and refunded
     last_poll_patience: timedelta = timedelta(minutes=2)  # time for the last status call after a deadline
@@ -32,4 +34,6 @@ class Policy:
     unmatched_patience: timedelta = timedelta(minutes=10)  # until an unmatched payment becomes a manual task
     refund_key_life: timedelta = timedelta(hours=23)  # Stripe forgets idempotency keys after 24 h
     alarm_patience: timedelta = timedelta(minutes=5)  # until an overdue job raises the alarm
+    max_submissions: int = 4  # per job and round, those without an answer included
+    result_life: timedelta = timedelta(hours=3)  # how long the address of a result is good
     refund_patience: timedelta = timedelta(hours=1)  # until an owed refund becomes a manual task

@@ -147,7 +147,8 @@ UNSENT = (EmailState.CLAIMED, EmailState.HANDED_OVER)
 class ManualTaskKind(StrEnum):
     """Kind of a manual task."""
 
-    ACCOUNT = "account"
+    ACCOUNT = "account"  # of releases before the circuit breakers
+    BREAKER = "breaker"
     BUDGET = "budget"
     DISK_FULL = "disk_full"
     DISPUTE = "dispute"

@@ -1,5 +1,6 @@
 """PostgreSQL, the single source of truth: migrations, one module per aggregate, reports. All SQL lives here."""
 
+from smi_pipeline.state.breakers import Breakers
 from smi_pipeline.state.dashboard import Dashboard
 from smi_pipeline.state.database import Database
 from smi_pipeline.state.deliveries import Deliveries
@@ -24,6 +25,7 @@ class State:
     def __init__(self, database: Database, *, secret_key: str, mail_domain: str) -> None:
         self.database = database
         self.leases = Leases(database)
+        self.breakers = Breakers(database)
         self.jobs = Jobs(database)
         self.payments = Payments(database)
         self.webhook_inbox = WebhookInbox(database)

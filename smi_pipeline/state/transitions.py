@@ -180,17 +180,32 @@ def hand_to_fulfilment(tx: Transaction, job_id: str, round_: int, *, completed: 
     )
 
 
-def hand_unstarted_to_fulfilment(tx: Transaction, *, max_hold: timedelta, open_call: str) -> int:
-    """Queue jobs past `start_by` for fulfilment, which fails them. Return their number.
+def hand_back_to_submission(tx: Transaction, job: Row, *, seconds: float, error: str) -> None:
+    """Queue a job whose upscale came to nothing for another submission. Its deadline stays."""
+    tx.run(
+        f"""UPDATE smi.upscale_jobs SET queue = '{Queue.SUBMIT}', stage = '{Stage.QUEUED}', {_END_LEASE}, attempts = 0,
+                  result_ready_at = NULL, last_error = :error, waits_since = smi.now(),
+                  next_attempt_at = smi.now() + make_interval(secs => :seconds)
+            WHERE job_id = :job_id""",
+        job_id=job["job_id"],
+        seconds=seconds,
+        error=error[:500],
+    )
+
+
+def hand_unstarted_to_fulfilment(tx: Transaction, *, max_hold: timedelta, open_call: str, stopped: str) -> int:
+    """Queue jobs past `start_by`, or past their deadline before they are submitted again, for fulfilment, which fails
+    them. Return their number.
 
     `open_call`: condition on `smi.submissions s` of a call that may still succeed; a job with such a call waits.
+    `stopped`: for how long circuit breakers have stopped the clock of the job `j`.
     """
     return tx.run(
         f"""UPDATE smi.upscale_jobs j SET queue = '{Queue.FULFIL}', next_attempt_at = smi.now(), attempts = 0,
                   {_END_HOLD}, {_END_LEASE}
            WHERE queue = '{Queue.SUBMIT}' AND (lease_id IS NULL OR lease_until <= smi.now())
-             AND start_by + CASE WHEN hold_reason IS NULL THEN interval '0'
-                                 ELSE least(smi.now() - held_at, CAST(:max_hold AS interval)) END <= smi.now()
+             AND coalesce(deadline_at, start_by)
+                 + CASE WHEN hold_reason IS NULL THEN {stopped} ELSE least(smi.now() - held_at, CAST(:max_hold AS interval)) END <= smi.now()
              AND NOT EXISTS (SELECT FROM smi.submissions s
                              WHERE s.job_id = j.job_id AND s.round = j.round AND {open_call})""",
         max_hold=max_hold,

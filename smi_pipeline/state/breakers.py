@@ -1,0 +1,225 @@
+"""Circuit breakers, shared by every process: who has failed, which are open, and who may probe."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from smi_pipeline.core import faults
+from smi_pipeline.core.faults import Breaker, Failure
+from smi_pipeline.core.policy import Policy
+from smi_pipeline.core.vocabulary import ManualTaskKind, Queue, Stage
+from smi_pipeline.state.database import Database, Row, Transaction, as_record
+from smi_pipeline.state.job_rows import give_waiting_time_back
+from smi_pipeline.state.manual_tasks import close_task, open_task
+
+PROBE_SECONDS = 90
+"""After this long without an answer another row may probe: the worker of the last one may be dead."""
+
+HALF_OPEN = timedelta(minutes=15)
+"""How long after the last failure orders are taken again, although nothing has succeeded: without waiting jobs, only a
+new order can try."""
+
+_BREAKER_OF_HOST = "'source:' || lower(split_part(source_url, '/', 3))"
+"""SQL: `faults.source` of a job."""
+
+STOPPED = f"""coalesce((
+    SELECT max(least(smi.now() - greatest(b.opened_at, j.waits_since), CAST(:max_hold AS interval)))
+    FROM smi.breakers b WHERE b.opened_at IS NOT NULL
+      AND (b.name IN ('{faults.SUBMISSIONS}', '{faults.RESULTS}')
+           OR source_key IS NULL AND b.name = {_BREAKER_OF_HOST})),
+    interval '0')"""
+"""SQL: how long the clock of the waiting job `j` has stood still for the breakers that are open now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Rows of a queue that may be leased: a condition, how many of them, and the breakers that they probe."""
+
+    where: str = "true"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    probes: tuple[str, ...] = ()
+
+
+class Breakers:
+    """Circuit breakers."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def all(self) -> list[Breaker]:
+        """Return the breakers of all parts that have failed."""
+        return self._database.records(Breaker, "SELECT * FROM smi.breakers ORDER BY opened_at NULLS LAST, name")
+
+    def note(self, failure: Failure) -> bool:
+        """Record a failure that decides nothing. Return whether the breaker is open."""
+        with self._database.transaction() as tx:
+            return record_failure(tx, failure).is_open
+
+    def note_success(self, name: str, policy: Policy) -> None:
+        """Record a success outside of a step."""
+        with self._database.transaction() as tx:
+            record_success(tx, name, max_hold=policy.max_hold)
+
+    def refusal(self, names: Sequence[str]) -> Breaker | None:
+        """Return an open breaker among `names` that a new order would be hit by, or None."""
+        return self._database.record(
+            Breaker,
+            """SELECT * FROM smi.breakers WHERE name = ANY(:names) AND opened_at IS NOT NULL
+                 AND (by_hand OR greatest(opened_at, next_probe_at) > smi.now() - CAST(:half_open AS interval))
+               ORDER BY opened_at LIMIT 1""",
+            names=list(names),
+            half_open=HALF_OPEN,
+        )
+
+    def open_by_hand(self, name: str, *, message: str, actor: str) -> None:
+        """Open a breaker until it is closed by hand."""
+        with self._database.transaction() as tx:
+            locked(tx, name)
+            tx.run(
+                """UPDATE smi.breakers SET opened_at = coalesce(opened_at, smi.now()), by_hand = true, message = :message,
+                          next_step = :next_step, probe = NULL WHERE name = :name""",
+                name=name,
+                message=message[:300],
+                next_step=f"Close it when the work is done: smi breakers close {name}",
+            )
+            tx.audit(None, "breaker_opened", actor=actor, breaker=name, message=message[:300])
+
+    def close_by_hand(self, name: str, *, policy: Policy, actor: str) -> bool:
+        """Close a breaker. Return False when it is not open."""
+        with self._database.transaction() as tx:
+            return _close(tx, name, max_hold=policy.max_hold, actor=actor, also_by_hand=True)
+
+
+def locked(tx: Transaction, name: str) -> Breaker:
+    """Return a breaker, locked until the end of the transaction."""
+    tx.run("INSERT INTO smi.breakers (name) VALUES (:name) ON CONFLICT DO NOTHING", name=name)
+    return as_record(Breaker, tx.one("SELECT * FROM smi.breakers WHERE name = :name FOR UPDATE", name=name))
+
+
+def record_failure(tx: Transaction, failure: Failure) -> Breaker:
+    """Record a failure, and open the breaker with its manual task when it is a fault of the shop. Return the breaker."""
+    before = locked(tx, failure.breaker)
+    after = faults.after_failure(before, failure, tx.value("SELECT smi.now()"))
+    if after == before:
+        return after
+    tx.run(
+        """UPDATE smi.breakers SET failed = :failed, failing_since = :failing_since, message = :message,
+                  next_step = :next_step, opened_at = :opened_at, probe = :probe, next_probe_at = :next_probe_at,
+                  failed_probes = :failed_probes WHERE name = :name""",
+        **{**asdict(after), "failed": list(after.failed), "message": after.message[:300]},
+    )
+    if after.is_open and not before.is_open:
+        tx.audit(None, "breaker_opened", actor="itself", breaker=after.name, message=after.message[:300])
+        open_task(
+            tx,
+            kind=ManualTaskKind.BREAKER,
+            subject=after.name,
+            job_id=None,
+            message=f"{faults.headline(after.name)}: {after.message[:300]}. Orders wait, and none is refunded for this.",
+            next_step=f"{after.next_step} It is tried again by itself, and the orders then go on.",
+        )
+    return after
+
+
+def record_success(tx: Transaction, name: str, *, max_hold: timedelta) -> None:
+    """Record that a part works: close its breaker, unless an operator has opened it."""
+    if tx.value("SELECT 1 FROM smi.breakers WHERE name = :name AND failed <> '{}'", name=name):
+        if not _close(tx, name, max_hold=max_hold, actor="itself", also_by_hand=False):
+            tx.run(
+                "UPDATE smi.breakers SET failed = '{}', failing_since = NULL WHERE name = :name AND opened_at IS NULL",
+                name=name,
+            )
+
+
+def _close(tx: Transaction, name: str, *, max_hold: timedelta, actor: str, also_by_hand: bool) -> bool:
+    opened_at: datetime | None = tx.value(
+        """WITH before AS (SELECT name, opened_at FROM smi.breakers
+                           WHERE name = :name AND opened_at IS NOT NULL AND (:also OR NOT by_hand) FOR UPDATE)
+           UPDATE smi.breakers b SET failed = '{}', failing_since = NULL, opened_at = NULL, by_hand = false,
+                  probe = NULL, probe_until = NULL, next_probe_at = NULL, failed_probes = 0
+           FROM before WHERE b.name = before.name RETURNING before.opened_at""",
+        name=name,
+        also=also_by_hand,
+    )
+    if opened_at is None:
+        return False
+    if name in (faults.SUBMISSIONS, faults.RESULTS) or faults.is_source(name):
+        waits_for_it = f"source_key IS NULL AND {_BREAKER_OF_HOST} = :name" if faults.is_source(name) else "true"
+        give_waiting_time_back(tx, waits_for_it, since=opened_at, limit=max_hold, name=name)
+    close_task(tx, kind=ManualTaskKind.BREAKER, subject=name, actor="recovered" if actor == "itself" else actor)
+    tx.audit(None, "breaker_closed", actor=actor, breaker=name)
+    return True
+
+
+def choices(tx: Transaction, queue: Queue) -> list[Choice]:
+    """Return which rows of a queue may be leased, in the order of preference: all, unless a breaker is open."""
+    rows = tx.rows("SELECT * FROM smi.breakers WHERE opened_at IS NOT NULL ORDER BY name FOR UPDATE")
+    if not rows:
+        return [Choice()]
+    now = tx.value("SELECT smi.now()")
+    open_ = {row["name"]: row for row in rows}
+    if queue is Queue.FULFIL:
+        return _results(open_.get(faults.RESULTS), now)
+    if queue is Queue.SUBMIT:
+        return _submissions(tx, open_, now)
+    part = open_.get(faults.STRIPE if queue is Queue.REFUND else faults.MAIL)
+    if part is None:
+        return [Choice()]
+    return [Choice(limit=1, probes=(part["name"],))] if _may_probe(part, now) else []
+
+
+def _results(part: Row | None, now: datetime) -> list[Choice]:
+    if part is None:
+        return [Choice()]
+    needs_it = f"stage = '{Stage.COMPLETED}'"
+    others = Choice(where=f"(NOT {needs_it} OR job_id = :probe)", parameters={"probe": part["probe"]})
+    if _may_probe(part, now):
+        return [Choice(where=needs_it, limit=1, probes=(part["name"],)), others]
+    return [others]
+
+
+def _submissions(tx: Transaction, open_: Mapping[str, Row], now: datetime) -> list[Choice]:
+    parts = [open_[name] for name in (faults.SUBMISSIONS, faults.RESULTS) if name in open_]
+    hosts = [row for name, row in open_.items() if faults.is_source(name)]
+    probes = [row["probe"] for row in (*parts, *hosts) if row["probe"]]
+    reachable = f"(source_key IS NOT NULL OR {_BREAKER_OF_HOST} <> ALL(:shut))"
+    shut = {"shut": [row["name"] for row in hosts]}
+    again = Choice(where="job_id = ANY(:probes)", parameters={"probes": probes}, limit=1)
+    if not parts:
+        tries = [
+            Choice(where=f"source_key IS NULL AND {_BREAKER_OF_HOST} = :host", parameters={"host": name}, limit=1, probes=(name,))
+            for name in (row["name"] for row in hosts if _may_probe(row, now))
+        ]
+        return [again, *tries, Choice(where=reachable, parameters=shut)]
+    # A result that waits to be fetched tells sooner, and for no credits, whether results can be used again.
+    fetched = faults.RESULTS in open_ and tx.value(
+        f"SELECT 1 FROM smi.upscale_jobs WHERE queue = '{Queue.FULFIL}' AND stage = '{Stage.COMPLETED}' LIMIT 1"
+    )
+    if fetched or not all(_may_probe(part, now) for part in parts):
+        return [again]
+    return [again, Choice(where=reachable, parameters=shut, limit=1, probes=tuple(part["name"] for part in parts))]
+
+
+def begin_probe(tx: Transaction, names: Sequence[str], work_key: str) -> None:
+    """Record which row probes."""
+    tx.run(
+        """UPDATE smi.breakers SET probe = :key, probe_until = smi.now() + make_interval(secs => :seconds)
+           WHERE name = ANY(:names)""",
+        key=work_key,
+        seconds=PROBE_SECONDS,
+        names=list(names),
+    )
+
+
+def extend_probe(tx: Transaction, name: str, work_key: str, until: datetime) -> None:
+    """Let a probe last until its upscale is due."""
+    tx.run("UPDATE smi.breakers SET probe_until = :until WHERE name = :name AND probe = :key", name=name, key=work_key, until=until)
+
+
+def _may_probe(part: Row, now: datetime) -> bool:
+    if part["by_hand"] or (part["probe"] is not None and part["probe_until"] > now):
+        return False
+    return part["next_probe_at"] is None or part["next_probe_at"] <= now
+
