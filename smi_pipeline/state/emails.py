@@ -58,11 +58,7 @@ class Emails:
         """Return one mail by its work key."""
         job_id, kind, sequence = work_key.split("/")
         return self._database.record(
-            Email,
-            f"SELECT * FROM smi.emails WHERE {_THIS}",
-            job_id=job_id,
-            kind=kind,
-            serial=int(sequence),
+            Email, f"SELECT * FROM smi.emails WHERE {_THIS}", job_id=job_id, kind=kind, serial=int(sequence)
         )
 
     def of_job(self, job_id: str) -> list[Email]:

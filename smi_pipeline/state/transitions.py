@@ -5,6 +5,7 @@ Only this module changes `upscale_jobs.status`, decides outcomes, or ends the le
 `core.lifecycle.TRANSITIONS` lists what is allowed, and the database refuses everything else.
 """
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -126,12 +127,7 @@ def begin_processing(
     """Set a job to `processing` with its stored source. A repeated preparation only replaces the source."""
     changes = """source_key = :source_key, source_sha256 = :sha256, source_bytes = :bytes,
         expected_seconds = :expected, processing_at = coalesce(processing_at, smi.now())"""
-    parameters = {
-        "source_key": source_key,
-        "sha256": source.sha256,
-        "bytes": source.bytes,
-        "expected": expected_seconds,
-    }
+    parameters = {**asdict(source), "source_key": source_key, "expected": expected_seconds}
     if job["status"] == Status.PROCESSING:
         tx.run(f"UPDATE smi.upscale_jobs SET {changes} WHERE job_id = :job_id", job_id=job["job_id"], **parameters)
         return
