@@ -4,8 +4,7 @@
 request is not carried out.
 """
 
-
-from smi_pipeline.core.faults import Again, Scope
+from smi_pipeline.core.faults import AGAIN, Again, Scope
 from smi_pipeline.core.reasons import FAULTS_OF_THE_ORDER
 
 
@@ -43,9 +42,10 @@ class AccountError(TransientError):
 
 
 class PermanentError(SmiError):
-    """A definite no. `reason` is a code of `core.reasons` if it ends a job, else of the adapter. `scope` and `again`
-    say whether it is believed at first sight; `next_step` what an operator can do if it hits every order. `breaker`: the
-    part of the shop that said it, which `services.steps.watched` notes."""
+    """A definite no. `reason` is a code of `core.reasons` if it ends a job, else of the adapter.
+
+    `scope` and `again` say whether it is believed at first sight, `next_step` what an operator can do if it hits every
+    order. `breaker` is the part of the shop that said it; `services.steps.watched` sets it."""
 
     def __init__(
         self,
@@ -53,15 +53,15 @@ class PermanentError(SmiError):
         message: str,
         *,
         scope: Scope = Scope.UNKNOWN,
-        again: Again = Again.NEVER,
         next_step: str = "",
+        breaker: str | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.scope = Scope.ORDER if reason in FAULTS_OF_THE_ORDER else scope
-        self.again = again
+        self.again = AGAIN.get(reason, Again.NEVER)
         self.next_step = next_step
-        self.breaker: str | None = None
+        self.breaker = breaker
 
 
 class RefusedError(SmiError):

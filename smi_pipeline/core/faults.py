@@ -1,20 +1,23 @@
 """Whose fault a failure is, and what the shop does about it: circuit breakers.
 
-A fault of one order ends that order. A fault of the shop (a key, a setting, the state of a provider) hits every order, so
-it must end none: its circuit breaker opens, orders wait, one of them at a time probes whether the fault is over. What
-could be either is asked again while there is time, and taken for the shop's after `ORDERS_IN_A_ROW` orders.
+A fault of one order ends that order. A fault of the shop (a key, a setting, the state of a provider) hits every order,
+so it must end none: its circuit breaker opens, orders wait, and one of them at a time probes whether it is over. What
+could be either is asked again while there is time, and is taken for the shop's after `ORDERS_IN_A_ROW` orders.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from smi_pipeline.core import reasons
+
 ORDERS_IN_A_ROW = 3
 """So many orders that fail in a row, without one success of that part between them, are a fault of the shop."""
 
 OUTAGE = timedelta(minutes=1)
-"""How long a part must give no answer before that is a fault of the shop: waiting costs nothing, and most hiccups pass."""
+"""How long a part gives no answer before that is a fault of the shop: waiting costs nothing, and most hiccups pass."""
 
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=5), timedelta(minutes=1)
 """Between two probes; each that fails doubles it."""
@@ -44,12 +47,43 @@ class Scope(StrEnum):
     UNKNOWN = "unknown"
 
 
+_OF_THE_ACCOUNT = re.compile(
+    r"credit|api.?key|unauthori[sz]ed|authenticat|forbidden|payment required|quota|balance|billing|subscription"
+    r"|suspended|account|plan\b|permission",
+    re.IGNORECASE,
+)
+_OF_THE_IMAGE = re.compile(
+    r"(unsupported|invalid|corrupt\w*|damaged|unreadable|broken|bad) (image|file|picture|photo|format)"
+    r"|too (large|big|small)|exceed|not allowed|nsfw|prohibited|content policy|dimension|megapixel|aspect ratio"
+    r"|(cannot|could not) (decode|read)",
+    re.IGNORECASE,
+)
+
+
+def scope_of_words(words: str) -> Scope:
+    """Return whose fault Upsampler's words for a failure name: the account, the image, or neither."""
+    if _OF_THE_ACCOUNT.search(words):
+        return Scope.SHOP
+    return Scope.ORDER if _OF_THE_IMAGE.search(words) else Scope.UNKNOWN
+
+
 class Again(StrEnum):
     """What can be done about a failure whose scope is unknown, while there is time."""
 
     SAME = "same"  # ask for the same thing again
     RESUBMIT = "resubmit"  # have the image upscaled again
     NEVER = "never"
+
+
+AGAIN = {
+    reasons.SOURCE_UNREACHABLE: Again.SAME,
+    reasons.REJECTED_BY_API: Again.SAME,
+    reasons.RESULT_UNREACHABLE: Again.SAME,
+    reasons.UPSCALE_FAILED: Again.RESUBMIT,
+    reasons.NO_RESULT: Again.RESUBMIT,
+    reasons.RESULT_REJECTED: Again.RESUBMIT,
+}
+"""The reasons that are not believed at first sight; all others end a job unless they hit every order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +130,11 @@ def after_failure(breaker: Breaker, failure: Failure, now: datetime) -> Breaker:
     since = breaker.failing_since or now
     in_a_row = len(failed) >= ORDERS_IN_A_ROW and not (failure.passing and now - since < OUTAGE)
     told = replace(
-        breaker, failed=failed, failing_since=since, message=failure.message, next_step=failure.next_step or advice(breaker.name)
+        breaker,
+        failed=failed,
+        failing_since=since,
+        message=failure.message,
+        next_step=failure.next_step or advice(breaker.name),
     )
     if not breaker.is_open:
         if failure.scope is Scope.SHOP or in_a_row:
@@ -109,7 +147,14 @@ def after_failure(breaker: Breaker, failure: Failure, now: datetime) -> Breaker:
 
 
 def may_wait(
-    breaker: Breaker, scope: Scope, again: Again, *, now: datetime, until: datetime, until_while_open: datetime, left: int
+    breaker: Breaker,
+    scope: Scope,
+    again: Again,
+    *,
+    now: datetime,
+    until: datetime,
+    until_while_open: datetime,
+    left: int,
 ) -> bool:
     """Return whether a failed order may wait for another attempt instead of ending. `until`: its clock for that;
     `left`: how often its image may still be submitted for a failure that is its own."""
@@ -132,12 +177,23 @@ def headline(name: str) -> str:
     }[name]
 
 
+def to_customers(name: str) -> str:
+    """Return the same for somebody who wants to order."""
+    if is_source(name):
+        return "the image host does not hand out its images"
+    return {
+        SUBMISSIONS: "the upscaling service is not available",
+        RESULTS: "the upscaling service does not work as it should",
+        STRIPE: "the payment service is not available",
+    }[name]
+
+
 def advice(name: str) -> str:
     """Return what an operator should look at first."""
     if is_source(name):
         return (
-            "Open an image of the shop from this server: bot protection, a firewall or a certificate may stop programs. "
-            "Allow the user agent smi-pipeline there, and check SMI_ALLOWED_SOURCE_HOSTS."
+            "Open an image of the shop from this server: bot protection, a firewall or a certificate may stop "
+            "programs. Allow the user agent smi-pipeline there, and check SMI_ALLOWED_SOURCE_HOSTS."
         )
     return {
         SUBMISSIONS: "Check UPSAMPLER_API_KEY, UPSAMPLER_BASE_URL, and the credits and the state of the account.",

@@ -157,20 +157,10 @@ class LimiterPort(Protocol):
     """The Upsampler allowance, shared by all processes."""
 
     def acquire(self, purpose: CallPurpose) -> None:
-        """Take one call. Raise RateLimited with the seconds until there is room, AccountError while the breaker is
-        open."""
+        """Take one call. Raise RateLimited with the seconds until there is room."""
 
     def blocked_until(self, at: datetime, reason: str) -> None:
         """Record a 429's Retry-After for every process."""
-
-    def open_breaker(self, reason: str) -> None:
-        """Stop all calls for a minute after the account was refused; no orders are taken until a call succeeds."""
-
-    def close_breaker(self) -> None:
-        """Record a call that succeeded."""
-
-    def breaker_reason(self) -> str | None:
-        """Return why the breaker is open, or None."""
 
 
 class RunsPort(Protocol):

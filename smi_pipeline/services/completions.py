@@ -8,6 +8,7 @@ from functools import partial
 
 from smi_pipeline.core.backoff import retry_seconds
 from smi_pipeline.core.errors import AccountError, NotFound, RateLimited, TransientError
+from smi_pipeline.core.faults import SUBMISSIONS, Failure, Scope
 from smi_pipeline.core.lifecycle import token_hash
 from smi_pipeline.core.models import Submission, UpscaleReply
 from smi_pipeline.core.vocabulary import CallPurpose, PollResult, SubmissionState
@@ -73,15 +74,17 @@ def _ask(ctx: ServiceContext, external_id: str) -> UpscaleReply:
     """Make a status call."""
     try:
         return ctx.upscaler.status(external_id)
-    except (AccountError, RateLimited) as error:
+    except RateLimited as error:
         tell_limiter(ctx, error)
+        raise
+    except AccountError as error:
+        ctx.state.breakers.note(
+            Failure(breaker=SUBMISSIONS, work_key=f"status {external_id}", message=str(error), scope=Scope.SHOP)
+        )
         raise
 
 
-def tell_limiter(ctx: ServiceContext, error: Exception) -> None:
-    """Tell the limiter of a refused call: what it says of our account and our rate holds for every process."""
-    if isinstance(error, AccountError):
-        ctx.limiter.open_breaker(str(error))
-    elif isinstance(error, RateLimited):
-        pause = timedelta(seconds=error.retry_after or 1)
-        ctx.limiter.blocked_until(ctx.state.submissions.now() + pause, str(error))
+def tell_limiter(ctx: ServiceContext, error: RateLimited) -> None:
+    """Tell the limiter of a 429, which holds for every process."""
+    pause = timedelta(seconds=error.retry_after or 1)
+    ctx.limiter.blocked_until(ctx.state.submissions.now() + pause, str(error))

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from smi_pipeline.core import faults
 from smi_pipeline.core.errors import NotFound, PermanentError, RefusedError, TransientError, Unavailable
 from smi_pipeline.core.image_rules import check_output_size
 from smi_pipeline.core.models import CheckoutRequest, CheckoutSession, NewJob, StripeEvent, StripePayment, UpscaleJob
@@ -60,7 +61,7 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
 
     Raise RefusedError (422) for what the shop should correct, Unavailable (503) while no orders are taken.
     """
-    _refuse_while_overloaded(ctx)
+    _refuse_while_overloaded(ctx, request.image_url)
     if request.resolution not in SCALES:
         raise RefusedError(f"resolution must be one of {', '.join(SCALES)}", status=422)
     scale = SCALES[request.resolution]
@@ -207,10 +208,11 @@ def _closed_session(ctx: ServiceContext, session_id: str) -> CheckoutSession | N
         return None
 
 
-def _refuse_while_overloaded(ctx: ServiceContext) -> None:
-    reason = ctx.limiter.breaker_reason()
-    if reason:
-        raise Unavailable("no orders are taken at the moment: the upscaling service is not available", retry_after=300)
+def _refuse_while_overloaded(ctx: ServiceContext, image_url: str) -> None:
+    hosts = [faults.source(image_url)] if image_url.count("/") > 1 else []
+    breaker = ctx.state.breakers.refusal([faults.SUBMISSIONS, faults.RESULTS, faults.STRIPE, *hosts])
+    if breaker:
+        raise Unavailable(f"no orders are taken at the moment: {faults.to_customers(breaker.name)}", retry_after=300)
     if ctx.policy.budget_hold and ctx.policy.monthly_credit_budget is not None:
         used = ctx.state.queries.credits_this_month()
         if used >= ctx.policy.monthly_credit_budget:

@@ -1,13 +1,22 @@
 """The frame of a step on a leased row: what each kind of error does to the row and its job."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.backoff import retry_seconds
-from smi_pipeline.core.errors import LeaseLost, PermanentError, TransientError
+from smi_pipeline.core.errors import (
+    AccountError,
+    AmbiguousError,
+    LeaseLost,
+    PermanentError,
+    RateLimited,
+    TransientError,
+)
+from smi_pipeline.core.faults import RESULTS, SUBMISSIONS, Failure, Scope, headline
 from smi_pipeline.core.models import UpscaleJob
 from smi_pipeline.core.vocabulary import Queue, StepState
 from smi_pipeline.services.context import ServiceContext
@@ -69,6 +78,7 @@ def job_step(
             raise PermanentError(
                 reasons.SET_ASIDE,
                 f"set aside after {job.attempts - 1} attempts; last error: {job.last_error or 'none'}",
+                breaker=SUBMISSIONS if queue is Queue.SUBMIT else RESULTS,
             )
         return step(job)
 
@@ -76,9 +86,33 @@ def job_step(
         return run_step(ctx, queue, job_id, lease_id, job.attempts, attempt)
     except PermanentError as error:
         try:
-            ctx.state.deliveries.fail(job_id, lease_id, reason=error.reason, message=str(error), actor=ctx.actor)
+            seconds = ctx.state.deliveries.fail(job_id, lease_id, error, policy=ctx.policy, actor=ctx.actor)
         except LeaseLost as lost:
             return StepResult(state=StepState.LOST, message=str(lost))
+        if seconds is not None:
+            return StepResult(state=StepState.LATER, message=str(error), retry_seconds=round(seconds, 1))
+        raise
+
+
+@contextmanager
+def watched(ctx: ServiceContext, breaker: str, work_key: str) -> Iterator[None]:
+    """Attribute what fails inside to a part of the shop. Raise TransientError at once while its breaker is open, unless
+    this row probes it."""
+    if not ctx.state.breakers.admits(breaker, work_key):
+        raise TransientError(f"waits: {headline(breaker)}", retry_after=1.0, counts=False)
+    try:
+        yield
+    except PermanentError as error:
+        error.breaker = error.breaker or breaker
+        raise
+    except RateLimited:
+        raise
+    except TransientError as error:
+        scope = Scope.SHOP if isinstance(error, AccountError) else Scope.UNKNOWN
+        passing = not isinstance(error, AmbiguousError)
+        ctx.state.breakers.note(
+            Failure(breaker=breaker, work_key=work_key, message=str(error), scope=scope, passing=passing)
+        )
         raise
 
 

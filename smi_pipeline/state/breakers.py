@@ -9,7 +9,7 @@ from smi_pipeline.core import faults
 from smi_pipeline.core.faults import Breaker, Failure
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import ManualTaskKind, Queue, Stage
-from smi_pipeline.state.database import Database, Row, Transaction, as_record
+from smi_pipeline.state.database import Aggregate, Row, Transaction, as_record
 from smi_pipeline.state.job_rows import give_waiting_time_back
 from smi_pipeline.state.manual_tasks import close_task, open_task
 
@@ -42,11 +42,8 @@ class Choice:
     probes: tuple[str, ...] = ()
 
 
-class Breakers:
+class Breakers(Aggregate):
     """Circuit breakers."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def all(self) -> list[Breaker]:
         """Return the breakers of all parts that have failed."""
@@ -61,6 +58,15 @@ class Breakers:
         """Record a success outside of a step."""
         with self._database.transaction() as tx:
             record_success(tx, name, max_hold=policy.max_hold)
+
+    def admits(self, name: str, work_key: str) -> bool:
+        """Return whether a row may use a part of the shop now: its breaker is closed, or the row probes it."""
+        return not self._database.value(
+            """SELECT 1 FROM smi.breakers WHERE name = :name AND opened_at IS NOT NULL
+               AND probe IS DISTINCT FROM :key""",
+            name=name,
+            key=work_key,
+        )
 
     def refusal(self, names: Sequence[str]) -> Breaker | None:
         """Return an open breaker among `names` that a new order would be hit by, or None."""
@@ -78,8 +84,8 @@ class Breakers:
         with self._database.transaction() as tx:
             locked(tx, name)
             tx.run(
-                """UPDATE smi.breakers SET opened_at = coalesce(opened_at, smi.now()), by_hand = true, message = :message,
-                          next_step = :next_step, probe = NULL WHERE name = :name""",
+                """UPDATE smi.breakers SET opened_at = coalesce(opened_at, smi.now()), by_hand = true, probe = NULL,
+                          message = :message, next_step = :next_step WHERE name = :name""",
                 name=name,
                 message=message[:300],
                 next_step=f"Close it when the work is done: smi breakers close {name}",
@@ -99,7 +105,7 @@ def locked(tx: Transaction, name: str) -> Breaker:
 
 
 def record_failure(tx: Transaction, failure: Failure) -> Breaker:
-    """Record a failure, and open the breaker with its manual task when it is a fault of the shop. Return the breaker."""
+    """Record a failure; open the breaker, with its manual task, when it is a fault of the shop. Return the breaker."""
     before = locked(tx, failure.breaker)
     after = faults.after_failure(before, failure, tx.value("SELECT smi.now()"))
     if after == before:
@@ -117,7 +123,8 @@ def record_failure(tx: Transaction, failure: Failure) -> Breaker:
             kind=ManualTaskKind.BREAKER,
             subject=after.name,
             job_id=None,
-            message=f"{faults.headline(after.name)}: {after.message[:300]}. Orders wait, and none is refunded for this.",
+            message=f"{faults.headline(after.name)}: {after.message[:300].rstrip('.')}. Orders wait; none is refunded "
+            "for this.",
             next_step=f"{after.next_step} It is tried again by itself, and the orders then go on.",
         )
     return after
@@ -125,12 +132,12 @@ def record_failure(tx: Transaction, failure: Failure) -> Breaker:
 
 def record_success(tx: Transaction, name: str, *, max_hold: timedelta) -> None:
     """Record that a part works: close its breaker, unless an operator has opened it."""
-    if tx.value("SELECT 1 FROM smi.breakers WHERE name = :name AND failed <> '{}'", name=name):
-        if not _close(tx, name, max_hold=max_hold, actor="itself", also_by_hand=False):
-            tx.run(
-                "UPDATE smi.breakers SET failed = '{}', failing_since = NULL WHERE name = :name AND opened_at IS NULL",
-                name=name,
-            )
+    failed = tx.value("SELECT 1 FROM smi.breakers WHERE name = :name AND failed <> '{}'", name=name)
+    if failed and not _close(tx, name, max_hold=max_hold, actor="itself", also_by_hand=False):
+        tx.run(
+            "UPDATE smi.breakers SET failed = '{}', failing_since = NULL WHERE name = :name AND opened_at IS NULL",
+            name=name,
+        )
 
 
 def _close(tx: Transaction, name: str, *, max_hold: timedelta, actor: str, also_by_hand: bool) -> bool:
@@ -189,7 +196,12 @@ def _submissions(tx: Transaction, open_: Mapping[str, Row], now: datetime) -> li
     again = Choice(where="job_id = ANY(:probes)", parameters={"probes": probes}, limit=1)
     if not parts:
         tries = [
-            Choice(where=f"source_key IS NULL AND {_BREAKER_OF_HOST} = :host", parameters={"host": name}, limit=1, probes=(name,))
+            Choice(
+                where=f"source_key IS NULL AND {_BREAKER_OF_HOST} = :host",
+                parameters={"host": name},
+                limit=1,
+                probes=(name,),
+            )
             for name in (row["name"] for row in hosts if _may_probe(row, now))
         ]
         return [again, *tries, Choice(where=reachable, parameters=shut)]
@@ -215,11 +227,15 @@ def begin_probe(tx: Transaction, names: Sequence[str], work_key: str) -> None:
 
 def extend_probe(tx: Transaction, name: str, work_key: str, until: datetime) -> None:
     """Let a probe last until its upscale is due."""
-    tx.run("UPDATE smi.breakers SET probe_until = :until WHERE name = :name AND probe = :key", name=name, key=work_key, until=until)
+    tx.run(
+        "UPDATE smi.breakers SET probe_until = :until WHERE name = :name AND probe = :key",
+        name=name,
+        key=work_key,
+        until=until,
+    )
 
 
 def _may_probe(part: Row, now: datetime) -> bool:
     if part["by_hand"] or (part["probe"] is not None and part["probe_until"] > now):
         return False
     return part["next_probe_at"] is None or part["next_probe_at"] <= now
-

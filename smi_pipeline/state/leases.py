@@ -1,8 +1,10 @@
 """Leases are the queue: who may work on which row, until when, and when a row is due again."""
 
+import itertools
 import uuid
 
 from smi_pipeline.core.vocabulary import UNFINISHED_REFUNDS, UNSENT, Queue
+from smi_pipeline.state import breakers
 from smi_pipeline.state.database import Aggregate, in_
 
 LEASE_SECONDS = 45
@@ -75,14 +77,14 @@ class Leases(Aggregate):
             # killed nothing. New work goes first, but not for long.
             over = "lease_until <= smi.now()"
             waited = f"lease_until <= smi.now() - interval '{LONGEST_WAIT_SECONDS} seconds'"
-            choices = [(f"{waited} AND {started}", count) for started, count in _after_a_death(limit)]
-            choices.append(("lease_id IS NULL", limit))
-            choices += [(f"{over} AND {started}", count) for started, count in _after_a_death(limit)]
-            for which, count in choices:
+            states = [(f"{waited} AND {started}", count) for started, count in _after_a_death(limit)]
+            states.append(("lease_id IS NULL", limit))
+            states += [(f"{over} AND {started}", count) for started, count in _after_a_death(limit)]
+            for choice, (which, count) in itertools.product(breakers.choices(tx, queue), states):
                 rows = tx.rows(
                     f"""WITH due AS (
                             SELECT {key}, next_attempt_at, {_SECONDS[queue]} AS estimate
-                            FROM {table} WHERE {due} AND {which}
+                            FROM {table} WHERE {due} AND {choice.where} AND {which}
                             ORDER BY next_attempt_at LIMIT :count FOR UPDATE SKIP LOCKED),
                         batch AS (
                             SELECT *, sum(estimate) OVER (ORDER BY next_attempt_at, {key}) - estimate AS before
@@ -94,9 +96,12 @@ class Leases(Aggregate):
                     lease_id=lease_id,
                     seconds=LEASE_SECONDS,
                     batch_seconds=BATCH_SECONDS,
-                    count=count,
+                    count=min(count, choice.limit or count),
+                    **choice.parameters,
                 )
                 if rows:
+                    if choice.probes:
+                        breakers.begin_probe(tx, choice.probes, rows[0]["work_key"])
                     ordered = sorted(rows, key=lambda row: row["next_attempt_at"])
                     return lease_id, [row["work_key"] for row in ordered]
         return None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
+from smi_pipeline.core import faults
 from smi_pipeline.core.lifecycle import UNFINISHED
 from smi_pipeline.core.models import Alarm, QueueFigures, RecordedPayment, UpscaleJob
 from smi_pipeline.core.policy import Policy
@@ -17,6 +18,7 @@ from smi_pipeline.core.vocabulary import (
     Status,
     SubmissionState,
 )
+from smi_pipeline.state.breakers import STOPPED
 from smi_pipeline.state.database import Aggregate, Transaction, as_record, in_
 from smi_pipeline.state.heartbeat import UP_SINCE
 
@@ -31,12 +33,17 @@ ALARM = f"""
                SELECT FROM smi.refunds r WHERE r.job_id = j.job_id AND r.state IN {in_(RETURNED)})))
       AND (j.hold_reason IS NULL
            OR greatest(j.start_by, j.held_at) + CAST(:max_hold AS interval) + CAST(:patience AS interval) < smi.now())
+      AND NOT (j.queue = '{Queue.SUBMIT}' AND coalesce(j.deadline_at, j.start_by) + {STOPPED}
+                   + CAST(:patience AS interval) > smi.now())
+      AND NOT (j.queue = '{Queue.FULFIL}' AND j.result_ready_at + CAST(:result_life AS interval) > smi.now()
+               AND EXISTS (SELECT FROM smi.breakers b WHERE b.name = '{faults.RESULTS}' AND b.opened_at IS NOT NULL))
       AND NOT EXISTS (SELECT FROM smi.person_tasks t WHERE t.job_id = j.job_id AND t.closed_at IS NULL
                       AND t.acknowledged_at IS NOT NULL)
     ORDER BY j.learned_at
 """
 """The alarm: paid, past its last deadline, neither delivered nor refunded, and not acknowledged. Always empty.
-After an outage of the service the patience begins when it is back, as long as `max_outage` covers it."""
+After an outage of the service the patience begins when it is back, as long as `max_outage` covers it; while a circuit
+breaker is open, the clocks of the jobs that wait for it stand still."""
 
 
 def credits_used(tx: Transaction, until: date | None = None) -> int:
@@ -148,7 +155,12 @@ class Queries(Aggregate):
     def alarms(self, policy: Policy) -> list[Alarm]:
         """Return overdue jobs: there should be none."""
         return self._database.records(
-            Alarm, ALARM, patience=policy.alarm_patience, max_hold=policy.max_hold, max_outage=policy.max_outage
+            Alarm,
+            ALARM,
+            patience=policy.alarm_patience,
+            max_hold=policy.max_hold,
+            max_outage=policy.max_outage,
+            result_life=policy.result_life,
         )
 
     def late_refunds(self, policy: Policy) -> list[LateRefund]:

@@ -2,9 +2,11 @@
 
 from datetime import timedelta
 
+from smi_pipeline.core import faults
 from smi_pipeline.core.models import UpscaleReply
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import OPEN_CALLS, PollResult, Stage, SubmissionState
+from smi_pipeline.state.breakers import extend_probe
 from smi_pipeline.state.database import Row, Transaction, in_
 from smi_pipeline.state.transitions import hand_to_fulfilment, mark_submitted
 
@@ -22,7 +24,10 @@ def accept(tx: Transaction, submission_id: int, reply: UpscaleReply, policy: Pol
         f"""UPDATE smi.submissions SET
                state = CASE WHEN state = '{SubmissionState.SENDING}' THEN '{SubmissionState.ACCEPTED}' ELSE state END,
                external_id = :external_id, accepted_at = smi.now(), finished_at = NULL,
-               deadline_at = smi.now() + CAST(:life AS interval), credits = coalesce(:credits, credits),
+               deadline_at = coalesce((SELECT j.deadline_at FROM smi.upscale_jobs j -- the first acceptance sets it
+                                       WHERE j.job_id = smi.submissions.job_id AND j.round = smi.submissions.round),
+                                      smi.now() + CAST(:life AS interval)),
+               credits = coalesce(:credits, credits),
                next_poll_at = least(smi.now() + CAST(:every AS interval), smi.now() + CAST(:life AS interval))
            WHERE submission_id = :id AND external_id IS NULL
              AND state IN {in_((SubmissionState.SENDING, SubmissionState.LOST))}
@@ -43,6 +48,7 @@ def accept(tx: Transaction, submission_id: int, reply: UpscaleReply, policy: Pol
         stage=reply.stage if reply.stage in (Stage.QUEUED, Stage.PROCESSING) else Stage.PROCESSING,
         estimated_completion=reply.estimated_completion,
     )
+    extend_probe(tx, faults.RESULTS, row["job_id"], until=row["deadline_at"])
     tx.audit(row["job_id"], "submitted", actor=actor, submission=submission_id, external_id=reply.external_id)
 
 
@@ -99,6 +105,28 @@ def _another_may_succeed(tx: Transaction, row: Row) -> bool:
             job_id=row["job_id"],
             round=row["round"],
         )
+    )
+
+
+def calls_of_round(tx: Transaction, job: Row) -> list[SubmissionState]:
+    """Return the states of the calls that were made for this round of a job and not refused."""
+    rows = tx.rows(
+        f"""SELECT state FROM smi.submissions
+            WHERE job_id = :id AND round = :round AND state <> '{SubmissionState.REJECTED}'""",
+        id=job["job_id"],
+        round=job["round"],
+    )
+    return [SubmissionState(row["state"]) for row in rows]
+
+
+def give_up_results(tx: Transaction, job: Row, *, error: str) -> None:
+    """Close the completed calls of a round whose result cannot be used: the image is submitted again."""
+    tx.run(
+        f"""UPDATE smi.submissions SET state = '{SubmissionState.FAILED}', error = :error
+            WHERE job_id = :id AND round = :round AND state = '{SubmissionState.COMPLETED}'""",
+        id=job["job_id"],
+        round=job["round"],
+        error=error[:500],
     )
 
 

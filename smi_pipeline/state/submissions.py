@@ -4,12 +4,14 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.exc import IntegrityError
 
+from smi_pipeline.core import faults
 from smi_pipeline.core.errors import LeaseLost
 from smi_pipeline.core.lifecycle import callback_token, token_hash
 from smi_pipeline.core.models import ImageInfo, Submission, UpscaleReply
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import OPEN_CALLS, PollResult, Queue, Stage, Status, SubmissionState
 from smi_pipeline.state import transitions
+from smi_pipeline.state.breakers import STOPPED, record_success
 from smi_pipeline.state.database import Database, as_record, in_
 from smi_pipeline.state.heartbeat import UP_SINCE, record_heartbeat
 from smi_pipeline.state.job_rows import record_progress
@@ -27,10 +29,20 @@ class Submissions:
         self._secret_key = secret_key
 
     def prepared(
-        self, job_id: str, lease_id: str, *, source: ImageInfo, source_key: str, expected_seconds: float, actor: str
+        self,
+        job_id: str,
+        lease_id: str,
+        *,
+        source: ImageInfo,
+        source_key: str,
+        source_url: str,
+        expected_seconds: float,
+        policy: Policy,
+        actor: str,
     ) -> None:
         """Set the job to `processing` with its stored source. Raise LeaseLost."""
         with self._database.transaction() as tx:
+            record_success(tx, faults.source(source_url), max_hold=policy.max_hold)
             transitions.begin_processing(
                 tx,
                 transitions.leased(tx, job_id, lease_id),
@@ -82,6 +94,7 @@ class Submissions:
         """Record that Upsampler has accepted: the job leaves the queue, its deadline starts. Needs no lease: Upsampler
         has confirmed it."""
         with self._database.transaction() as tx:
+            record_success(tx, faults.SUBMISSIONS, max_hold=policy.max_hold)
             accept(tx, submission_id, reply, policy, actor)
 
     def mark_rejected(self, submission_id: int, error: str) -> None:
@@ -226,7 +239,9 @@ class Submissions:
             )
             for row in rows:
                 tx.audit(row["job_id"], "submission_lost", actor="clock", submission=row["submission_id"])
-            return transitions.hand_unstarted_to_fulfilment(tx, max_hold=policy.max_hold, open_call=MAY_SUCCEED)
+            return transitions.hand_unstarted_to_fulfilment(
+                tx, max_hold=policy.max_hold, open_call=MAY_SUCCEED, stopped=STOPPED
+            )
 
     def in_flight(self) -> int:
         """Return the number of open calls and of leased jobs that are about to make one."""

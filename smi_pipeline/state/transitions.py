@@ -176,6 +176,18 @@ def hand_to_fulfilment(tx: Transaction, job_id: str, round_: int, *, completed: 
     )
 
 
+def postpone(tx: Transaction, job: Row, *, seconds: float, error: str) -> None:
+    """End the lease of a job whose failure is not believed yet: it is due again in `seconds`."""
+    tx.run(
+        f"""UPDATE smi.upscale_jobs SET {_END_LEASE}, last_error = :error, attempts = greatest(attempts - 1, 0),
+                  next_attempt_at = smi.now() + make_interval(secs => :seconds)
+            WHERE job_id = :job_id""",
+        job_id=job["job_id"],
+        seconds=seconds,
+        error=error[:500],
+    )
+
+
 def hand_back_to_submission(tx: Transaction, job: Row, *, seconds: float, error: str) -> None:
     """Queue a job whose upscale came to nothing for another submission. Its deadline stays."""
     tx.run(
@@ -201,7 +213,8 @@ def hand_unstarted_to_fulfilment(tx: Transaction, *, max_hold: timedelta, open_c
                   {_END_HOLD}, {_END_LEASE}
            WHERE queue = '{Queue.SUBMIT}' AND (lease_id IS NULL OR lease_until <= smi.now())
              AND coalesce(deadline_at, start_by)
-                 + CASE WHEN hold_reason IS NULL THEN {stopped} ELSE least(smi.now() - held_at, CAST(:max_hold AS interval)) END <= smi.now()
+                 + CASE WHEN hold_reason IS NULL THEN {stopped}
+                        ELSE least(smi.now() - held_at, CAST(:max_hold AS interval)) END <= smi.now()
              AND NOT EXISTS (SELECT FROM smi.submissions s
                              WHERE s.job_id = j.job_id AND s.round = j.round AND {open_call})""",
         max_hold=max_hold,

@@ -30,7 +30,6 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 _TRANSIENT_STATUS = {408, 425, 429}
 _UNREACHABLE = {"source": reasons.SOURCE_UNREACHABLE, "result": reasons.RESULT_UNREACHABLE}
 _TOO_LARGE = {"source": reasons.SOURCE_TOO_LARGE, "result": reasons.RESULT_REJECTED}
-_EMPTY = {"source": reasons.INVALID_IMAGE, "result": reasons.NO_RESULT}
 _NOUN = {"source": "image", "result": "upscaled image"}
 
 
@@ -159,7 +158,7 @@ class HttpFetcher:
         if announced is not None and size != announced:
             raise TransientError(f"{host} sent {size:,} of {announced:,} bytes of the {_NOUN[kind]}.")
         if size == 0:
-            raise PermanentError(_EMPTY[kind], f"The {_NOUN[kind]} at {host} is empty.")
+            raise PermanentError(_UNREACHABLE[kind], f"The {_NOUN[kind]} at {host} is empty.")
         return size, digest.hexdigest()
 
 

@@ -28,6 +28,7 @@ from smi_pipeline.core.errors import (
     RefusedError,
     TransientError,
 )
+from smi_pipeline.core.faults import Scope, scope_of_words
 from smi_pipeline.core.models import ApiFormat, Stage, SubmitRequest, UpscaleReply
 
 DEFAULT_RETRY_AFTER = 30.0  # seconds, when a 429 names no time
@@ -97,10 +98,14 @@ class UpsamplerClient:
         if data is None:
             raise AmbiguousError("Upsampler's answer to a submission is not readable")
         reply = self._reply(data, missing=Stage.QUEUED)
+        if reply.stage is Stage.FAILED and scope_of_words(reply.error or "") is Scope.SHOP:
+            raise AccountError(f"Upsampler refuses the account ({reply.error})")
         if reply.external_id is None and reply.stage is not Stage.FAILED:
             if data.get("success") is False:
                 words = reply.error or "no reason given"
-                raise PermanentError(reasons.REJECTED_BY_API, f"Upsampler refused the image ({words})")
+                raise PermanentError(
+                    reasons.REJECTED_BY_API, f"Upsampler refused the image ({words})", scope=scope_of_words(words)
+                )
             raise AmbiguousError("Upsampler's answer to a submission names no id")
         return reply
 
@@ -196,7 +201,11 @@ class UpsamplerClient:
             return AmbiguousError(f"Upsampler failed ({words})")
         if code in (408, 425):  # about the connection, not about the image
             return TransientError(f"Upsampler did not take the request ({words})")
-        return PermanentError(reasons.REJECTED_BY_API, f"Upsampler refused the image ({words})")
+        return PermanentError(
+            reasons.REJECTED_BY_API,
+            f"Upsampler refused the image ({words})",
+            scope=scope_of_words(said),
+        )
 
     def _reply(self, data: Mapping[str, Any], *, missing: Stage) -> UpscaleReply:
         reply = api_format.reply(data, missing=missing)

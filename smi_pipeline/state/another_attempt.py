@@ -1,0 +1,75 @@
+"""Whether a job that has failed waits for another attempt instead of ending, in the caller's transaction."""
+
+from datetime import timedelta
+
+from smi_pipeline.core.backoff import retry_seconds
+from smi_pipeline.core.errors import PermanentError
+from smi_pipeline.core.faults import Again, Breaker, Failure, may_wait
+from smi_pipeline.core.policy import Policy
+from smi_pipeline.core.vocabulary import Queue, SubmissionState
+from smi_pipeline.state import transitions
+from smi_pipeline.state.breakers import record_failure
+from smi_pipeline.state.database import Row, Transaction
+from smi_pipeline.state.submission_updates import calls_of_round, give_up_results
+
+RESUBMIT_SECONDS = 10.0
+"""Pause before an image is submitted again: what made its upscale fail often passes."""
+
+
+def note_failure(tx: Transaction, job_id: str, error: PermanentError) -> Breaker | None:
+    """Count a failure for the part of the shop that it belongs to. Call it before the job is locked: whoever closes a
+    breaker locks it first, and then the jobs that waited."""
+    if error.breaker is None:
+        return None
+    failure = Failure(
+        breaker=error.breaker, work_key=job_id, message=str(error), scope=error.scope, next_step=error.next_step
+    )
+    return record_failure(tx, failure)
+
+
+def seconds_until_next(
+    tx: Transaction, job: Row, breaker: Breaker | None, error: PermanentError, policy: Policy, *, actor: str
+) -> float | None:
+    """Postpone a failed job that may wait, or hand it back to be submitted again. Return the seconds until it is due;
+    None when it ends now."""
+    if breaker is None or not _may_wait(tx, job, breaker, error, policy):
+        return None
+    message = f"{error.reason}: {error}"
+    seconds = 0.0 if breaker.is_open else retry_seconds(job["attempts"], asked=None)
+    tx.audit(job["job_id"], "asked_again", actor=actor, message=message[:500], breaker_open=breaker.is_open)
+    if error.again is Again.RESUBMIT:
+        give_up_results(tx, job, error=str(error))
+        seconds = max(seconds, RESUBMIT_SECONDS)
+        transitions.hand_back_to_submission(tx, job, seconds=seconds, error=message)
+    else:
+        transitions.postpone(tx, job, seconds=seconds, error=message)
+    return seconds
+
+
+def _may_wait(tx: Transaction, job: Row, breaker: Breaker, error: PermanentError, policy: Policy) -> bool:
+    now = tx.value("SELECT smi.now()")
+    calls = calls_of_round(tx, job)
+    # A result that cannot be used is a failed upscale, too.
+    failed = calls.count(SubmissionState.FAILED) + calls.count(SubmissionState.COMPLETED)
+    until = job["deadline_at"] or job["start_by"]
+    waits_since = job["result_ready_at"] if job["queue"] == Queue.FULFIL else job["waits_since"]
+    stopped = timedelta()
+    if breaker.opened_at:
+        stopped = min(now - max(filter(None, (breaker.opened_at, waits_since))), policy.max_hold)
+    until_while_open = until + stopped
+    if error.again is Again.SAME and job["result_ready_at"]:
+        until = max(until, job["result_ready_at"]) + policy.last_poll_patience
+        if not (job["last_error"] or "").startswith(error.reason):
+            until = max(until, now + timedelta(seconds=1))  # one more attempt, however late the first one came
+        until_while_open = max(until, job["result_ready_at"] + policy.result_life)
+    elif len(calls) >= policy.max_submissions:
+        return False
+    return may_wait(
+        breaker,
+        error.scope,
+        error.again,
+        now=now,
+        until=until,
+        until_while_open=until_while_open,
+        left=policy.max_resubmissions + 1 - failed,
+    )
