@@ -55,7 +55,7 @@ _OF_THE_ACCOUNT = re.compile(
 _OF_THE_IMAGE = re.compile(
     r"(unsupported|invalid|corrupt\w*|damaged|unreadable|broken|bad) (image|file|picture|photo|format)"
     r"|too (large|big|small)|exceed|not allowed|nsfw|prohibited|content policy|dimension|megapixel|aspect ratio"
-    r"|(cannot|could not) (decode|read)",
+    r"|(cannot|could not) (decode|read)|no recogni[sz]able content",
     re.IGNORECASE,
 )
 

@@ -66,7 +66,7 @@ class FakeUpscaler(Outside):
             external_id=external_id, stage=Stage.COMPLETED, result_url=url, credits=2
         )
 
-    def fail(self, external_id: str, error: str = "no faces") -> None:
+    def fail(self, external_id: str, error: str = "Unsupported image") -> None:
         """From now on this upscale is known to have failed."""
         self.replies[external_id] = UpscaleReply(external_id=external_id, stage=Stage.FAILED, error=error, credits=1)
 
