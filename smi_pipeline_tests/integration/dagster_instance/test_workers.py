@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import kombu.pools
 import psutil
 import pytest
 from celery import Celery
 from celery.result import AsyncResult
+from sqlalchemy.orm import close_all_sessions
+from sqlalchemy.pool import NullPool
 
 from smi_pipeline.stack.process_plan import dagster_environment, plan
 from smi_pipeline.state.embedded import EmbeddedPostgres
@@ -34,6 +35,7 @@ class Workers:
         own = dagster_environment(url, url, folder, broker_url=None)
         planned = plan({**os.environ, **own}, folder, dagster_port=1, gateway_port=2, workers=WORKERS)
         self.client = Celery("test", broker=own["SMI_BROKER_URL"], backend=own["SMI_CELERY_BACKEND_URL"])
+        self.client.conf.broker_transport_options = {"poolclass": NullPool}
         with self.client.connection_for_write() as broker:  # makes the tables, as the clean-up before the start does
             broker.SimpleQueue("fulfilment").close()
         self.client.backend.ResultSession().close()
@@ -84,7 +86,7 @@ def running_workers(postgres: EmbeddedPostgres, folder: Path) -> Iterator[Worker
         yield running
     finally:
         running.stop()
-        kombu.pools.reset()
+        close_all_sessions()  # kombu keeps one in each channel, and the database is about to go
 
 
 @pytest.fixture(scope="module")
