@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from smi_pipeline.core.models import ApiFormat
@@ -26,6 +26,30 @@ def postgres_url(url: str) -> str:
     return f"postgresql+psycopg2://{rest}"
 
 
+def _http_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("is not an http(s) URL")
+    return url.rstrip("/")
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _addresses(value: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in value:  # `*` would trust every client, a host name none
+        try:
+            ip_network(entry, strict=False)
+        except ValueError:
+            raise ValueError(f"{entry!r} is not an IP address or network") from None
+    return value
+
+
+PostgresUrl = Annotated[str, AfterValidator(postgres_url)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
 WEEK = 7 * 24 * 3600
 """Longest promise accepted, in seconds; more is a typing error."""
 
@@ -36,15 +60,15 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True)
 
     # State and storage
-    smi_database_url: str | None = None
-    dagster_postgres_url: str | None = None
+    smi_database_url: PostgresUrl | None = None
+    dagster_postgres_url: PostgresUrl | None = None
     smi_home: Path = Path(".smi")
     smi_storage_url: str | None = None
     smi_broker_url: str | None = None
     smi_workers: int = Field(2, ge=1, le=64)
 
     # Entry points
-    smi_public_url: str | None = None
+    smi_public_url: HttpUrl | None = None
     smi_api_key: SecretStr = SecretStr("")
     smi_admin_api_key: SecretStr = SecretStr("")
     smi_shop_origin: str = ""
@@ -53,15 +77,15 @@ class Settings(BaseSettings):
     smi_ui_password: SecretStr = SecretStr("")
     smi_gateway_port: int = Field(8080, ge=1, le=65535)
     smi_dagster_port: int = Field(3000, ge=1, le=65535)
-    smi_team_url: str | None = None
-    smi_analysts_url: str | None = None
+    smi_team_url: HttpUrl | None = None
+    smi_analysts_url: HttpUrl | None = None
     smi_analysts_user: str = ""
     smi_analysts_password: SecretStr = SecretStr("")
     smi_analysts_port: int = Field(3001, ge=1, le=65535)
-    smi_trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ("127.0.0.1",)
+    smi_trusted_proxies: Annotated[CommaSeparated, AfterValidator(_addresses)] = ("127.0.0.1",)
 
     # Upsampler
-    upsampler_base_url: str = "https://upsampler.com/api/v1"
+    upsampler_base_url: HttpUrl = "https://upsampler.com/api/v1"
     upsampler_api_key: SecretStr = SecretStr("")
     upsampler_wire: ApiFormat = ApiFormat.LIVE
     upsampler_requests_per_minute: int = Field(60, ge=0)
@@ -69,7 +93,7 @@ class Settings(BaseSettings):
 
     # Stripe
     stripe_api_key: SecretStr = SecretStr("")
-    stripe_api_base: str | None = None
+    stripe_api_base: HttpUrl | None = None
     stripe_webhook_secret: SecretStr = SecretStr("")
 
     # Mail
@@ -93,8 +117,8 @@ class Settings(BaseSettings):
     smi_max_in_flight: int = Field(200, ge=1)
 
     # Images
-    smi_allowed_source_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    smi_allowed_result_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    smi_allowed_source_hosts: CommaSeparated = ()
+    smi_allowed_result_hosts: CommaSeparated = ()
     smi_max_source_bytes: int = Field(50_000_000, ge=1)
     smi_max_output_megapixels: float = Field(256, gt=0, le=100_000)
     smi_fidelity: Literal["observe", "enforce"] = "observe"
@@ -111,44 +135,10 @@ class Settings(BaseSettings):
     smi_reports_fresh_minutes: int = Field(60, ge=1)
 
     # Alerts
-    smi_alert_webhook_url: str | None = None
+    smi_alert_webhook_url: HttpUrl | None = None
 
     # Tests
     smi_failpoints: Path | None = None
-
-    @field_validator("smi_allowed_source_hosts", "smi_allowed_result_hosts", "smi_trusted_proxies", mode="before")
-    @classmethod
-    def _comma_separated(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-    @field_validator("smi_trusted_proxies", mode="after")
-    @classmethod
-    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for entry in value:  # `*` would trust every client, a host name none
-            try:
-                ip_network(entry, strict=False)
-            except ValueError:
-                raise ValueError(f"{entry!r} is not an IP address or network") from None
-        return value
-
-    @field_validator("smi_database_url", "dagster_postgres_url", mode="after")
-    @classmethod
-    def _psycopg2(cls, value: str | None) -> str | None:
-        return postgres_url(value) if value else None
-
-    @field_validator(
-        *("smi_public_url", "smi_team_url", "smi_analysts_url"),
-        *("upsampler_base_url", "stripe_api_base", "smi_alert_webhook_url"),
-        mode="after",
-    )
-    @classmethod
-    def _http_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("is not an http(s) URL")
-        return value.rstrip("/")
 
     @property
     def public_url(self) -> str:

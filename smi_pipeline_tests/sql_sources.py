@@ -79,8 +79,8 @@ def statements() -> Iterator[Statement]:
 
 
 def committing_methods() -> set[str]:
-    """`Class.method` of each public method that opens a transaction and writes in it, itself or by a function that it
-    hands the transaction to."""
+    """`Class.method` of each public method that opens a transaction, or has the database open one for its only
+    statement, and writes in it, itself or by a function that it hands the transaction to."""
     bodies: dict[str, list[ast.FunctionDef]] = {}
     for _, tree in modules():
         for _, function in functions(tree):
@@ -104,7 +104,7 @@ def committing_methods() -> set[str]:
 
 def _commits(tree: ast.Module, owner: str, function: ast.FunctionDef, writing: set[str]) -> bool:
     source = ast.unparse(function)
-    if "self._database.transaction()" in source and _writes(function, writing):
+    if "self._database." in source and _writes(function, writing):
         return True
     return any(
         other is not function and f"self.{other.name}(" in source and _commits(tree, owner, other, writing)

@@ -23,9 +23,8 @@ mutation Launch($params: ExecutionParams!) {
 class GraphQLRuns:
     """Implement `core.ports.RunsPort` against a webserver, `url` without the path."""
 
-    def __init__(self, url: str, *, location: str = "fulfilment", timeout_seconds: float = 10) -> None:
+    def __init__(self, url: str, *, timeout_seconds: float = 10) -> None:
         self._url = f"{url}/graphql"
-        self._location = location
         self._timeout = timeout_seconds
         self._session = requests.Session()
         self._session.trust_env = False
@@ -33,7 +32,7 @@ class GraphQLRuns:
     def launch(self, queue: Queue, lease_id: str, size: int) -> str:
         """Start the run of `queue` for a lease of `size` rows; return its id. Raises TransientError."""
         selector = {
-            "repositoryLocationName": self._location,
+            "repositoryLocationName": "fulfilment",
             "repositoryName": "__repository__",
             "jobName": DAGSTER_JOB[queue],
         }

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, cast
 
 from upath import UPath
 
@@ -51,17 +51,6 @@ def local_folder(root_url: str) -> Path | None:
     return Path(root.path) if root.protocol in ("", "file", "local") else None
 
 
-class _Store(Protocol):
-    def put(self, key: str, content: Path | bytes) -> None: ...
-    def open(self, key: str) -> BinaryIO: ...
-    def local_path(self, key: str) -> AbstractContextManager[Path]: ...
-    def size(self, key: str) -> int: ...
-    def delete(self, key: str) -> None: ...
-    def listing(self, prefix: str) -> Iterator[StoredFile]: ...
-    def sweep(self, older_than_seconds: float) -> int: ...
-    def shortage(self) -> str | None: ...
-
-
 class FileStorage:
     """Implement `core.ports.StoragePort` on a folder (`/var/lib/smi`, `file:///…`) or an fsspec URL.
 
@@ -72,7 +61,7 @@ class FileStorage:
     def __init__(self, root_url: str) -> None:
         # Use a folder directly where there is one: fsspec has no fsync and no atomic rename.
         folder = local_folder(root_url)
-        self._store: _Store = _Folder(folder) if folder else _Remote(root_url)
+        self._store = _Folder(folder) if folder else _Remote(root_url)
 
     def put(self, key: str, path: Path) -> None:
         """Store a copy of `path` under `key` atomically, replacing an existing file."""
@@ -98,12 +87,9 @@ class FileStorage:
         """Remove a file if it exists."""
         self._store.delete(safe_key(key))
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
-        """Yield the keys that begin with `prefix` (as text, like an object store), in order."""
-        return (file.key for file in self.listing(prefix))
-
     def listing(self, prefix: str = "") -> Iterator[StoredFile]:
-        """Yield the files whose keys begin with `prefix`, with size and age as the storage lists them."""
+        """Yield the files whose keys begin with `prefix` (as text, like an object store), in order of their keys, with
+        size and age as the storage lists them."""
         return self._store.listing(safe_key(prefix, prefix=True))
 
     def sweep(self, older_than_seconds: float = 3600) -> int:
@@ -120,9 +106,8 @@ class _Folder:
         self._root = root.absolute()
 
     def shortage(self) -> str | None:
-        folder = self._root
-        while not folder.exists() and folder != folder.parent:  # it is created with the first file
-            folder = folder.parent
+        # The root is created with the first file.
+        folder = next(folder for folder in (self._root, *self._root.parents) if folder.exists())
         try:
             free = shutil.disk_usage(folder).free
         except OSError as error:

@@ -1,7 +1,7 @@
 """Every error the pipeline raises on purpose.
 
-`TransientError` reschedules a row, `PermanentError` ends a job with a refund, `RefusedError` answers a caller and
-changes nothing.
+`TransientError` reschedules a row, `PermanentError` ends a job with a refund, `RefusedError` answers a caller whose
+request is not carried out.
 """
 
 
@@ -31,7 +31,8 @@ class AmbiguousError(TransientError):
 
 
 class AccountError(TransientError):
-    """The service refuses our account (401, 402, 403): this opens the circuit breaker and fails no job."""
+    """The service refuses our account (401, 402, 403), or Upsampler's API is not at the configured address (405, a
+    redirect, or a 404 for a submission). Upsampler's opens the circuit breaker; no job fails."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, retry_after=60.0, counts=False)
@@ -46,7 +47,10 @@ class PermanentError(SmiError):
 
 
 class RefusedError(SmiError):
-    """A request is refused and nothing has changed. `status`: the HTTP status of the answer."""
+    """A request is not carried out. `status`: the HTTP status of the answer.
+
+    What was done before a late refusal is true or harmless by itself: `assign_payment` has recorded Stripe's refunds of
+    the payment, `retry` and `cancel` have expired the Checkout session of an unpaid job."""
 
     status = 400
 

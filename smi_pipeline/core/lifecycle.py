@@ -16,34 +16,34 @@ class Transition(NamedTuple):
     name: str
 
 
-TRANSITIONS = (
-    Transition(Status.AWAITING_PAYMENT, Status.PENDING, "start_paid"),
-    Transition(Status.ABANDONED, Status.PENDING, "start_paid"),
-    Transition(Status.AWAITING_PAYMENT, Status.FAILED, "refuse_amount"),
-    Transition(Status.ABANDONED, Status.FAILED, "refuse_amount"),
-    Transition(Status.AWAITING_PAYMENT, Status.ABANDONED, "abandon"),
-    Transition(Status.PENDING, Status.PROCESSING, "begin_processing"),
-    Transition(Status.PROCESSING, Status.COMPLETED, "complete"),
-    Transition(Status.PENDING, Status.FAILED, "fail"),
-    Transition(Status.PROCESSING, Status.FAILED, "fail"),
-    Transition(Status.PENDING, Status.COMPLETED, "keep_delivered"),
-    Transition(Status.PROCESSING, Status.COMPLETED, "keep_delivered"),
-    Transition(Status.PENDING, Status.FAILED, "fail_refunded"),
-    Transition(Status.PROCESSING, Status.FAILED, "fail_refunded"),
-    Transition(Status.FAILED, Status.REFUNDED, "mark_refunded"),
-    Transition(Status.AWAITING_PAYMENT, Status.PENDING, "retry"),
-    Transition(Status.ABANDONED, Status.PENDING, "retry"),
-    Transition(Status.COMPLETED, Status.PENDING, "retry"),
-    Transition(Status.FAILED, Status.PENDING, "retry"),
-    Transition(Status.REFUNDED, Status.PENDING, "retry"),
+UNFINISHED = (Status.PENDING, Status.PROCESSING)
+"""Paid, and neither delivered nor failed yet."""
+
+UNPAID = (Status.AWAITING_PAYMENT, Status.ABANDONED)
+
+CLOSED = (Status.COMPLETED, Status.FAILED, Status.REFUNDED, Status.ABANDONED)
+"""Nothing is left to do for such a job, except the refund of a failed one."""
+
+TRANSITIONS = tuple(
+    Transition(source, target, name)
+    for name, sources, target in (
+        ("start_paid", UNPAID, Status.PENDING),
+        ("refuse_amount", UNPAID, Status.FAILED),
+        ("abandon", (Status.AWAITING_PAYMENT,), Status.ABANDONED),
+        ("begin_processing", (Status.PENDING,), Status.PROCESSING),
+        ("complete", (Status.PROCESSING,), Status.COMPLETED),
+        ("fail", UNFINISHED, Status.FAILED),
+        ("keep_delivered", UNFINISHED, Status.COMPLETED),
+        ("fail_refunded", UNFINISHED, Status.FAILED),
+        ("mark_refunded", (Status.FAILED,), Status.REFUNDED),
+        ("retry", (Status.AWAITING_PAYMENT, *CLOSED), Status.PENDING),
+    )
+    for source in sources
 )
 """All allowed changes of status. A trigger of the database enforces the same table; a test compares the two.
 
 `keep_delivered`: a free retry failed, the file delivered before stays. `fail_refunded`: the payment was returned
 outside the pipeline before the job ended. `retry`: an admin starts a new round."""
-
-UNFINISHED = (Status.PENDING, Status.PROCESSING)
-"""Paid, and neither delivered nor failed yet."""
 
 CUSTOMER_STAGE: dict[Status, Stage] = {
     Status.AWAITING_PAYMENT: Stage.QUEUED,

@@ -39,8 +39,6 @@ class ImageInfo:
     width: int
     height: int
     bytes: int
-    mode: str = "RGB"
-    has_alpha: bool = False
     exif_orientation: int = 1
     sha256: str = ""
 
@@ -109,7 +107,6 @@ class StripePayment:
 
     payment_intent_id: str
     status: str
-    amount_cents: int
     amount_received_cents: int
     currency: str
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -119,7 +116,6 @@ class StripePayment:
     refundable: bool = True  # False while an open dispute keeps the charge from being refunded
     fee_cents: int | None = None  # from the balance transaction, None until known
     created_at: datetime | None = None
-    customer_email: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +134,22 @@ class StripeRefund:
     def alive(self) -> bool:
         """Whether it counts as returned money."""
         return self.status in ("pending", "requires_action", "succeeded")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckoutRequest:
+    """One Checkout session to be opened. `expires_at` must lie 30 minutes to 24 hours ahead by Stripe's clock."""
+
+    job_id: str
+    resolution: str
+    amount_cents: int
+    currency: str
+    customer_email: str
+    description: str
+    success_url: str
+    cancel_url: str
+    expires_at: datetime
+    idempotency_key: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -374,8 +386,6 @@ class RecordedPayment:
 class DownloadLink:
     """The newest valid download link of a job."""
 
-    fulfilment_round: int
-    sequence: int
     expires_at: datetime
     expired: bool
     token: str
@@ -386,7 +396,6 @@ class Download:
     """The file behind a download token."""
 
     job_id: str
-    expires_at: datetime
     expired: bool
     revoked: bool
     result_key: str | None

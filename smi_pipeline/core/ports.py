@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from smi_pipeline.core.models import (
+    CheckoutRequest,
     CheckoutSession,
     Fetched,
     ImageInfo,
@@ -30,8 +31,9 @@ class UpscalerPort(Protocol):
     def submit(self, request: SubmitRequest) -> UpscaleReply:
         """Start one upscale. Costs credits.
 
-        Raises RateLimited (429), AccountError (401/402/403), PermanentError (another 4xx), TransientError (certainly
-        not accepted: no connection, 503), AmbiguousError (no answer, another 5xx, unreadable answer).
+        Raises RateLimited (429), AccountError (401/402/403; 404, 405 and redirects: the address is wrong),
+        PermanentError (another 4xx), TransientError (certainly not accepted: no connection, 408, 425, 503),
+        AmbiguousError (no answer, another 5xx, unreadable answer).
         """
 
     def status(self, external_id: str) -> UpscaleReply:
@@ -46,20 +48,7 @@ class PaymentsPort(Protocol):
     """Stripe. All calls raise AmbiguousError (no answer, 5xx), AccountError (401/403), RateLimited (429),
     NotFound, PermanentError(reason='stripe_refused', another 4xx)."""
 
-    def create_checkout(
-        self,
-        *,
-        job_id: str,
-        resolution: str,
-        amount_cents: int,
-        currency: str,
-        customer_email: str,
-        description: str,
-        success_url: str,
-        cancel_url: str,
-        expires_at: datetime,
-        idempotency_key: str,
-    ) -> CheckoutSession:
+    def create_checkout(self, request: CheckoutRequest) -> CheckoutSession:
         """Create a Checkout session in which the customer pays `amount_cents`."""
 
     def checkout(self, session_id: str) -> CheckoutSession:
@@ -153,11 +142,9 @@ class StoragePort(Protocol):
     def delete(self, key: str) -> None:
         """Remove a file; a missing one is fine."""
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        """Yield the keys that begin with `prefix`."""
-
     def listing(self, prefix: str) -> Iterator[StoredFile]:
-        """Yield as `keys` does, with size and age. Raises TransientError when the listing would be incomplete."""
+        """Yield the files whose keys begin with `prefix`, with size and age. Raises TransientError when the listing
+        would be incomplete."""
 
     def sweep(self) -> int:
         """Remove temporary files that a killed process left an hour ago or earlier; return how many."""

@@ -159,7 +159,6 @@ class ManualTaskKind(StrEnum):
     PAYMENT_DIFFERS = "payment_differs"
     REFUND_FAILED = "refund_failed"
     REFUND_LATE = "refund_late"
-    REPORT = "report"
     RUN_FAILED = "run_failed"
     SENSOR_SILENT = "sensor_silent"
     STRIPE_EVENT = "stripe_event"

@@ -52,7 +52,6 @@ def incidents(context: RunFailureSensorContext, smi: SmiResource) -> None:
     smi.ctx("incidents sensor").state.manual_tasks.open(
         kind=ManualTaskKind.RUN_FAILED,
         subject=run.job_name,
-        job_id=None,
         message=f"Run {run.run_id} of {run.job_name} failed: {error.splitlines()[0][:200]}",
         next_step="Open the run in the Dagster UI and see the error. Its upscale jobs are retried automatically.",
     )

@@ -5,6 +5,7 @@ ends. A failed read ends the tick with an error and is never taken for "nothing 
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 from dagster import DefaultSensorStatus, RunRequest, SensorEvaluationContext, SkipReason, sensor
 
@@ -45,29 +46,22 @@ def _why_none(ctx: ServiceContext, queue: Queue) -> str:
     return f"all {MAX_LEASES[queue]} slots are busy; {due} {rows} are due"
 
 
-RUNNING = DefaultSensorStatus.RUNNING
-
 TICK_SECONDS = 4
 """Least seconds between ticks. The daemon checks every 5 s and measures from the start of the last tick, which is a
 little after its check: with 5 s here it would skip every other check and tick every 10 s."""
 
+_queue_sensor = partial(sensor, minimum_interval_seconds=TICK_SECONDS, default_status=DefaultSensorStatus.RUNNING)
 
-@sensor(
-    job=jobs.submit_upscales,
-    description="Starts paid upscale jobs.",
-    minimum_interval_seconds=TICK_SECONDS,
-    default_status=RUNNING,
-)
+
+@_queue_sensor(job=jobs.submit_upscales, description="Starts paid upscale jobs.")
 def paid_jobs(context: SensorEvaluationContext, smi: SmiResource) -> Tick:
     """Request runs for the paid jobs that are due."""
     yield from _requests(smi.ctx("paid_jobs sensor"), Queue.SUBMIT)
 
 
-@sensor(
+@_queue_sensor(
     job=jobs.fulfil_upscales,
     description="Polls Upsampler (jobs named by a webhook first), enforces deadlines and starts fulfilment.",
-    minimum_interval_seconds=TICK_SECONDS,
-    default_status=RUNNING,
 )
 def upsampler_completions(context: SensorEvaluationContext, smi: SmiResource) -> Tick:
     """Poll Upsampler, end what is past its deadline, and request runs for the known results."""
@@ -77,22 +71,18 @@ def upsampler_completions(context: SensorEvaluationContext, smi: SmiResource) ->
     yield from _requests(ctx, Queue.FULFIL)
 
 
-@sensor(
+@_queue_sensor(
     job=jobs.refund_upscales,
     description="Makes every refund that is due, also those that an earlier attempt did not complete.",
-    minimum_interval_seconds=TICK_SECONDS,
-    default_status=RUNNING,
 )
 def refunds_owed(context: SensorEvaluationContext, smi: SmiResource) -> Tick:
     """Request runs for the refunds that are due."""
     yield from _requests(smi.ctx("refunds_owed sensor"), Queue.REFUND)
 
 
-@sensor(
+@_queue_sensor(
     job=jobs.send_mails,
     description="Sends every mail that is due, also those that an earlier attempt did not complete.",
-    minimum_interval_seconds=TICK_SECONDS,
-    default_status=RUNNING,
 )
 def mails_owed(context: SensorEvaluationContext, smi: SmiResource) -> Tick:
     """Request runs for the mails that are due."""
@@ -101,7 +91,7 @@ def mails_owed(context: SensorEvaluationContext, smi: SmiResource) -> Tick:
 
 @sensor(
     minimum_interval_seconds=15,
-    default_status=RUNNING,
+    default_status=DefaultSensorStatus.RUNNING,
     jobs=[jobs.submit_upscales],
     description="Reads Stripe events whose webhook never arrived.",
 )

@@ -132,9 +132,7 @@ def _controlling(folder: Path) -> os.stat_result | None:
 
 def _existing(folder: Path) -> Path:
     folder = folder.absolute()
-    while not os.path.lexists(folder) and folder != folder.parent:
-        folder = folder.parent
-    return folder
+    return next(path for path in (folder, *folder.parents) if os.path.lexists(path))
 
 
 def _refuse_if_replaceable(home: Path, account: Account) -> None:

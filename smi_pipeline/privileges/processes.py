@@ -100,9 +100,7 @@ def _runtime() -> list[Path]:
 def _nearest(path: Path) -> Path:
     """`path`, or while it does not exist the folder in which it will be made."""
     path = path.absolute()
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path
+    return next(part for part in (path, *path.parents) if part.exists())
 
 
 def _spellings(paths: Iterable[Path]) -> Iterator[Path]:

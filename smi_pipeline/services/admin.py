@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import Conflict, NotFound, PermanentError, RefusedError
+from smi_pipeline.core.lifecycle import UNFINISHED
 from smi_pipeline.core.models import RecordedPayment, UpscaleJob
 from smi_pipeline.core.vocabulary import (
     OPEN_CALLS,
@@ -54,7 +55,7 @@ def retry(
     open_calls = [s for s in ctx.state.submissions.of_job(job.job_id) if s.state in OPEN_CALLS]
     if open_calls:
         raise Conflict(f"job {job.job_id} is at Upsampler now: use `check` to ask for its state")
-    if job.status in (Status.PENDING, Status.PROCESSING):
+    if job.status in UNFINISHED:
         ctx.state.jobs.check_now(job.job_id, actor=ctx.actor)
         return "already in the queue; its next attempt is due now"
     if not admin_override and job.status in (Status.COMPLETED, Status.REFUNDED, Status.FAILED):
@@ -100,7 +101,7 @@ def refund_job(ctx: ServiceContext, job_id: JobId) -> str:
     payment_intent_id = job.payment_intent_id
     if payment_intent_id is None:
         raise Conflict(f"job {job.job_id} was not paid: there is nothing to refund")
-    if job.status in (Status.PENDING, Status.PROCESSING):
+    if job.status in UNFINISHED:
         done = cancel(ctx, job_id)
         if job.fulfilment_round == 1:
             return done

@@ -48,7 +48,6 @@ def _watch_sensors(ctx: ServiceContext) -> None:
     ctx.state.manual_tasks.open(
         kind=ManualTaskKind.SENSOR_SILENT,
         subject="upsampler_completions",
-        job_id=None,
         message=f"Nothing has polled Upsampler or enforced deadlines for {silent / 60:.0f} minutes.",
         next_step="Open Automation, upsampler_completions in Dagster: switch it on, or see why its ticks fail.",
     )
@@ -64,7 +63,6 @@ def _watch_storage(ctx: ServiceContext) -> None:
     ctx.state.manual_tasks.open(
         kind=ManualTaskKind.DISK_FULL,
         subject="storage",
-        job_id=None,
         message=f"The disk of the storage is full: {shortage}. Sources and results cannot be stored; jobs wait.",
         next_step="Free space on the disk of SMI_STORAGE_URL. The jobs then continue automatically.",
     )

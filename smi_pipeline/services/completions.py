@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 
 from smi_pipeline.core.backoff import retry_seconds
 from smi_pipeline.core.errors import AccountError, NotFound, RateLimited, TransientError
@@ -48,8 +49,9 @@ def check_completions(ctx: ServiceContext, *, limit: int = 60, seconds: float = 
 
 def _check(ctx: ServiceContext, submission: Submission) -> PollResult:
     state = ctx.state.submissions
+    failed = partial(state.poll_failed, submission.submission_id, policy=ctx.policy, actor=ctx.actor)
     if submission.external_id is None:  # its status cannot be asked for: only its deadline can end it
-        return state.poll_failed(submission.submission_id, seconds=60, policy=ctx.policy, actor=ctx.actor, counts=False)
+        return failed(seconds=60, counts=False)
     urgent = (
         submission.state is SubmissionState.ACCEPTED  # the others are asked for their credits only
         and submission.deadline_at is not None
@@ -60,29 +62,26 @@ def _check(ctx: ServiceContext, submission: Submission) -> PollResult:
         reply = _ask(ctx, submission.external_id)
     except (RateLimited, AccountError) as error:
         # No call was made: the last call after the deadline is still due, but only for `last_poll_patience`.
-        return state.poll_failed(
-            submission.submission_id,
-            seconds=error.retry_after or 5,
-            policy=ctx.policy,
-            actor=ctx.actor,
-            counts=False,
-        )
+        return failed(seconds=error.retry_after or 5, counts=False)
     except (TransientError, NotFound):
         seconds = retry_seconds(submission.poll_errors + 1, asked=None, first=ctx.policy.poll_every.total_seconds())
-        return state.poll_failed(
-            submission.submission_id, seconds=seconds, policy=ctx.policy, actor=ctx.actor, counts=True
-        )
+        return failed(seconds=seconds, counts=True)
     return state.poll_answered(submission.submission_id, reply, policy=ctx.policy, actor=ctx.actor)
 
 
 def _ask(ctx: ServiceContext, external_id: str) -> UpscaleReply:
-    """Make a status call. What it says of our account and our rate holds for every process."""
+    """Make a status call."""
     try:
         return ctx.upscaler.status(external_id)
-    except AccountError as error:
-        ctx.limiter.open_breaker(str(error))
+    except (AccountError, RateLimited) as error:
+        tell_limiter(ctx, error)
         raise
-    except RateLimited as error:
+
+
+def tell_limiter(ctx: ServiceContext, error: Exception) -> None:
+    """Tell the limiter of a refused call: what it says of our account and our rate holds for every process."""
+    if isinstance(error, AccountError):
+        ctx.limiter.open_breaker(str(error))
+    elif isinstance(error, RateLimited):
         pause = timedelta(seconds=error.retry_after or 1)
         ctx.limiter.blocked_until(ctx.state.submissions.now() + pause, str(error))
-        raise

@@ -10,11 +10,10 @@ from urllib.parse import unquote, urlsplit
 
 from smi_pipeline.core.errors import NotFound, PermanentError, RefusedError, TransientError, Unavailable
 from smi_pipeline.core.image_rules import check_output_size
-from smi_pipeline.core.lifecycle import view_token
-from smi_pipeline.core.models import CheckoutSession, NewJob, StripeEvent, StripePayment, UpscaleJob
+from smi_pipeline.core.models import CheckoutRequest, CheckoutSession, NewJob, StripeEvent, StripePayment, UpscaleJob
 from smi_pipeline.core.vocabulary import FetchKind
 from smi_pipeline.formatting import one_line
-from smi_pipeline.services import refund
+from smi_pipeline.services import notify, refund
 from smi_pipeline.services.context import ServiceContext, log
 
 SCALES = {"4x": 4, "8x": 8}
@@ -93,21 +92,22 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
         expected_credits=quote.credits,
     )
     ctx.state.jobs.register(job, actor=ctx.actor)
-    status_url = f"{ctx.policy.public_url}/smi/v1/jobs/{job_id}?view={view_token(ctx.secret_key, job_id)}"
+    status_url = notify.status_url(ctx, job_id)
     expires_at = ctx.state.submissions.now() + ctx.policy.checkout_ttl
+    checkout = CheckoutRequest(
+        job_id=job_id,
+        resolution=request.resolution,
+        amount_cents=job.price_cents,
+        currency=job.currency,
+        customer_email=email,
+        description=f"{request.resolution} upscale of {job.file_name}, {width * scale} x {height * scale} pixels",
+        success_url=status_url,
+        cancel_url=request.return_url or status_url,
+        expires_at=expires_at,
+        idempotency_key=f"checkout:{job_id}",
+    )
     try:
-        session = ctx.payments.create_checkout(
-            job_id=job_id,
-            resolution=request.resolution,
-            amount_cents=job.price_cents,
-            currency=job.currency,
-            customer_email=email,
-            description=f"{request.resolution} upscale of {job.file_name}, {width * scale} x {height * scale} pixels",
-            success_url=status_url,
-            cancel_url=request.return_url or status_url,
-            expires_at=expires_at,
-            idempotency_key=f"checkout:{job_id}",
-        )
+        session = ctx.payments.create_checkout(checkout)
     except (TransientError, PermanentError, NotFound) as error:
         # Nobody can have paid: the address of the session was never given out.
         ctx.state.jobs.abandon(job_id, actor=ctx.actor)

@@ -1,6 +1,7 @@
 """Mails: one stable Message-ID and the same content on every attempt."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -90,13 +91,7 @@ def _rendered(ctx: ServiceContext, job: UpscaleJob, email: Email, now: datetime)
         raise PermanentError("mail_refused", f"it cannot be written: {error}") from error
     if email.content is None:
         return mail
-    return RenderedMail(  # the content of the first attempt
-        message_id=mail.message_id,
-        sender=mail.sender,
-        recipients=mail.recipients,
-        subject=mail.subject,
-        content=bytes(email.content),
-    )
+    return replace(mail, content=bytes(email.content))  # of the first attempt
 
 
 def _context(ctx: ServiceContext, job: UpscaleJob, email: Email) -> Mapping[str, Any]:

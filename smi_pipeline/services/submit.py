@@ -3,20 +3,13 @@
 import statistics
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
 
 from smi_pipeline.core import reasons
-from smi_pipeline.core.errors import (
-    AccountError,
-    AmbiguousError,
-    NotFound,
-    PermanentError,
-    RateLimited,
-    TransientError,
-)
+from smi_pipeline.core.errors import AmbiguousError, NotFound, PermanentError, TransientError
 from smi_pipeline.core.image_rules import check_output_size
 from smi_pipeline.core.models import Fetched, ImageInfo, Submission, SubmitRequest, UpscaleJob
 from smi_pipeline.core.vocabulary import CallPurpose, FetchKind, Queue, Stage, StepState, SubmissionState
+from smi_pipeline.services.completions import tell_limiter
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.steps import StepResult, host_outage, job_step
 
@@ -123,21 +116,12 @@ def _submit(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> StepResult:
             retry_after=ctx.policy.ambiguous_grace.total_seconds(),
             counts=False,
         ) from error
-    except AccountError as error:
+    except (TransientError, PermanentError) as error:
         ctx.state.submissions.mark_rejected(submission_id, str(error))
-        ctx.limiter.open_breaker(str(error))
-        raise
-    except RateLimited as error:
-        ctx.state.submissions.mark_rejected(submission_id, str(error))
-        pause = timedelta(seconds=error.retry_after or 1)
-        ctx.limiter.blocked_until(ctx.state.submissions.now() + pause, str(error))
-        raise
-    except TransientError as error:
-        ctx.state.submissions.mark_rejected(submission_id, str(error))
+        tell_limiter(ctx, error)
+        if isinstance(error, PermanentError):
+            raise
         raise TransientError(str(error), retry_after=error.retry_after, counts=False) from error
-    except PermanentError as error:
-        ctx.state.submissions.mark_rejected(submission_id, str(error))
-        raise
     ctx.limiter.close_breaker()
     ctx.state.submissions.accepted(submission_id, reply, policy=ctx.policy, actor=ctx.actor)
     if reply.stage in (Stage.COMPLETED, Stage.FAILED):  # known at once: no need to ask again

@@ -4,32 +4,29 @@ from typing import Any
 
 from smi_pipeline.core.models import RecordedPayment
 from smi_pipeline.core.vocabulary import Outcome, RefundState, Status
-from smi_pipeline.state.database import Database, as_record
+from smi_pipeline.state.database import Aggregate
 
 
-class Dashboard:
+class Dashboard(Aggregate):
     """Figures for the operations page, and whether anything can be written at all."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def can_write(self) -> None:
         """Raise TransientError, with the cause, when the database has no disk space or is read-only."""
         # This needs new pages; small changes of rows need them rarely, and would succeed for a while.
-        with self._database.transaction() as tx:
-            tx.run("CREATE TEMP TABLE room ON COMMIT DROP AS SELECT repeat('x', 1000) FROM generate_series(1, 100)")
+        self._database.run(
+            "CREATE TEMP TABLE room ON COMMIT DROP AS SELECT repeat('x', 1000) FROM generate_series(1, 100)"
+        )
 
     def outcomes(self) -> dict[str, int]:
         """Return how the jobs decided in the last 24 hours ended: `delivered` or a reason code, with their numbers."""
-        with self._database.transaction() as tx:
-            rows = tx.rows(
-                f"""SELECT CASE outcome WHEN '{Outcome.DELIVER}' THEN 'delivered'
-                               ELSE coalesce(reason, 'unknown') END AS ended, count(*) AS n
-                   FROM smi.outcomes JOIN smi.upscale_jobs j USING (job_id)
-                   WHERE j.updated_at > smi.now() - interval '24 hours' -- has an index, and is never the earlier
-                     AND decided_at > smi.now() - interval '24 hours'
-                   GROUP BY 1 ORDER BY 2 DESC, 1"""
-            )
+        rows = self._database.rows(
+            f"""SELECT CASE outcome WHEN '{Outcome.DELIVER}' THEN 'delivered'
+                           ELSE coalesce(reason, 'unknown') END AS ended, count(*) AS n
+               FROM smi.outcomes JOIN smi.upscale_jobs j USING (job_id)
+               WHERE j.updated_at > smi.now() - interval '24 hours' -- has an index, and is never the earlier
+                 AND decided_at > smi.now() - interval '24 hours'
+               GROUP BY 1 ORDER BY 2 DESC, 1"""
+        )
         return {row["ended"]: row["n"] for row in rows}
 
     def durations(self) -> dict[str, dict[str, float | None]]:
@@ -45,13 +42,12 @@ class Dashboard:
             f"percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM {span}))::float AS p95_{i}"
             for i, span in enumerate(parts.values())
         )
-        with self._database.transaction() as tx:
-            row = tx.one(
-                f"""SELECT {columns} FROM smi.upscale_jobs
-                    WHERE status = '{Status.COMPLETED}' AND round = 1 AND imported_from IS NULL
-                      AND updated_at > smi.now() - interval '24 hours' -- has an index, and is never the earlier
-                      AND completed_at > smi.now() - interval '24 hours'"""
-            )
+        row = self._database.one(
+            f"""SELECT {columns} FROM smi.upscale_jobs
+                WHERE status = '{Status.COMPLETED}' AND round = 1 AND imported_from IS NULL
+                  AND updated_at > smi.now() - interval '24 hours' -- has an index, and is never the earlier
+                  AND completed_at > smi.now() - interval '24 hours'"""
+        )
         return {
             name: {"median": row[f"median_{i}"], "p95": row[f"p95_{i}"]}  # None when nothing was delivered
             for i, name in enumerate(parts)
@@ -81,28 +77,25 @@ class Dashboard:
 
     def circuit_breaker(self) -> dict[str, Any] | None:
         """Return why no calls are made to Upsampler now (opened_at, blocked_until, reason), or None."""
-        with self._database.transaction() as tx:
-            return tx.row(
-                """SELECT opened_at, blocked_until, reason FROM smi.gates
-                   WHERE name = 'upsampler' AND (opened_at IS NOT NULL OR blocked_until > smi.now())"""
-            )
+        return self._database.row(
+            """SELECT opened_at, blocked_until, reason FROM smi.gates
+               WHERE name = 'upsampler' AND (opened_at IS NOT NULL OR blocked_until > smi.now())"""
+        )
 
     def downloads(self, job_id: str) -> list[dict[str, Any]]:
         """Return the download links of a job without their tokens, oldest first."""
-        with self._database.transaction() as tx:
-            return tx.rows(
-                """SELECT round, serial, created_at, expires_at, revoked_at, downloads, last_download_at
-                   FROM smi.download_tokens WHERE job_id = :id ORDER BY round, serial""",
-                id=job_id,
-            )
+        return self._database.rows(
+            """SELECT round, serial, created_at, expires_at, revoked_at, downloads, last_download_at
+               FROM smi.download_tokens WHERE job_id = :id ORDER BY round, serial""",
+            id=job_id,
+        )
 
     def payments(self, job_id: str) -> list[RecordedPayment]:
         """Return the payments of a job, oldest first."""
-        with self._database.transaction() as tx:
-            rows = tx.rows("SELECT * FROM smi.payments WHERE job_id = :id ORDER BY learned_at", id=job_id)
-        return [as_record(RecordedPayment, row) for row in rows]
+        return self._database.records(
+            RecordedPayment, "SELECT * FROM smi.payments WHERE job_id = :id ORDER BY learned_at", id=job_id
+        )
 
     def rating(self, job_id: str) -> dict[str, Any] | None:
         """Return the customer's rating (score, comment, at), or None."""
-        with self._database.transaction() as tx:
-            return tx.row("SELECT score, comment, at FROM smi.feedback WHERE job_id = :id", id=job_id)
+        return self._database.row("SELECT score, comment, at FROM smi.feedback WHERE job_id = :id", id=job_id)

@@ -69,6 +69,10 @@ class Transaction:
         """Execute the statement and return the number of rows it changed."""
         return self._connection.execute(text(sql), parameters).rowcount
 
+    def changes(self, sql: str, **parameters: Any) -> bool:
+        """Execute the statement and return whether it changed a row."""
+        return self.run(sql, **parameters) > 0
+
     def audit(
         self,
         job_id: str | None,
@@ -134,19 +138,63 @@ class Database:
         except PoolTimeout as error:
             raise TransientError("all connections to the database are in use", counts=False) from error
 
+    def rows(self, sql: str, /, **parameters: Any) -> list[Row]:
+        """Execute one statement in a transaction of its own and return all rows, as `Transaction.rows`."""
+        with self.transaction() as tx:
+            return tx.rows(sql, **parameters)
+
+    def row(self, sql: str, /, **parameters: Any) -> Row | None:
+        """Likewise, as `Transaction.row`."""
+        with self.transaction() as tx:
+            return tx.row(sql, **parameters)
+
+    def one(self, sql: str, /, **parameters: Any) -> Row:
+        """Likewise, as `Transaction.one`."""
+        with self.transaction() as tx:
+            return tx.one(sql, **parameters)
+
+    def value(self, sql: str, /, **parameters: Any) -> Any:
+        """Likewise, as `Transaction.value`."""
+        with self.transaction() as tx:
+            return tx.value(sql, **parameters)
+
+    def run(self, sql: str, /, **parameters: Any) -> int:
+        """Likewise, as `Transaction.run`."""
+        with self.transaction() as tx:
+            return tx.run(sql, **parameters)
+
+    def changes(self, sql: str, /, **parameters: Any) -> bool:
+        """Likewise, as `Transaction.changes`."""
+        return self.run(sql, **parameters) > 0
+
+    def records(self, record: type[T], sql: str, /, **parameters: Any) -> list[T]:
+        """Return all rows of one statement as frozen records."""
+        return [as_record(record, row) for row in self.rows(sql, **parameters)]
+
+    def record(self, record: type[T], sql: str, /, **parameters: Any) -> T | None:
+        """Return the first row of one statement as a frozen record, or None."""
+        row = self.row(sql, **parameters)
+        return as_record(record, row) if row else None
+
     def before_commit(self, call: Callable[[], None]) -> None:
         """Call `call` just before each COMMIT is sent."""
         event.listen(self._engine, "commit", lambda connection: call())
 
     def now(self) -> datetime:
         """Return the time by the state's clock."""
-        with self.transaction() as tx:
-            now: datetime = tx.value("SELECT smi.now()")
+        now: datetime = self.value("SELECT smi.now()")
         return now
 
     def dispose(self) -> None:
         """Close the pooled connections."""
         self._engine.dispose()
+
+
+class Aggregate:
+    """One part of the state, on its database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
 
 def _first_line(error: DBAPIError) -> str:

@@ -95,12 +95,11 @@ class Deliveries:
 
     def current_token(self, job_id: str) -> DownloadLink | None:
         """Return the newest link that was not revoked."""
-        with self._database.transaction() as tx:
-            row = tx.row(
-                """SELECT round, serial, expires_at, expires_at <= smi.now() AS expired FROM smi.download_tokens
-                   WHERE job_id = :id AND revoked_at IS NULL ORDER BY round DESC, serial DESC LIMIT 1""",
-                id=job_id,
-            )
+        row = self._database.row(
+            """SELECT round, serial, expires_at, expires_at <= smi.now() AS expired FROM smi.download_tokens
+               WHERE job_id = :id AND revoked_at IS NULL ORDER BY round DESC, serial DESC LIMIT 1""",
+            id=job_id,
+        )
         if row is None:
             return None
         token = download_token(self._secret_key, job_id, row["round"], row["serial"])
@@ -108,31 +107,28 @@ class Deliveries:
 
     def find_download(self, token: str) -> Download | None:
         """Return the file that a token leads to, or None for an unknown token."""
-        with self._database.transaction() as tx:
-            row = tx.row(
-                """SELECT t.job_id, t.expires_at, t.expires_at <= smi.now() AS expired,
-                          t.revoked_at IS NOT NULL AS revoked, j.result_key, j.result_bytes, j.result_format,
-                          j.result_sha256, j.file_name, j.resolution, j.status, j.files_removed_at
-                   FROM smi.download_tokens t JOIN smi.upscale_jobs j USING (job_id) WHERE token_hash = :hash""",
-                hash=token_hash(token),
-            )
-        return as_record(Download, row) if row else None
+        return self._database.record(
+            Download,
+            """SELECT t.job_id, t.expires_at <= smi.now() AS expired,
+                      t.revoked_at IS NOT NULL AS revoked, j.result_key, j.result_bytes, j.result_format,
+                      j.result_sha256, j.file_name, j.resolution, j.status, j.files_removed_at
+               FROM smi.download_tokens t JOIN smi.upscale_jobs j USING (job_id) WHERE token_hash = :hash""",
+            hash=token_hash(token),
+        )
 
     def downloaded(self, token: str) -> None:
         """Count a download."""
-        with self._database.transaction() as tx:
-            tx.run(
-                """UPDATE smi.download_tokens SET downloads = downloads + 1, last_download_at = smi.now()
-                   WHERE token_hash = :hash""",
-                hash=token_hash(token),
-            )
+        self._database.run(
+            """UPDATE smi.download_tokens SET downloads = downloads + 1, last_download_at = smi.now()
+               WHERE token_hash = :hash""",
+            hash=token_hash(token),
+        )
 
     def expired_files(self, limit: int) -> list[str]:
         """Return closed jobs whose files nobody can ask for any more: every link expired a day ago."""
-        with self._database.transaction() as tx:
-            rows = tx.rows(
-                f"SELECT job_id FROM smi.upscale_jobs j WHERE {_EXPIRED} ORDER BY job_id LIMIT :limit", limit=limit
-            )
+        rows = self._database.rows(
+            f"SELECT job_id FROM smi.upscale_jobs j WHERE {_EXPIRED} ORDER BY job_id LIMIT :limit", limit=limit
+        )
         return [row["job_id"] for row in rows]
 
     def give_up_files(self, job_id: str) -> list[str]:

@@ -6,9 +6,16 @@ from typing import Any
 
 from smi_pipeline.core.models import Email
 from smi_pipeline.core.vocabulary import EmailKind, EmailState, ManualTaskKind
-from smi_pipeline.state.database import Database, Transaction, as_record
+from smi_pipeline.state.database import Database, Transaction
 from smi_pipeline.state.job_rows import touch
 from smi_pipeline.state.manual_tasks import close_tasks_about, open_task
+
+_THIS = "job_id = :job_id AND kind = :kind AND serial = :serial"
+
+
+def _key(email: Email) -> dict[str, Any]:
+    """Return the parameters of `_THIS`."""
+    return {"job_id": email.job_id, "kind": email.kind, "serial": email.sequence}
 
 
 def queue_email(
@@ -50,36 +57,26 @@ class Emails:
     def get(self, work_key: str) -> Email | None:
         """Return one mail by its work key."""
         job_id, kind, sequence = work_key.split("/")
-        with self._database.transaction() as tx:
-            row = tx.row(
-                "SELECT * FROM smi.emails WHERE job_id = :job_id AND kind = :kind AND serial = :serial",
-                job_id=job_id,
-                kind=kind,
-                serial=int(sequence),
-            )
-        return as_record(Email, row) if row else None
+        return self._database.record(
+            Email, f"SELECT * FROM smi.emails WHERE {_THIS}", job_id=job_id, kind=kind, serial=int(sequence)
+        )
 
     def of_job(self, job_id: str) -> list[Email]:
         """Return all mails of a job."""
-        with self._database.transaction() as tx:
-            rows = tx.rows("SELECT * FROM smi.emails WHERE job_id = :id ORDER BY created_at, serial", id=job_id)
-        return [as_record(Email, row) for row in rows]
+        return self._database.records(
+            Email, "SELECT * FROM smi.emails WHERE job_id = :id ORDER BY created_at, serial", id=job_id
+        )
 
     def hand_over(self, email: Email, lease_id: str, content: bytes) -> bool:
         """Commit the content before the server gets it. Return False when the lease was lost."""
-        with self._database.transaction() as tx:
-            return bool(
-                tx.run(
-                    f"""UPDATE smi.emails SET state = '{EmailState.HANDED_OVER}', content = :content,
-                              hand_overs = hand_overs + 1, handed_over_at = smi.now()
-                       WHERE job_id = :job_id AND kind = :kind AND serial = :serial AND lease_id = :lease_id""",
-                    job_id=email.job_id,
-                    kind=email.kind,
-                    serial=email.sequence,
-                    lease_id=lease_id,
-                    content=content,
-                )
-            )
+        return self._database.changes(
+            f"""UPDATE smi.emails SET state = '{EmailState.HANDED_OVER}', content = :content,
+                      hand_overs = hand_overs + 1, handed_over_at = smi.now()
+               WHERE {_THIS} AND lease_id = :lease_id""",
+            **_key(email),
+            lease_id=lease_id,
+            content=content,
+        )
 
     def accepted(self, email: Email, *, actor: str) -> None:
         """Record that the mail server has accepted the mail. Needs no lease: the server has confirmed it."""
@@ -87,10 +84,8 @@ class Emails:
             changed = tx.run(
                 f"""UPDATE smi.emails SET state = '{EmailState.ACCEPTED}', accepted_at = smi.now(), lease_id = NULL,
                           lease_until = NULL, last_error = NULL
-                   WHERE job_id = :job_id AND kind = :kind AND serial = :serial AND state <> '{EmailState.ACCEPTED}'""",
-                job_id=email.job_id,
-                kind=email.kind,
-                serial=email.sequence,
+                   WHERE {_THIS} AND state <> '{EmailState.ACCEPTED}'""",
+                **_key(email),
             )
             if changed:
                 tx.audit(email.job_id, "mail_accepted", actor=actor, kind=email.kind, serial=email.sequence)
@@ -102,21 +97,18 @@ class Emails:
 
     def refused(self, email: Email, lease_id: str, *, seconds: float, error: str, counts: bool) -> None:
         """Make a mail that was certainly not accepted due again in `seconds`. An outage is no attempt."""
-        with self._database.transaction() as tx:
-            tx.run(
-                f"""UPDATE smi.emails SET state = '{EmailState.CLAIMED}', lease_id = NULL, lease_until = NULL,
-                          last_error = :error,
-                          hand_overs = hand_overs - 1, attempts = attempts - :uncounted,
-                          next_attempt_at = smi.now() + make_interval(secs => :seconds)
-                   WHERE job_id = :job_id AND kind = :kind AND serial = :serial AND lease_id = :lease_id""",
-                job_id=email.job_id,
-                kind=email.kind,
-                serial=email.sequence,
-                lease_id=lease_id,
-                seconds=seconds,
-                error=error[:500],
-                uncounted=0 if counts else 1,
-            )
+        self._database.run(
+            f"""UPDATE smi.emails SET state = '{EmailState.CLAIMED}', lease_id = NULL, lease_until = NULL,
+                      last_error = :error,
+                      hand_overs = hand_overs - 1, attempts = attempts - :uncounted,
+                      next_attempt_at = smi.now() + make_interval(secs => :seconds)
+               WHERE {_THIS} AND lease_id = :lease_id""",
+            **_key(email),
+            lease_id=lease_id,
+            seconds=seconds,
+            error=error[:500],
+            uncounted=0 if counts else 1,
+        )
 
     def give_up(self, email: Email, lease_id: str, *, why: str, actor: str) -> None:
         """Fail a mail and open its manual task."""
@@ -124,10 +116,8 @@ class Emails:
             changed = tx.run(
                 f"""UPDATE smi.emails SET state = '{EmailState.FAILED}', lease_id = NULL, lease_until = NULL,
                           last_error = :why
-                   WHERE job_id = :job_id AND kind = :kind AND serial = :serial AND lease_id = :lease_id""",
-                job_id=email.job_id,
-                kind=email.kind,
-                serial=email.sequence,
+                   WHERE {_THIS} AND lease_id = :lease_id""",
+                **_key(email),
                 lease_id=lease_id,
                 why=why[:500],
             )

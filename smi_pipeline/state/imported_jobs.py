@@ -16,7 +16,7 @@ from smi_pipeline.core.vocabulary import (
     Status,
     SubmissionState,
 )
-from smi_pipeline.state.database import Database, Transaction, in_
+from smi_pipeline.state.database import Aggregate, Transaction, in_
 from smi_pipeline.state.manual_tasks import close_task
 from smi_pipeline.state.payment_rows import NO_REFUND_OF_OURS
 from smi_pipeline.state.refund_updates import assign_refunds
@@ -72,11 +72,8 @@ ON CONFLICT DO NOTHING
 """
 
 
-class PostgresHistory:
+class PostgresHistory(Aggregate):
     """Imported jobs."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def insert(self, jobs: Sequence[HistoricJob], *, actor: str) -> tuple[int, list[tuple[str, str]]]:
         """Insert all of `jobs` that are not on record, in one transaction. Return their number and no problems; or
@@ -137,9 +134,8 @@ def _insert_rest(tx: Transaction, job: HistoricJob, actor: str) -> str | None:
         tx.run(
             """INSERT INTO smi.outcomes (job_id, round, outcome, reason, decided_at, actor)
                VALUES (:job_id, 1, :outcome, :reason_code, :decided_at, :actor)""",
-            job_id=job.job_id,
+            **asdict(job),
             outcome={Status.COMPLETED: Outcome.DELIVER, Status.REFUNDED: Outcome.REFUND}.get(job.status, Outcome.NONE),
-            reason_code=job.reason_code,
             decided_at=job.completed_at or job.failed_at or job.created_at,
             actor=actor,
         )
@@ -159,12 +155,10 @@ def _insert_rest(tx: Transaction, job: HistoricJob, actor: str) -> str | None:
             """INSERT INTO smi.submissions (job_id, round, state, external_id, created_at, accepted_at, finished_at,
                                             credits)
                VALUES (:job_id, 1, :state, :external_id, :began, :began, :ended, :credits) ON CONFLICT DO NOTHING""",
-            job_id=job.job_id,
+            **asdict(job),
             state=SubmissionState.COMPLETED if job.status is Status.COMPLETED else SubmissionState.FAILED,
-            external_id=job.external_id,
             began=job.processing_at or job.paid_at or job.created_at,
             ended=job.completed_at or job.failed_at,
-            credits=job.credits,
         )
         if not recorded:
             return f"the upscale {job.external_id} is on record for another job"

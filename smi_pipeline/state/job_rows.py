@@ -1,5 +1,6 @@
 """Columns of `upscale_jobs` that change beside the life cycle, in the caller's transaction."""
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 
 from smi_pipeline.core.errors import LeaseLost
@@ -31,21 +32,16 @@ def record_result(tx: Transaction, job_id: str, lease_id: str, verdict: Verdict,
     facts = verdict.facts
     if facts is None:
         raise ValueError("a verified result has facts")
+    width, height = facts.display_size
     changed = tx.run(
-        """UPDATE smi.upscale_jobs SET result_key = :key, result_sha256 = :sha256, result_bytes = :bytes,
+        """UPDATE smi.upscale_jobs SET result_key = :result_key, result_sha256 = :sha256, result_bytes = :bytes,
                result_width = :width, result_height = :height, result_format = :format,
-               min_ssim = :min_ssim, mean_colour_shift = :shift
+               min_ssim = :min_ssim, mean_colour_shift = :mean_colour_shift
            WHERE job_id = :id AND lease_id = :lease""",
         id=job_id,
         lease=lease_id,
-        key=result_key,
-        sha256=facts.sha256,
-        bytes=facts.bytes,
-        width=facts.display_size[0],
-        height=facts.display_size[1],
-        format=facts.format,
-        min_ssim=verdict.min_ssim,
-        shift=verdict.mean_colour_shift,
+        result_key=result_key,
+        **{**asdict(verdict), **asdict(facts), "width": width, "height": height},
     )
     if not changed:
         raise LeaseLost(f"job {job_id} was leased to another run")

@@ -1,25 +1,24 @@
 """Upscale jobs: registration, abandonment of unpaid ones, and what admins change."""
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 
 from smi_pipeline.core.lifecycle import UNFINISHED
 from smi_pipeline.core.models import NewJob
 from smi_pipeline.core.vocabulary import Queue, Status
 from smi_pipeline.state import transitions
-from smi_pipeline.state.database import Database, in_
+from smi_pipeline.state.database import Aggregate, in_
 from smi_pipeline.state.refund_updates import make_refunds_due
 from smi_pipeline.state.submission_updates import extend_submissions, make_polls_due
 from smi_pipeline.state.webhook_inbox import record_event_once
 
 
-class Jobs:
+class Jobs(Aggregate):
     """Upscale jobs."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def register(self, job: NewJob, *, actor: str) -> None:
         """Insert an unpaid job."""
+        width, height = job.source.display_size
         with self._database.transaction() as tx:
             tx.run(
                 """INSERT INTO smi.upscale_jobs (job_id, source_url, file_name, resolution, scale, customer_email,
@@ -27,21 +26,7 @@ class Jobs:
                        price_cents, currency, expected_credits)
                    VALUES (:job_id, :source_url, :file_name, :resolution, :scale, :customer_email, :customer_name,
                        :format, :width, :height, :bytes, :sha256, :price_cents, :currency, :expected_credits)""",
-                job_id=job.job_id,
-                source_url=job.source_url,
-                file_name=job.file_name,
-                resolution=job.resolution,
-                scale=job.scale,
-                customer_email=job.customer_email,
-                customer_name=job.customer_name,
-                format=job.source.format,
-                width=job.source.display_size[0],
-                height=job.source.display_size[1],
-                bytes=job.source.bytes,
-                sha256=job.source.sha256,
-                price_cents=job.price_cents,
-                currency=job.currency,
-                expected_credits=job.expected_credits,
+                **{**asdict(job), **asdict(job.source), "width": width, "height": height},
             )
             tx.audit(
                 job.job_id,
@@ -54,37 +39,34 @@ class Jobs:
 
     def checkout_created(self, job_id: str, session_id: str, expires_at: datetime) -> None:
         """Store the Checkout session in which the customer pays."""
-        with self._database.transaction() as tx:
-            tx.run(
-                """UPDATE smi.upscale_jobs SET checkout_session_id = :session_id, checkout_expires_at = :expires_at
-                   WHERE job_id = :job_id""",
-                job_id=job_id,
-                session_id=session_id,
-                expires_at=expires_at,
-            )
+        self._database.run(
+            """UPDATE smi.upscale_jobs SET checkout_session_id = :session_id, checkout_expires_at = :expires_at
+               WHERE job_id = :job_id""",
+            job_id=job_id,
+            session_id=session_id,
+            expires_at=expires_at,
+        )
 
     def abandoned_candidates(self, limit: int) -> list[tuple[str, str | None]]:
         """Return (job_id, session_id) of unpaid jobs whose Checkout session has expired, without postponed ones."""
-        with self._database.transaction() as tx:
-            rows = tx.rows(
-                f"""SELECT job_id, checkout_session_id FROM smi.upscale_jobs
-                   WHERE status = '{Status.AWAITING_PAYMENT}'
-                     AND coalesce(checkout_expires_at, created_at + interval '24 hours') < smi.now()
-                     AND coalesce(next_attempt_at <= smi.now(), true)
-                   ORDER BY created_at LIMIT :limit""",
-                limit=limit,
-            )
+        rows = self._database.rows(
+            f"""SELECT job_id, checkout_session_id FROM smi.upscale_jobs
+               WHERE status = '{Status.AWAITING_PAYMENT}'
+                 AND coalesce(checkout_expires_at, created_at + interval '24 hours') < smi.now()
+                 AND coalesce(next_attempt_at <= smi.now(), true)
+               ORDER BY created_at LIMIT :limit""",
+            limit=limit,
+        )
         return [(row["job_id"], row["checkout_session_id"]) for row in rows]
 
     def postpone_abandonment(self, job_id: str, *, seconds: float) -> None:
         """Try again in `seconds` to close an unpaid job."""
-        with self._database.transaction() as tx:
-            tx.run(
-                f"""UPDATE smi.upscale_jobs SET next_attempt_at = smi.now() + make_interval(secs => :seconds)
-                   WHERE job_id = :id AND status = '{Status.AWAITING_PAYMENT}'""",
-                id=job_id,
-                seconds=seconds,
-            )
+        self._database.run(
+            f"""UPDATE smi.upscale_jobs SET next_attempt_at = smi.now() + make_interval(secs => :seconds)
+               WHERE job_id = :id AND status = '{Status.AWAITING_PAYMENT}'""",
+            id=job_id,
+            seconds=seconds,
+        )
 
     def abandon(self, job_id: str, *, actor: str, event: tuple[str, str] | None = None) -> bool:
         """Close an unpaid job. Return False when it is no longer unpaid, or the event is known."""

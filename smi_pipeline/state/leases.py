@@ -3,7 +3,7 @@
 import uuid
 
 from smi_pipeline.core.vocabulary import UNFINISHED_REFUNDS, UNSENT, Queue
-from smi_pipeline.state.database import Database, in_
+from smi_pipeline.state.database import Aggregate, in_
 
 LEASE_SECONDS = 45
 """How long a lease lasts without renewal. Renewed every 10 s: four misses in a row make a worker dead."""
@@ -31,6 +31,8 @@ _WORK: dict[Queue, tuple[str, dict[str, str], str]] = {
     ),
 }
 
+_TABLES = tuple(dict.fromkeys(table for table, _, _ in _WORK.values()))
+
 # Estimated seconds of one row: a call, plus for images the decoding, measured per megapixel.
 _SECONDS = {
     Queue.SUBMIT: "0.15 + source_width::float * source_height / 1e6 * 0.05",
@@ -51,11 +53,8 @@ def _after_a_death(limit: int) -> tuple[tuple[str, int], ...]:
     return ("attempts = 0", limit), ("attempts = 1", min(limit, AFTER_A_DEATH)), ("attempts > 1", 1)
 
 
-class Leases:
+class Leases(Aggregate):
     """Who may work on which row, until when, and when a row is due again."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def lease(self, queue: Queue, limit: int, *, max_leases: int | None = None) -> tuple[str, list[str]] | None:
         """Lease up to `limit` due rows. Return (lease_id, work keys), or None when nothing is due or `max_leases`
@@ -107,24 +106,22 @@ class Leases:
         table, keys, work = _WORK[queue]
         condition, parameters = _where_key(keys, work_key)
         lease_id = uuid.uuid4().hex
-        with self._database.transaction() as tx:
-            taken = tx.run(
-                f"""UPDATE {table} SET lease_id = :lease_id, attempts = attempts + 1,
-                           lease_until = smi.now() + make_interval(secs => :seconds)
-                    WHERE {condition} AND {work} AND (lease_id IS NULL OR lease_until <= smi.now())""",
-                lease_id=lease_id,
-                seconds=LEASE_SECONDS,
-                **parameters,
-            )
+        taken = self._database.run(
+            f"""UPDATE {table} SET lease_id = :lease_id, attempts = attempts + 1,
+                       lease_until = smi.now() + make_interval(secs => :seconds)
+                WHERE {condition} AND {work} AND (lease_id IS NULL OR lease_until <= smi.now())""",
+            lease_id=lease_id,
+            seconds=LEASE_SECONDS,
+            **parameters,
+        )
         return lease_id if taken else None
 
     def due(self, queue: Queue) -> int:
         """Return the number of rows that are due and not leased."""
         table, _, work = _WORK[queue]
-        with self._database.transaction() as tx:
-            count: int = tx.value(
-                f"SELECT count(*) FROM {table} WHERE {work} AND next_attempt_at <= smi.now() AND lease_id IS NULL"
-            )
+        count: int = self._database.value(
+            f"SELECT count(*) FROM {table} WHERE {work} AND next_attempt_at <= smi.now() AND lease_id IS NULL"
+        )
         return count
 
     def start(self, queue: Queue, lease_id: str) -> list[str]:
@@ -133,12 +130,11 @@ class Leases:
         `attempts` of each row is raised and committed before any work; a lease whose run never starts is no attempt.
         """
         table, keys, _ = _WORK[queue]
-        with self._database.transaction() as tx:
-            rows = tx.rows(
-                f"""UPDATE {table} SET attempts = attempts + 1 WHERE lease_id = :lease_id
-                    RETURNING concat_ws('/', {", ".join(keys)}) AS work_key, next_attempt_at""",
-                lease_id=lease_id,
-            )
+        rows = self._database.rows(
+            f"""UPDATE {table} SET attempts = attempts + 1 WHERE lease_id = :lease_id
+                RETURNING concat_ws('/', {", ".join(keys)}) AS work_key, next_attempt_at""",
+            lease_id=lease_id,
+        )
         return [row["work_key"] for row in sorted(rows, key=lambda row: row["next_attempt_at"])]
 
     def renew(self, lease_id: str) -> int:
@@ -151,7 +147,7 @@ class Leases:
                     lease_id=lease_id,
                     seconds=LEASE_SECONDS,
                 )
-                for table in ("smi.upscale_jobs", "smi.refunds", "smi.emails")
+                for table in _TABLES
             )
 
     def give_back(self, lease_id: str) -> int:
@@ -163,7 +159,7 @@ class Leases:
                         WHERE lease_id = :lease_id""",
                     lease_id=lease_id,
                 )
-                for table in ("smi.upscale_jobs", "smi.refunds", "smi.emails")
+                for table in _TABLES
             )
 
     def reschedule(
@@ -172,17 +168,14 @@ class Leases:
         """End the lease of one row, which is due again in `seconds`. Return False when the lease was lost."""
         table, keys, _ = _WORK[queue]
         condition, parameters = _where_key(keys, work_key)
-        with self._database.transaction() as tx:
-            return bool(
-                tx.run(
-                    f"""UPDATE {table} SET lease_id = NULL, lease_until = NULL, last_error = :error,
-                               attempts = greatest(attempts - :uncounted, 0),
-                               next_attempt_at = smi.now() + make_interval(secs => :seconds)
-                        WHERE {condition} AND lease_id = :lease_id""",
-                    lease_id=lease_id,
-                    seconds=seconds,
-                    error=error[:500],
-                    uncounted=0 if counts else 1,
-                    **parameters,
-                )
-            )
+        return self._database.changes(
+            f"""UPDATE {table} SET lease_id = NULL, lease_until = NULL, last_error = :error,
+                       attempts = greatest(attempts - :uncounted, 0),
+                       next_attempt_at = smi.now() + make_interval(secs => :seconds)
+                WHERE {condition} AND lease_id = :lease_id""",
+            lease_id=lease_id,
+            seconds=seconds,
+            error=error[:500],
+            uncounted=0 if counts else 1,
+            **parameters,
+        )

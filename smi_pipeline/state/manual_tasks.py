@@ -1,10 +1,12 @@
 """Manual tasks: what no rule may settle automatically."""
 
 from smi_pipeline.core.models import ManualTask
-from smi_pipeline.state.database import Database, Transaction, as_record
+from smi_pipeline.state.database import Aggregate, Transaction
 
 
-def open_task(tx: Transaction, *, kind: str, subject: str, job_id: str | None, message: str, next_step: str) -> None:
+def open_task(
+    tx: Transaction, *, kind: str, subject: str, message: str, next_step: str, job_id: str | None = None
+) -> None:
     """Open a task unless the same one is open."""
     tx.run(
         """INSERT INTO smi.person_tasks (kind, subject, job_id, message, next_step)
@@ -20,14 +22,12 @@ def open_task(tx: Transaction, *, kind: str, subject: str, job_id: str | None, m
 
 def close_task(tx: Transaction, *, kind: str, subject: str, actor: str) -> bool:
     """Close the open task of this name. Return False when there is none."""
-    return bool(
-        tx.run(
-            """UPDATE smi.person_tasks SET closed_at = smi.now(), acknowledged_by = :actor
-               WHERE kind = :kind AND subject = :subject AND closed_at IS NULL""",
-            kind=kind,
-            subject=subject,
-            actor=actor,
-        )
+    return tx.changes(
+        """UPDATE smi.person_tasks SET closed_at = smi.now(), acknowledged_by = :actor
+           WHERE kind = :kind AND subject = :subject AND closed_at IS NULL""",
+        kind=kind,
+        subject=subject,
+        actor=actor,
     )
 
 
@@ -42,13 +42,10 @@ def close_tasks_about(tx: Transaction, *, kind: str, prefix: str, actor: str) ->
     )
 
 
-class ManualTasks:
+class ManualTasks(Aggregate):
     """What only a person can settle."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def open(self, *, kind: str, subject: str, job_id: str | None, message: str, next_step: str) -> None:
+    def open(self, *, kind: str, subject: str, message: str, next_step: str, job_id: str | None = None) -> None:
         """Open a task unless the same one is open."""
         with self._database.transaction() as tx:
             open_task(tx, kind=kind, subject=subject, job_id=job_id, message=message, next_step=next_step)
@@ -57,28 +54,26 @@ class ManualTasks:
         """Open a task unless it is open or was ever closed."""
         with self._database.transaction() as tx:
             if not tx.value("SELECT 1 FROM smi.person_tasks WHERE kind = :k AND subject = :s", k=kind, s=subject):
-                open_task(tx, kind=kind, subject=subject, job_id=None, message=message, next_step=next_step)
+                open_task(tx, kind=kind, subject=subject, message=message, next_step=next_step)
 
     def opened(self) -> list[ManualTask]:
         """Return all open tasks."""
-        with self._database.transaction() as tx:
-            rows = tx.rows("SELECT * FROM smi.person_tasks WHERE closed_at IS NULL ORDER BY task_id")
-        return [as_record(ManualTask, row) for row in rows]
+        return self._database.records(
+            ManualTask, "SELECT * FROM smi.person_tasks WHERE closed_at IS NULL ORDER BY task_id"
+        )
 
     def unalerted(self, limit: int) -> list[ManualTask]:
         """Return open tasks that no alert has named yet."""
-        with self._database.transaction() as tx:
-            rows = tx.rows(
-                """SELECT * FROM smi.person_tasks WHERE closed_at IS NULL AND alerted_at IS NULL
-                   ORDER BY task_id LIMIT :limit""",
-                limit=limit,
-            )
-        return [as_record(ManualTask, row) for row in rows]
+        return self._database.records(
+            ManualTask,
+            """SELECT * FROM smi.person_tasks WHERE closed_at IS NULL AND alerted_at IS NULL
+               ORDER BY task_id LIMIT :limit""",
+            limit=limit,
+        )
 
     def alerted(self, task_ids: list[int]) -> None:
         """Note that an alert has named these tasks."""
-        with self._database.transaction() as tx:
-            tx.run("UPDATE smi.person_tasks SET alerted_at = smi.now() WHERE task_id = ANY(:ids)", ids=task_ids)
+        self._database.run("UPDATE smi.person_tasks SET alerted_at = smi.now() WHERE task_id = ANY(:ids)", ids=task_ids)
 
     def close(self, kind: str, subject: str, *, actor: str) -> bool:
         """Close the open task of this name. Return False when there is none."""

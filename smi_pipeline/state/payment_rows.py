@@ -1,5 +1,6 @@
 """Rows of `payments`, in the caller's transaction."""
 
+from dataclasses import asdict
 from datetime import datetime
 
 from smi_pipeline.core.models import StripePayment
@@ -23,64 +24,49 @@ def lock_job_of(tx: Transaction, payment_intent_id: str) -> None:
 
 def insert_payment(tx: Transaction, facts: StripePayment, job_id: str | None, role: PaymentRole, source: str) -> bool:
     """Record a payment. Return False when it is on record."""
-    return bool(
-        tx.run(
-            """INSERT INTO smi.payments (payment_intent_id, job_id, role, received_cents, currency, charge_id,
-                   fee_cents, refunded_cents, paid_at, learned_from)
-               VALUES (:pi, :job_id, :role, :received, :currency, :charge_id, :fee, :refunded,
-                   least(coalesce(CAST(:paid_at AS timestamptz), smi.now()), smi.now()), :source)
-               ON CONFLICT (payment_intent_id) DO NOTHING""",
-            pi=facts.payment_intent_id,
-            job_id=job_id,
-            role=role,
-            received=facts.amount_received_cents,
-            currency=facts.currency,
-            charge_id=facts.charge_id,
-            fee=facts.fee_cents,
-            refunded=facts.refunded_cents,
-            paid_at=facts.created_at,
-            source=source,
-        )
+    return tx.changes(
+        """INSERT INTO smi.payments (payment_intent_id, job_id, role, received_cents, currency, charge_id,
+               fee_cents, refunded_cents, paid_at, learned_from)
+           VALUES (:payment_intent_id, :job_id, :role, :amount_received_cents, :currency, :charge_id, :fee_cents,
+               :refunded_cents, least(coalesce(CAST(:created_at AS timestamptz), smi.now()), smi.now()), :source)
+           ON CONFLICT (payment_intent_id) DO NOTHING""",
+        **asdict(facts),
+        job_id=job_id,
+        role=role,
+        source=source,
     )
 
 
 def update_payment(tx: Transaction, facts: StripePayment) -> None:
     """Store what Stripe says now of a payment on record."""
     tx.run(
-        """UPDATE smi.payments SET refunded_cents = :refunded, fee_cents = coalesce(:fee, fee_cents),
+        """UPDATE smi.payments SET refunded_cents = :refunded_cents, fee_cents = coalesce(:fee_cents, fee_cents),
                charge_id = coalesce(:charge_id, charge_id)
-           WHERE payment_intent_id = :pi""",
-        pi=facts.payment_intent_id,
-        refunded=facts.refunded_cents,
-        fee=facts.fee_cents,
-        charge_id=facts.charge_id,
+           WHERE payment_intent_id = :payment_intent_id""",
+        **asdict(facts),
     )
 
 
 def assign_unmatched(tx: Transaction, payment_intent_id: str, job_id: str, role: PaymentRole, actor: str) -> bool:
     """Assign an unmatched payment to a job. Return False when it is settled, or being returned by us."""
-    return bool(
-        tx.run(
-            f"""UPDATE smi.payments p SET job_id = :job_id, role = :role, learned_from = :actor, learned_at = smi.now()
-               WHERE payment_intent_id = :pi AND role = '{PaymentRole.UNMATCHED}' AND settled_by IS NULL
-                 AND {NO_REFUND_OF_OURS}""",
-            pi=payment_intent_id,
-            job_id=job_id,
-            role=role,
-            actor=actor,
-        )
+    return tx.changes(
+        f"""UPDATE smi.payments p SET job_id = :job_id, role = :role, learned_from = :actor, learned_at = smi.now()
+           WHERE payment_intent_id = :pi AND role = '{PaymentRole.UNMATCHED}' AND settled_by IS NULL
+             AND {NO_REFUND_OF_OURS}""",
+        pi=payment_intent_id,
+        job_id=job_id,
+        role=role,
+        actor=actor,
     )
 
 
 def settle_unmatched(tx: Transaction, payment_intent_id: str, actor: str) -> bool:
     """Note who has settled an unmatched payment. Return False when it is settled, or not unmatched."""
-    return bool(
-        tx.run(
-            f"""UPDATE smi.payments SET settled_by = :actor
-               WHERE payment_intent_id = :pi AND role = '{PaymentRole.UNMATCHED}' AND settled_by IS NULL""",
-            actor=actor,
-            pi=payment_intent_id,
-        )
+    return tx.changes(
+        f"""UPDATE smi.payments SET settled_by = :actor
+           WHERE payment_intent_id = :pi AND role = '{PaymentRole.UNMATCHED}' AND settled_by IS NULL""",
+        actor=actor,
+        pi=payment_intent_id,
     )
 
 

@@ -4,11 +4,12 @@ from datetime import datetime
 from typing import Literal
 
 from smi_pipeline.core import reasons
+from smi_pipeline.core.lifecycle import UNPAID
 from smi_pipeline.core.models import StripePayment
 from smi_pipeline.core.policy import Policy
-from smi_pipeline.core.vocabulary import DisputeState, ManualTaskKind, PaymentRole, RefundKind, Status
+from smi_pipeline.core.vocabulary import DisputeState, ManualTaskKind, PaymentRole, RefundKind
 from smi_pipeline.state import transitions
-from smi_pipeline.state.database import Database, Row, Transaction
+from smi_pipeline.state.database import Aggregate, Row, Transaction
 from smi_pipeline.state.job_rows import touch
 from smi_pipeline.state.manual_tasks import close_task, open_task
 from smi_pipeline.state.payment_rows import (
@@ -23,11 +24,8 @@ from smi_pipeline.state.refund_updates import assign_refunds, resume_owed_refund
 from smi_pipeline.state.webhook_inbox import record_event_once
 
 
-class Payments:
+class Payments(Aggregate):
     """Payments as Stripe reports them."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def record_payment(
         self,
@@ -101,7 +99,7 @@ def _role(job: Row | None, facts: StripePayment) -> PaymentRole:
     payment waits for an admin."""
     if job is None or job["imported_from"]:  # another system took that order: never refunded automatically
         return PaymentRole.UNMATCHED
-    if job["status"] not in (Status.AWAITING_PAYMENT, Status.ABANDONED):
+    if job["status"] not in UNPAID:
         return PaymentRole.DUPLICATE  # paid already, or closed before it was paid
     if (facts.amount_received_cents, facts.currency) != (job["price_cents"], job["currency"]):
         return PaymentRole.WRONG_AMOUNT

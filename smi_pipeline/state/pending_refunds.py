@@ -18,20 +18,18 @@ def create_pending_refund(
     actor: str,
 ) -> bool:
     """Commit the intent to return the rest of a payment, with its idempotency key. Return False when one exists."""
-    return bool(
-        tx.run(
-            f"""INSERT INTO smi.refunds (job_id, payment_intent_id, kind, n, idempotency_key, currency, reason_code,
-                                        actor, next_attempt_at)
-               SELECT :job_id, :pi, :kind, n, concat_ws(':', 'refund', coalesce(:job_id, :pi), n::text), :currency,
-                      :reason, :actor, smi.now()
-               FROM (SELECT coalesce(max(n), 0) + 1 AS n FROM smi.refunds
-                     WHERE coalesce(job_id, payment_intent_id) = coalesce(:job_id, :pi)) AS next
-               ON CONFLICT (payment_intent_id) WHERE {OURS_LIVE} DO NOTHING""",
-            job_id=job_id,
-            pi=payment_intent_id,
-            kind=kind,
-            currency=currency,
-            reason=reason,
-            actor=actor,
-        )
+    return tx.changes(
+        f"""INSERT INTO smi.refunds (job_id, payment_intent_id, kind, n, idempotency_key, currency, reason_code,
+                                    actor, next_attempt_at)
+           SELECT :job_id, :pi, :kind, n, concat_ws(':', 'refund', coalesce(:job_id, :pi), n::text), :currency,
+                  :reason, :actor, smi.now()
+           FROM (SELECT coalesce(max(n), 0) + 1 AS n FROM smi.refunds
+                 WHERE coalesce(job_id, payment_intent_id) = coalesce(:job_id, :pi)) AS next
+           ON CONFLICT (payment_intent_id) WHERE {OURS_LIVE} DO NOTHING""",
+        job_id=job_id,
+        pi=payment_intent_id,
+        kind=kind,
+        currency=currency,
+        reason=reason,
+        actor=actor,
     )

@@ -17,7 +17,7 @@ from smi_pipeline.core.vocabulary import (
     Status,
     SubmissionState,
 )
-from smi_pipeline.state.database import Database, Transaction, as_record, in_
+from smi_pipeline.state.database import Aggregate, Transaction, as_record, in_
 from smi_pipeline.state.heartbeat import UP_SINCE
 
 ALARM = f"""
@@ -87,93 +87,81 @@ class LateRefund:
     last_error: str | None
 
 
-class Queries:
+class Queries(Aggregate):
     """Reads only."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def job(self, job_id: str) -> UpscaleJob | None:
         """Return one job."""
-        with self._database.transaction() as tx:
-            row = tx.row("SELECT * FROM smi.upscale_jobs WHERE job_id = :id", id=job_id)
-        return as_record(UpscaleJob, row) if row else None
+        return self._database.record(UpscaleJob, "SELECT * FROM smi.upscale_jobs WHERE job_id = :id", id=job_id)
 
     def jobs(self, *, status: str | None = None, limit: int = 50) -> list[UpscaleJob]:
         """Return the newest jobs."""
-        with self._database.transaction() as tx:
-            rows = tx.rows(
-                """SELECT * FROM smi.upscale_jobs WHERE CAST(:status AS text) IS NULL OR status = :status
-                   ORDER BY created_at DESC LIMIT :limit""",
-                status=status,
-                limit=limit,
-            )
-        return [as_record(UpscaleJob, row) for row in rows]
+        return self._database.records(
+            UpscaleJob,
+            """SELECT * FROM smi.upscale_jobs WHERE CAST(:status AS text) IS NULL OR status = :status
+               ORDER BY created_at DESC LIMIT :limit""",
+            status=status,
+            limit=limit,
+        )
 
     def events(self, job_id: str) -> list[AuditEvent]:
         """Return the audit trail of a job."""
-        with self._database.transaction() as tx:
-            rows = tx.rows(
-                """SELECT at, event, from_status, to_status, actor, details FROM smi.job_events
-                   WHERE job_id = :id ORDER BY event_id""",
-                id=job_id,
-            )
-        return [as_record(AuditEvent, row) for row in rows]
+        return self._database.records(
+            AuditEvent,
+            """SELECT at, event, from_status, to_status, actor, details FROM smi.job_events
+               WHERE job_id = :id ORDER BY event_id""",
+            id=job_id,
+        )
 
     def payment(self, payment_intent_id: str) -> RecordedPayment | None:
         """Return a recorded payment."""
-        with self._database.transaction() as tx:
-            row = tx.row("SELECT * FROM smi.payments WHERE payment_intent_id = :id", id=payment_intent_id)
-        return as_record(RecordedPayment, row) if row else None
+        return self._database.record(
+            RecordedPayment, "SELECT * FROM smi.payments WHERE payment_intent_id = :id", id=payment_intent_id
+        )
 
     def counts(self) -> dict[str, int]:
         """Return the number of jobs per status."""
-        with self._database.transaction() as tx:
-            rows = tx.rows("SELECT status, count(*) AS n FROM smi.upscale_jobs GROUP BY status")
+        rows = self._database.rows("SELECT status, count(*) AS n FROM smi.upscale_jobs GROUP BY status")
         return {row["status"]: row["n"] for row in rows}
 
     def queue(self) -> QueueFigures:
         """Return the queue in numbers."""
-        with self._database.transaction() as tx:
-            row = tx.one(
-                f"""SELECT count(*) FILTER (WHERE queue = '{Queue.SUBMIT}' AND hold_reason IS NULL) AS to_submit,
-                          count(*) FILTER (WHERE queue = '{Queue.FULFIL}') AS to_fulfil,
-                          count(*) FILTER (WHERE hold_reason IS NOT NULL) AS on_hold,
-                          count(*) FILTER (WHERE lease_until > smi.now()) AS leased,
-                          (SELECT count(*) FROM smi.submissions WHERE state IN {in_(OPEN_CALLS)}) AS in_flight,
-                          (SELECT count(*) FROM smi.refunds WHERE state = '{RefundState.OWED}') AS refunds_owed,
-                          (SELECT count(*) FROM smi.refunds WHERE state = '{RefundState.PENDING}') AS refunds_pending,
-                          (SELECT count(*) FROM smi.emails WHERE state IN {in_(UNSENT)}) AS mails_owed,
-                          (SELECT count(*) FROM smi.person_tasks WHERE closed_at IS NULL) AS person_tasks,
-                          (SELECT count(*) FROM smi.api_calls
-                           WHERE at > smi.now() - interval '1 minute') AS calls_minute,
-                          (SELECT count(*) FROM smi.api_calls WHERE at > smi.now() - interval '1 hour') AS calls_hour,
-                          (SELECT extract(epoch FROM smi.now() - at)::float FROM smi.heartbeat) AS silent_seconds
-                   FROM smi.upscale_jobs WHERE queue IS NOT NULL -- both sides by their index: orders wait for this
-                      OR (hold_reason IS NOT NULL AND status IN {in_((Status.AWAITING_PAYMENT, *UNFINISHED))})"""
-            )
+        row = self._database.one(
+            f"""SELECT count(*) FILTER (WHERE queue = '{Queue.SUBMIT}' AND hold_reason IS NULL) AS to_submit,
+                      count(*) FILTER (WHERE queue = '{Queue.FULFIL}') AS to_fulfil,
+                      count(*) FILTER (WHERE hold_reason IS NOT NULL) AS on_hold,
+                      count(*) FILTER (WHERE lease_until > smi.now()) AS leased,
+                      (SELECT count(*) FROM smi.submissions WHERE state IN {in_(OPEN_CALLS)}) AS in_flight,
+                      (SELECT count(*) FROM smi.refunds WHERE state = '{RefundState.OWED}') AS refunds_owed,
+                      (SELECT count(*) FROM smi.refunds WHERE state = '{RefundState.PENDING}') AS refunds_pending,
+                      (SELECT count(*) FROM smi.emails WHERE state IN {in_(UNSENT)}) AS mails_owed,
+                      (SELECT count(*) FROM smi.person_tasks WHERE closed_at IS NULL) AS person_tasks,
+                      (SELECT count(*) FROM smi.api_calls
+                       WHERE at > smi.now() - interval '1 minute') AS calls_minute,
+                      (SELECT count(*) FROM smi.api_calls WHERE at > smi.now() - interval '1 hour') AS calls_hour,
+                      (SELECT extract(epoch FROM smi.now() - at)::float FROM smi.heartbeat) AS silent_seconds
+               FROM smi.upscale_jobs WHERE queue IS NOT NULL -- both sides by their index: orders wait for this
+                  OR (hold_reason IS NOT NULL AND status IN {in_((Status.AWAITING_PAYMENT, *UNFINISHED))})"""
+        )
         return as_record(QueueFigures, row)
 
     def alarms(self, policy: Policy) -> list[Alarm]:
         """Return overdue jobs: there should be none."""
-        with self._database.transaction() as tx:
-            rows = tx.rows(
-                ALARM, patience=policy.alarm_patience, max_hold=policy.max_hold, max_outage=policy.max_outage
-            )
-        return [as_record(Alarm, row) for row in rows]
+        return self._database.records(
+            Alarm, ALARM, patience=policy.alarm_patience, max_hold=policy.max_hold, max_outage=policy.max_outage
+        )
 
     def late_refunds(self, policy: Policy) -> list[LateRefund]:
         """Return refunds that are owed for longer than `refund_patience` and not blocked by an open dispute."""
-        with self._database.transaction() as tx:
-            rows = tx.rows(
-                f"""SELECT r.payment_intent_id, r.job_id, r.last_error
-                   FROM smi.refunds r LEFT JOIN smi.payments p USING (payment_intent_id)
-                   WHERE r.state = '{RefundState.OWED}' AND r.created_at + CAST(:patience AS interval) < smi.now()
-                     AND p.dispute IS DISTINCT FROM '{DisputeState.OPEN}' -- which has a task of its own
-                   ORDER BY r.refund_row""",
-                patience=policy.refund_patience,
-            )
-        return [as_record(LateRefund, row) for row in rows]
+        return self._database.records(
+            LateRefund,
+            f"""SELECT r.payment_intent_id, r.job_id, r.last_error
+               FROM smi.refunds r LEFT JOIN smi.payments p USING (payment_intent_id)
+               WHERE r.state = '{RefundState.OWED}' AND r.created_at + CAST(:patience AS interval) < smi.now()
+                 AND p.dispute IS DISTINCT FROM '{DisputeState.OPEN}' -- which has a task of its own
+               ORDER BY r.refund_row""",
+            patience=policy.refund_patience,
+        )
 
     def forecast_wait_seconds(self, requests_per_minute: int) -> float:
         """Return how long a job paid now would wait for its submission: two calls per job ahead of it."""

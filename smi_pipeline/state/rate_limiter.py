@@ -73,14 +73,13 @@ class RateLimiter:
 
     def blocked_until(self, at: datetime, reason: str) -> None:
         """Note a 429's Retry-After for every process."""
-        with self._database.transaction() as tx:
-            tx.run(
-                """INSERT INTO smi.gates (name, blocked_until, reason) VALUES ('upsampler', :at, :reason)
-                   ON CONFLICT (name) DO UPDATE SET reason = excluded.reason,
-                       blocked_until = greatest(smi.gates.blocked_until, excluded.blocked_until)""",
-                at=at,
-                reason=reason[:300],
-            )
+        self._database.run(
+            """INSERT INTO smi.gates (name, blocked_until, reason) VALUES ('upsampler', :at, :reason)
+               ON CONFLICT (name) DO UPDATE SET reason = excluded.reason,
+                   blocked_until = greatest(smi.gates.blocked_until, excluded.blocked_until)""",
+            at=at,
+            reason=reason[:300],
+        )
 
     def open_breaker(self, reason: str) -> None:
         """Stop all calls for a minute: the account was refused. Open a manual task."""
@@ -97,7 +96,6 @@ class RateLimiter:
                 tx,
                 kind=ManualTaskKind.ACCOUNT,
                 subject="upsampler",
-                job_id=None,
                 message=f"Upsampler refuses our account: {reason}. No new orders are taken; paid ones wait.",
                 next_step="Check the API key and the credits of the account; calls resume by themselves.",
             )
@@ -111,10 +109,9 @@ class RateLimiter:
 
     def breaker_reason(self) -> str | None:
         """Return why no orders are taken, or None."""
-        with self._database.transaction() as tx:
-            reason: str | None = tx.value(
-                """SELECT reason FROM smi.gates WHERE name = 'upsampler' AND opened_at IS NOT NULL
-                   AND blocked_until > smi.now() - make_interval(secs => :seconds)""",
-                seconds=HALF_OPEN_SECONDS,
-            )
+        reason: str | None = self._database.value(
+            """SELECT reason FROM smi.gates WHERE name = 'upsampler' AND opened_at IS NOT NULL
+               AND blocked_until > smi.now() - make_interval(secs => :seconds)""",
+            seconds=HALF_OPEN_SECONDS,
+        )
         return reason

@@ -7,10 +7,10 @@ Every read is bounded by an index: the history may be long, and these queries ru
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from smi_pipeline.core.lifecycle import UNFINISHED
+from smi_pipeline.core.lifecycle import CLOSED, UNFINISHED
 from smi_pipeline.core.models import RecordedPayment
 from smi_pipeline.core.vocabulary import ManualTaskKind, PaymentRole, Queue, RefundState, Status
-from smi_pipeline.state.database import Database, Transaction, as_record, in_
+from smi_pipeline.state.database import Aggregate, Transaction, as_record, in_
 
 DIFFERENCES = {
     "events": (ManualTaskKind.STRIPE_EVENT,),
@@ -18,8 +18,6 @@ DIFFERENCES = {
     "files": (ManualTaskKind.FILE_MISSING, ManualTaskKind.FILE_DAMAGED, ManualTaskKind.UNMATCHED_FILES),
 }
 """Kinds of manual tasks that each comparison opens."""
-
-_CLOSED = (Status.COMPLETED, Status.FAILED, Status.REFUNDED, Status.ABANDONED)
 
 CURSORS = {"events": "stripe_events_read", "payments": "stripe_payments_compared", "files": "files_compared"}
 
@@ -93,16 +91,12 @@ def write_cursor(tx: Transaction, name: str, value: str) -> None:
     )
 
 
-class Reconciliation:
+class Reconciliation(Aggregate):
     """What comparisons read, and their cursors."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def cursor(self, name: str) -> str | None:
         """Return how far an outside list was read."""
-        with self._database.transaction() as tx:
-            row = tx.row("SELECT value FROM smi.cursors WHERE name = :name", name=name)
+        row = self._database.row("SELECT value FROM smi.cursors WHERE name = :name", name=name)
         return row["value"] if row else None
 
     def set_cursor(self, name: str, value: str) -> None:
@@ -141,62 +135,58 @@ class Reconciliation:
 
     def paid_between(self, since: datetime, until: datetime) -> list[str]:
         """Return the ids of recorded payments of jobs paid then, and of unmatched payments; without imported ones."""
-        with self._database.transaction() as tx:
-            rows = tx.rows(
-                """SELECT p.payment_intent_id FROM smi.upscale_jobs j JOIN smi.payments p USING (job_id)
-                   WHERE j.paid_at >= :since AND j.paid_at < :until AND j.imported_from IS NULL
-                   UNION
-                   SELECT payment_intent_id FROM smi.payments
-                   WHERE job_id IS NULL AND paid_at >= :since AND paid_at < :until""",
-                since=since,
-                until=until,
-            )
+        rows = self._database.rows(
+            """SELECT p.payment_intent_id FROM smi.upscale_jobs j JOIN smi.payments p USING (job_id)
+               WHERE j.paid_at >= :since AND j.paid_at < :until AND j.imported_from IS NULL
+               UNION
+               SELECT payment_intent_id FROM smi.payments
+               WHERE job_id IS NULL AND paid_at >= :since AND paid_at < :until""",
+            since=since,
+            until=until,
+        )
         return [row["payment_intent_id"] for row in rows]
 
     def unnamed_unmatched(self, patience: timedelta, limit: int) -> list[str]:
         """Return unmatched payments on record for longer than `patience` that are not settled and have no task."""
-        with self._database.transaction() as tx:
-            rows = tx.rows(
-                f"""SELECT payment_intent_id FROM smi.payments
-                   WHERE job_id IS NULL AND role = '{PaymentRole.UNMATCHED}' AND settled_by IS NULL
-                     AND learned_at + CAST(:patience AS interval) <= smi.now()
-                     AND NOT EXISTS (SELECT FROM smi.person_tasks t WHERE t.closed_at IS NULL
-                                     AND t.kind = '{ManualTaskKind.UNMATCHED_PAYMENT}'
-                                     AND t.subject = payment_intent_id)
-                   ORDER BY learned_at LIMIT :limit""",
-                patience=patience,
-                limit=limit,
-            )
+        rows = self._database.rows(
+            f"""SELECT payment_intent_id FROM smi.payments
+               WHERE job_id IS NULL AND role = '{PaymentRole.UNMATCHED}' AND settled_by IS NULL
+                 AND learned_at + CAST(:patience AS interval) <= smi.now()
+                 AND NOT EXISTS (SELECT FROM smi.person_tasks t WHERE t.closed_at IS NULL
+                                 AND t.kind = '{ManualTaskKind.UNMATCHED_PAYMENT}'
+                                 AND t.subject = payment_intent_id)
+               ORDER BY learned_at LIMIT :limit""",
+            patience=patience,
+            limit=limit,
+        )
         return [row["payment_intent_id"] for row in rows]
 
     def jobs_with_files(self, shard: str, changed_within: timedelta) -> list[JobFiles]:
         """Return jobs whose id begins with `shard` (hexadecimal), changed lately, whose row names a file."""
-        with self._database.transaction() as tx:
-            rows = tx.rows(
-                """SELECT j.job_id, j.status, j.queue, j.source_url, j.source_key, j.source_sha256, j.result_key,
-                          j.result_bytes, j.result_sha256,
-                          EXISTS (SELECT FROM smi.download_tokens t WHERE t.job_id = j.job_id
-                                  AND t.revoked_at IS NULL AND t.expires_at > smi.now()) AS link
-                   FROM smi.upscale_jobs j
-                   WHERE j.job_id >= :shard AND j.job_id < :beyond
-                     AND j.updated_at > smi.now() - CAST(:within AS interval)
-                     AND (j.source_key IS NOT NULL OR j.result_key IS NOT NULL)""",
-                shard=shard,
-                beyond=f"{shard}g",
-                within=changed_within,
-            )
-        return [as_record(JobFiles, row) for row in rows]
+        return self._database.records(
+            JobFiles,
+            """SELECT j.job_id, j.status, j.queue, j.source_url, j.source_key, j.source_sha256, j.result_key,
+                      j.result_bytes, j.result_sha256,
+                      EXISTS (SELECT FROM smi.download_tokens t WHERE t.job_id = j.job_id
+                              AND t.revoked_at IS NULL AND t.expires_at > smi.now()) AS link
+               FROM smi.upscale_jobs j
+               WHERE j.job_id >= :shard AND j.job_id < :beyond
+                 AND j.updated_at > smi.now() - CAST(:within AS interval)
+                 AND (j.source_key IS NOT NULL OR j.result_key IS NOT NULL)""",
+            shard=shard,
+            beyond=f"{shard}g",
+            within=changed_within,
+        )
 
     def claims(self, job_ids: list[str]) -> dict[str, FileClaim]:
         """Return what jobs name of the storage, by job."""
-        with self._database.transaction() as tx:
-            rows = tx.rows(
-                f"""SELECT job_id, round, source_key, result_key,
-                          status IN {in_(_CLOSED)} AND queue IS NULL AND lease_id IS NULL
-                              AND updated_at < smi.now() - interval '1 day' AS at_rest
-                   FROM smi.upscale_jobs WHERE job_id = ANY(:ids)""",
-                ids=job_ids,
-            )
+        rows = self._database.rows(
+            f"""SELECT job_id, round, source_key, result_key,
+                      status IN {in_(CLOSED)} AND queue IS NULL AND lease_id IS NULL
+                          AND updated_at < smi.now() - interval '1 day' AS at_rest
+               FROM smi.upscale_jobs WHERE job_id = ANY(:ids)""",
+            ids=job_ids,
+        )
         return {row["job_id"]: as_record(FileClaim, row) for row in rows}
 
     def standing(self) -> dict[str, Standing]:

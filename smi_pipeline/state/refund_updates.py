@@ -1,5 +1,7 @@
 """Refunds: what Stripe's answers mean for ours and for external ones, in the caller's transaction."""
 
+from dataclasses import asdict
+
 from smi_pipeline.core import reasons
 from smi_pipeline.core.models import StripeRefund
 from smi_pipeline.core.vocabulary import (
@@ -49,17 +51,15 @@ def settle_refund(tx: Transaction, refund_id: int, facts: StripeRefund, actor: s
     if before["state"] == RefundState.SUCCEEDED and state is RefundState.PENDING:
         return "known"
     tx.run(
-        f"""UPDATE smi.refunds SET state = :state, stripe_refund_id = :stripe_id, amount_cents = :amount,
-               failure = :failure, lease_id = NULL, lease_until = NULL, attempts = 0,
+        f"""UPDATE smi.refunds SET state = :state, stripe_refund_id = :refund_id, amount_cents = :amount_cents,
+               failure = :failure_reason, lease_id = NULL, lease_until = NULL, attempts = 0,
                first_called_at = coalesce(first_called_at, smi.now()),
                settled_at = CASE WHEN :state = '{RefundState.PENDING}' THEN NULL ELSE smi.now() END,
                next_attempt_at = smi.now() + interval '1 hour'
            WHERE refund_row = :id""",
         id=refund_id,
         state=state,
-        stripe_id=facts.refund_id,
-        amount=facts.amount_cents,
-        failure=facts.failure_reason,
+        **asdict(facts),
     )
     tx.audit(
         before["job_id"],
@@ -164,26 +164,21 @@ def record_external_refund(tx: Transaction, facts: StripeRefund, actor: str, mai
     if not facts.alive:
         return "owed again" if _owed_again(tx, payment["job_id"], facts, actor) else "ignored"
     tx.run(  # imported history knows it without its id
-        f"""UPDATE smi.refunds SET stripe_refund_id = :id WHERE refund_row = (
+        f"""UPDATE smi.refunds SET stripe_refund_id = :refund_id WHERE refund_row = (
                SELECT min(refund_row) FROM smi.refunds
-               WHERE payment_intent_id = :pi AND kind = '{RefundKind.EXTERNAL}'
-               AND stripe_refund_id IS NULL AND amount_cents = :amount)""",
-        id=facts.refund_id,
-        pi=facts.payment_intent_id,
-        amount=facts.amount_cents,
+               WHERE payment_intent_id = :payment_intent_id AND kind = '{RefundKind.EXTERNAL}'
+               AND stripe_refund_id IS NULL AND amount_cents = :amount_cents)""",
+        **asdict(facts),
     )
     tx.run(
         f"""INSERT INTO smi.refunds (job_id, payment_intent_id, kind, n, state, amount_cents, currency,
                                     stripe_refund_id, reason_code, actor, settled_at)
-           VALUES (:job_id, :pi, '{RefundKind.EXTERNAL}', 0, :state, :amount, :currency, :stripe_id, :reason, :actor,
-                   smi.now())
+           VALUES (:job_id, :payment_intent_id, '{RefundKind.EXTERNAL}', 0, :state, :amount_cents, :currency,
+                   :refund_id, :reason, :actor, smi.now())
            ON CONFLICT (stripe_refund_id) DO UPDATE SET state = excluded.state""",
+        **asdict(facts),
         job_id=payment["job_id"],
-        pi=facts.payment_intent_id,
         state=_state_of(facts),
-        amount=facts.amount_cents,
-        currency=facts.currency,
-        stripe_id=facts.refund_id,
         reason=reasons.REFUNDED_OUTSIDE,
         actor=actor,
     )

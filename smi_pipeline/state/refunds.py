@@ -2,7 +2,7 @@
 
 from smi_pipeline.core.models import Refund, StripeRefund
 from smi_pipeline.core.vocabulary import REFUNDS_OF_FAILURE, EmailKind, ManualTaskKind, RefundKind, RefundState
-from smi_pipeline.state.database import Database, as_record
+from smi_pipeline.state.database import Database
 from smi_pipeline.state.emails import queue_email
 from smi_pipeline.state.manual_tasks import close_task
 from smi_pipeline.state.payment_rows import settle_unmatched
@@ -21,15 +21,13 @@ class Refunds:
 
     def get(self, refund_id: int) -> Refund | None:
         """Return one refund."""
-        with self._database.transaction() as tx:
-            row = tx.row("SELECT * FROM smi.refunds WHERE refund_row = :id", id=refund_id)
-        return as_record(Refund, row) if row else None
+        return self._database.record(Refund, "SELECT * FROM smi.refunds WHERE refund_row = :id", id=refund_id)
 
     def of_job(self, job_id: str) -> list[Refund]:
         """Return all refunds of a job, oldest first."""
-        with self._database.transaction() as tx:
-            rows = tx.rows("SELECT * FROM smi.refunds WHERE job_id = :id ORDER BY refund_row", id=job_id)
-        return [as_record(Refund, row) for row in rows]
+        return self._database.records(
+            Refund, "SELECT * FROM smi.refunds WHERE job_id = :id ORDER BY refund_row", id=job_id
+        )
 
     def owe(
         self, *, job_id: str | None, payment_intent_id: str, kind: RefundKind, currency: str, reason: str, actor: str
@@ -55,27 +53,26 @@ class Refunds:
 
     def intend(self, refund_id: int, lease_id: str, amount_cents: int, *, renew_key: bool) -> Refund | None:
         """Commit amount and key before Stripe is called. Return None when the lease was lost."""
-        with self._database.transaction() as tx:
-            row = tx.row(
-                f"""UPDATE smi.refunds r SET amount_cents = :amount,
-                       first_called_at = CASE WHEN :renew OR first_called_at IS NULL THEN smi.now()
-                                              ELSE first_called_at END,
-                       n = CASE WHEN :renew THEN next.n ELSE r.n END,
-                       idempotency_key = CASE WHEN :renew
-                           THEN concat_ws(':', 'refund', coalesce(r.job_id, r.payment_intent_id), next.n::text)
-                           ELSE r.idempotency_key END
-                   FROM (SELECT coalesce(max(o.n), 0) + 1 AS n FROM smi.refunds o
-                         JOIN smi.refunds m ON coalesce(o.job_id, o.payment_intent_id)
-                                             = coalesce(m.job_id, m.payment_intent_id)
-                         WHERE m.refund_row = :id) AS next
-                   WHERE r.refund_row = :id AND r.lease_id = :lease_id AND r.state = '{RefundState.OWED}'
-                   RETURNING r.*""",
-                id=refund_id,
-                lease_id=lease_id,
-                amount=amount_cents,
-                renew=renew_key,
-            )
-        return as_record(Refund, row) if row else None
+        return self._database.record(
+            Refund,
+            f"""UPDATE smi.refunds r SET amount_cents = :amount,
+                   first_called_at = CASE WHEN :renew OR first_called_at IS NULL THEN smi.now()
+                                          ELSE first_called_at END,
+                   n = CASE WHEN :renew THEN next.n ELSE r.n END,
+                   idempotency_key = CASE WHEN :renew
+                       THEN concat_ws(':', 'refund', coalesce(r.job_id, r.payment_intent_id), next.n::text)
+                       ELSE r.idempotency_key END
+               FROM (SELECT coalesce(max(o.n), 0) + 1 AS n FROM smi.refunds o
+                     JOIN smi.refunds m ON coalesce(o.job_id, o.payment_intent_id)
+                                         = coalesce(m.job_id, m.payment_intent_id)
+                     WHERE m.refund_row = :id) AS next
+               WHERE r.refund_row = :id AND r.lease_id = :lease_id AND r.state = '{RefundState.OWED}'
+               RETURNING r.*""",
+            id=refund_id,
+            lease_id=lease_id,
+            amount=amount_cents,
+            renew=renew_key,
+        )
 
     def settle(self, refund_id: int, facts: StripeRefund, *, actor: str) -> str:
         """Apply Stripe's answer about one of our refunds and queue its mail. Return the recorded state."""

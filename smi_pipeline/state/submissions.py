@@ -42,15 +42,9 @@ class Submissions:
 
     def of_job(self, job_id: str) -> list[Submission]:
         """Return all calls of a job, oldest first."""
-        with self._database.transaction() as tx:
-            rows = tx.rows("SELECT * FROM smi.submissions WHERE job_id = :id ORDER BY submission_id", id=job_id)
-        return [as_record(Submission, row) for row in rows]
-
-    def get(self, submission_id: int) -> Submission | None:
-        """Return one call."""
-        with self._database.transaction() as tx:
-            row = tx.row("SELECT * FROM smi.submissions WHERE submission_id = :id", id=submission_id)
-        return as_record(Submission, row) if row else None
+        return self._database.records(
+            Submission, "SELECT * FROM smi.submissions WHERE job_id = :id ORDER BY submission_id", id=job_id
+        )
 
     def begin(self, job_id: str, lease_id: str, *, actor: str) -> tuple[int, str] | None:
         """Commit the intent of a call. Return (submission_id, callback token), or None while another call is open.
@@ -86,14 +80,13 @@ class Submissions:
 
     def mark_rejected(self, submission_id: int, error: str) -> None:
         """Close a call that was certainly not accepted."""
-        with self._database.transaction() as tx:
-            tx.run(
-                f"""UPDATE smi.submissions SET state = '{SubmissionState.REJECTED}', error = :error,
-                          finished_at = smi.now()
-                   WHERE submission_id = :id AND state = '{SubmissionState.SENDING}'""",
-                id=submission_id,
-                error=error[:500],
-            )
+        self._database.run(
+            f"""UPDATE smi.submissions SET state = '{SubmissionState.REJECTED}', error = :error,
+                      finished_at = smi.now()
+               WHERE submission_id = :id AND state = '{SubmissionState.SENDING}'""",
+            id=submission_id,
+            error=error[:500],
+        )
 
     def mark_lost(self, submission_id: int, *, actor: str) -> bool:
         """Close an unanswered call after the grace time. Return False when it is not open."""
@@ -136,29 +129,27 @@ class Submissions:
 
     def claim_due_polls(self, limit: int) -> list[Submission]:
         """Claim the submissions due for a status call: those near their deadline first, then those with a webhook."""
-        with self._database.transaction() as tx:
-            rows = tx.rows(
-                f"""UPDATE smi.submissions SET next_poll_at = smi.now() + interval '60 seconds'
-                   WHERE submission_id IN (
-                       SELECT submission_id FROM smi.submissions WHERE next_poll_at <= smi.now()
-                       ORDER BY state = '{SubmissionState.ACCEPTED}'
-                                    AND deadline_at < smi.now() + interval '60 seconds' DESC NULLS LAST,
-                                hinted DESC, next_poll_at
-                       LIMIT :limit FOR UPDATE SKIP LOCKED)
-                   RETURNING *""",
-                limit=limit,
-            )
+        rows = self._database.rows(
+            f"""UPDATE smi.submissions SET next_poll_at = smi.now() + interval '60 seconds'
+               WHERE submission_id IN (
+                   SELECT submission_id FROM smi.submissions WHERE next_poll_at <= smi.now()
+                   ORDER BY state = '{SubmissionState.ACCEPTED}'
+                                AND deadline_at < smi.now() + interval '60 seconds' DESC NULLS LAST,
+                            hinted DESC, next_poll_at
+                   LIMIT :limit FOR UPDATE SKIP LOCKED)
+               RETURNING *""",
+            limit=limit,
+        )
         return [as_record(Submission, row) for row in sorted(rows, key=lambda row: not row["hinted"])]
 
     def release_poll(self, submission_id: int, *, seconds: float) -> None:
         """Give a claimed status call back; it is due again in `seconds`."""
-        with self._database.transaction() as tx:
-            tx.run(
-                """UPDATE smi.submissions SET next_poll_at = smi.now() + make_interval(secs => :seconds)
-                   WHERE submission_id = :id AND next_poll_at IS NOT NULL""",
-                id=submission_id,
-                seconds=seconds,
-            )
+        self._database.run(
+            """UPDATE smi.submissions SET next_poll_at = smi.now() + make_interval(secs => :seconds)
+               WHERE submission_id = :id AND next_poll_at IS NOT NULL""",
+            id=submission_id,
+            seconds=seconds,
+        )
 
     def poll_answered(self, submission_id: int, reply: UpscaleReply, *, policy: Policy, actor: str) -> PollResult:
         """Apply the answer to a status call."""
@@ -233,29 +224,27 @@ class Submissions:
 
     def in_flight(self) -> int:
         """Return the number of open calls and of leased jobs that are about to make one."""
-        with self._database.transaction() as tx:
-            count: int = tx.value(
-                f"""SELECT (SELECT count(*) FROM smi.submissions WHERE state IN {in_(OPEN_CALLS)})
-                        + (SELECT count(*) FROM smi.upscale_jobs j
-                           WHERE queue = '{Queue.SUBMIT}' AND lease_until > smi.now()
-                           AND NOT EXISTS (SELECT FROM smi.submissions s WHERE s.job_id = j.job_id
-                                           AND s.state IN {in_(OPEN_CALLS)}))"""
-            )
+        count: int = self._database.value(
+            f"""SELECT (SELECT count(*) FROM smi.submissions WHERE state IN {in_(OPEN_CALLS)})
+                    + (SELECT count(*) FROM smi.upscale_jobs j
+                       WHERE queue = '{Queue.SUBMIT}' AND lease_until > smi.now()
+                       AND NOT EXISTS (SELECT FROM smi.submissions s WHERE s.job_id = j.job_id
+                                       AND s.state IN {in_(OPEN_CALLS)}))"""
+        )
         return count
 
     def recent_seconds(self, megapixels: float) -> list[float]:
         """Return the durations of recent deliveries of about this output size."""
-        with self._database.transaction() as tx:
-            rows = tx.rows(
-                f"""SELECT extract(epoch FROM completed_at - processing_at)::float AS seconds
-                   FROM (SELECT * FROM smi.upscale_jobs WHERE status = '{Status.COMPLETED}' -- by its index, not all
-                         ORDER BY created_at DESC LIMIT 1000) AS recent
-                   WHERE processing_at IS NOT NULL
-                     AND source_width::float * source_height * scale * scale / 1e6 BETWEEN :low AND :high
-                   ORDER BY completed_at DESC LIMIT 50""",
-                low=megapixels / 2,
-                high=megapixels * 2,
-            )
+        rows = self._database.rows(
+            f"""SELECT extract(epoch FROM completed_at - processing_at)::float AS seconds
+               FROM (SELECT * FROM smi.upscale_jobs WHERE status = '{Status.COMPLETED}' -- by its index, not all
+                     ORDER BY created_at DESC LIMIT 1000) AS recent
+               WHERE processing_at IS NOT NULL
+                 AND source_width::float * source_height * scale * scale / 1e6 BETWEEN :low AND :high
+               ORDER BY completed_at DESC LIMIT 50""",
+            low=megapixels / 2,
+            high=megapixels * 2,
+        )
         return [row["seconds"] for row in rows]
 
     def now(self) -> datetime:

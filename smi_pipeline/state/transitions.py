@@ -5,6 +5,7 @@ Only this module changes `upscale_jobs.status`, decides outcomes, or ends the le
 `core.lifecycle.TRANSITIONS` lists what is allowed, and the database refuses everything else.
 """
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -44,16 +45,14 @@ def leased(tx: Transaction, job_id: str, lease_id: str) -> Row:
 
 def decide(tx: Transaction, job: Row, outcome: Outcome, reason: str | None, actor: str) -> bool:
     """Decide how this round of a job ends. Return False when it is decided already."""
-    return bool(
-        tx.run(
-            """INSERT INTO smi.outcomes (job_id, round, outcome, reason, actor)
-               VALUES (:id, :round, :outcome, :reason, :actor) ON CONFLICT DO NOTHING""",
-            id=job["job_id"],
-            round=job["round"],
-            outcome=outcome,
-            reason=reason,
-            actor=actor,
-        )
+    return tx.changes(
+        """INSERT INTO smi.outcomes (job_id, round, outcome, reason, actor)
+           VALUES (:id, :round, :outcome, :reason, :actor) ON CONFLICT DO NOTHING""",
+        id=job["job_id"],
+        round=job["round"],
+        outcome=outcome,
+        reason=reason,
+        actor=actor,
     )
 
 
@@ -128,12 +127,7 @@ def begin_processing(
     """Set a job to `processing` with its stored source. A repeated preparation only replaces the source."""
     changes = """source_key = :source_key, source_sha256 = :sha256, source_bytes = :bytes,
         expected_seconds = :expected, processing_at = coalesce(processing_at, smi.now())"""
-    parameters = {
-        "source_key": source_key,
-        "sha256": source.sha256,
-        "bytes": source.bytes,
-        "expected": expected_seconds,
-    }
+    parameters = {**asdict(source), "source_key": source_key, "expected": expected_seconds}
     if job["status"] == Status.PROCESSING:
         tx.run(f"UPDATE smi.upscale_jobs SET {changes} WHERE job_id = :job_id", job_id=job["job_id"], **parameters)
         return
@@ -169,18 +163,16 @@ def mark_submitted(
 
 def hand_to_fulfilment(tx: Transaction, job_id: str, round_: int, *, completed: bool) -> bool:
     """Queue a job for fulfilment, which delivers or fails it. Return False when it is there or decided already."""
-    return bool(
-        tx.run(
-            f"""UPDATE smi.upscale_jobs j SET queue = '{Queue.FULFIL}', next_attempt_at = smi.now(), attempts = 0,
-                    stage = :stage, {_END_LEASE},
-                    result_ready_at = CASE WHEN :completed THEN smi.now() ELSE result_ready_at END
-                WHERE job_id = :job_id AND round = :round AND queue IS DISTINCT FROM '{Queue.FULFIL}'
-                  AND {_UNDECIDED}""",
-            job_id=job_id,
-            round=round_,
-            stage=Stage.COMPLETED if completed else Stage.FAILED,
-            completed=completed,
-        )
+    return tx.changes(
+        f"""UPDATE smi.upscale_jobs j SET queue = '{Queue.FULFIL}', next_attempt_at = smi.now(), attempts = 0,
+                stage = :stage, {_END_LEASE},
+                result_ready_at = CASE WHEN :completed THEN smi.now() ELSE result_ready_at END
+            WHERE job_id = :job_id AND round = :round AND queue IS DISTINCT FROM '{Queue.FULFIL}'
+              AND {_UNDECIDED}""",
+        job_id=job_id,
+        round=round_,
+        stage=Stage.COMPLETED if completed else Stage.FAILED,
+        completed=completed,
     )
 
 

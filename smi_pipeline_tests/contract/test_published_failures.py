@@ -12,7 +12,7 @@ import stripe
 
 from smi_pipeline.adapters.stripe.payments import StripePayments
 from smi_pipeline.core.errors import AmbiguousError
-from smi_pipeline.core.models import Queue, Stage, StripeEvent, StripeRefund, UpscaleReply
+from smi_pipeline.core.models import CheckoutRequest, Queue, Stage, StripeEvent, StripeRefund, UpscaleReply
 from smi_pipeline.sandbox.server import Sandbox
 from smi_pipeline.services import intake, refund
 from smi_pipeline_tests.integration.services.steps import Steps
@@ -192,16 +192,18 @@ def test_gumroad_6193_one_refund_that_is_told_many_times_at_once_is_recorded_onc
 def test_pretix_343_the_refund_of_one_of_two_payments_cancels_no_order(shop: Shop) -> None:
     job_id, first = shop.checkout()
     again = shop.stripe.create_checkout(
-        job_id=job_id,
-        resolution="4x",
-        amount_cents=shop.job(job_id).price_cents,
-        currency="usd",
-        customer_email="customer@example.org",
-        description="the same order, paid in another tab",
-        success_url="https://shop.example/ok",
-        cancel_url="https://shop.example/no",
-        expires_at=shop.state.submissions.now() + timedelta(hours=1),
-        idempotency_key=f"again:{job_id}",
+        CheckoutRequest(
+            job_id=job_id,
+            resolution="4x",
+            amount_cents=shop.job(job_id).price_cents,
+            currency="usd",
+            customer_email="customer@example.org",
+            description="the same order, paid in another tab",
+            success_url="https://shop.example/ok",
+            cancel_url="https://shop.example/no",
+            expires_at=shop.state.submissions.now() + timedelta(hours=1),
+            idempotency_key=f"again:{job_id}",
+        )
     )
     second = shop.sandbox.pay(again.session_id)["id"]
     assert shop.hears("payment_intent.succeeded", about=second) == ["duplicate"]

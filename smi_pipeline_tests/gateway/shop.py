@@ -117,7 +117,6 @@ class Shop:
         facts = StripePayment(
             payment_intent_id=f"pi_{uuid.uuid4().hex}",
             status="succeeded",
-            amount_cents=amount,
             amount_received_cents=amount,
             currency=job.currency,
         )

@@ -6,6 +6,7 @@ from dagster import DagsterEventType
 from smi_pipeline.core.models import Queue, Status
 from smi_pipeline.state.leases import Leases
 from smi_pipeline_tests.orchestration.conftest import Shop
+from smi_pipeline_tests.stored_keys import stored_keys
 
 
 def mails(shop: Shop) -> list[str]:
@@ -192,13 +193,13 @@ def test_the_clean_up_closes_compares_removes_and_prunes(shop: Shop):
     shop.run(Queue.SUBMIT)
     shop.until_ready(delivered)
     shop.run(Queue.FULFIL)
-    assert len(list(shop.ctx.storage.keys(""))) == 2
+    assert len(stored_keys(shop.ctx.storage)) == 2
     shop.sandbox.configure("stripe", clock_offset=3 * 86_400)
     shop.shift_clock(days=3)
     result = shop.defs.resolve_job_def("clean_up").execute_in_process(instance=shop.instance)
     assert result.success
     assert shop.job(unpaid).status is Status.ABANDONED
-    assert list(shop.ctx.storage.keys("")) == []
+    assert stored_keys(shop.ctx.storage) == []
     assert shop.job(delivered).status is Status.COMPLETED
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from smi_pipeline.adapters.images import containers
 from smi_pipeline.adapters.images.anomalies import summarise
@@ -21,6 +22,12 @@ from smi_pipeline.core.image_rules import Fidelity, Thresholds
 from smi_pipeline.core.models import ImageInfo, Verdict
 
 _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"Rar!", b"7z\xbc\xaf", b"%PDF", b"MZ", b"\x7fELF", b"<script", b"<?php")
+
+
+class _Image(NamedTuple):
+    path: Path
+    facts: ImageInfo
+    layout: Layout
 
 
 class VipsImages:
@@ -45,46 +52,47 @@ class VipsImages:
 
         Raises PermanentError: source_too_large, unsupported_format (another format, animation, CMYK, 16 bit),
         invalid_image (empty, truncated, no size, foreign data attached)."""
-        return replace(self._source(path)[0], sha256=_sha256(path))
+        return replace(self._source(path).facts, sha256=_sha256(path))
 
     def check_source(self, path: Path) -> ImageInfo:
         """Inspect and fully decode a source. Raises PermanentError, also source_too_large when not even the smallest
         scale sold would fit."""
-        facts, layout = self._source(path)
-        image_rules.check_output_size(facts, image_rules.SMALLEST_SCALE, self._max_megapixels)
-        decode_whole(path, layout)
-        return replace(facts, sha256=_sha256(path))
+        source = self._source(path)
+        image_rules.check_output_size(source.facts, image_rules.SMALLEST_SCALE, self._max_megapixels)
+        decode_whole(path, source.layout)
+        return replace(source.facts, sha256=_sha256(path))
 
     def check_result(self, source: Path, result: Path, scale: int) -> Verdict:
         """Compare a result with the kept source. A bad image is a verdict, an unreadable file an OSError."""
         try:
-            source_facts, source_layout = self._source(source)
+            before = self._source(source)
         except PermanentError as error:
             return Verdict(ok=False, facts=None, reason=error.reason, message=f"source: {error}")
         facts: ImageInfo | None = None
         try:
-            layout = containers.read_layout(result)
-            facts = _facts(result, layout)
-            problem = self._before_decoding(source_facts, source_layout, facts, layout, scale, result)
+            after = _image(result)
+            facts = after.facts
+            problem = self._before_decoding(before, after, scale)
             if problem:
                 return _refused(facts, problem)
             # Hash the result and decode the small source while the result is being decoded.
             with ThreadPoolExecutor(2) as beside:
                 digest = beside.submit(_sha256, result)
-                verdict = self._compare(source, source_facts, source_layout, result, facts, layout, scale, beside)
+                verdict = self._compare(before, after, scale, beside)
             return replace(verdict, facts=replace(facts, sha256=digest.result()))
         except _SourceBroken as error:
             return Verdict(ok=False, facts=facts, reason=error.reason, message=f"source: {error}")
         except PermanentError as error:
             return _refused(facts, str(error))
 
-    def _source(self, path: Path) -> tuple[ImageInfo, Layout]:
+    def _source(self, path: Path) -> _Image:
         size = path.stat().st_size
         if size > self._max_source_bytes:
             raise PermanentError(
                 reasons.SOURCE_TOO_LARGE, f"the file has {size} bytes; the limit is {self._max_source_bytes}"
             )
-        layout = containers.read_layout(path)
+        image = _image(path)
+        layout = image.layout
         problem = _unsold(layout)
         if problem:
             raise PermanentError(reasons.UNSUPPORTED_FORMAT, problem)
@@ -97,7 +105,7 @@ class VipsImages:
         problem = self._tail(path, layout, original=True)
         if problem:
             raise PermanentError(reasons.INVALID_IMAGE, problem)
-        return _facts(path, layout), layout
+        return image
 
     def _tail(self, path: Path, layout: Layout, *, original: bool) -> str:
         """Return what is wrong with the bytes after the end marker.
@@ -123,10 +131,9 @@ class VipsImages:
                     return ""
         return f"{extra} bytes of something else are attached after the end of the image; save it again and retry"
 
-    def _before_decoding(
-        self, source: ImageInfo, source_layout: Layout, facts: ImageInfo, layout: Layout, scale: int, path: Path
-    ) -> str:
-        problem = image_rules.size_problem(source, facts, scale)
+    def _before_decoding(self, source: _Image, result: _Image, scale: int) -> str:
+        path, facts, layout = result
+        problem = image_rules.size_problem(source.facts, facts, scale)
         if problem:
             return problem
         if layout.animated or layout.mode == "CMYK" or layout.bits not in (1, 2, 4, 8, 16):
@@ -138,33 +145,24 @@ class VipsImages:
         if facts.width * facts.height > self._max_megapixels * 1e6 or layout.held > self._limits.max_decode_bytes:
             return f"the result's {facts.width} x {facts.height} pixels, coded this way, are too many to be checked"
         return self._tail(path, layout, original=False) or image_rules.bytes_problem(
-            facts, layout.payload, source_layout.payload, self._limits
+            facts, layout.payload, source.layout.payload, self._limits
         )
 
-    def _compare(
-        self,
-        source: Path,
-        source_facts: ImageInfo,
-        source_layout: Layout,
-        result: Path,
-        facts: ImageInfo,
-        layout: Layout,
-        scale: int,
-        beside: ThreadPoolExecutor,
-    ) -> Verdict:
+    def _compare(self, source: _Image, result: _Image, scale: int, beside: ThreadPoolExecutor) -> Verdict:
+        _, facts, layout = result
         # With the same profile on both sides equal numbers look equal; with the same orientation nothing is rotated.
-        convert = source_layout.icc != layout.icc
-        turn = source_facts.exif_orientation != facts.exif_orientation
+        convert = source.layout.icc != layout.icc
+        turn = source.facts.exif_orientation != facts.exif_orientation
         original = partial(
             decode,
-            source,
-            source_layout,
-            orientation=source_facts.exif_orientation if turn else 1,
+            source.path,
+            source.layout,
+            orientation=source.facts.exif_orientation if turn else 1,
             broken=_SourceBroken,
         )
         before = beside.submit(original, to_srgb=convert)
         after = decode(
-            result,
+            result.path,
             layout,
             shrink=scale,
             strict=True,
@@ -224,13 +222,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _facts(path: Path, layout: Layout) -> ImageInfo:
-    return ImageInfo(
+def _image(path: Path) -> _Image:
+    """Read the structure of a file. Raises PermanentError."""
+    layout = containers.read_layout(path)
+    facts = ImageInfo(
         format=layout.format,
         width=layout.width,
         height=layout.height,
         bytes=path.stat().st_size,
-        mode=layout.mode,
-        has_alpha=layout.has_alpha,
         exif_orientation=containers.orientation(layout.exif),
     )
+    return _Image(path, facts, layout)

@@ -71,16 +71,50 @@ def decode(
     `strict` also refuses a JPEG whose data does not end with its pixels (`_leftover`): for files an encoder has just
     written. `to_srgb` applies the embedded profile; one that cannot be used is ignored, as browsers do. `orientation`
     (EXIF, 1 to 8) is applied. Raises `broken`(invalid_image)."""
-    read = functools.partial(
-        _decode,
-        path,
-        layout,
-        shrink=shrink,
-        strict=strict,
-        to_srgb=to_srgb,
-        orientation=orientation,
-        broken=broken,
-    )
+    on_load = _on_load(layout, shrink)
+    # Exact only without several scans, and at full size chroma bleeds between MCUs.
+    spare = strict and layout.format == "JPEG" and on_load > 1 and not layout.held
+    spare = spare and _spare_height(layout) <= _JPEG_MAX_SIDE
+    width, height = layout.width // shrink, layout.height // shrink
+
+    def read(fail_on: str) -> Bytes:
+        with contextlib.ExitStack() as stack, _said_in_one_line(layout, broken):
+            if spare:
+                image = _load(stack.enter_context(_with_spare_row(path, layout)), layout, on_load)
+            else:
+                image = _load(str(path), layout, on_load, fail_on=fail_on)
+            if image.hasalpha():
+                # Colours that nobody sees must not count: weighted by alpha before they are averaged.
+                image = image.premultiply(max_alpha=65535 if image.format == "ushort" else 255)
+            if shrink > on_load and not spare:
+                image = image.shrink(shrink // on_load, shrink // on_load)
+            if layout.bits == 16:
+                image = image / 257
+            if image.format != "uchar":
+                image = image.rint().cast("uchar")
+            if spare:
+                rows = _array(image)
+                if _leftover(rows, layout, on_load):
+                    raise broken(
+                        reasons.INVALID_IMAGE, "the JPEG's data does not end where its pixels do: it is damaged"
+                    )
+                if shrink == on_load and not to_srgb and orientation == 1:
+                    return _three(rows[:height])
+                bare = vips().Image.new_from_memory(rows, rows.shape[1], rows.shape[0], rows.shape[2], "uchar")
+                image = bare.copy(interpretation=image.interpretation).crop(
+                    0, 0, rows.shape[1], layout.height // on_load
+                )
+                image = image.shrink(shrink // on_load, shrink // on_load)
+            if (image.width, image.height) != (width, height):
+                raise broken(reasons.INVALID_IMAGE, "the file's header and its pixels disagree on the size")
+            if to_srgb and layout.icc:
+                image = _to_srgb(image.copy_memory(), layout.icc)
+            if orientation != 1:
+                image = image.copy_memory().copy()
+                image.set_type(vips().GValue.gint_type, "orientation", orientation)
+                image = image.autorot()
+            return _three(_array(image))
+
     return _unless_cut_off(read, broken) if strict and layout.format == "JPEG" else read("error")
 
 
@@ -93,56 +127,6 @@ def _unless_cut_off(read: Callable[[str], T], broken: type[PermanentError]) -> T
         if _ENDS_EARLY in str(error):
             raise broken(reasons.INVALID_IMAGE, "the JPEG's pixels end too early: it is cut off") from error
     return read("error")
-
-
-def _decode(
-    path: Path,
-    layout: Layout,
-    fail_on: str,
-    *,
-    shrink: int,
-    strict: bool,
-    to_srgb: bool,
-    orientation: int,
-    broken: type[PermanentError],
-) -> Bytes:
-    on_load = _on_load(layout, shrink)
-    # Exact only without several scans, and at full size chroma bleeds between MCUs.
-    spare = strict and layout.format == "JPEG" and on_load > 1 and not layout.held
-    spare = spare and _spare_height(layout) <= _JPEG_MAX_SIDE
-    width, height = layout.width // shrink, layout.height // shrink
-    with contextlib.ExitStack() as stack, _said_in_one_line(layout, broken):
-        if spare:
-            image = _load(stack.enter_context(_with_spare_row(path, layout)), layout, on_load)
-        else:
-            image = _load(str(path), layout, on_load, fail_on=fail_on)
-        if image.hasalpha():
-            # Colours that nobody sees must not count: weighted by alpha before they are averaged.
-            image = image.premultiply(max_alpha=65535 if image.format == "ushort" else 255)
-        if shrink > on_load and not spare:
-            image = image.shrink(shrink // on_load, shrink // on_load)
-        if layout.bits == 16:
-            image = image / 257
-        if image.format != "uchar":
-            image = image.rint().cast("uchar")
-        if spare:
-            rows = _array(image)
-            if _leftover(rows, layout, on_load):
-                raise broken(reasons.INVALID_IMAGE, "the JPEG's data does not end where its pixels do: it is damaged")
-            if shrink == on_load and not to_srgb and orientation == 1:
-                return _three(rows[:height])
-            bare = vips().Image.new_from_memory(rows, rows.shape[1], rows.shape[0], rows.shape[2], "uchar")
-            image = bare.copy(interpretation=image.interpretation).crop(0, 0, rows.shape[1], layout.height // on_load)
-            image = image.shrink(shrink // on_load, shrink // on_load)
-        if (image.width, image.height) != (width, height):
-            raise broken(reasons.INVALID_IMAGE, "the file's header and its pixels disagree on the size")
-        if to_srgb and layout.icc:
-            image = _to_srgb(image.copy_memory(), layout.icc)
-        if orientation != 1:
-            image = image.copy_memory().copy()
-            image.set_type(vips().GValue.gint_type, "orientation", orientation)
-            image = image.autorot()
-        return _three(_array(image))
 
 
 @contextlib.contextmanager

@@ -46,7 +46,8 @@ class MailRenderer:
         # The setting may be `Shop <shop@example.com>` or the bare address.
         name, bare = parseaddr(content.header_value(sender, "SMI_MAIL_FROM")) if "<" in sender else ("", sender)
         self._sender_name = name or self._shop_name
-        self._sender = content.address(bare, "SMI_MAIL_FROM")
+        self.sender = content.address(bare, "SMI_MAIL_FROM")
+        """The bare address that mails come from, its domain in ASCII."""
         self._support_email = content.address(support_email, "SMI_SUPPORT_EMAIL")
         self._owner_copy = content.address(owner_copy, "the owner's copy") if owner_copy else None
         self._templates = _templates()
@@ -90,22 +91,17 @@ class MailRenderer:
         copies = (self._owner_copy,) if self._owner_copy and kind != "alert" and self._owner_copy != recipient else ()
         return RenderedMail(
             message_id=message_id,
-            sender=self._sender,
+            sender=self.sender,
             recipients=(recipient, *copies),
             subject=view["subject"],
             content=message.as_bytes(),
         )
 
-    @property
-    def sender(self) -> str:
-        """Return the bare address that mails come from, its domain in ASCII."""
-        return self._sender
-
     def _message(self, subject: str, recipient: str, message_id: str, at: datetime) -> EmailMessage:
         # Only a local part beyond ASCII needs UTF-8 headers (RFC 6532), which old servers refuse.
-        plain = recipient.isascii() and self._sender.isascii() and self._support_email.isascii()
+        plain = recipient.isascii() and self.sender.isascii() and self._support_email.isascii()
         message = EmailMessage(policy=policy.SMTP if plain else policy.SMTPUTF8)
-        message["From"] = self._header_address(self._sender, self._sender_name)
+        message["From"] = self._header_address(self.sender, self._sender_name)
         message["To"] = self._header_address(recipient)
         message["Reply-To"] = self._header_address(self._support_email)
         message["Subject"] = content.header_value(subject, "the subject")

@@ -17,7 +17,14 @@ import stripe
 
 from smi_pipeline.adapters.stripe.errors import translated
 from smi_pipeline.core.errors import PermanentError, RefusedError
-from smi_pipeline.core.models import BalanceTransaction, CheckoutSession, StripeEvent, StripePayment, StripeRefund
+from smi_pipeline.core.models import (
+    BalanceTransaction,
+    CheckoutRequest,
+    CheckoutSession,
+    StripeEvent,
+    StripePayment,
+    StripeRefund,
+)
 
 SOURCE = "sell-my-images"
 """Metadata `source` of everything this shop creates; objects of other sources belong to other shops."""
@@ -71,23 +78,10 @@ class StripePayments:
 
     # -- Checkout ------------------------------------------------------------------------------------------------
 
-    def create_checkout(
-        self,
-        *,
-        job_id: str,
-        resolution: str,
-        amount_cents: int,
-        currency: str,
-        customer_email: str,
-        description: str,
-        success_url: str,
-        cancel_url: str,
-        expires_at: datetime,
-        idempotency_key: str,
-    ) -> CheckoutSession:
-        """Open a Checkout session for one upscale. `expires_at` must lie 30 minutes to 24 hours ahead by Stripe's
-        clock. A second try needs the same parameters, `expires_at` included, or Stripe refuses its key."""
-        metadata = {"job_id": job_id, "resolution": resolution, "source": SOURCE}
+    def create_checkout(self, request: CheckoutRequest) -> CheckoutSession:
+        """Open a Checkout session for one upscale. A second try needs the same parameters, `expires_at` included, or
+        Stripe refuses its key."""
+        metadata = {"job_id": request.job_id, "resolution": request.resolution, "source": SOURCE}
         with translated():
             session = self._client.v1.checkout.sessions.create(
                 {
@@ -96,20 +90,20 @@ class StripePayments:
                         {
                             "quantity": 1,
                             "price_data": {
-                                "currency": currency,
-                                "unit_amount": amount_cents,
-                                "product_data": {"name": description},
+                                "currency": request.currency,
+                                "unit_amount": request.amount_cents,
+                                "product_data": {"name": request.description},
                             },
                         }
                     ],
-                    "customer_email": customer_email,
+                    "customer_email": request.customer_email,
                     "metadata": metadata,
-                    "payment_intent_data": {"metadata": metadata, "description": description},
-                    "success_url": success_url,
-                    "cancel_url": cancel_url,
-                    "expires_at": int(expires_at.timestamp()),
+                    "payment_intent_data": {"metadata": metadata, "description": request.description},
+                    "success_url": request.success_url,
+                    "cancel_url": request.cancel_url,
+                    "expires_at": int(request.expires_at.timestamp()),
                 },
-                {"idempotency_key": idempotency_key},
+                {"idempotency_key": request.idempotency_key},
             )
             return _checkout(session.to_dict())
 
@@ -163,7 +157,6 @@ class StripePayments:
         return StripePayment(
             payment_intent_id=intent["id"],
             status=intent["status"],
-            amount_cents=intent["amount"],
             amount_received_cents=intent.get("amount_received") or 0,
             currency=intent["currency"],
             metadata=dict(intent.get("metadata") or {}),
@@ -173,7 +166,6 @@ class StripePayments:
             refundable=not disputed or self._refundable(intent["id"]),
             fee_cents=transaction.get("fee") if comparable else None,
             created_at=_moment(intent["created"]),
-            customer_email=(charge.get("billing_details") or {}).get("email") or intent.get("receipt_email"),
         )
 
     def _refundable(self, payment_intent_id: str) -> bool:

@@ -22,10 +22,7 @@ MAX_URL = 4096
 MAX_CREDITS = 1_000_000
 
 STAGES: dict[str, Stage] = {
-    "queued": Stage.QUEUED,
-    "processing": Stage.PROCESSING,
-    "completed": Stage.COMPLETED,
-    "failed": Stage.FAILED,
+    **{stage.value: stage for stage in Stage},  # the documented words
     "in_queue": Stage.QUEUED,
     "in_progress": Stage.PROCESSING,
     "success": Stage.COMPLETED,

@@ -6,19 +6,20 @@ task.
 """
 
 import hashlib
-import json
 import random
 import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+
+from pydantic import Field
 
 from smi_pipeline.core.errors import NotFound, SmiError
 from smi_pipeline.core.models import StoredFile
 from smi_pipeline.core.vocabulary import FetchKind, ManualTaskKind, Status
 from smi_pipeline.services.context import ServiceContext, log
+from smi_pipeline.services.reconciliation.progress import Progress
 from smi_pipeline.state.reconciliation import JobFiles
 
 CURSOR = "files_compared"
@@ -54,15 +55,13 @@ def remove_expired_files(ctx: ServiceContext, limit: int = 200) -> int:
     return removed
 
 
-@dataclass(kw_only=True)
-class _Progress:
-    """How far the storage was compared; stored between calls."""
+class _Place(Progress):
+    """How far the storage was compared, and what was found of it."""
 
     shard: int | None = None  # None: no comparison is under way
-    ended: str | None = None
     unexplained: int = 0
     unexplained_bytes: int = 0
-    examples: list[str] = field(default_factory=list)
+    examples: list[str] = Field(default_factory=list)
 
 
 def compare_files(ctx: ServiceContext, *, seconds: float = 20.0, spot_checks: int = 3) -> Counter[str]:
@@ -72,12 +71,12 @@ def compare_files(ctx: ServiceContext, *, seconds: float = 20.0, spot_checks: in
     Raise TransientError when the storage or the database does not answer; then nothing is removed.
     """
     now = ctx.state.submissions.now()
-    place = _Progress(**json.loads(ctx.state.reconciliation.cursor(CURSOR) or "{}"))
+    place = _Place.model_validate_json(ctx.state.reconciliation.cursor(CURSOR) or "{}")
     tally: Counter[str] = Counter()
     if place.shard is None:
-        if place.ended and now - datetime.fromisoformat(place.ended) < EVERY:
+        if place.ended and now - place.ended < EVERY:
             return tally
-        place = _Progress(shard=0, ended=place.ended)
+        place = _Place(shard=0, ended=place.ended)
     comparison = _Comparison(ctx, place, tally)
     ends = time.monotonic() + seconds
     shard = place.shard or 0
@@ -89,14 +88,14 @@ def compare_files(ctx: ServiceContext, *, seconds: float = 20.0, spot_checks: in
     place.shard = shard
     comparison.read_some(spot_checks, ends)
     if shard == len(DIGITS):
-        place.shard, place.ended = None, now.astimezone(UTC).isoformat()
+        place.shard, place.ended = None, now
         comparison.report_unmatched()
-    ctx.state.reconciliation.set_cursor(CURSOR, json.dumps(vars(place)))
+    ctx.state.reconciliation.set_cursor(CURSOR, place.model_dump_json())
     return tally
 
 
 class _Comparison:
-    def __init__(self, ctx: ServiceContext, place: _Progress, tally: Counter[str]) -> None:
+    def __init__(self, ctx: ServiceContext, place: _Place, tally: Counter[str]) -> None:
         self._ctx, self._place, self._tally = ctx, place, tally
         self._open_tasks = {(task.kind, task.subject) for task in ctx.state.manual_tasks.opened()}
         self._delivered: list[JobFiles] = []
@@ -161,7 +160,6 @@ class _Comparison:
         self._ctx.state.manual_tasks.open(
             kind=ManualTaskKind.UNMATCHED_FILES,
             subject="storage",
-            job_id=None,
             message=f"{place.unexplained} file(s) in the storage ({place.unexplained_bytes:,} bytes) belong to no "
             f"upscale job we know, for example {', '.join(place.examples)}.",
             next_step="Was the database restored, or do two installations share SMI_STORAGE_URL? They are never "

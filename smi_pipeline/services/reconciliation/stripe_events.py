@@ -1,17 +1,17 @@
 """Stripe events whose webhook was lost. `stripe_payments` compares the payments themselves, without events."""
 
-import json
 import time
 from collections import Counter
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import datetime, timedelta
+
+from pydantic import BaseModel, Field
 
 from smi_pipeline.core.errors import PermanentError, RefusedError, TransientError
 from smi_pipeline.core.models import StripeEvent
 from smi_pipeline.core.vocabulary import ManualTaskKind
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.intake import DISPUTE_EVENTS, HANDLED_EVENTS, REFUND_EVENTS, handle_stripe_event
+from smi_pipeline.services.reconciliation.progress import Progress
 from smi_pipeline.services.reconciliation.time_windows import TimeWindowReader
 
 OVERLAP = timedelta(minutes=15)
@@ -29,39 +29,21 @@ REPORT_AFTER, GIVE_UP_AFTER = timedelta(hours=1), timedelta(hours=24)
 """How long an event may stay unanswered until it becomes a manual task, and until it is no longer asked for."""
 
 
-@dataclass(kw_only=True)
-class _ScanPosition:
-    """How far Stripe's events were read; stored between scans. `waiting`: events without an answer from Stripe."""
+class _Waiting(BaseModel):
+    """An event without an answer from Stripe: when it was created, first asked for, and whether a task names it."""
+
+    created: datetime
+    since: datetime
+    reported: bool = False
+
+
+class _ScanPosition(Progress):
+    """How far Stripe's events were read."""
 
     at: datetime
     width: timedelta | None = None
     newest: datetime | None = None
-    ended: datetime | None = None
-    waiting: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, stored: str | None, first: datetime) -> "_ScanPosition":
-        if stored is None:
-            return cls(at=first)
-        values = json.loads(stored)
-        return cls(
-            at=datetime.fromisoformat(values["at"]),
-            width=timedelta(seconds=values["width"]) if values["width"] else None,
-            newest=datetime.fromisoformat(values["newest"]) if values["newest"] else None,
-            ended=datetime.fromisoformat(values["ended"]) if values["ended"] else None,
-            waiting=values["waiting"],
-        )
-
-    def written(self) -> str:
-        return json.dumps(
-            {
-                "at": self.at.astimezone(UTC).isoformat(),
-                "width": self.width.total_seconds() if self.width else None,
-                "newest": self.newest.astimezone(UTC).isoformat() if self.newest else None,
-                "ended": self.ended.astimezone(UTC).isoformat() if self.ended else None,
-                "waiting": self.waiting,
-            }
-        )
+    waiting: dict[str, _Waiting] = Field(default_factory=dict)
 
 
 def reconcile_events(ctx: ServiceContext, *, limit: int = 2000, seconds: float = 20.0) -> Counter[str]:
@@ -92,8 +74,9 @@ class _EventScan:
         began = time.monotonic()
         self._reading_ends, self._ends = began + seconds / 2, began + seconds
         first = (self._now - FIRST_SCAN).replace(microsecond=0)
-        self._place = _ScanPosition.read(ctx.state.reconciliation.cursor(CURSOR), first)
-        self._stored = self._place.written()
+        stored = ctx.state.reconciliation.cursor(CURSOR)
+        self._place = _ScanPosition.model_validate_json(stored) if stored else _ScanPosition(at=first)
+        self._stored = self._place.model_dump_json()
         self._asked: set[str] = set()
         self.tally: Counter[str] = Counter()
         self.unanswered: TransientError | None = None
@@ -134,10 +117,7 @@ class _EventScan:
             if not self._handle(event):
                 if len(self._place.waiting) >= MAX_WAITING:
                     return False
-                self._place.waiting[event.event_id] = {
-                    "created": event.created_at.astimezone(UTC).isoformat(),
-                    "since": self._now.isoformat(),
-                }
+                self._place.waiting[event.event_id] = _Waiting(created=event.created_at, since=self._now)
         return True
 
     def _handle(self, event: StripeEvent) -> bool:
@@ -167,18 +147,18 @@ class _EventScan:
                 return
             entry = waiting.pop(event_id)
             others = dict(waiting)
-            created = datetime.fromisoformat(entry["created"])
+            until = entry.created + timedelta(seconds=1)
             try:
-                listed = self._ctx.payments.events_since(created, HANDLED_EVENTS, created + timedelta(seconds=1))
+                listed = self._ctx.payments.events_since(entry.created, HANDLED_EVENTS, until)
                 event = next((event for event in listed if event.event_id == event_id), None)
                 if event is None or self._handle(event):
                     self._ctx.state.manual_tasks.close(ManualTaskKind.STRIPE_EVENT, event_id, actor=self._ctx.actor)
                     continue
             except TransientError as error:
                 self.unanswered = error
-            age = self._now - datetime.fromisoformat(entry["since"])
-            if age > REPORT_AFTER and not entry.get("reported"):
-                entry["reported"] = True
+            age = self._now - entry.since
+            if age > REPORT_AFTER and not entry.reported:
+                entry.reported = True
                 self._report(event_id, "could not be applied: Stripe lists it, but does not return its object.")
             if age <= GIVE_UP_AFTER:
                 waiting.clear()
@@ -188,13 +168,12 @@ class _EventScan:
         self._ctx.state.manual_tasks.open(
             kind=ManualTaskKind.STRIPE_EVENT,
             subject=event_id,
-            job_id=None,
             message=f"The Stripe event {event_id} {what}",
             next_step="Look at the event in the Stripe dashboard and apply what it means by hand.",
         )
 
     def save(self) -> None:
         """Store how far events were read."""
-        written = self._place.written()
+        written = self._place.model_dump_json()
         if written != self._stored:
             self._ctx.state.reconciliation.set_cursor(CURSOR, written)

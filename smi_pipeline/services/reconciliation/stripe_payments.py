@@ -3,16 +3,16 @@
 A missed payment or refund is recorded. Every other difference becomes a manual task; no money is moved from here.
 """
 
-import json
 import time
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from smi_pipeline.core.errors import NotFound, PermanentError, TransientError
 from smi_pipeline.core.models import StripePayment
 from smi_pipeline.core.vocabulary import RETURNED, ManualTaskKind, PaymentRole
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.intake import learn_of_payment
+from smi_pipeline.services.reconciliation.progress import Progress
 from smi_pipeline.services.reconciliation.time_windows import TimeWindowReader
 from smi_pipeline.state.reconciliation import ComparedPayment
 
@@ -28,6 +28,14 @@ _MAX_UNANSWERED = 5
 _PAID = "succeeded"
 
 
+class _Place(Progress):
+    """Up to where payments were compared (`at` None: no comparison is under way), and when a deep one began."""
+
+    at: datetime | None = None
+    width: timedelta | None = None
+    deep: datetime | None = None
+
+
 def compare_payments(ctx: ServiceContext, *, seconds: float = 30.0) -> Counter[str]:
     """Compare for `seconds`, from where the last call has ended. Return the number of payments per result: known,
     missed (recorded now), differs, unanswered.
@@ -37,12 +45,11 @@ def compare_payments(ctx: ServiceContext, *, seconds: float = 30.0) -> Counter[s
     tally: Counter[str] = Counter()
     _name_unmatched(ctx)
     now = ctx.state.submissions.now()
-    stored = json.loads(ctx.state.reconciliation.cursor(CURSOR) or "{}")
-    deep = _moment(stored.get("deep"))
-    at = _moment(stored.get("at"))
+    place = _Place.model_validate_json(ctx.state.reconciliation.cursor(CURSOR) or "{}")
+    at = place.at
     if at is None:  # a new comparison
-        if deep is None or now - deep >= DEEP_EVERY:
-            deep, at = now, now - DEEP
+        if place.deep is None or now - place.deep >= DEEP_EVERY:
+            place.deep, at = now, now - DEEP
         else:
             at = now - RECENT
     comparison = _Comparison(ctx, tally, ends=time.monotonic() + seconds)
@@ -51,7 +58,7 @@ def compare_payments(ctx: ServiceContext, *, seconds: float = 30.0) -> Counter[s
         at,
         now + timedelta(days=1),  # Stripe's clock may be ahead of ours
         ends=time.monotonic() + seconds,
-        width=timedelta(seconds=stored["width"]) if stored.get("width") else None,
+        width=place.width,
     )
     try:
         for start, end, listed in walk:
@@ -59,14 +66,9 @@ def compare_payments(ctx: ServiceContext, *, seconds: float = 30.0) -> Counter[s
                 walk.shorten()
                 break
     finally:
-        ended = now if walk.finished else _moment(stored.get("ended"))
-        place = {
-            "at": None if walk.finished else walk.at.isoformat(),
-            "width": None if walk.finished else walk.width.total_seconds(),
-            "deep": deep.astimezone(UTC).isoformat() if deep else None,
-            "ended": ended.astimezone(UTC).isoformat() if ended else None,
-        }
-        ctx.state.reconciliation.set_cursor(CURSOR, json.dumps(place))
+        place.at, place.width = (None, None) if walk.finished else (walk.at, walk.width)
+        place.ended = now if walk.finished else place.ended
+        ctx.state.reconciliation.set_cursor(CURSOR, place.model_dump_json())
     return tally
 
 
@@ -80,7 +82,6 @@ def _name_unmatched(ctx: ServiceContext) -> None:
         ctx.state.manual_tasks.open(
             kind=ManualTaskKind.UNMATCHED_PAYMENT,
             subject=payment_intent,
-            job_id=None,
             message=f"The payment {payment_intent} belongs to no upscale job we know.",
             next_step=f"`smi jobs assign {payment_intent} JOB_ID` or `smi jobs refund-payment {payment_intent}`.",
         )
@@ -211,7 +212,3 @@ def _keep_back(row: ComparedPayment) -> str:
     if row.job_unfinished:
         return f'`smi jobs hold {job_id} "unlike Stripe"` keeps the job from being submitted meanwhile.'
     return f"`smi jobs show {job_id}` shows what was done for it." if job_id else ""
-
-
-def _moment(stored: str | None) -> datetime | None:
-    return datetime.fromisoformat(stored) if stored else None

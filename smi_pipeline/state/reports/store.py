@@ -137,34 +137,33 @@ class Reports:
     def out_of_date(self, first: date, last: date) -> list[OutOfDate]:
         """Return the out-of-date periods that begin between `first` and `last`, days first, then the oldest: facts with
         changes in the log, and reports not built from the newest facts."""
-        with self._database.transaction() as tx:
-            rows = tx.rows(
-                """WITH stale AS (
-                       SELECT day, max(change_id) AS last_change, max(at) AS changed_at FROM reports.changes
-                       WHERE day BETWEEN :first AND :last GROUP BY day
-                   ), facts AS (
-                       SELECT p.period, date_trunc(p.period, starts_on)::date AS starts_on, max(built_at) AS built_at
-                       FROM reports.builds CROSS JOIN unnest(CAST(:periods AS text[])) AS p (period)
-                       WHERE report = :facts AND starts_on BETWEEN :first AND :last GROUP BY 1, 2
-                   ), behind AS (
-                       SELECT f.period, f.starts_on, max(f.built_at) AS changed_at, min(b.built_at) AS built_at
-                       FROM facts f CROSS JOIN unnest(CAST(:reports AS text[])) AS wanted (name)
-                       LEFT JOIN reports.builds b
-                         ON b.report = wanted.name AND b.period = f.period AND b.starts_on = f.starts_on
-                       GROUP BY 1, 2 HAVING bool_or(b.facts_built_at IS DISTINCT FROM f.built_at)
-                   )
-                   SELECT 'day' AS period, day AS starts_on, last_change, changed_at, f.built_at, smi.now() AS now
-                   FROM stale s LEFT JOIN facts f ON f.period = 'day' AND f.starts_on = s.day
-                   UNION ALL
-                   SELECT b.period, b.starts_on, 0, changed_at, b.built_at, smi.now() FROM behind b
-                   WHERE b.period <> 'day' OR b.starts_on NOT IN (SELECT day FROM stale)
-                   ORDER BY period, starts_on""",
-                first=first,
-                last=last,
-                facts=FACTS,
-                periods=list(PERIODS),
-                reports=list(REPORTS),
-            )
+        rows = self._database.rows(
+            """WITH stale AS (
+                   SELECT day, max(change_id) AS last_change, max(at) AS changed_at FROM reports.changes
+                   WHERE day BETWEEN :first AND :last GROUP BY day
+               ), facts AS (
+                   SELECT p.period, date_trunc(p.period, starts_on)::date AS starts_on, max(built_at) AS built_at
+                   FROM reports.builds CROSS JOIN unnest(CAST(:periods AS text[])) AS p (period)
+                   WHERE report = :facts AND starts_on BETWEEN :first AND :last GROUP BY 1, 2
+               ), behind AS (
+                   SELECT f.period, f.starts_on, max(f.built_at) AS changed_at, min(b.built_at) AS built_at
+                   FROM facts f CROSS JOIN unnest(CAST(:reports AS text[])) AS wanted (name)
+                   LEFT JOIN reports.builds b
+                     ON b.report = wanted.name AND b.period = f.period AND b.starts_on = f.starts_on
+                   GROUP BY 1, 2 HAVING bool_or(b.facts_built_at IS DISTINCT FROM f.built_at)
+               )
+               SELECT 'day' AS period, day AS starts_on, last_change, changed_at, f.built_at, smi.now() AS now
+               FROM stale s LEFT JOIN facts f ON f.period = 'day' AND f.starts_on = s.day
+               UNION ALL
+               SELECT b.period, b.starts_on, 0, changed_at, b.built_at, smi.now() FROM behind b
+               WHERE b.period <> 'day' OR b.starts_on NOT IN (SELECT day FROM stale)
+               ORDER BY period, starts_on""",
+            first=first,
+            last=last,
+            facts=FACTS,
+            periods=list(PERIODS),
+            reports=list(REPORTS),
+        )
         return [OutOfDate(**row) for row in rows]
 
     def rows(
@@ -180,61 +179,56 @@ class Reports:
             "credit_usage": "starts_on, resolution = 'none', resolution DESC",
         }
         which = "day" if table in (FACTS, OTHER_MONEY) else "period = :period AND starts_on"
-        with self._database.transaction() as tx:
-            return tx.rows(
-                f"""SELECT * FROM reports.{table} WHERE {which} BETWEEN :first AND :last
-                    ORDER BY {keys.get(table, "starts_on, resolution DESC")} LIMIT :limit""",
-                first=first,
-                last=last,
-                limit=limit,
-                **({} if which == "day" else {"period": period}),
-            )
+        return self._database.rows(
+            f"""SELECT * FROM reports.{table} WHERE {which} BETWEEN :first AND :last
+                ORDER BY {keys.get(table, "starts_on, resolution DESC")} LIMIT :limit""",
+            first=first,
+            last=last,
+            limit=limit,
+            **({} if which == "day" else {"period": period}),
+        )
 
     def least_profitable(self, first: date, last: date, limit: int) -> list[dict[str, Any]]:
         """Return the facts of these days, the biggest loss first."""
-        with self._database.transaction() as tx:
-            return tx.rows(
-                """SELECT * FROM reports.job_facts WHERE day BETWEEN :first AND :last
-                   ORDER BY net_margin_cents, job_id LIMIT :limit""",
-                first=first,
-                last=last,
-                limit=limit,
-            )
+        return self._database.rows(
+            """SELECT * FROM reports.job_facts WHERE day BETWEEN :first AND :last
+               ORDER BY net_margin_cents, job_id LIMIT :limit""",
+            first=first,
+            last=last,
+            limit=limit,
+        )
 
     def row_counts(self, table: str, first: date, last: date, *, period: str = "day") -> dict[date, int]:
         """Return the number of rows per period for which a table has been built."""
-        with self._database.transaction() as tx:
-            rows = tx.rows(
-                """SELECT starts_on, row_count FROM reports.builds WHERE report = :table AND period = :period
-                   AND starts_on BETWEEN :first AND :last ORDER BY starts_on""",
-                table=table,
-                period=period,
-                first=first,
-                last=last,
-            )
+        rows = self._database.rows(
+            """SELECT starts_on, row_count FROM reports.builds WHERE report = :table AND period = :period
+               AND starts_on BETWEEN :first AND :last ORDER BY starts_on""",
+            table=table,
+            period=period,
+            first=first,
+            last=last,
+        )
         return {row["starts_on"]: row["row_count"] for row in rows}
 
     def is_built(self, period: str, starts_on: date) -> bool:
         """Return whether all reports of a period have been built."""
-        with self._database.transaction() as tx:
-            return bool(
-                tx.value(
-                    """SELECT count(*) = :reports FROM reports.builds
-                       WHERE report = ANY(:names) AND period = :period AND starts_on = :starts_on""",
-                    reports=len(REPORTS),
-                    names=list(REPORTS),
-                    period=period,
-                    starts_on=starts_on,
-                )
+        return bool(
+            self._database.value(
+                """SELECT count(*) = :reports FROM reports.builds
+                   WHERE report = ANY(:names) AND period = :period AND starts_on = :starts_on""",
+                reports=len(REPORTS),
+                names=list(REPORTS),
+                period=period,
+                starts_on=starts_on,
             )
+        )
 
     def bookings_read_to(self) -> datetime | None:
         """Return the time up to which Stripe's bookings have been read; initially the first payment, None before it."""
-        with self._database.transaction() as tx:
-            read_to: datetime | None = tx.value(
-                """SELECT coalesce((SELECT value::timestamptz FROM smi.cursors WHERE name = 'stripe_bookings'),
-                                   (SELECT min(coalesce(paid_at, learned_at)) FROM smi.payments))"""
-            )
+        read_to: datetime | None = self._database.value(
+            """SELECT coalesce((SELECT value::timestamptz FROM smi.cursors WHERE name = 'stripe_bookings'),
+                               (SELECT min(coalesce(paid_at, learned_at)) FROM smi.payments))"""
+        )
         return read_to
 
     def note_bookings(self, bookings: Sequence[BalanceTransaction], *, read_to: datetime) -> int:
@@ -254,14 +248,13 @@ class Reports:
 
     def columns(self, table: str) -> list[tuple[str, str, str, bool]]:
         """Return the columns of a table: name, type, comment, whether it may be NULL."""
-        with self._database.transaction() as tx:
-            rows = tx.rows(
-                """SELECT attname AS name, format_type(atttypid, atttypmod) AS type,
-                          coalesce(col_description(attrelid, attnum), '') AS comment, NOT attnotnull AS nullable
-                   FROM pg_attribute WHERE attrelid = CAST(:table AS regclass) AND attnum > 0 AND NOT attisdropped
-                   ORDER BY attnum""",
-                table=f"reports.{table}",
-            )
+        rows = self._database.rows(
+            """SELECT attname AS name, format_type(atttypid, atttypmod) AS type,
+                      coalesce(col_description(attrelid, attnum), '') AS comment, NOT attnotnull AS nullable
+               FROM pg_attribute WHERE attrelid = CAST(:table AS regclass) AND attnum > 0 AND NOT attisdropped
+               ORDER BY attnum""",
+            table=f"reports.{table}",
+        )
         return [(row["name"], row["type"], row["comment"], row["nullable"]) for row in rows]
 
 

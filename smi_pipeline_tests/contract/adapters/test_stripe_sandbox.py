@@ -11,7 +11,7 @@ import stripe
 
 from smi_pipeline.adapters.stripe.payments import StripePayments
 from smi_pipeline.core.errors import AccountError, AmbiguousError, NotFound, PermanentError, RefusedError, SmiError
-from smi_pipeline.core.models import CheckoutSession, StripePayment
+from smi_pipeline.core.models import CheckoutRequest, CheckoutSession, StripePayment
 from smi_pipeline.sandbox.server import Sandbox
 from smi_pipeline_tests.contract.adapters.conftest import ScriptedServer
 
@@ -53,7 +53,7 @@ def opened(payments: StripePayments, **changes: Any) -> CheckoutSession:
         "expires_at": datetime.now(UTC) + timedelta(hours=1),
         "idempotency_key": f"checkout:{number}",
     }
-    return payments.create_checkout(**{**values, **changes})
+    return payments.create_checkout(CheckoutRequest(**{**values, **changes}))
 
 
 def paid(payments: StripePayments, sandbox: Sandbox) -> StripePayment:
@@ -82,15 +82,10 @@ def test_a_session_is_opened_paid_and_read_with_its_payment(payments: StripePaym
     assert after.metadata == {"job_id": "job-x", "resolution": "4x", "source": "sell-my-images"}
 
     facts = payments.payment(after.payment_intent_id or "")
-    assert (facts.status, facts.amount_cents, facts.amount_received_cents, facts.currency) == (
-        "succeeded",
-        400,
-        400,
-        "usd",
-    )
+    assert (facts.status, facts.amount_received_cents, facts.currency) == ("succeeded", 400, "usd")
     assert facts.metadata == after.metadata
     assert (facts.fee_cents, facts.refunded_cents, facts.disputed, facts.refundable) == (42, 0, False, True)
-    assert (facts.customer_email, facts.charge_id is None) == ("ann@example.com", False)
+    assert facts.charge_id is not None
     assert facts.created_at is not None and abs(datetime.now(UTC) - facts.created_at) < timedelta(seconds=60)
 
 

@@ -205,11 +205,8 @@ class FakeStorage(Outside):
         self.called("storage.delete")
         self.files.pop(key, None)
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        yield from sorted(key for key in self.files if key.startswith(prefix))
-
     def listing(self, prefix: str) -> Iterator[StoredFile]:
-        for key in self.keys(prefix):
+        for key in sorted(key for key in self.files if key.startswith(prefix)):
             yield StoredFile(key=key, bytes=len(self.files[key]), modified=None)
 
 

@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 from smi_pipeline.core.errors import NotFound, PermanentError
-from smi_pipeline.core.models import CheckoutSession, StripeEvent, StripePayment, StripeRefund
+from smi_pipeline.core.models import CheckoutRequest, CheckoutSession, StripeEvent, StripePayment, StripeRefund
 from smi_pipeline_tests.integration.services.outside import Outside
 
 
@@ -29,7 +28,6 @@ class FakePayments(Outside):
         self.intents[payment_intent] = StripePayment(
             payment_intent_id=payment_intent,
             status="succeeded",
-            amount_cents=amount_cents,
             amount_received_cents=amount_cents,
             currency=currency,
             metadata={"job_id": job_id, "source": "sell-my-images"},
@@ -73,15 +71,15 @@ class FakePayments(Outside):
         """With what its refunds have taken from it."""
         return replace(intent, refunded_cents=max(intent.refunded_cents, self.returned_cents(intent.payment_intent_id)))
 
-    def create_checkout(self, *, job_id: str, idempotency_key: str, amount_cents: int, **_: Any) -> CheckoutSession:
+    def create_checkout(self, request: CheckoutRequest) -> CheckoutSession:
         self.called("payments.create_checkout")
         session = CheckoutSession(
-            session_id=f"cs_{job_id[:8]}",
-            url=f"https://pay.example/{job_id}",
+            session_id=f"cs_{request.job_id[:8]}",
+            url=f"https://pay.example/{request.job_id}",
             status="open",
             payment_status="unpaid",
             payment_intent_id=None,
-            metadata={"job_id": job_id, "source": "sell-my-images"},
+            metadata={"job_id": request.job_id, "source": "sell-my-images"},
         )
         self.sessions[session.session_id] = session
         return session

@@ -183,7 +183,7 @@ def test_money_that_a_person_returns_after_ours_failed_closes_the_job_and_the_cu
     shop.payments.refund_status = "failed"
     shop.refund_due()
     assert shop.tasks() == ["refund_failed"]
-    for part in (20, shop.payments.intents[payment_of(shop, job_id)].amount_cents - 20):
+    for part in (20, shop.payments.intents[payment_of(shop, job_id)].amount_received_cents - 20):
         assert shop.job(job_id).status == "failed"
         shop.payments.refund_by_hand(payment_of(shop, job_id), part)
         stripe_payments.compare_payments(shop.ctx)
