@@ -39,8 +39,6 @@ class ImageInfo:
     width: int
     height: int
     bytes: int
-    mode: str = "RGB"
-    has_alpha: bool = False
     exif_orientation: int = 1
     sha256: str = ""
 
@@ -388,8 +386,6 @@ class RecordedPayment:
 class DownloadLink:
     """The newest valid download link of a job."""
 
-    fulfilment_round: int
-    sequence: int
     expires_at: datetime
     expired: bool
     token: str
@@ -400,7 +396,6 @@ class Download:
     """The file behind a download token."""
 
     job_id: str
-    expires_at: datetime
     expired: bool
     revoked: bool
     result_key: str | None

@@ -1,8 +1,4 @@
-"""The Celery app of the warm workers: that of dagster-celery, with the broker of `SMI_BROKER_URL`.
-
-`celery -A smi_pipeline.dagster_instance.worker worker -Q fulfilment -I MODULE,…` imports the modules of `-I`, the code
-locations, before the workers fork, so that no run has to. Engines and libvips start after the fork.
-"""
+"""The Celery app of the warm workers: that of dagster-celery, with the broker of `SMI_BROKER_URL`."""
 
 import os
 
@@ -17,6 +13,7 @@ app.conf.update(
     result_backend=os.environ.get("SMI_CELERY_BACKEND_URL", app.conf.result_backend),
     broker_transport_options={},
     broker_connection_retry_on_startup=True,
+    broker_heartbeat=0,  # a run keeps its process from sending any; TCP tells when RabbitMQ is gone
     worker_prefetch_multiplier=1,
     worker_enable_remote_control=False,
     worker_hijack_root_logger=False,

@@ -83,23 +83,11 @@ def plan(
             *("--host", "127.0.0.1", "--port", str(ports[name]), "--log-level", "warning"),
         ]
     commands["gateway"] = [sys.executable, "-m", "smi_pipeline.gateway"]
-    celery = [sys.executable, "-m", "celery", "-A", "smi_pipeline.dagster_instance.worker", "worker"]
-    preload = ["-I", ",".join(LOCATIONS.values())]  # before the workers fork
-    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
-    commands["worker-fulfilment"] = [
-        *celery,
-        "-Q",
-        FULFILMENT_QUEUE,
-        "-c",
-        str(workers),
-        "-n",
-        "fulfilment@%h",
-        *preload,
-        *quiet,
+    commands["workers"] = [
+        *(sys.executable, "-m", "smi_pipeline.dagster_instance.worker_processes"),
+        *("--preload", ",".join(LOCATIONS.values())),
+        *(f"{FULFILMENT_QUEUE}={workers}", f"{PRIORITY_QUEUE}=1", f"{REPORTS_QUEUE}=1"),
     ]
-    # One process each, without a pool of children: less memory, and the supervisor restarts it.
-    for queue in (PRIORITY_QUEUE, REPORTS_QUEUE):
-        commands[f"worker-{queue}"] = [*celery, "-Q", queue, "-P", "solo", "-n", f"{queue}@%h", *preload, *quiet]
     webserver = [
         str(bin_folder / "dagster-webserver"),
         "-h",

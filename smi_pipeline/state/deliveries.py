@@ -125,7 +125,7 @@ class Deliveries:
         """Return the file that a token leads to, or None for an unknown token."""
         return self._database.record(
             Download,
-            """SELECT t.job_id, t.expires_at, t.expires_at <= smi.now() AS expired,
+            """SELECT t.job_id, t.expires_at <= smi.now() AS expired,
                       t.revoked_at IS NOT NULL AS revoked, j.result_key, j.result_bytes, j.result_format,
                       j.result_sha256, j.file_name, j.resolution, j.status, j.files_removed_at
                FROM smi.download_tokens t JOIN smi.upscale_jobs j USING (job_id) WHERE token_hash = :hash""",

@@ -58,12 +58,6 @@ class Submissions:
             Submission, "SELECT * FROM smi.submissions WHERE job_id = :id ORDER BY submission_id", id=job_id
         )
 
-    def get(self, submission_id: int) -> Submission | None:
-        """Return one call."""
-        return self._database.record(
-            Submission, "SELECT * FROM smi.submissions WHERE submission_id = :id", id=submission_id
-        )
-
     def begin(self, job_id: str, lease_id: str, *, actor: str) -> tuple[int, str] | None:
         """Commit the intent of a call. Return (submission_id, callback token), or None while another call is open.
         Raise LeaseLost."""

@@ -33,7 +33,7 @@ from smi_pipeline.stack import Stack, children
 from smi_pipeline_tests.chaos.recipes import AHEAD, RECIPES
 
 WORKERS = "4"
-"""Children of worker-fulfilment: so many orders can wait at a point at once."""
+"""Processes for fulfilment runs: so many orders can wait at a point at once."""
 CUSTOMERS = 6
 LEASE_SECONDS, RENEWED_EVERY = 45, 10
 _LEASES = "(SELECT {what} FROM smi.{table} WHERE lease_id IS NOT NULL)"
@@ -168,22 +168,26 @@ class Arena:
             with contextlib.suppress(OSError, ValueError):
                 os.kill(int((self.stack.home / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
             return
-        pid = self.pid(victim)
-        if pid:
+        for pid in self.pids(victim):
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL) if victim.startswith("worker-") else os.killpg(pid, signal.SIGKILL)
 
     def kill_a_run(self, choose: Callable[[list[int]], int]) -> None:
-        """SIGKILL to one of the forked children of worker-fulfilment."""
-        with contextlib.suppress(psutil.Error, ProcessLookupError):
-            pids = [child.pid for child in psutil.Process(self.pid("worker-fulfilment")).children()]
-            if pids:
-                self.deaths.append("run of worker-fulfilment")
+        """SIGKILL to one of the processes that execute fulfilment runs, whether it is at one or not."""
+        if pids := self.pids("worker-fulfilment"):
+            self.deaths.append("run of worker-fulfilment")
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(choose(pids), signal.SIGKILL)
 
-    def pid(self, name: str) -> int | None:
-        """Process id of a child of the stack."""
-        return next(child.pid for child in self.stack.children if child.name == name)
+    def pids(self, name: str) -> list[int]:
+        """Process ids of a child of the stack, or of the workers of a queue (`worker-QUEUE`)."""
+        queue = name.removeprefix("worker-")
+        pid = next(child.pid for child in self.stack.children if child.name == ("workers" if queue != name else name))
+        if queue == name:
+            return [pid]
+        with contextlib.suppress(psutil.Error):
+            return [child.pid for child in psutil.Process(pid).children() if child.name() == f"smi-{queue}"]
+        return []
 
     # --- the clock
 

@@ -171,7 +171,7 @@ def _kill_while_they_wait(arena: Arena, victim: str, waiting: Sequence[Path], ch
 
 def waiting_for_return(arena: Arena, victim: str) -> Callable[[], None]:
     """Call before the victim is killed; the answer waits until it is there again."""
-    before = None if victim == "postgres" else arena.pid(victim)
+    before = set() if victim == "postgres" else set(arena.pids(victim))
 
     def back() -> None:
         ends = time.monotonic() + 60
@@ -179,7 +179,9 @@ def waiting_for_return(arena: Arena, victim: str) -> Callable[[], None]:
             time.sleep(0.3)
             arena.sql("SELECT 1")
             return
-        while arena.pid(victim) == before and time.monotonic() < ends:
+        while not (now := set(arena.pids(victim))) or now & before:
+            if time.monotonic() > ends:
+                break
             time.sleep(0.1)
         if victim == "gateway":
             while time.monotonic() < ends:
@@ -249,7 +251,8 @@ def at_random(arena: Arena, seed: int, seconds: float) -> Result:
     chance = random.Random(f"{seed}/random")
     result = Result(wave=Wave(number=0, victim="random", kills=()))
     started, shifted = time.monotonic(), arena.shifted
-    victims = ("daemon", "code-fulfilment", "gateway", "postgres", "worker-fulfilment", "worker-priority", "webserver")
+    workers = ("workers", "worker-fulfilment", "worker-priority")
+    victims = ("daemon", "code-fulfilment", "gateway", "postgres", *workers, "webserver")
     kinds = [name for name in RECIPES if name not in FINAL]
     watch = Watch(arena, result.guests)
     next_order, next_death = 0.0, 3.0

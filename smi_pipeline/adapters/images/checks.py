@@ -230,8 +230,6 @@ def _image(path: Path) -> _Image:
         width=layout.width,
         height=layout.height,
         bytes=path.stat().st_size,
-        mode=layout.mode,
-        has_alpha=layout.has_alpha,
         exif_orientation=containers.orientation(layout.exif),
     )
     return _Image(path, facts, layout)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from smi_pipeline.adapters.images import VipsImages
+from smi_pipeline.adapters.images.containers import read_layout
 from smi_pipeline.core import image_rules, reasons
 from smi_pipeline.core.errors import PermanentError
 from smi_pipeline_tests.unit.images.pictures import PHOTOS, encoded, photo, png, png_header
@@ -46,21 +47,26 @@ def test_a_photograph_is_taken_with_the_facts_that_pillow_reads(
 def test_grey_and_palette_sources_are_taken(
     images: VipsImages, write: Write, mode: str, format: str, expected: str
 ) -> None:
-    facts = images.check_source(write(photo().convert(mode), format))
-    assert facts.mode == expected
+    path = write(photo().convert(mode), format)
+    images.check_source(path)
+    assert read_layout(path).mode == expected
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])
 def test_transparency_is_taken_and_noted(images: VipsImages, write: Write, format: str) -> None:
     image = photo().convert("RGBA")
     image.putalpha(Image.linear_gradient("L").resize(image.size))
-    assert images.check_source(write(image, format)).has_alpha
-    assert images.check_source(write(image, format, lossless=True)).has_alpha
-    assert not images.check_source(write(photo(), format)).has_alpha
+    for options in ({}, {"lossless": True}):
+        path = write(image, format, **options)
+        images.check_source(path)
+        assert read_layout(path).has_alpha
+    assert not read_layout(write(photo(), format)).has_alpha
 
 
 def test_a_palette_with_a_transparent_colour_has_alpha(images: VipsImages, write: Write) -> None:
-    assert images.check_source(write(photo().convert("P"), transparency=0)).has_alpha
+    path = write(photo().convert("P"), transparency=0)
+    images.check_source(path)
+    assert read_layout(path).has_alpha
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
