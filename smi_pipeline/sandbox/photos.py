@@ -7,12 +7,13 @@ first use, always with the same bytes, and cached in a folder.
 import functools
 import io
 import re
-import tempfile
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from smi_pipeline.sandbox import files
 
 # colour photographs, a picture of a microscope, textures, grey ones, a drawing whose alpha is opaque throughout, and a
 # cut-out with real, soft transparency
@@ -34,8 +35,7 @@ PHOTOS = {
     "logo": "logo.png",
     "cutout": "chelsea.png",
 }
-SIZES = (200, 300, 400, 512, 600, 1024)  # long side in pixels; 1024 of the square one is 1 MP
-CATALOGUE_SIZES = (200, 400, 1024)
+CATALOGUE_SIZES = (200, 400, 1024)  # long side in pixels; 1024 of the square one is 1 MP
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 _NAME = re.compile(r"([a-z]+)-(\d{2,4})\.(png|jpg|webp)")
 
@@ -82,18 +82,10 @@ def make(name: str, cache: Path) -> Path | None:
         return None
     image = original(photo).resize(size(photo, long_side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    if extension == "png":
-        image.save(out, "PNG")
-    elif extension == "jpg":
-        if image.mode == "RGBA":  # JPEG has no alpha: on white, as a shop would show it
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-        image.save(out, "JPEG", quality=92)
-    else:
-        image.save(out, "WEBP", quality=92)
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=cache, delete=False) as part:
-        part.write(out.getvalue())
-    Path(part.name).rename(path)
+    if extension == "jpg" and image.mode == "RGBA":  # JPEG has no alpha: on white, as a shop would show it
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    image.save(out, FORMATS[extension], quality=92)
+    files.write(path, out.getvalue())
     return path
 
 

@@ -37,7 +37,7 @@ _MAX_BYTES = 20_000_000
 
 
 class Mail(SandboxService):
-    """Settings: smtp_user and smtp_password (empty: no login). ``tls``: offer STARTTLS with it."""
+    """Settings: smtp_user and smtp_password (empty: no login)."""
 
     name = "mail"
     kinds: ClassVar[Mapping[str, Kind]] = {
@@ -47,9 +47,8 @@ class Mail(SandboxService):
         "latency": Kind(defaults={"seconds": 1.0, "at": "DATA"}, choices={"at": _COMMANDS}),
     }
 
-    def __init__(self, state: Path, settings: dict[str, Any], tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, state: Path, settings: dict[str, Any]) -> None:
         super().__init__(state, settings)
-        self._tls = tls
         self._folder = state / "mails"
         self._folder.mkdir(parents=True, exist_ok=True)
 
@@ -69,8 +68,8 @@ class Mail(SandboxService):
 
     # --- SMTP
 
-    def smtp(self) -> SMTP:
-        """Return the protocol of a new connection."""
+    def smtp(self, tls: ssl.SSLContext | None) -> SMTP:
+        """Return the protocol of a new connection, which offers STARTTLS if ``tls`` is given."""
         user, password = self.settings["smtp_user"], self.settings["smtp_password"]
 
         def login(server: SMTP, session: Session, envelope: Envelope, mechanism: str, given: Any) -> AuthResult:
@@ -85,10 +84,10 @@ class Mail(SandboxService):
             ident=_GREETING,
             data_size_limit=_MAX_BYTES,
             enable_SMTPUTF8=True,
-            tls_context=self._tls,
+            tls_context=tls,
             authenticator=login,
             auth_required=bool(user),
-            auth_require_tls=self._tls is not None,
+            auth_require_tls=tls is not None,
         )
 
     async def handle_MAIL(
