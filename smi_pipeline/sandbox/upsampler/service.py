@@ -47,9 +47,10 @@ from smi_pipeline.sandbox.webhooks import WebhookSender
 RESULT_LIFE_SECONDS = 3 * 3600
 WEBHOOK_ATTEMPTS = 4  # the first and three more
 _QUEUED_SHARE = 0.25  # of the processing time is spent queued
-_REFUSALS: Mapping[str, tuple[int, str]] = {
-    "unauthorized": (401, "Invalid API key"),
-    "insufficient_credits": (402, "Insufficient credits"),
+_REFUSALS = {
+    "unauthorized": Kind(defaults={"code": 401, "message": "Invalid API key"}),
+    "insufficient_credits": Kind(defaults={"code": 402, "message": "Insufficient credits"}),
+    "reject": Kind(defaults={"code": 422, "message": "The image cannot be processed"}),
 }
 _OUTCOMES = {
     "fail": Kind(defaults={"error": "Upscaling failed", "at_once": False}),
@@ -78,8 +79,7 @@ class Upsampler(SandboxService):
         **REQUEST_KINDS,
         **_OUTCOMES,
         **_WEBHOOKS,
-        **{name: Kind() for name in _REFUSALS},
-        "reject": Kind(defaults={"code": 422, "message": "The image cannot be processed"}),
+        **_REFUSALS,
         "result_404": Kind(),
     }
 
@@ -96,7 +96,7 @@ class Upsampler(SandboxService):
         """Return the routes of the API, of the CDN and of the logs."""
         submit = self.guard("submit", self._submit)
         status = self.guard("status", self._status)
-        cdn = self.guard("cdn", self._download, quiet=True)
+        cdn = self.guard("cdn", self._download, quiet=True, log="downloads")
         routes: list[BaseRoute] = [
             self.log_route("downloads"),
             self.log_route("webhooks"),
@@ -108,7 +108,7 @@ class Upsampler(SandboxService):
                 Route(f"{prefix}/precise-upscale", submit, methods=["POST"]),
                 Route(f"{prefix}/status/{{id}}", status, methods=["GET"]),
             ]
-        return [*routes, Route("/{rest:path}", self.guard("unknown", self._unknown), methods=["GET", "POST"])]
+        return [*routes, Route("/{rest:path}", self.guard("unknown", self.unknown), methods=["GET", "POST"])]
 
     def handlers(self) -> dict[str, Handler]:
         """Return the steps of a submission."""
@@ -147,11 +147,6 @@ class Upsampler(SandboxService):
         """Return an error in the default API format."""
         return JSONResponse(api_format.error(self.settings["api_format"], message), status_code=status)
 
-    def record_request(self, endpoint: str, request: Request, at: float, status: int) -> None:
-        """Add an entry to the log of requests, or of downloads."""
-        entry = {"at": at, "method": request.method, "path": request.url.path, "status": status}
-        self.ledger.append("downloads" if endpoint == "cdn" else "requests", entry)
-
     async def stop(self) -> None:
         """Stop timers, workers and webhooks."""
         await super().stop()
@@ -161,8 +156,8 @@ class Upsampler(SandboxService):
     # --- the API
 
     async def _submit(self, request: Request, body: bytes) -> Response:
-        if (refusal := self._unauthorized(request)) is not None:
-            return refusal
+        if (unauthorized := self._unauthorized(request)) is not None:
+            return unauthorized
         chosen = self.settings["api_format"]
         try:
             parsed = json.loads(body)
@@ -172,12 +167,9 @@ class Upsampler(SandboxService):
             return JSONResponse(api_format.error(chosen, str(error)), status_code=400)
         except ValueError:
             return JSONResponse(api_format.error(chosen, "The body is not JSON"), status_code=400)
-        context = {"endpoint": "submit", "method": "POST", "path": request.url.path, **self.describe(request, body)}
-        refused = self.faults.take({*_REFUSALS, "reject"}, context)
-        for kind, params in refused.items():
-            code, message = _REFUSALS.get(kind) or (params["code"], params["message"])
-            return JSONResponse(api_format.error(chosen, message), status_code=code)
-        record = self._accept(asked, self.faults.take(set(_OUTCOMES), context))
+        for refusal in self.faults.take(set(_REFUSALS), request.state.context).values():
+            return JSONResponse(api_format.error(chosen, refusal["message"]), status_code=refusal["code"])
+        record = self._accept(asked, self.faults.take(set(_OUTCOMES), request.state.context))
         return JSONResponse(api_format.accepted(record))
 
     def _accept(self, asked: api_format.Submission, behaviour: dict[str, Any]) -> Record:
@@ -215,9 +207,6 @@ class Upsampler(SandboxService):
             return self.error(request, 404, "Job not found")
         return JSONResponse(api_format.status(record, self._result_url(record)))
 
-    async def _unknown(self, request: Request, body: bytes) -> Response:
-        return self.error(request, 404, "Not found")
-
     def _unauthorized(self, request: Request) -> Response | None:
         key = f"Bearer {self.settings['api_key']}"
         if secrets.compare_digest(request.headers.get("authorization", "").encode(), key.encode()):
@@ -235,8 +224,8 @@ class Upsampler(SandboxService):
         missing = Response("Not found", status_code=404, media_type="text/plain")
         if record is None or record["file"] != request.path_params["file"]:
             return missing
-        context = {**_context(record), "endpoint": "cdn", "method": request.method, "path": request.url.path}
-        if self.faults.take({"result_404"}, context) or self.clock() > record["completed_at"] + RESULT_LIFE_SECONDS:
+        lost = self.faults.take({"result_404"}, request.state.context)
+        if lost or self.clock() > record["completed_at"] + RESULT_LIFE_SECONDS:
             return missing
         return FileResponse(self._processor.folder / record["stored"], media_type=MEDIA_TYPES[record["format"]])
 
@@ -246,18 +235,17 @@ class Upsampler(SandboxService):
         record = self.ledger.update("submissions", id, status="processing")
         if "never_finishes" in record["behaviour"]:
             return
-        changes: dict[str, Any]
         if "fail" in record["behaviour"]:
-            changes = {"outcome": {"error": record["behaviour"]["fail"]["error"]}}
+            outcome = {"error": record["behaviour"]["fail"]["error"]}
         else:
             loop = asyncio.get_running_loop()
             try:
-                changes = {"outcome": await loop.run_in_executor(self._workers, self._processor.make, record)}
+                outcome = await loop.run_in_executor(self._workers, self._processor.make, record)
             except UnusableImage as error:
-                changes = {"outcome": {"error": str(error)}}
+                outcome = {"error": str(error)}
         due = record["at"] + record["duration"] + record["behaviour"].get("slow", {}).get("seconds", 0)
         with self.ledger.transaction():
-            self.ledger.update("submissions", id, **changes)
+            self.ledger.update("submissions", id, outcome=outcome)
             self.timers.at(due, "finish", id=id)
 
     async def _finish(self, id: str) -> None:
