@@ -32,7 +32,7 @@ from smi_pipeline.sandbox.faults import Kind
 from smi_pipeline.sandbox.stripe import forms, objects
 from smi_pipeline.sandbox.stripe.api import Api
 from smi_pipeline.sandbox.stripe.checkout import Checkout
-from smi_pipeline.sandbox.stripe.events import WEBHOOK_KINDS, Events
+from smi_pipeline.sandbox.stripe.events import DELIVERY_KINDS, Events
 from smi_pipeline.sandbox.stripe.forms import Object, StripeError, find, integer
 from smi_pipeline.sandbox.stripe.idempotency import Idempotency
 from smi_pipeline.sandbox.stripe.money import MONEY_KINDS, Money
@@ -47,7 +47,7 @@ class Stripe(SandboxService):
     rate; 0: never)."""
 
     name = "stripe"
-    kinds: ClassVar[Mapping[str, Kind]] = {**REQUEST_KINDS, **WEBHOOK_KINDS, **MONEY_KINDS}
+    kinds: ClassVar[Mapping[str, Kind]] = {**REQUEST_KINDS, **DELIVERY_KINDS, **MONEY_KINDS}
 
     def __init__(self, state: Path, settings: dict[str, Any]) -> None:
         super().__init__(state, settings)

@@ -42,7 +42,7 @@ from smi_pipeline.sandbox.upsampler import api_format
 from smi_pipeline.sandbox.upsampler.processing import Processor
 from smi_pipeline.sandbox.upsampler.rate_limit import RateLimit
 from smi_pipeline.sandbox.upsampler.upscaling import EXTENSIONS, MEDIA_TYPES, UnusableImage
-from smi_pipeline.sandbox.webhooks import WebhookSender
+from smi_pipeline.sandbox.webhooks import WEBHOOK_KINDS, Webhooks
 
 RESULT_LIFE_SECONDS = 3 * 3600
 WEBHOOK_ATTEMPTS = 4  # the first and three more
@@ -63,11 +63,6 @@ _OUTCOMES = {
     "bit_flip": Kind(),
     "wrong_image": Kind(),
 }
-_WEBHOOKS = {
-    "lose_webhook": Kind(),
-    "repeat_webhook": Kind(defaults={"n": 3}),
-    "delay_webhook": Kind(defaults={"seconds": 5.0}),
-}
 
 
 class Upsampler(SandboxService):
@@ -78,7 +73,7 @@ class Upsampler(SandboxService):
     kinds: ClassVar[Mapping[str, Kind]] = {
         **REQUEST_KINDS,
         **_OUTCOMES,
-        **_WEBHOOKS,
+        **WEBHOOK_KINDS,
         **_REFUSALS,
         "result_404": Kind(),
     }
@@ -87,7 +82,7 @@ class Upsampler(SandboxService):
         super().__init__(state, settings)
         self._processor = Processor(state / "results", self.ledger)
         self._workers = ThreadPoolExecutor(int(settings["workers"]), thread_name_prefix="upscale")
-        self._sender = WebhookSender("upsampler")
+        self._webhooks = Webhooks(self)
         hour_ago = time.time() - 3600
         log = self.ledger.all("requests")
         self._limit = RateLimit(line["at"] for line in log if line["at"] > hour_ago and line["status"] != 429)
@@ -112,7 +107,7 @@ class Upsampler(SandboxService):
 
     def handlers(self) -> dict[str, Handler]:
         """Return the steps of a submission."""
-        return {"process": self._process, "finish": self._finish, "webhook": self._webhook}
+        return {"process": self._process, "finish": self._finish, "deliver": self._deliver}
 
     def read_ledger(self) -> dict[str, Any]:
         """Return all requests and submissions."""
@@ -151,7 +146,7 @@ class Upsampler(SandboxService):
         """Stop timers, workers and webhooks."""
         await super().stop()
         self._workers.shutdown(wait=False, cancel_futures=True)
-        self._sender.close()
+        self._webhooks.close()
 
     # --- the API
 
@@ -262,31 +257,18 @@ class Upsampler(SandboxService):
                     file = f"{secrets.token_urlsafe(12)}.{EXTENSIONS[outcome['format']]}"
                 changes = {"status": "completed", "file": file, "completed_at": self.clock(), **outcome}
                 self.ledger.update("submissions", id, **changes)
-            self._plan_webhooks(record)
+            if record["webhook"]:
+                taken = self.faults.take(set(WEBHOOK_KINDS), {**_context(record), "endpoint": "webhook"})
+                self._webhooks.plan({"id": id}, taken)
 
-    def _plan_webhooks(self, record: Record) -> None:
-        if not record["webhook"]:
-            return
-        taken = self.faults.take(set(_WEBHOOKS), {**_context(record), "endpoint": "webhook"})
-        if "lose_webhook" in taken:
-            self.ledger.append("webhooks", {"at": time.time(), "id": record["id"], "attempt": 0, "status": "lost"})
-            return
-        due = time.time() + taken.get("delay_webhook", {}).get("seconds", 0)
-        for _ in range(taken.get("repeat_webhook", {}).get("n", 1)):
-            self.timers.at(due, "webhook", id=record["id"], attempt=1)
-
-    async def _webhook(self, id: str, attempt: int) -> None:
+    async def _deliver(self, id: str, attempt: int) -> None:
         record = self.ledger.get("submissions", id)
         if record is None:
             return
         body = json.dumps(api_format.webhook(record, self._result_url(record))).encode()
         headers = {"Content-Type": "application/json", "User-Agent": "Upsampler-Webhook/1.0"}
-        at = time.time()
-        status, seconds = await self._sender.post(record["webhook"], body, headers)
-        self.ledger.append("webhooks", {"at": at, "id": id, "attempt": attempt, "status": status, "seconds": seconds})
-        if not 200 <= status < 300 and attempt < WEBHOOK_ATTEMPTS:
-            pause = float(self.settings["webhook_retry_seconds"]) * 2 ** (attempt - 1)
-            self.timers.at(time.time() + pause, "webhook", id=id, attempt=attempt + 1)
+        url, attempts = record["webhook"], WEBHOOK_ATTEMPTS
+        await self._webhooks.send({"id": id}, url, body, headers, attempt=attempt, attempts=attempts)
 
 
 def _context(record: Record) -> dict[str, Any]:
