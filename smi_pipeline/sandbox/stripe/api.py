@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from stripe.params import RefundCreateParams
+
 from smi_pipeline.sandbox.stripe.checkout import Checkout
 from smi_pipeline.sandbox.stripe.forms import (
     Object,
@@ -132,21 +134,7 @@ class Api:
         return session
 
     def _create_refund(self, params: Params, _: str, key: str | None) -> Object:
-        check_names(
-            params,
-            (
-                "payment_intent",
-                "charge",
-                "amount",
-                "reason",
-                "metadata",
-                "currency",
-                "instructions_email",
-                "origin",
-                "refund_application_fee",
-                "reverse_transfer",
-            ),
-        )
+        check_names(params, RefundCreateParams.__annotations__)
         reason = params.get("reason")
         if reason is not None and reason not in _REFUND_REASONS:
             raise StripeError(f"Invalid reason: must be one of {', '.join(_REFUND_REASONS)}", param="reason")

@@ -5,6 +5,7 @@ from urllib.parse import parse_qs
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+from stripe.params.checkout import SessionCreateParams
 
 from smi_pipeline.sandbox.pages import html
 from smi_pipeline.sandbox.stripe import objects
@@ -14,39 +15,7 @@ from smi_pipeline.sandbox.stripe.money import Money
 if TYPE_CHECKING:
     from smi_pipeline.sandbox.base import SandboxService
 
-_KNOWN = frozenset(
-    {
-        "mode",
-        "line_items",
-        "success_url",
-        "cancel_url",
-        "return_url",
-        "customer",
-        "customer_email",
-        "customer_creation",
-        "metadata",
-        "payment_intent_data",
-        "payment_method_types",
-        "expires_at",
-        "client_reference_id",
-        "locale",
-        "submit_type",
-        "allow_promotion_codes",
-        "billing_address_collection",
-        "automatic_tax",
-        "invoice_creation",
-        "ui_mode",
-        "phone_number_collection",
-        "tax_id_collection",
-        "consent_collection",
-        "custom_text",
-        "currency",
-        "payment_method_options",
-        "discounts",
-        "branding_settings",
-        "origin_context",
-    }
-)
+_KNOWN = frozenset(SessionCreateParams.__annotations__) | {"payment_method_types"}  # of older API versions, too
 _LONGEST_SECONDS = 24 * 3600
 _MINIMUM_CENTS = 50
 
@@ -116,10 +85,9 @@ class Checkout:
             error = "Your card was declined."
         elif request.method == "POST" and session["status"] == "complete":  # the button was pressed twice
             return RedirectResponse(self.success_url(session), status_code=303)
-        status = 402 if error else 200
         return html(
             "checkout.html",
-            status=status,
+            status=402 if error else 200,
             state=session["status"],
             session=session,
             items=self.line_items(session)["data"],
