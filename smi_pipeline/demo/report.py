@@ -23,7 +23,7 @@ def job_rows(findings: Sequence[Finding], reasons: Mapping[str, str]) -> list[di
     return [
         {
             "job_id": finding.job.job_id,
-            "case": finding.job.case,
+            "case": finding.job.case_name,
             "outcome": finding.outcome,
             "reason": reasons.get(finding.job.job_id, ""),
             "seconds_to_submit": _since(finding.submitted_at, finding),
@@ -96,7 +96,7 @@ def show_addresses(console: Console, addresses: Mapping[str, str], login: str) -
 
 
 def _since(at: float | None, finding: Finding) -> float | None:
-    return None if at is None else round(max(0.0, at - finding.job.paid_at), 2)
+    return None if at is None else round(max(0.0, at - (finding.job.paid_at or 0.0)), 2)
 
 
 def _dollars(cents: int) -> str:
