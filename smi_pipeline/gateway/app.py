@@ -65,7 +65,7 @@ def create_app(ctx: ServiceContext, settings: Settings, *, on_work: Callable[[Qu
         metrics=Metrics(ctx, settings),
         threads=Threads(),
         dispatch=dispatch,
-        guesses=Throttle(),
+        wrong_secrets=Throttle(),
     )
     app.state.overview = ops.Overview()
     return app

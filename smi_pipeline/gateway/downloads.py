@@ -61,7 +61,7 @@ def _find(gateway: Gateway, request: Request) -> Download:
     token = request.path_params["token"]
     file = gateway.ctx.state.deliveries.find_download(token) if is_token(token) else None
     if file is None:
-        gateway.guesses.note_wrong(request)
+        gateway.wrong_secrets.note_wrong(request)
         raise HTTPException(404, "There is no such download; please check the address.")
     if file.revoked:
         raise HTTPException(410, "This link was replaced by a newer one; please use the link of the latest e-mail.")

@@ -3,7 +3,7 @@
 import re
 from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -161,5 +161,4 @@ def _run_of(actor: str) -> str | None:
 
 def without_query(url: str) -> str:
     """Return a URL without its query, which may hold keys of the shop."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
+    return urlsplit(url)._replace(query="", fragment="").geturl()
