@@ -85,10 +85,10 @@ def columns(
     labels: Sequence[str],
     series: Sequence[tuple[str, str, Sequence[float]]],
     *,
-    above: Sequence[str] = (),
+    newest: str = "",
     limit: tuple[str, float] | None = None,
 ) -> str:
-    """Draw stacked columns of `series` (name, colour, values), each with a label below and text `above`.
+    """Draw stacked columns of `series` (name, colour, values), each with a label below, the last with `newest` above.
 
     `limit` (name, value) draws a line and a legend. Return "" when all values are zero."""
     sums = [sum(values) for values in zip(*(values for _, _, values in series), strict=True)]
@@ -114,11 +114,11 @@ def columns(
         if (len(labels) - 1 - place) % max(1, round(44 / step + 0.49)) == 0:
             anchor, at = ("end", WIDTH) if x + step / 2 > WIDTH - 21 else ("middle", x + step / 2)
             parts.append(_text(at, base + 16, label, anchor=anchor, colour=_QUIET))
-        if place < len(above) and above[place]:
-            anchor, at = ("end", WIDTH) if x + step > WIDTH - 20 else ("middle", x + step / 2)
-            near = sums[max(0, place - 1 - int(44 / step)) : place + 2]  # the columns below this text
-            y = base - max(near) / highest * (base - top) - 5
-            parts.append(_text(at, y, above[place], anchor=anchor, bold=True))
+    if newest:
+        anchor, at = ("end", WIDTH) if x + step > WIDTH - 20 else ("middle", x + step / 2)
+        near = sums[max(0, len(sums) - 2 - int(44 / step)) :]  # the columns below this text
+        y = base - max(near) / highest * (base - top) - 5
+        parts.append(_text(at, y, newest, anchor=anchor, bold=True))
     x = float(left)
     shown = [(name, colour) for name, colour, values in series if any(values)] if len(series) > 1 else []
     for name, colour in shown:

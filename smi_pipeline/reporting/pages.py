@@ -45,17 +45,11 @@ def folder(period: str, starts_on: date) -> str:
     return f"reports/{period}/{name[:7] if period == 'month' else name}"
 
 
-def by_start(rows: Rows) -> dict[date, list[Any]]:
-    """Group rows by the first day of their period."""
+def trend(rows: Rows, period: str, starts_on: date) -> Trend:
+    """Return the rows of the last `TREND` periods, oldest first."""
     found: dict[date, list[Any]] = {}
     for row in rows:
         found.setdefault(row["starts_on"], []).append(row)
-    return found
-
-
-def trend(rows: Rows, period: str, starts_on: date) -> Trend:
-    """Return the rows of the last `TREND` periods, oldest first."""
-    found = by_start(rows)
     starts = [earlier(starts_on, period, back) for back in reversed(range(TREND))]
     return [(start, found.get(start, [])) for start in starts]
 
