@@ -8,6 +8,7 @@ import functools
 import io
 import re
 from importlib.metadata import distribution
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -92,23 +93,18 @@ def make(name: str, cache: Path) -> Path | None:
 def catalogue(cache: Path) -> list[dict[str, Any]]:
     """Return every photograph in every catalogue size and format: name, width, height (pixels), format, bytes."""
     entries = []
-    for photo in PHOTOS:
-        with Image.open(_folder() / PHOTOS[photo]) as image:
-            largest = max(image.size)
-        for long_side in (side for side in CATALOGUE_SIZES if side <= largest):
+    for photo, long_side, (extension, image_format) in product(PHOTOS, CATALOGUE_SIZES, FORMATS.items()):
+        name = f"{photo}-{long_side}.{extension}"
+        if path := make(name, cache):
             width, height = size(photo, long_side)
-            for extension, image_format in FORMATS.items():
-                name = f"{photo}-{long_side}.{extension}"
-                path = make(name, cache)
-                if path is not None:
-                    entries.append(
-                        {
-                            "name": name,
-                            "path": f"/photos/{name}",
-                            "width": width,
-                            "height": height,
-                            "format": image_format,
-                            "bytes": path.stat().st_size,
-                        }
-                    )
+            entries.append(
+                {
+                    "name": name,
+                    "path": f"/photos/{name}",
+                    "width": width,
+                    "height": height,
+                    "format": image_format,
+                    "bytes": path.stat().st_size,
+                }
+            )
     return entries

@@ -94,19 +94,17 @@ class Api:
         check_names(params, ())
         kind, label, _filters = _READABLE[name]
         answer = find(self._ledger, kind, key, label, param="session" if kind == "sessions" else "id")
-        if kind == "sessions":  # only included when expanded
-            wanted = params.get("expand") or []
-            if "line_items" in wanted:
-                params["expand"] = [path for path in wanted if path != "line_items"]
-                answer = {**answer, "line_items": self._checkout.line_items(answer)}
-        if kind == "charges" and "refunds" in (params.get("expand") or []):
-            params["expand"] = [path for path in params["expand"] if path != "refunds"]
-            data = [refund for refund in self._ledger.newest("refunds") if refund["charge"] == key]
-            answer = {
-                **answer,
-                "refunds": {"object": "list", "has_more": False, "data": data, "url": f"/v1/charges/{key}/refunds"},
-            }
+        included = {"sessions": "line_items", "charges": "refunds"}.get(kind, "")  # only when expanded
+        paths = params.get("expand") or []
+        if included in paths:
+            params["expand"] = [path for path in paths if path != included]
+            items = self._checkout.line_items(answer) if kind == "sessions" else self._refunds_of(key)
+            answer = {**answer, included: items}
         return answer
+
+    def _refunds_of(self, charge: str) -> Object:
+        data = [refund for refund in self._ledger.newest("refunds") if refund["charge"] == charge]
+        return {"object": "list", "has_more": False, "data": data, "url": f"/v1/charges/{charge}/refunds"}
 
     def _list(self, name: str, params: Params) -> Object:
         kind, _, filters = _READABLE[name]

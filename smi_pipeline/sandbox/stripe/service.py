@@ -203,23 +203,12 @@ class Stripe(SandboxService):
                 amount=amount, currency=body.get("currency", "usd"), metadata=body.get("metadata") or {}
             )
         session = find(self.ledger, "sessions", body["session"], "checkout.session")
-        return self.money.pay(
-            session,
-            amount=body.get("amount"),
-            currency=body.get("currency"),
-            outcome=body.get("outcome", "paid"),
-            seconds=body.get("seconds", 2.0),
-        )
+        return self.money.pay(session, **_given(body, "amount", "currency", "outcome", "seconds"))
 
     def _dispute(self, body: dict[str, Any]) -> Object:
         if "dispute" in body:
             return self.money.disputes.close(find(self.ledger, "disputes", body["dispute"], "dispute"), body["outcome"])
-        return self.money.disputes.open(
-            self._api.charge_of(body),
-            amount=body.get("amount"),
-            reason=body.get("reason", "fraudulent"),
-            inquiry=bool(body.get("inquiry")),
-        )
+        return self.money.disputes.open(self._api.charge_of(body), **_given(body, "amount", "reason", "inquiry"))
 
     def _refund(self, body: dict[str, Any]) -> Object:
         return self.money.refund(self._api.charge_of(body), body.get("amount"), metadata=body.get("metadata"))
@@ -232,6 +221,10 @@ class Stripe(SandboxService):
 
 def _error(error: StripeError) -> Response:
     return JSONResponse(error.body, status_code=error.status)
+
+
+def _given(body: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: body[name] for name in names if name in body}
 
 
 def _every(seconds: float, action: Callable[[], None]) -> "asyncio.Task[None]":

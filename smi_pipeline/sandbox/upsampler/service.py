@@ -27,6 +27,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -173,14 +174,9 @@ class Upsampler(SandboxService):
         record: Record = {
             "at": now,
             "id": str(uuid.uuid4()),
-            "image_url": asked.image_url,
-            "scale": asked.scale,
-            "job_id": asked.job_id,
+            **asdict(asked),
             "status": "failed" if at_once else "queued",
             "credits": 0,
-            "api_format": asked.api_format,
-            "webhook": asked.webhook,
-            "metadata": asked.metadata,
             "error": behaviour["fail"]["error"] if at_once else None,
             "behaviour": behaviour,
             "estimated_completion": self.clock() + duration,
