@@ -177,6 +177,12 @@ def _asked(name: str, look: Callable[[Settings], str | Finding], to_do: str, set
     return found if isinstance(found, Finding) else ok(name, found)
 
 
+def _required(name: str, value: str) -> str:
+    if not value.strip():
+        raise SmiError(f"not checked: {name} is not set")
+    return value
+
+
 def _database(settings: Settings) -> str | Finding:
     from smi_pipeline.state.database import Database
     from smi_pipeline.state.health import check_database
@@ -234,12 +240,10 @@ def _storage(settings: Settings) -> str | Finding:
 def _mail(settings: Settings) -> str:
     from smi_pipeline.adapters.mail.smtp import SmtpMailer
 
-    if not settings.smtp_host.strip():
-        raise SmiError("not checked: SMTP_HOST is not set")
     nobody = "doctor@example.com"  # nothing is sent; the addresses are checked above
     sender_is_right = _address("SMI_MAIL_FROM", settings.smi_mail_from, required=True).state == "ok"
     mailer = SmtpMailer(
-        settings.smtp_host,
+        _required("SMTP_HOST", settings.smtp_host),
         settings.smtp_port,
         settings.smtp_user,
         settings.smtp_password.get_secret_value(),
@@ -255,9 +259,7 @@ def _mail(settings: Settings) -> str:
 def _stripe(settings: Settings) -> str:
     from smi_pipeline.adapters.stripe.payments import StripePayments
 
-    key = settings.stripe_api_key.get_secret_value()
-    if not key.strip():
-        raise SmiError("not checked: STRIPE_API_KEY is not set")
+    key = _required("STRIPE_API_KEY", settings.stripe_api_key.get_secret_value())
     payments = StripePayments(key, "whsec_unused", settings.stripe_api_base, timeout=10)
     next(iter(payments.payments_since(datetime.now(UTC))), None)
     return "key accepted, payments can be listed" + ("; test mode" if "_test_" in key else "")
@@ -266,15 +268,8 @@ def _stripe(settings: Settings) -> str:
 def _upsampler(settings: Settings) -> str:
     from smi_pipeline.adapters.upsampler.client import UpsamplerClient
 
-    key = settings.upsampler_api_key.get_secret_value()
-    if not key.strip():
-        raise SmiError("not checked: UPSAMPLER_API_KEY is not set")
-    client = UpsamplerClient(
-        settings.upsampler_base_url,
-        key,
-        settings.upsampler_wire,
-        read_timeout=10,
-    )
+    key = _required("UPSAMPLER_API_KEY", settings.upsampler_api_key.get_secret_value())
+    client = UpsamplerClient(settings.upsampler_base_url, key, settings.upsampler_wire, read_timeout=10)
     try:
         client.status("smi-doctor")
     except NotFound:

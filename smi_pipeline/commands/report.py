@@ -2,6 +2,7 @@
 
 import re
 from calendar import monthrange
+from contextlib import suppress
 from datetime import date
 from typing import Any
 
@@ -20,13 +21,10 @@ class Period(click.ParamType[tuple[str, date]]):
         """Return the kind and the first day of the period."""
         if isinstance(value, tuple):
             return value
-        try:
-            if re.fullmatch(r"\d{4}-\d{2}", value):
-                return "month", date.fromisoformat(f"{value}-01")
-            if re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
-                return "day", date.fromisoformat(value)
-        except ValueError:
-            pass
+        if found := re.fullmatch(r"\d{4}-\d{2}(-\d{2})?", value):
+            with suppress(ValueError):
+                day = date.fromisoformat(value if found[1] else f"{value}-01")
+                return "day" if found[1] else "month", day
         self.fail(f"{value!r} is neither a day like 2026-11-20 nor a month like 2026-11", param, context)
 
 
