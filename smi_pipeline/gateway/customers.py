@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from smi_pipeline.core.errors import NotFound, SmiError
 from smi_pipeline.core.lifecycle import rating_token
 from smi_pipeline.core.models import UpscaleJob
+from smi_pipeline.core.vocabulary import Status
 from smi_pipeline.formatting import RATINGS
 from smi_pipeline.gateway import errors
 from smi_pipeline.gateway.auth import find_job, may_rate, may_view, shop_headers
@@ -69,11 +70,15 @@ def _page(gateway: Gateway, request: Request) -> dict[str, Any]:
 
 def _steps(step: str, job: UpscaleJob) -> list[tuple[str, str]]:
     """Return (label, state) of each step; the state is done, current, failed or open."""
-    if step in ("failed", "refunded"):
+    if step in (Status.FAILED, Status.REFUNDED):
         if job.payment_intent_id is None:
             return []
-        return [("Payment", "done"), ("Upscaling", "failed"), ("Refund", "done" if step == "refunded" else "current")]
-    if step in ("abandoned", "completed"):
+        return [
+            ("Payment", "done"),
+            ("Upscaling", "failed"),
+            ("Refund", "done" if step == Status.REFUNDED else "current"),
+        ]
+    if step in (Status.ABANDONED, Status.COMPLETED):
         return []
     at = STEPS.index(step)
     return [(label, "done" if i < at else "current" if i == at else "open") for i, label in enumerate(_LABELS.values())]

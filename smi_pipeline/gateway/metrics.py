@@ -50,8 +50,8 @@ class _StateCollector(Collector):
     def __init__(self, ctx: ServiceContext, settings: Settings) -> None:
         self._ctx = ctx
         self._allowance = {
-            "minute": settings.upsampler_requests_per_minute,
-            "hour": settings.upsampler_requests_per_hour,
+            ("minute",): settings.upsampler_requests_per_minute,
+            ("hour",): settings.upsampler_requests_per_hour,
         }
 
     def describe(self) -> list[Metric]:
@@ -71,22 +71,37 @@ class _StateCollector(Collector):
     def _state(self) -> Iterator[Metric]:
         views = self._ctx.state.queries
         counts, queue = views.counts(), views.queue()
+        compared = self._ctx.state.reconciliation.standing().items()
+        differences = {(what, kind): count for what, found in compared for kind, count in found.differences.items()}
+        ages = {(what,): -1 if found.age_seconds is None else found.age_seconds for what, found in compared}
         waiting = {
-            Queue.SUBMIT: queue.to_submit,
-            Queue.FULFIL: queue.to_fulfil,
-            Queue.REFUND: queue.refunds_owed,
-            Queue.MAIL: queue.mails_owed,
+            (Queue.SUBMIT,): queue.to_submit,
+            (Queue.FULFIL,): queue.to_fulfil,
+            (Queue.REFUND,): queue.refunds_owed,
+            (Queue.MAIL,): queue.mails_owed,
         }
-        calls = {"minute": queue.calls_minute, "hour": queue.calls_hour}
-        for name, help_, label, values in (
-            ("smi_jobs", "Upscale jobs by status.", "status", {status: counts.get(status, 0) for status in Status}),
+        calls = {("minute",): queue.calls_minute, ("hour",): queue.calls_hour}
+        for name, help_, labels, values in (
+            ("smi_jobs", "Upscale jobs by status.", "status", {(status,): counts.get(status, 0) for status in Status}),
             ("smi_queue", "Rows that wait or are being worked on.", "queue", waiting),
             ("smi_api_calls", "Calls to Upsampler in the last window.", "window", calls),
             ("smi_api_allowance", "Calls allowed per window; 0: no limit.", "window", self._allowance),
+            (
+                "smi_differences",
+                "Open differences between the state and Stripe or the storage.",
+                "compared kind",
+                differences,
+            ),
+            (
+                "smi_compared_seconds_ago",
+                "Since the last complete comparison; -1: there was none yet.",
+                "compared",
+                ages,
+            ),
         ):
-            metric = GaugeMetricFamily(name, help_, labels=[label])
+            metric = GaugeMetricFamily(name, help_, labels=labels.split())
             for key, value in values.items():
-                metric.add_metric([key], value)
+                metric.add_metric(key, value)
             yield metric
         silent = -1 if queue.silent_seconds is None else queue.silent_seconds
         alarms = len(views.alarms(self._ctx.policy))
@@ -107,22 +122,3 @@ class _StateCollector(Collector):
             ("smi_credits_this_month", "Credits used since the first of the month (UTC).", views.credits_this_month()),
         ):
             yield GaugeMetricFamily(name, help_, value=figure)
-        yield from self._comparisons()
-
-    def _comparisons(self) -> Iterator[Metric]:
-        differences = GaugeMetricFamily(
-            "smi_differences",
-            "Open differences between the state and Stripe or the storage.",
-            labels=["compared", "kind"],
-        )
-        age = GaugeMetricFamily(
-            "smi_compared_seconds_ago",
-            "Since the last complete comparison; -1: there was none yet.",
-            labels=["compared"],
-        )
-        for what, found in self._ctx.state.reconciliation.standing().items():
-            for kind, count in found.differences.items():
-                differences.add_metric([what, kind], count)
-            age.add_metric([what], -1 if found.age_seconds is None else found.age_seconds)
-        yield differences
-        yield age
