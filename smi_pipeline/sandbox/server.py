@@ -171,16 +171,7 @@ class Sandbox:
 
 
 def _listen(port: int) -> socket.socket:
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((HOST, port))
-    except OSError as error:
-        sock.close()
-        raise OSError(error.errno, f"port {port} on {HOST}: {error.strerror}") from None
-    sock.listen(512)
-    sock.setblocking(False)
-    return sock
+    return socket.create_server((HOST, port), backlog=512)
 
 
 def _config(service: SandboxService) -> uvicorn.Config:

@@ -91,12 +91,11 @@ class Money:
             if outcome == "paid":
                 self._settle(intent)
                 self._ledger.update("sessions", session["id"], payment_status="paid")
-                self._events.emit("checkout.session.completed", session)
             else:
-                self._events.emit("checkout.session.completed", session)
                 self._service.timers.at(
                     time.time() + seconds, "async_payment", session=session["id"], paid=outcome == "async"
                 )
+            self._events.emit("checkout.session.completed", session)
         return intent
 
     def pay_directly(self, *, amount: int, currency: str, metadata: dict[str, str]) -> Object:
