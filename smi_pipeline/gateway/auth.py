@@ -5,6 +5,7 @@ import binascii
 import hashlib
 import hmac
 import re
+from contextlib import suppress
 
 from pydantic import SecretStr
 from starlette.exceptions import HTTPException
@@ -91,11 +92,9 @@ def find_job(request: Request) -> UpscaleJob:
     many that do not exist."""
     gateway = gateway_of(request)
     plain = request.path_params["job_id"].replace("-", "").lower()
-    try:
-        if _JOB_ID.fullmatch(plain):
+    if _JOB_ID.fullmatch(plain):
+        with suppress(NotFound):
             return require_known(gateway.ctx, plain)
-    except NotFound:
-        pass
     gateway.wrong_secrets.note_wrong(request)
     raise NotFound("There is no such order.")
 

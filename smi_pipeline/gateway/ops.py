@@ -99,10 +99,8 @@ def _figures(gateway: Gateway) -> dict[str, Any]:
         "counts": [(status.value, counts.get(status, 0)) for status in Status],
         "queue": queue,
         "silent": int((queue.silent_seconds or 0) // 60),
-        "allowance": {
-            "minute": settings.upsampler_requests_per_minute,
-            "hour": settings.upsampler_requests_per_hour,
-        },
+        "minute_limit": settings.upsampler_requests_per_minute,
+        "hour_limit": settings.upsampler_requests_per_hour,
         "gate": state.dashboard.circuit_breaker(),
         "ended": ended,
         "delivered": outcomes.get("delivered", 0),
