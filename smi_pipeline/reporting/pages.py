@@ -6,7 +6,6 @@ only when files are written.
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cache
 from typing import Any, Protocol
@@ -27,16 +26,6 @@ class Files(Protocol):
 
     def put_bytes(self, key: str, content: bytes) -> None:
         """Store a file."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """One report on the page."""
-
-    title: str
-    headline: str
-    chart: str
-    table: Table | None
 
 
 def folder(period: str, starts_on: date) -> str:
@@ -96,8 +85,7 @@ def page(reports: Reports, period: str, starts_on: date, promise_seconds: float,
     for name, figure in FIGURES.items():
         past = trend(reports.rows(name, first, starts_on, period=period), period, starts_on)
         rows = past[-1][1]
-        said = figure.describe(rows)
-        sections.append(Section(figure.title, said.headline, figure.draw(rows, past, promise_seconds), said.table))
+        sections.append((figure.title, figure.describe(rows), figure.draw(rows, past, promise_seconds)))
     last = last_day(starts_on, period)
     losses = [row for row in reports.least_profitable(starts_on, last, WORST_JOBS) if row["net_margin_cents"] < 0]
     return _template()(
@@ -105,7 +93,7 @@ def page(reports: Reports, period: str, starts_on: date, promise_seconds: float,
         period=period,
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         sections=sections,
-        empty=EMPTY if not any(section.table for section in sections) else "",
+        empty=EMPTY if not any(said.table for _, said, _ in sections) else "",
         losses=_losses(losses) if losses else None,
         downloads=downloads,
     )

@@ -49,14 +49,11 @@ def starts_of(context: AssetExecutionContext | AssetCheckExecutionContext) -> tu
 
 def contiguous(starts: Iterable[date], period: str = "day") -> Iterator[tuple[date, date]]:
     """Yield ranges of adjacent periods as the first days of their (first, last) period, oldest first."""
-    first = last = None
+    stretch: list[date] = []
     for start in sorted(starts):
-        if first is None or last is None:
-            first = last = start
-        elif earlier(start, period, 1) == last:
-            last = start
-        else:
-            yield first, last
-            first = last = start
-    if first is not None and last is not None:
-        yield first, last
+        if stretch and earlier(start, period, 1) != stretch[-1]:
+            yield stretch[0], stretch[-1]
+            stretch = []
+        stretch.append(start)
+    if stretch:
+        yield stretch[0], stretch[-1]
