@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _KNOWN = frozenset(SessionCreateParams.__annotations__) | {"payment_method_types"}  # of older API versions, too
 _LONGEST_SECONDS = 24 * 3600
 _MINIMUM_CENTS = 50
+_DECLINED_CARD = "4000000000000002"
 
 
 class Checkout:
@@ -71,20 +72,19 @@ class Checkout:
         session = self._ledger.get("sessions", request.path_params["id"])
         if session is None:
             return html("checkout.html", status=404, state="unknown", session=None, items=[], error=None)
-        error = None
-        if request.method == "POST" and session["status"] == "open":
+        error, status = None, session["status"]
+        if request.method == "POST" and status == "open":
             form = {name: values[0] for name, values in parse_qs((await request.body()).decode()).items()}
             email = form.get("email", "").strip()
             if email and not session["customer_email"]:
                 details = self._ledger.get("session_details", session["id"]) or {}
                 self._ledger.put("session_details", session["id"], {**details, "email": email})
-            outcome = {"4000000000000002": "declined"}.get(form.get("card", "").replace(" ", ""), "paid")
-            self._money.pay(session, outcome=outcome)
-            if outcome == "paid":
-                return RedirectResponse(self.success_url(session), status_code=303)
-            error = "Your card was declined."
-        elif request.method == "POST" and session["status"] == "complete":  # the button was pressed twice
-            return RedirectResponse(self.success_url(session), status_code=303)
+            if form.get("card", "").replace(" ", "") == _DECLINED_CARD:
+                error = "Your card was declined."
+            self._money.pay(session, outcome="declined" if error else "paid")
+        if request.method == "POST" and not error and status in ("open", "complete"):  # or the button was pressed twice
+            target = session["success_url"].replace("{CHECKOUT_SESSION_ID}", session["id"])
+            return RedirectResponse(target, status_code=303)
         return html(
             "checkout.html",
             status=402 if error else 200,
@@ -93,11 +93,6 @@ class Checkout:
             items=self.line_items(session)["data"],
             error=error,
         )
-
-    @staticmethod
-    def success_url(session: Object) -> str:
-        """Return the address to which a customer is sent after payment."""
-        return str(session["success_url"]).replace("{CHECKOUT_SESSION_ID}", session["id"])
 
 
 def _line_item(item: Any, number: int) -> Object:
