@@ -93,18 +93,7 @@ class Api:
             raise _unrecognized("GET", f"/v1/{rest}")
         check_names(params, ())
         kind, label, _filters = _READABLE[name]
-        answer = find(self._ledger, kind, key, label, param="session" if kind == "sessions" else "id")
-        included = {"sessions": "line_items", "charges": "refunds"}.get(kind, "")  # only when expanded
-        paths = params.get("expand") or []
-        if included in paths:
-            params["expand"] = [path for path in paths if path != included]
-            items = self._checkout.line_items(answer) if kind == "sessions" else self._refunds_of(key)
-            answer = {**answer, included: items}
-        return answer
-
-    def _refunds_of(self, charge: str) -> Object:
-        data = [refund for refund in self._ledger.newest("refunds") if refund["charge"] == charge]
-        return {"object": "list", "has_more": False, "data": data, "url": f"/v1/charges/{charge}/refunds"}
+        return find(self._ledger, kind, key, label, param="session" if kind == "sessions" else "id")
 
     def _list(self, name: str, params: Params) -> Object:
         kind, _, filters = _READABLE[name]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from smi_pipeline.sandbox.base import SandboxService
 
 _KNOWN = frozenset(SessionCreateParams.__annotations__) | {"payment_method_types"}  # of older API versions, too
-_LONGEST_SECONDS = 24 * 3600
+_SHORTEST_SECONDS, _LONGEST_SECONDS = 1800, 24 * 3600
 _MINIMUM_CENTS = 50
 _DECLINED_CARD = "4000000000000002"
 
@@ -42,8 +42,7 @@ class Checkout:
         required(params, "success_url")
         now = int(self._service.clock())
         expires_at = integer(params.get("expires_at", now + _LONGEST_SECONDS), "expires_at")
-        shortest = self._service.settings["min_session_seconds"]
-        if not now + shortest - 60 <= expires_at <= now + _LONGEST_SECONDS + 60:
+        if not now + _SHORTEST_SECONDS - 60 <= expires_at <= now + _LONGEST_SECONDS + 60:
             message = "The `expires_at` timestamp must be between 30 minutes and 24 hours from now."
             raise StripeError(message, param="expires_at")
         copied = ("success_url", "cancel_url", "customer_email", "client_reference_id", "locale", "submit_type")

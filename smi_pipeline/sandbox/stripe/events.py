@@ -1,7 +1,7 @@
 """Stripe's events: stored, signed, delivered at least once, and the faults of delivery.
 
 An event is stored when it happens; only its webhook can be lost, repeated, late or out of order. It is tried
-``webhook_attempts`` times, with pauses from one second, doubling up to a minute.
+15 times, with pauses from one second, doubling up to a minute.
 """
 
 import copy
@@ -25,6 +25,7 @@ DELIVERY_KINDS: Mapping[str, Kind] = {
     **WEBHOOK_KINDS,
     "shuffle": Kind(defaults={"size": 3, "seconds": 1.5}, times=None),
 }
+WEBHOOK_ATTEMPTS = 15
 _RECENT = 500  # newest events, of which some are resent to keep the rate
 
 
@@ -94,8 +95,8 @@ class Events:
             "Stripe-Signature": signature(payload, settings["webhook_secret"], int(self._service.clock())),
         }
         self._sent.append(time.monotonic())
-        url, attempts = settings["webhook_url"], settings["webhook_attempts"]
-        await self._webhooks.send(_subject(stored), url, payload, headers, attempt=attempt, attempts=attempts)
+        url = settings["webhook_url"]
+        await self._webhooks.send(_subject(stored), url, payload, headers, attempt=attempt, attempts=WEBHOOK_ATTEMPTS)
 
     def keep_pace(self) -> None:
         """Resend old events, spread over the next second, if fewer than ``webhooks_per_second`` webhooks were sent in

@@ -42,9 +42,8 @@ _EXPIRY_CHECK_SECONDS = 0.5
 
 
 class Stripe(SandboxService):
-    """Settings: api_key, webhook_url, webhook_secret, webhook_retry_seconds, webhook_attempts, fee_percent,
-    fee_fixed_cents, dispute_fee_cents, min_session_seconds, webhooks_per_second (old events are resent up to this
-    rate; 0: never)."""
+    """Settings: api_key, webhook_url, webhook_secret, webhook_retry_seconds, fee_percent, fee_fixed_cents,
+    dispute_fee_cents, webhooks_per_second (old events are resent up to this rate; 0: never)."""
 
     name = "stripe"
     kinds: ClassVar[Mapping[str, Kind]] = {**REQUEST_KINDS, **DELIVERY_KINDS, **MONEY_KINDS}
@@ -157,13 +156,12 @@ class Stripe(SandboxService):
             return _error(StripeError("Invalid request body: it must be UTF-8"))
         with self.ledger.transaction():
             try:
-                given = json.loads(json.dumps(params))
                 reply: Response = JSONResponse(self._api.run(request.method, path, params, key))
                 kept = True
             except StripeError as error:
                 reply, kept = _error(error), error.remembered
             if key and kept:
-                self._idempotency.keep(key, path, given, now, reply)
+                self._idempotency.keep(key, path, params, now, reply)
         return reply
 
     def failed_after_work(self, request: Request, reply: Response) -> None:
