@@ -190,17 +190,15 @@ def _unknown_parties(jobs: Sequence[Order], evidence: Evidence) -> list[str]:
     """Return payments, refunds and mails that belong to no order."""
     known_jobs = {job.job_id for job in jobs}
     known_people = {job.email for job in jobs} | evidence.staff
-    violations = []
-    for intent in paid_intents(evidence):
-        if intent["metadata"].get("job_id") not in known_jobs:
-            violations.append(f"the payment {intent['id']} belongs to none of the paid jobs")
     known_intents = {intent["id"] for intent in paid_intents(evidence)}
-    for refund in alive_refunds(evidence):
-        if refund["payment_intent"] not in known_intents:
-            violations.append(f"the refund {refund['id']} belongs to no payment")
-    for person in sorted({to for mail in evidence.mails for to in mail.to} - known_people):
-        violations.append(f"a mail went to {person}, who ordered nothing")
-    return violations
+    unknown_intents = [i["id"] for i in paid_intents(evidence) if i["metadata"].get("job_id") not in known_jobs]
+    unknown_refunds = [r["id"] for r in alive_refunds(evidence) if r["payment_intent"] not in known_intents]
+    unknown_people = sorted({to for mail in evidence.mails for to in mail.to} - known_people)
+    return [
+        *(f"the payment {intent} belongs to none of the paid jobs" for intent in unknown_intents),
+        *(f"the refund {refund} belongs to no payment" for refund in unknown_refunds),
+        *(f"a mail went to {person}, who ordered nothing" for person in unknown_people),
+    ]
 
 
 def _money(evidence: Evidence) -> list[str]:
