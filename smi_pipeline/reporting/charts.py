@@ -192,7 +192,7 @@ def ranges(title: str, rows: Sequence[Range], limit: tuple[str, float], tick: Ca
     return _svg(title, bottom + 36, parts)
 
 
-def tiny(values: Sequence[float | None], ends: tuple[str, str], colour: str = GAIN) -> str:
+def tiny(values: Sequence[float | None], ends: tuple[str, str]) -> str:
     """Return a row of columns as a data URL of less than 900 characters, as Dagster hides Markdown of over 1,000.
 
     The last column is highlighted, None leaves a gap, `ends` are the labels of the first and the last column."""
@@ -211,7 +211,7 @@ def tiny(values: Sequence[float | None], ends: tuple[str, str], colour: str = GA
     svg = (
         '<svg xmlns="http://www.w3.org/2000/svg" width="238" height="60" font-size="11" font-family="sans-serif">'
         f'<g stroke-width="13"><path stroke="#a9b4bf" d="{path(range(last))}"/>'
-        f'<path stroke="{colour}" d="{path(range(last, len(shown)))}"/></g>'
+        f'<path stroke="{GAIN}" d="{path(range(last, len(shown)))}"/></g>'
         f'<g fill="#777">{words}<text x="{x}" y="58" text-anchor="{anchor}">{escape(ends[1])}</text></g></svg>'
     )
     return "data:image/svg+xml;base64," + b64encode(svg.encode()).decode()
