@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr, ValidationError
+
 from smi_pipeline.commands.cli_support import load_settings
 from smi_pipeline.commands.errors import lines, scrubbed, settings_problems
 from smi_pipeline.core.errors import NotFound, RateLimited, SmiError
@@ -48,8 +50,6 @@ def wrong(name: str, message: str, to_do: str) -> Finding:
 
 def examine() -> list[Finding]:
     """Return all findings, those of the configuration first; if it cannot be read, only those."""
-    from pydantic import ValidationError
-
     try:
         settings = load_settings()
     except ValidationError as error:
@@ -60,8 +60,8 @@ def examine() -> list[Finding]:
 
 def configuration(settings: Settings) -> Iterator[Finding]:
     """Check the settings without any connection."""
-    yield _secret("SMI_SECRET_KEY", settings.smi_secret_key.get_secret_value(), SHORTEST_SECRET)
-    api_key, admin_key = settings.smi_api_key.get_secret_value(), settings.smi_admin_api_key.get_secret_value()
+    yield _secret("SMI_SECRET_KEY", _value(settings, "SMI_SECRET_KEY"), SHORTEST_SECRET)
+    api_key, admin_key = _value(settings, "SMI_API_KEY"), _value(settings, "SMI_ADMIN_API_KEY")
     yield _secret("SMI_API_KEY", api_key, SHORTEST_API_KEY)
     if admin_key and admin_key == api_key:
         yield wrong(
@@ -72,33 +72,25 @@ def configuration(settings: Settings) -> Iterator[Finding]:
     else:
         yield _secret("SMI_ADMIN_API_KEY", admin_key, SHORTEST_API_KEY)
     yield _public_url(settings)
-    for name, value in (
-        ("UPSAMPLER_API_KEY", settings.upsampler_api_key.get_secret_value()),
-        ("STRIPE_API_KEY", settings.stripe_api_key.get_secret_value()),
-        ("STRIPE_WEBHOOK_SECRET", settings.stripe_webhook_secret.get_secret_value()),
-        ("SMTP_HOST", settings.smtp_host),
-    ):
-        yield ok(name, "is set") if value.strip() else wrong(name, "is not set", "see .env.example")
-    for name, address in (
-        ("SMI_MAIL_FROM", settings.smi_mail_from),
-        ("SMI_SUPPORT_EMAIL", settings.smi_support_email),
-        ("SMI_ADMIN_EMAIL", settings.smi_admin_email),
-    ):
-        yield _address(name, address, required=name != "SMI_ADMIN_EMAIL")
-    for name, hosts, what in (
-        ("SMI_ALLOWED_SOURCE_HOSTS", settings.smi_allowed_source_hosts, "images are sold"),
-        ("SMI_ALLOWED_RESULT_HOSTS", settings.smi_allowed_result_hosts, "Upsampler's results come"),
-    ):
-        yield _hosts(name, hosts, what)
-    for name, user, password in (
-        ("SMI_UI", settings.smi_ui_user, settings.smi_ui_password),
-        ("SMI_ANALYSTS", settings.smi_analysts_user, settings.smi_analysts_password),
-    ):
-        if bool(user) != bool(password.get_secret_value()):
+    for name in ("UPSAMPLER_API_KEY", "STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET", "SMTP_HOST"):
+        set_ = _value(settings, name).strip()
+        yield ok(name, "is set") if set_ else wrong(name, "is not set", "see .env.example")
+    for name in ("SMI_MAIL_FROM", "SMI_SUPPORT_EMAIL", "SMI_ADMIN_EMAIL"):
+        yield _address(name, _value(settings, name), required=name != "SMI_ADMIN_EMAIL")
+    yield _hosts("SMI_ALLOWED_SOURCE_HOSTS", settings.smi_allowed_source_hosts, "images are sold")
+    yield _hosts("SMI_ALLOWED_RESULT_HOSTS", settings.smi_allowed_result_hosts, "Upsampler's results come")
+    for name in ("SMI_UI", "SMI_ANALYSTS"):
+        if bool(_value(settings, f"{name}_USER")) != bool(_value(settings, f"{name}_PASSWORD")):
             yield wrong(f"{name}_USER", f"only one of {name}_USER and {name}_PASSWORD is set", "set both or none")
     known = {name.upper() for name in type(settings).model_fields} | _NOT_SETTINGS
     for name in sorted(name for name in os.environ if name.startswith("SMI_") and name not in known):
         yield Finding(name, "note", "is not a setting", "misspelt? .env.example lists all of them")
+
+
+def _value(settings: Settings, name: str) -> str:
+    """Return a text by the name of its variable, also a secret one; empty when it is not set."""
+    value = getattr(settings, name.lower())
+    return value.get_secret_value() if isinstance(value, SecretStr) else value or ""
 
 
 def _secret(name: str, value: str, shortest: int) -> Finding:
@@ -124,7 +116,7 @@ def _public_url(settings: Settings) -> Finding:
     return ok(name, settings.public_url)
 
 
-def _address(name: str, address: str | None, *, required: bool) -> Finding:
+def _address(name: str, address: str, *, required: bool) -> Finding:
     from email.utils import parseaddr
 
     from email_validator import EmailNotValidError, validate_email
@@ -175,6 +167,13 @@ def _asked(name: str, look: Callable[[Settings], str | Finding], to_do: str, set
     except Exception as error:  # any error of a driver is a finding
         return wrong(name, lines(error)[0], to_do)
     return found if isinstance(found, Finding) else ok(name, found)
+
+
+def _required(settings: Settings, name: str) -> str:
+    value = _value(settings, name)
+    if not value.strip():
+        raise SmiError(f"not checked: {name} is not set")
+    return value
 
 
 def _database(settings: Settings) -> str | Finding:
@@ -234,12 +233,10 @@ def _storage(settings: Settings) -> str | Finding:
 def _mail(settings: Settings) -> str:
     from smi_pipeline.adapters.mail.smtp import SmtpMailer
 
-    if not settings.smtp_host.strip():
-        raise SmiError("not checked: SMTP_HOST is not set")
     nobody = "doctor@example.com"  # nothing is sent; the addresses are checked above
     sender_is_right = _address("SMI_MAIL_FROM", settings.smi_mail_from, required=True).state == "ok"
     mailer = SmtpMailer(
-        settings.smtp_host,
+        _required(settings, "SMTP_HOST"),
         settings.smtp_port,
         settings.smtp_user,
         settings.smtp_password.get_secret_value(),
@@ -255,9 +252,7 @@ def _mail(settings: Settings) -> str:
 def _stripe(settings: Settings) -> str:
     from smi_pipeline.adapters.stripe.payments import StripePayments
 
-    key = settings.stripe_api_key.get_secret_value()
-    if not key.strip():
-        raise SmiError("not checked: STRIPE_API_KEY is not set")
+    key = _required(settings, "STRIPE_API_KEY")
     payments = StripePayments(key, "whsec_unused", settings.stripe_api_base, timeout=10)
     next(iter(payments.payments_since(datetime.now(UTC))), None)
     return "key accepted, payments can be listed" + ("; test mode" if "_test_" in key else "")
@@ -266,15 +261,8 @@ def _stripe(settings: Settings) -> str:
 def _upsampler(settings: Settings) -> str:
     from smi_pipeline.adapters.upsampler.client import UpsamplerClient
 
-    key = settings.upsampler_api_key.get_secret_value()
-    if not key.strip():
-        raise SmiError("not checked: UPSAMPLER_API_KEY is not set")
-    client = UpsamplerClient(
-        settings.upsampler_base_url,
-        key,
-        settings.upsampler_wire,
-        read_timeout=10,
-    )
+    key = _required(settings, "UPSAMPLER_API_KEY")
+    client = UpsamplerClient(settings.upsampler_base_url, key, settings.upsampler_wire, read_timeout=10)
     try:
         client.status("smi-doctor")
     except NotFound:

@@ -112,12 +112,15 @@ def _show(known: dict[str, Any]) -> None:
         "next step": known["next_step"],
     }
     print_table(f"upscale job {job.job_id}", ("", ""), [(k, v) for k, v in facts.items() if v])
-    if known["payments"]:
-        names = ("payment_intent_id", "role", "received_cents", "currency", "fee_cents", "dispute", "paid_at")
-        heads = [name.replace("_", " ").removesuffix(" at") for name in names]
-        print_table("payments", heads, [[getattr(payment, name) for name in names] for payment in known["payments"]])
-    sections = {
-        "calls to Upsampler": (
+    sections = (
+        (
+            "payments",
+            "payments",
+            ("payment_intent_id", "role", "received_cents", "currency", "fee_cents", "dispute", "paid_at"),
+        ),
+        (
+            "calls to Upsampler",
+            "submissions",
             (
                 "fulfilment_round",
                 "state",
@@ -128,21 +131,18 @@ def _show(known: dict[str, Any]) -> None:
                 "credits",
                 "error",
             ),
-            known["submissions"],
         ),
-        "refunds": (
+        (
+            "refunds",
+            "refunds",
             ("kind", "state", "amount_cents", "currency", "stripe_refund_id", "created_at", "settled_at", "failure"),
-            known["refunds"],
         ),
-        "mails": (
-            ("kind", "sequence", "state", "attempts", "created_at", "accepted_at", "last_error"),
-            known["emails"],
-        ),
-    }
-    for title, (columns, rows) in sections.items():
-        if rows:
+        ("mails", "emails", ("kind", "sequence", "state", "attempts", "created_at", "accepted_at", "last_error")),
+    )
+    for title, rows, columns in sections:
+        if known[rows]:
             heads = [column.replace("_", " ").removesuffix(" at") for column in columns]
-            print_table(title, heads, [[getattr(row, column) for column in columns] for row in rows])
+            print_table(title, heads, [[getattr(row, column) for column in columns] for row in known[rows]])
     print_table(
         "audit trail (UTC)",
         ("at", "what", "status", "by", "details"),

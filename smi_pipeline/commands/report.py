@@ -2,6 +2,7 @@
 
 import re
 from calendar import monthrange
+from contextlib import suppress
 from datetime import date
 from typing import Any
 
@@ -20,13 +21,10 @@ class Period(click.ParamType[tuple[str, date]]):
         """Return the kind and the first day of the period."""
         if isinstance(value, tuple):
             return value
-        try:
-            if re.fullmatch(r"\d{4}-\d{2}", value):
-                return "month", date.fromisoformat(f"{value}-01")
-            if re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
-                return "day", date.fromisoformat(value)
-        except ValueError:
-            pass
+        if found := re.fullmatch(r"\d{4}-\d{2}(-\d{2})?", value):
+            with suppress(ValueError):
+                day = date.fromisoformat(value if found[1] else f"{value}-01")
+                return "day" if found[1] else "month", day
         self.fail(f"{value!r} is neither a day like 2026-11-20 nor a month like 2026-11", param, context)
 
 
@@ -35,6 +33,7 @@ class Period(click.ParamType[tuple[str, date]]):
 @json_option
 def report(period: tuple[str, date], as_json: bool) -> None:
     """Print the figures of a day (2026-11-20) or month (2026-11), by UTC day of payment."""
+    from smi_pipeline.reporting.figures import FIGURES
     from smi_pipeline.state.database import Database
     from smi_pipeline.state.reports.store import REPORTS, Reports
     from smi_pipeline.wiring import state_url
@@ -53,81 +52,10 @@ def report(period: tuple[str, date], as_json: bool) -> None:
         print_json({"period": kind, "starts_on": start, **figures, "out_of_date": stale})
         return
     click.echo(f"{name}, UTC days of payment")
-    if not figures["completion_rate"]:
-        click.echo("no paid upscale jobs")
-    for title, columns, rows in _tables(figures):
-        if rows:
-            print_table(title, columns, rows, right=columns[1:])
+    for table, figure in FIGURES.items():
+        said = figure.describe(figures[table])
+        click.echo(f"{figure.title}: {said.headline}")
+        if said.table:
+            print_table(None, said.table.headers, said.table.rows, right=said.table.headers[said.table.words :])
     if stale:
         click.echo(f"out of date: {how}")
-
-
-def _tables(figures: dict[str, Any]) -> list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]]:
-    from smi_pipeline.formatting import money, percent
-
-    counts = ("paid_jobs", "delivered", "refunded", "failed", "open_jobs")
-    cents = [f"{name}_cents" for name in ("revenue", "refunds", "disputes", "stripe_fees", "api_cost", "net_margin")]
-    return [
-        (
-            "completion",
-            ("size", "paid", "delivered", "refunded", "failed", "open", "rate"),
-            [
-                (row["resolution"], *(row[k] for k in counts), percent(row["completion_rate"]))
-                for row in figures["completion_rate"]
-            ],
-        ),
-        (
-            "money",
-            ("size", "jobs", "revenue", "refunds", "disputes", "Stripe fees", "API cost", "margin", "%"),
-            [
-                (
-                    row["resolution"],
-                    row["paid_jobs"],
-                    *(money(row[k], row["currency"]) for k in cents),
-                    row["margin_percent"],
-                )
-                for row in figures["profit_margin"]
-            ],
-        ),
-        (
-            "seconds",
-            ("stage", "jobs", "median", "95% within", "slowest", "in 15 min"),
-            [
-                (
-                    row["stage"].replace("_", " "),
-                    row["jobs"],
-                    *(f"{row[f'{k}_seconds']:.1f}" for k in ("p50", "p95", "max")),
-                    percent(row["within_15_minutes"]),
-                )
-                for row in figures["processing_times"]
-                if row["resolution"] == "all"
-            ],
-        ),
-        (
-            "not delivered",
-            ("reason", "jobs", "of decided"),
-            [(row["reason"], row["jobs"], percent(row["error_rate"])) for row in figures["error_rate"]],
-        ),
-        (
-            "credits",
-            ("size", "jobs", "credits", "assumed", "wasted", "budget used"),
-            [
-                (
-                    row["resolution"],
-                    row["jobs"],
-                    *(row[k] for k in ("credits", "credits_assumed", "credits_wasted")),
-                    percent(row["budget_used"]),
-                )
-                for row in figures["credit_usage"]
-            ],
-        ),
-        (
-            "stars",
-            ("size", "delivered", "ratings", "mean"),
-            [
-                (row["resolution"], row["delivered"], row["ratings"], f"{row['mean_stars']:.2f}")
-                for row in figures["customer_satisfaction"]
-                if row["mean_stars"]
-            ],
-        ),
-    ]

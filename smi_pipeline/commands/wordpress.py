@@ -17,12 +17,12 @@ from urllib.parse import unquote, urlsplit
 from smi_pipeline.core import pricing, reasons
 from smi_pipeline.core.currencies import to_smallest
 from smi_pipeline.core.errors import RefusedError
-from smi_pipeline.core.models import Status
+from smi_pipeline.core.vocabulary import Status
 from smi_pipeline.state.imported_jobs import HistoricJob
 
 REQUIRED = ("job_id", "image_url", "resolution", "email", "status", "created_at")
 _EMPTY = frozenset({"", "NULL", "\\N", "0000-00-00 00:00:00"})  # empty values of phpMyAdmin, mysql and MySQL
-_STATUSES = ("awaiting_payment", "pending", "processing", "completed", "failed", "abandoned", "refunded")
+_STATUSES = tuple(Status)  # the plugin has the same
 _LARGEST = 99_999_999  # what Stripe charges at most, in the smallest unit
 _FORMATS = {".png": "PNG", ".webp": "WEBP"}
 
@@ -148,13 +148,13 @@ def _job(row: Mapping[str, str], timezone: tzinfo, currency: str) -> HistoricJob
 
 def _status(row: Mapping[str, str], *, paid: bool, refunded: bool) -> Status:
     status = row["status"]
-    if status == "completed":
+    if status == Status.COMPLETED:
         return Status.COMPLETED
     if not paid:
         return Status.ABANDONED
-    if refunded or status == "refunded" or row.get("payment_status") == "refunded":
+    if refunded or Status.REFUNDED in (status, row.get("payment_status")):
         return Status.REFUNDED
-    if status == "failed":
+    if status == Status.FAILED:
         return Status.FAILED  # paid without a recorded refund: `smi jobs refund` checks Stripe
     raise _Bad(f"is paid and still open ({status}): finish or refund it in WordPress first")
 

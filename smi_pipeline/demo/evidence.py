@@ -8,8 +8,8 @@ from typing import Any
 import requests
 
 from smi_pipeline.demo.environment import OWNER
-from smi_pipeline.demo.judge import Evidence, PaidJob, ReceivedMail
-from smi_pipeline.demo.orders import DemoState, Order
+from smi_pipeline.demo.judge import Evidence, ReceivedMail
+from smi_pipeline.demo.orders import DemoState
 from smi_pipeline.demo.shop import Shop
 
 _TIMEOUT_SECONDS = 60
@@ -37,23 +37,6 @@ def collect(shop: Shop, demo: DemoState) -> Evidence:
         staff=frozenset({OWNER}),
         download=fetch,
         source=lambda url: fetch(url)[1],
-    )
-
-
-def paid_job(order: Order) -> PaidJob:
-    """Return an order in the form that the judge takes."""
-    case = order.case
-    return PaidJob(
-        job_id=order.job_id or "",
-        case=case.name,
-        expected=case.expected,
-        email=order.email,
-        source_url=order.source_url,
-        scale=case.scale,
-        price_cents=order.price_cents,
-        paid_at=order.paid_at or 0.0,
-        mail_says=case.mail_says,
-        interrupted=order.interrupted,
     )
 
 

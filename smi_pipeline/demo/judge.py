@@ -11,31 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from smi_pipeline.demo import pictures
+from smi_pipeline.demo.orders import Order
 
 CREDIT_CENTS = 4
 FEE_PER_MILLE, FEE_FIXED_CENTS = 29, 30
 """The prices of the sandbox: a credit at Upsampler, and Stripe's fee."""
 
 LINK = re.compile(r"https?://[^\s\"<>]+/smi/v1/download/[0-9A-Za-z]{64}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PaidJob:
-    """A paid order, and how it must end. `paid_at` in unix seconds; `mail_says`: part of the reason in the refund mail.
-
-    `interrupted`: all processes were stopped while it was in progress, so that a second submission (the response to
-    the first was lost) and a refund for lateness are correct as well."""
-
-    job_id: str
-    case: str
-    expected: str  # "delivered" | "refunded"
-    email: str
-    source_url: str
-    scale: int
-    price_cents: int
-    paid_at: float
-    mail_says: str = ""
-    interrupted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +51,7 @@ class Finding:
 
     Times are in unix seconds, None for what did not happen; `credits` are Upsampler's."""
 
-    job: PaidJob
+    job: Order
     outcome: str = "lost"
     mails: int = 0
     refunds: int = 0
@@ -102,14 +84,14 @@ def fee_cents(received_cents: int) -> int:
     return (received_cents * FEE_PER_MILLE + 500) // 1000 + FEE_FIXED_CENTS if received_cents else 0
 
 
-def examine(jobs: Sequence[PaidJob], evidence: Evidence) -> tuple[list[Finding], list[str]]:
+def examine(jobs: Sequence[Order], evidence: Evidence) -> tuple[list[Finding], list[str]]:
     """Return how each job ended, and every violation as a sentence, those of single jobs first."""
     findings = [_examine_one(job, evidence) for job in jobs]
-    violations = [f"{f.job.case} (job {f.job.job_id}) {violation}" for f in findings for violation in f.violations]
+    violations = [f"{f.job.case_name} (job {f.job.job_id}) {violation}" for f in findings for violation in f.violations]
     return findings, violations + _unknown_parties(jobs, evidence) + _money(evidence)
 
 
-def _examine_one(job: PaidJob, evidence: Evidence) -> Finding:
+def _examine_one(job: Order, evidence: Evidence) -> Finding:
     finding = Finding(job=job)
     _payment(finding, evidence)
     _submissions(finding, evidence)
@@ -123,8 +105,8 @@ def _examine_one(job: PaidJob, evidence: Evidence) -> Finding:
     elif delivered or finding.refunds:
         finding.outcome = "delivered" if delivered else "refunded"
         late = job.interrupted and finding.outcome == "refunded"
-        if finding.outcome != job.expected and not late:
-            finding.violations.append(f"was {finding.outcome}, but had to be {job.expected}")
+        if finding.outcome != job.case.expected and not late:
+            finding.violations.append(f"was {finding.outcome}, but had to be {job.case.expected}")
     else:
         finding.violations.append("was paid, but neither delivered nor refunded")
     _mails(finding, mails)
@@ -164,8 +146,8 @@ def _submissions(finding: Finding, evidence: Evidence) -> None:
     if len(submitted) > allowed:
         finding.violations.append(f"was submitted {len(submitted)} times instead of {allowed}")
     for record in submitted:
-        if record["scale"] != job.scale:
-            finding.violations.append(f"was submitted for {record['scale']}x instead of {job.scale}x")
+        if record["scale"] != job.case.scale:
+            finding.violations.append(f"was submitted for {record['scale']}x instead of {job.case.scale}x")
 
 
 def _downloads(finding: Finding, mails: Sequence[ReceivedMail], evidence: Evidence) -> bool:
@@ -178,9 +160,9 @@ def _downloads(finding: Finding, mails: Sequence[ReceivedMail], evidence: Eviden
             continue
         delivered = True
         source = evidence.source(job.source_url)
-        if wrong := pictures.problem(source, body, job.scale):
+        if wrong := pictures.problem(source, body, job.case.scale):
             finding.violations.append(f"got a wrong file: {wrong}")
-        needed = pictures.credits(source, job.scale)
+        needed = pictures.credits(source, job.case.scale)
         if not needed <= finding.credits <= needed * max(1, finding.submissions):
             finding.violations.append(f"cost {finding.credits} credits instead of {needed}")
     return delivered
@@ -200,25 +182,23 @@ def _mails(finding: Finding, mails: Sequence[ReceivedMail]) -> None:
             amount = f"${finding.refunded_cents / 100:.2f}"
             if amount not in mail.text or "refund" not in mail.text.lower():
                 say(f"got a refund mail that does not name the {amount} ({mail.subject})")
-            if not job.interrupted and job.mail_says not in " ".join(mail.text.split()):
-                say(f"got a refund mail without the reason ({job.mail_says!r})")
+            if not job.interrupted and job.case.mail_says not in " ".join(mail.text.split()):
+                say(f"got a refund mail without the reason ({job.case.mail_says!r})")
 
 
-def _unknown_parties(jobs: Sequence[PaidJob], evidence: Evidence) -> list[str]:
+def _unknown_parties(jobs: Sequence[Order], evidence: Evidence) -> list[str]:
     """Return payments, refunds and mails that belong to no order."""
     known_jobs = {job.job_id for job in jobs}
     known_people = {job.email for job in jobs} | evidence.staff
-    violations = []
-    for intent in paid_intents(evidence):
-        if intent["metadata"].get("job_id") not in known_jobs:
-            violations.append(f"the payment {intent['id']} belongs to none of the paid jobs")
     known_intents = {intent["id"] for intent in paid_intents(evidence)}
-    for refund in alive_refunds(evidence):
-        if refund["payment_intent"] not in known_intents:
-            violations.append(f"the refund {refund['id']} belongs to no payment")
-    for person in sorted({to for mail in evidence.mails for to in mail.to} - known_people):
-        violations.append(f"a mail went to {person}, who ordered nothing")
-    return violations
+    unknown_intents = [i["id"] for i in paid_intents(evidence) if i["metadata"].get("job_id") not in known_jobs]
+    unknown_refunds = [r["id"] for r in alive_refunds(evidence) if r["payment_intent"] not in known_intents]
+    unknown_people = sorted({to for mail in evidence.mails for to in mail.to} - known_people)
+    return [
+        *(f"the payment {intent} belongs to none of the paid jobs" for intent in unknown_intents),
+        *(f"the refund {refund} belongs to no payment" for refund in unknown_refunds),
+        *(f"a mail went to {person}, who ordered nothing" for person in unknown_people),
+    ]
 
 
 def _money(evidence: Evidence) -> list[str]:

@@ -27,15 +27,16 @@ _SECRETS = ("secret_key", "api_key", "admin_api_key", "stripe_key", "webhook_sec
 
 @dataclass(kw_only=True)
 class Order:
-    """A customer's order. What is None has not happened yet; `paid_at` in unix seconds.
+    """A customer's order. What is empty or None has not happened yet; `paid_at` in unix seconds.
 
-    `faults_added`: its faults are in the sandbox; `interrupted`: the demo was stopped while it was in progress."""
+    `faults_added`: its faults are in the sandbox. `interrupted`: all processes were stopped while it was in progress,
+    so that a second submission (the response to the first was lost) and a refund for lateness are correct as well."""
 
     number: int
     case_name: str
     email: str
     source_url: str
-    job_id: str | None = None
+    job_id: str = ""
     price_cents: int = 0
     checkout_url: str = ""
     status_url: str = ""

@@ -13,6 +13,7 @@ from smi_pipeline.demo.judge import Finding
 from smi_pipeline.demo.scenario import BY_NAME
 
 _CAPTION = "amounts in dollars; cost: credits and Stripe's fee; seconds: from the payment to the closing mail"
+_AMOUNTS = ("cost_cents", "revenue_cents", "margin_cents")
 _COLOURS = {"delivered": "green", "refunded": "yellow", "both": "red", "lost": "red"}
 
 
@@ -23,17 +24,12 @@ def job_rows(findings: Sequence[Finding], reasons: Mapping[str, str]) -> list[di
     return [
         {
             "job_id": finding.job.job_id,
-            "case": finding.job.case,
+            "case": finding.job.case_name,
             "outcome": finding.outcome,
             "reason": reasons.get(finding.job.job_id, ""),
             "seconds_to_submit": _since(finding.submitted_at, finding),
             "seconds_total": _since(finding.closed_at, finding),
-            "mails": finding.mails,
-            "refunds": finding.refunds,
-            "submissions": finding.submissions,
-            "cost_cents": finding.cost_cents,
-            "revenue_cents": finding.revenue_cents,
-            "margin_cents": finding.margin_cents,
+            **{name: getattr(finding, name) for name in ("mails", "refunds", "submissions", *_AMOUNTS)},
         }
         for finding in findings
     ]
@@ -68,12 +64,12 @@ def show(console: Console, rows: Sequence[Mapping[str, Any]], violations: Sequen
             f"{row['case']}: {case.description}" + (f"; the customer was told: {row['reason']}" if surprise else ""),
             f"[{colour}]{row['outcome']}[/{colour}]",
             "-" if row["seconds_total"] is None else f"{row['seconds_total']:.1f}",
-            *(_dollars(row[name]) for name in ("cost_cents", "revenue_cents", "margin_cents")),
+            *(_dollars(row[name]) for name in _AMOUNTS),
         )
-    cost, revenue, margin = (sum(row[name] for row in rows) for name in ("cost_cents", "revenue_cents", "margin_cents"))
+    totals = [sum(row[name] for row in rows) for name in _AMOUNTS]
     table.add_section()
     ended = ", ".join(f"{n} {how}" for how in _COLOURS if (n := sum(row["outcome"] == how for row in rows)))
-    table.add_row("total", f"{len(rows)} jobs: {ended}", "", "", *map(_dollars, (cost, revenue, margin)))
+    table.add_row("total", f"{len(rows)} jobs: {ended}", "", "", *map(_dollars, totals))
     console.print(table)
     console.print(f"The last job was closed {seconds:.1f} seconds after the start.")
     if violations:
@@ -96,7 +92,7 @@ def show_addresses(console: Console, addresses: Mapping[str, str], login: str) -
 
 
 def _since(at: float | None, finding: Finding) -> float | None:
-    return None if at is None else round(max(0.0, at - finding.job.paid_at), 2)
+    return None if at is None else round(max(0.0, at - (finding.job.paid_at or 0.0)), 2)
 
 
 def _dollars(cents: int) -> str:

@@ -18,13 +18,13 @@ from rich.console import Console
 from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.demo import report
 from smi_pipeline.demo.environment import UI_USER, isolated_environment, running_sandbox, stack_environment
-from smi_pipeline.demo.evidence import collect, paid_job
+from smi_pipeline.demo.evidence import collect
 from smi_pipeline.demo.judge import examine
 from smi_pipeline.demo.orders import DemoState, Order, load_or_create, locked
 from smi_pipeline.demo.progress import ProgressDisplay
 from smi_pipeline.demo.scenario import MINIMUM_JOBS
 from smi_pipeline.demo.shop import Shop
-from smi_pipeline.stack import Stack
+from smi_pipeline.stack.stack import Stack, signals_handled
 
 DEFAULT_HOME = Path(".smi/demo")
 INTERRUPTED = 130  # exit code of what Ctrl-C ended
@@ -72,12 +72,8 @@ def ctrl_c() -> Iterator[None]:
             asked = True
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
+    with signals_handled(interrupt, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _run(console: Console, demo: DemoState, api_format: str, once: bool, json_path: Path | None, started: float) -> int:
@@ -95,7 +91,7 @@ def _run(console: Console, demo: DemoState, api_format: str, once: bool, json_pa
         shop = Shop(demo)
         monitor = OrderMonitor(shop, demo, stack)
         monitor.until_closed(console)
-        findings, violations = examine([paid_job(order) for order in demo.orders], collect(shop, demo))
+        findings, violations = examine(demo.orders, collect(shop, demo))
         violations = monitor.violations + violations
         seconds = max((f.closed_at for f in findings if f.closed_at), default=time.time()) - started
         rows = report.job_rows(findings, monitor.reasons())

@@ -9,8 +9,6 @@ Resolution = Literal["4x", "8x"]
 Outcome = Literal["delivered", "refunded"]
 MatchBy = Literal["image_url", "job_id", "path", "to"]
 
-DEFAULT_JOBS = 24
-
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
@@ -49,7 +47,13 @@ def _result(kind: str, **params: Any) -> tuple[Fault, ...]:
     return (Fault(service="upsampler", kind=kind, match_by="image_url", params=params),)
 
 
-_CHECKED = "quality check"
+_CORRUPT: tuple[tuple[str, str, Resolution, str, str], ...] = (
+    ("wrong-dimensions", "wrong_dimensions", "4x", "coffee-400.jpg", "the result is 16 pixels too small"),
+    ("truncated", "truncated", "8x", "astronaut-200.png", "the result is cut off"),
+    ("bit-flipped", "bit_flip", "4x", "chelsea-400.jpg", "some bits of the result are flipped"),
+    ("black-tile", "black_tile", "4x", "astronaut-400.png", "one tile of the result is black"),
+)
+"""Results that the quality check refuses: name, kind of the fault, resolution, photograph, description."""
 
 SPECIAL = (
     Case(
@@ -95,41 +99,17 @@ SPECIAL = (
         faults=_result("fail", error="The model ran out of memory"),
         mail_says="could not process",
     ),
-    Case(
-        name="wrong-dimensions",
-        resolution="4x",
-        photo="coffee-400.jpg",
-        expected="refunded",
-        description="the result is 16 pixels too small",
-        faults=_result("wrong_dimensions"),
-        mail_says=_CHECKED,
-    ),
-    Case(
-        name="truncated",
-        resolution="8x",
-        photo="astronaut-200.png",
-        expected="refunded",
-        description="the result is cut off",
-        faults=_result("truncated"),
-        mail_says=_CHECKED,
-    ),
-    Case(
-        name="bit-flipped",
-        resolution="4x",
-        photo="chelsea-400.jpg",
-        expected="refunded",
-        description="some bits of the result are flipped",
-        faults=_result("bit_flip"),
-        mail_says=_CHECKED,
-    ),
-    Case(
-        name="black-tile",
-        resolution="4x",
-        photo="astronaut-400.png",
-        expected="refunded",
-        description="one tile of the result is black",
-        faults=_result("black_tile"),
-        mail_says=_CHECKED,
+    *(
+        Case(
+            name=name,
+            resolution=resolution,
+            photo=photo,
+            expected="refunded",
+            description=description,
+            faults=_result(kind),
+            mail_says="quality check",
+        )
+        for name, kind, resolution, photo, description in _CORRUPT
     ),
     Case(
         name="webhook-three-times",

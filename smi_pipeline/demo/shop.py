@@ -29,7 +29,7 @@ class Shop:
 
     def order_and_pay(self, order: Order) -> None:
         """Complete an order up to its payment, saving each step. Raises CustomerError."""
-        if order.job_id is None:
+        if not order.job_id:
             self.order(order)
         if not order.faults_added:
             for fault in order.case.faults:
@@ -120,6 +120,6 @@ def _match_value(fault: Fault, order: Order) -> str:
         "image_url": order.source_url,
         "path": urlsplit(order.source_url).path,
         "to": order.email,
-        "job_id": order.job_id or "",
+        "job_id": order.job_id,
     }
     return values[fault.match_by]

@@ -23,8 +23,8 @@ from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.settings import Settings
 
 
-def create_app(ctx: ServiceContext, settings: Settings, *, on_work: Callable[[Queue], None] | None = None) -> Starlette:
-    """The application. `on_work(queue)`, if given, is called in the background after a verified payment
+def create_app(ctx: ServiceContext, settings: Settings, *, on_work: Callable[[Queue], None]) -> Starlette:
+    """The application. `on_work(queue)` is called in the background after a verified payment
     (`Queue.SUBMIT`) and after an accepted Upsampler webhook (`Queue.FULFIL`); it may start a run at once."""
     dispatch = BackgroundDispatch(on_work)
     static = _Static(directory=STATIC)
@@ -65,7 +65,7 @@ def create_app(ctx: ServiceContext, settings: Settings, *, on_work: Callable[[Qu
         metrics=Metrics(ctx, settings),
         threads=Threads(),
         dispatch=dispatch,
-        guesses=Throttle(),
+        wrong_secrets=Throttle(),
     )
     app.state.overview = ops.Overview()
     return app

@@ -5,6 +5,7 @@ import binascii
 import hashlib
 import hmac
 import re
+from contextlib import suppress
 
 from pydantic import SecretStr
 from starlette.exceptions import HTTPException
@@ -35,14 +36,14 @@ def require_key(request: Request, key: SecretStr, setting: str, *, patient: bool
     wanted = key.get_secret_value()
     if not wanted:
         raise HTTPException(503, f"This interface is disabled: {setting} is not set.", {"Retry-After": "3600"})
-    guesses = gateway_of(request).guesses
+    wrong_secrets = gateway_of(request).wrong_secrets
     if patient:
-        guesses.require_patience(request)
+        wrong_secrets.require_patience(request)
     shown = request.headers.get("authorization", "")
     scheme, _, given = shown.partition(" ")
     if scheme.lower() != "bearer" or not same(given.strip().encode("latin-1"), wanted):
         if shown:
-            guesses.note_wrong(request)
+            wrong_secrets.note_wrong(request)
         raise HTTPException(401, "The API key is missing or wrong.", {"WWW-Authenticate": 'Bearer realm="smi"'})
 
 
@@ -56,7 +57,7 @@ def require_operator(request: Request) -> None:
     if not user or not password:
         words = "This page is closed: set SMI_UI_USER and SMI_UI_PASSWORD."
         raise HTTPException(503, words, {"Retry-After": "3600"})
-    gateway.guesses.require_patience(request)
+    gateway.wrong_secrets.require_patience(request)
     shown = request.headers.get("authorization", "")
     scheme, _, encoded = shown.partition(" ")
     try:
@@ -67,7 +68,7 @@ def require_operator(request: Request) -> None:
     right = same(given_user, user) & same(given_password, password)  # both, always
     if not right:
         if shown:
-            gateway.guesses.note_wrong(request)
+            gateway.wrong_secrets.note_wrong(request)
         ask = {"WWW-Authenticate": 'Basic realm="operations", charset="UTF-8"'}
         raise HTTPException(401, "User or password is missing or wrong.", ask)
 
@@ -91,12 +92,10 @@ def find_job(request: Request) -> UpscaleJob:
     many that do not exist."""
     gateway = gateway_of(request)
     plain = request.path_params["job_id"].replace("-", "").lower()
-    try:
-        if _JOB_ID.fullmatch(plain):
+    if _JOB_ID.fullmatch(plain):
+        with suppress(NotFound):
             return require_known(gateway.ctx, plain)
-    except NotFound:
-        pass
-    gateway.guesses.note_wrong(request)
+    gateway.wrong_secrets.note_wrong(request)
     raise NotFound("There is no such order.")
 
 
@@ -120,7 +119,7 @@ def _signed(request: Request, parameter: str, wanted: str) -> bool:
         return False
     right = same(given, wanted)
     if not right:
-        gateway_of(request).guesses.note_wrong(request)
+        gateway_of(request).wrong_secrets.note_wrong(request)
     return right
 
 

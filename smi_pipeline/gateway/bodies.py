@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -83,14 +84,12 @@ async def read_body(request: Request, limit: int) -> bytes:
 async def _drain(stream: AsyncIterator[bytes]) -> None:
     """Read on for a moment: a sender whose connection is reset while it writes never sees why it was refused."""
     drained = 0
-    try:
+    with suppress(TimeoutError):
         async with asyncio.timeout(_DRAIN_SECONDS):
             async for chunk in stream:
                 drained += len(chunk)
                 if drained > _DRAINED_BYTES:
                     return
-    except TimeoutError:
-        return
 
 
 def require_content_type(request: Request, wanted: str) -> None:

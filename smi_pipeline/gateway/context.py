@@ -26,7 +26,7 @@ class Gateway:
     metrics: Metrics
     threads: Threads
     dispatch: BackgroundDispatch
-    guesses: Throttle
+    wrong_secrets: Throttle
 
     def note_unavailable(self, error: SmiError) -> None:
         """Log which service does not answer; callers are told no details."""

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from smi_pipeline.core.errors import NotFound, SmiError
 from smi_pipeline.core.lifecycle import rating_token
 from smi_pipeline.core.models import UpscaleJob
+from smi_pipeline.core.vocabulary import Status
 from smi_pipeline.formatting import RATINGS
 from smi_pipeline.gateway import errors
 from smi_pipeline.gateway.auth import find_job, may_rate, may_view, shop_headers
@@ -22,6 +23,7 @@ from smi_pipeline.gateway.progress import STEPS, snapshot
 log = structlog.get_logger("smi_pipeline.gateway")
 
 MAX_COMMENT = 2000
+_STARS = {str(stars): stars for stars in RATINGS}
 _LABELS = dict(zip(STEPS, ("Payment", "In line", "Preparation", "Upscaling", "Quality check", "Ready"), strict=True))
 
 
@@ -69,11 +71,15 @@ def _page(gateway: Gateway, request: Request) -> dict[str, Any]:
 
 def _steps(step: str, job: UpscaleJob) -> list[tuple[str, str]]:
     """Return (label, state) of each step; the state is done, current, failed or open."""
-    if step in ("failed", "refunded"):
+    if step in (Status.FAILED, Status.REFUNDED):
         if job.payment_intent_id is None:
             return []
-        return [("Payment", "done"), ("Upscaling", "failed"), ("Refund", "done" if step == "refunded" else "current")]
-    if step in ("abandoned", "completed"):
+        return [
+            ("Payment", "done"),
+            ("Upscaling", "failed"),
+            ("Refund", "done" if step == Status.REFUNDED else "current"),
+        ]
+    if step in (Status.ABANDONED, Status.COMPLETED):
         return []
     at = STEPS.index(step)
     return [(label, "done" if i < at else "current" if i == at else "open") for i, label in enumerate(_LABELS.values())]
@@ -93,8 +99,7 @@ async def _rating_form(request: Request) -> Response:
     """Show the form. Opening it stores nothing: mail scanners open every link."""
     gateway = gateway_of(request)
     job = await gateway.threads.quick(_rated_job, request)
-    given = request.query_params.get("stars", "")
-    stars = int(given) if given in {str(n) for n in RATINGS} else None
+    stars = _STARS.get(request.query_params.get("stars", ""))
     return gateway.pages.response("rate.html", {"job_id": job.job_id, "ratings": RATINGS, "stars": stars})
 
 
@@ -108,16 +113,16 @@ async def _rate(request: Request) -> Response:
         form = parse_qs(body.decode("utf-8"), strict_parsing=True, max_num_fields=10)
     except ValueError:
         raise HTTPException(400, "The form cannot be read.") from None
-    given = form.get("stars", [""])[0]
-    if given not in {str(n) for n in RATINGS}:
+    stars = _STARS.get(form.get("stars", [""])[0])
+    if stars is None:
         raise HTTPException(422, "Please choose 1 to 5 stars.")
     # A form sends line breaks as CR LF; other control characters are removed.
     comment = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", form.get("comment", [""])[0]).strip()
     if len(comment) > MAX_COMMENT:
         raise HTTPException(422, f"The comment is longer than {MAX_COMMENT:,} characters.")
-    await gateway.threads.quick(gateway.ctx.state.deliveries.rate, job.job_id, int(given), comment or None)
-    log.info("rated", action="rate", job_id=job.job_id, stars=int(given))
-    return gateway.pages.response("thanks.html", {"stars": int(given), "word": RATINGS[int(given)]})
+    await gateway.threads.quick(gateway.ctx.state.deliveries.rate, job.job_id, stars, comment or None)
+    log.info("rated", action="rate", job_id=job.job_id, stars=stars)
+    return gateway.pages.response("thanks.html", {"stars": stars, "word": RATINGS[stars]})
 
 
 def _rated_job(request: Request) -> UpscaleJob:

@@ -39,17 +39,17 @@ async def download(request: Request) -> Response:
     }
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
-    span = _span(request, size, etag)
+    asked = _range(request, etag)
+    span = _span(asked, size)
     if span is None:
         raise HTTPException(416, f"The file has {size} bytes.", {"Content-Range": f"bytes */{size}"})
     first, last = span
     whole = (first, last) == (0, size - 1)
-    ranged = "range" in request.headers and _range_counts(request, etag)
-    if ranged:
+    if asked:
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
     headers["Content-Length"] = str(last - first + 1)
     media_type = MEDIA_TYPES.get(file.result_format or "", "application/octet-stream")
-    status = 206 if ranged else 200
+    status = 206 if asked else 200
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
     stream = await gateway.threads.file(_open, gateway, file, first)
@@ -61,7 +61,7 @@ def _find(gateway: Gateway, request: Request) -> Download:
     token = request.path_params["token"]
     file = gateway.ctx.state.deliveries.find_download(token) if is_token(token) else None
     if file is None:
-        gateway.guesses.note_wrong(request)
+        gateway.wrong_secrets.note_wrong(request)
         raise HTTPException(404, "There is no such download; please check the address.")
     if file.revoked:
         raise HTTPException(410, "This link was replaced by a newer one; please use the link of the latest e-mail.")
@@ -114,24 +114,22 @@ async def _chunks(gateway: Gateway, stream: BinaryIO, left: int, count_for: str 
             gateway.note_unavailable(error)
 
 
-def _range_counts(request: Request, etag: str) -> bool:
-    """Return whether Range applies: it is one range, and If-Range matches this file (RFC 9110, 13.1.5 and 14.2)."""
-    if_range = request.headers.get("if-range")
-    return _RANGE.fullmatch(request.headers["range"]) is not None and if_range in (None, etag)
+def _range(request: Request, etag: str) -> re.Match[str] | None:
+    """Return the range to send; None for the whole file.
 
-
-def _span(request: Request, size: int, etag: str) -> tuple[int, int] | None:
-    """Return the first and last byte to send; None when the range lies outside of the file.
-
-    Several ranges, or another unit than bytes, get the whole file, as RFC 9110 allows.
+    Several ranges, another unit than bytes, or an If-Range that does not match this file get the whole file, as
+    RFC 9110 allows (13.1.5 and 14.2).
     """
-    whole = (0, size - 1)
-    if "range" not in request.headers or not _range_counts(request, etag):
-        return whole
-    found = _RANGE.fullmatch(request.headers["range"])
-    if found is None:
-        return whole
-    start, end = found.groups()
+    if request.headers.get("if-range") not in (None, etag):
+        return None
+    return _RANGE.fullmatch(request.headers.get("range", ""))
+
+
+def _span(asked: re.Match[str] | None, size: int) -> tuple[int, int] | None:
+    """Return the first and last byte to send; None when the range lies outside of the file."""
+    if asked is None:
+        return 0, size - 1
+    start, end = asked.groups()
     if not start:  # the last `end` bytes
         return (max(0, size - int(end)), size - 1) if end and int(end) > 0 else None
     first, last = int(start), min(int(end), size - 1) if end else size - 1

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from smi_pipeline.core.errors import NotFound, RefusedError, SmiError, TransientError, Unavailable
+from smi_pipeline.core.errors import RefusedError, SmiError, TransientError, Unavailable
 from smi_pipeline.gateway.context import gateway_of
 
 log = structlog.get_logger("smi_pipeline.gateway")
@@ -16,24 +16,15 @@ log = structlog.get_logger("smi_pipeline.gateway")
 RETRY_SECONDS = 30
 """What senders are told when no better number is known."""
 
-CODES = {
-    400: "bad_request",
-    401: "unauthorized",
-    403: "forbidden",
-    404: "not_found",
-    405: "method_not_allowed",
+_CODES = {
     408: "timeout",
-    409: "conflict",
-    410: "gone",
     413: "too_large",
-    415: "unsupported_media_type",
     416: "range_not_satisfiable",
     422: "invalid",
-    425: "too_early",
-    429: "too_many_requests",
     500: "internal",
     503: "unavailable",
 }
+"""Codes of errors that are shorter than the standard's phrase."""
 
 _PAGES = {
     404: ("This page does not exist", "Please check the address: it must be exactly as it stands in the e-mail."),
@@ -52,7 +43,7 @@ def refused(request: Request, status: int, message: str, headers: dict[str, str]
         title, lead = _PAGES.get(status, ("This did not work", ""))
         page = {"title": title, "lead": lead, "message": words if words != lead else "", "status": status}
         return gateway_of(request).pages.response("error.html", page, status=status, headers=headers)
-    error = {"code": CODES.get(status, "refused"), "message": words}
+    error = {"code": _CODES.get(status, http.HTTPStatus(status).name.lower()), "message": words}
     return JSONResponse({"success": False, "error": error}, status_code=status, headers=headers)
 
 
@@ -97,5 +88,3 @@ def internal(request: Request, error: Exception) -> Response:
 
 
 EXCEPTION_HANDLERS = {HTTPException: on_http_exception, SmiError: on_smi_error}
-
-__all__ = ["EXCEPTION_HANDLERS", "NotFound", "internal", "refused", "unavailable"]

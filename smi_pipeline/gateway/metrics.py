@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from smi_pipeline.core.models import Status
+from smi_pipeline.core.vocabulary import Queue, Status
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.settings import Settings
 
@@ -50,8 +50,8 @@ class _StateCollector(Collector):
     def __init__(self, ctx: ServiceContext, settings: Settings) -> None:
         self._ctx = ctx
         self._allowance = {
-            "minute": settings.upsampler_requests_per_minute,
-            "hour": settings.upsampler_requests_per_hour,
+            ("minute",): settings.upsampler_requests_per_minute,
+            ("hour",): settings.upsampler_requests_per_hour,
         }
 
     def describe(self) -> list[Metric]:
@@ -60,81 +60,65 @@ class _StateCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the figures of the state."""
-        up = GaugeMetricFamily("smi_database_up", "Whether the state's database answers.")
         try:
             metrics = list(self._state())
         except Exception as error:  # not reachable or not migrated: a scrape reports it and does not fail
             log.warning("the state cannot be read", action="metrics", error=type(error).__name__)
-            up.add_metric([], 0)
-            yield up
-            return
-        up.add_metric([], 1)
-        yield up
+            metrics = []
+        yield GaugeMetricFamily("smi_database_up", "Whether the state's database answers.", value=bool(metrics))
         yield from metrics
 
     def _state(self) -> Iterator[Metric]:
         views = self._ctx.state.queries
         counts, queue = views.counts(), views.queue()
-        jobs = GaugeMetricFamily("smi_jobs", "Upscale jobs by status.", labels=["status"])
-        for status in Status:
-            jobs.add_metric([status], counts.get(status, 0))
-        yield jobs
-        waiting = GaugeMetricFamily("smi_queue", "Rows that wait or are being worked on.", labels=["queue"])
-        for name, key in (
-            ("submit", "to_submit"),
-            ("fulfil", "to_fulfil"),
-            ("refund", "refunds_owed"),
-            ("mail", "mails_owed"),
+        compared = self._ctx.state.reconciliation.standing().items()
+        differences = {(what, kind): count for what, found in compared for kind, count in found.differences.items()}
+        ages = {(what,): -1 if found.age_seconds is None else found.age_seconds for what, found in compared}
+        waiting = {
+            (Queue.SUBMIT,): queue.to_submit,
+            (Queue.FULFIL,): queue.to_fulfil,
+            (Queue.REFUND,): queue.refunds_owed,
+            (Queue.MAIL,): queue.mails_owed,
+        }
+        calls = {("minute",): queue.calls_minute, ("hour",): queue.calls_hour}
+        for name, help_, labels, values in (
+            ("smi_jobs", "Upscale jobs by status.", "status", {(status,): counts.get(status, 0) for status in Status}),
+            ("smi_queue", "Rows that wait or are being worked on.", "queue", waiting),
+            ("smi_api_calls", "Calls to Upsampler in the last window.", "window", calls),
+            ("smi_api_allowance", "Calls allowed per window; 0: no limit.", "window", self._allowance),
+            (
+                "smi_differences",
+                "Open differences between the state and Stripe or the storage.",
+                "compared kind",
+                differences,
+            ),
+            (
+                "smi_compared_seconds_ago",
+                "Since the last complete comparison; -1: there was none yet.",
+                "compared",
+                ages,
+            ),
         ):
-            waiting.add_metric([name], getattr(queue, key))
-        yield waiting
-        for name, key, help_ in (
-            ("smi_in_flight", "in_flight", "Submissions to Upsampler whose result is not known yet."),
-            ("smi_jobs_leased", "leased", "Upscale jobs leased by a worker now."),
-            ("smi_jobs_on_hold", "on_hold", "Upscale jobs on hold."),
-            ("smi_refunds_owed", "refunds_owed", "Refunds not requested from Stripe yet."),
-            ("smi_refunds_pending", "refunds_pending", "Refunds that Stripe has not settled yet."),
-            ("smi_mails_owed", "mails_owed", "Mails that no mail server has accepted yet."),
-            ("smi_person_tasks", "person_tasks", "Open manual tasks."),
-        ):
-            yield GaugeMetricFamily(name, help_, value=getattr(queue, key))
+            metric = GaugeMetricFamily(name, help_, labels=labels.split())
+            for key, value in values.items():
+                metric.add_metric(key, value)
+            yield metric
+        silent = -1 if queue.silent_seconds is None else queue.silent_seconds
         alarms = len(views.alarms(self._ctx.policy))
-        yield GaugeMetricFamily(
-            "smi_alarms", "Paid jobs past their last deadline, neither delivered nor refunded.", value=alarms
-        )
-        yield GaugeMetricFamily(
-            "smi_sensors_seconds_ago",
-            "Since Upsampler was last polled and deadlines enforced; -1: never. Alert above 60.",
-            value=-1 if queue.silent_seconds is None else queue.silent_seconds,
-        )
-        yield from self._comparisons()
-        calls = GaugeMetricFamily("smi_api_calls", "Calls to Upsampler in the last window.", labels=["window"])
-        allowed = GaugeMetricFamily("smi_api_allowance", "Calls allowed per window; 0: no limit.", labels=["window"])
-        for window, key in (("minute", "calls_minute"), ("hour", "calls_hour")):
-            calls.add_metric([window], getattr(queue, key))
-            allowed.add_metric([window], self._allowance[window])
-        yield calls
-        yield allowed
-        yield GaugeMetricFamily(
-            "smi_credits_this_month",
-            "Credits used since the first of the month (UTC).",
-            value=views.credits_this_month(),
-        )
-
-    def _comparisons(self) -> Iterator[Metric]:
-        differences = GaugeMetricFamily(
-            "smi_differences",
-            "Open differences between the state and Stripe or the storage.",
-            labels=["compared", "kind"],
-        )
-        age = GaugeMetricFamily(
-            "smi_compared_seconds_ago",
-            "Since the last complete comparison; -1: there was none yet.",
-            labels=["compared"],
-        )
-        for what, found in self._ctx.state.reconciliation.standing().items():
-            for kind, count in found.differences.items():
-                differences.add_metric([what, kind], count)
-            age.add_metric([what], -1 if found.age_seconds is None else found.age_seconds)
-        yield differences
-        yield age
+        for name, help_, figure in (
+            ("smi_in_flight", "Submissions to Upsampler whose result is not known yet.", queue.in_flight),
+            ("smi_jobs_leased", "Upscale jobs leased by a worker now.", queue.leased),
+            ("smi_jobs_on_hold", "Upscale jobs on hold.", queue.on_hold),
+            ("smi_refunds_owed", "Refunds not requested from Stripe yet.", queue.refunds_owed),
+            ("smi_refunds_pending", "Refunds that Stripe has not settled yet.", queue.refunds_pending),
+            ("smi_mails_owed", "Mails that no mail server has accepted yet.", queue.mails_owed),
+            ("smi_person_tasks", "Open manual tasks.", queue.person_tasks),
+            ("smi_alarms", "Paid jobs past their last deadline, neither delivered nor refunded.", alarms),
+            (
+                "smi_sensors_seconds_ago",
+                "Since Upsampler was last polled and deadlines enforced; -1: never. Alert above 60.",
+                silent,
+            ),
+            ("smi_credits_this_month", "Credits used since the first of the month (UTC).", views.credits_this_month()),
+        ):
+            yield GaugeMetricFamily(name, help_, value=figure)

@@ -3,7 +3,7 @@
 import re
 from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -99,10 +99,8 @@ def _figures(gateway: Gateway) -> dict[str, Any]:
         "counts": [(status.value, counts.get(status, 0)) for status in Status],
         "queue": queue,
         "silent": int((queue.silent_seconds or 0) // 60),
-        "allowance": {
-            "minute": settings.upsampler_requests_per_minute,
-            "hour": settings.upsampler_requests_per_hour,
-        },
+        "minute_limit": settings.upsampler_requests_per_minute,
+        "hour_limit": settings.upsampler_requests_per_hour,
         "gate": state.dashboard.circuit_breaker(),
         "ended": ended,
         "delivered": outcomes.get("delivered", 0),
@@ -161,5 +159,4 @@ def _run_of(actor: str) -> str | None:
 
 def without_query(url: str) -> str:
     """Return a URL without its query, which may hold keys of the shop."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
+    return urlsplit(url)._replace(query="", fragment="").geturl()

@@ -11,8 +11,8 @@ from smi_pipeline.core.vocabulary import UNFINISHED_REFUNDS
 from smi_pipeline.services import notify, submit
 from smi_pipeline.services.context import ServiceContext
 
-STEPS = ("awaiting_payment", "queued", "preparing", "upscaling", "checking", "completed")
-ENDED = ("completed", "refunded", "abandoned", "failed")
+STEPS = (Status.AWAITING_PAYMENT, "queued", "preparing", "upscaling", "checking", Status.COMPLETED)
+ENDED = (Status.COMPLETED, Status.REFUNDED, Status.ABANDONED, Status.FAILED)
 
 CHECKING_PERCENT = 90
 """Lowest progress while the result is checked: the estimate by time is too low when it arrives early."""
@@ -93,7 +93,7 @@ def _eta_seconds(ctx: ServiceContext, job: UpscaleJob, now: datetime) -> int | N
 
 
 def _eta_text(step: str, eta: int | None) -> str:
-    if step in ENDED or step == "awaiting_payment":
+    if step in ENDED or step == Status.AWAITING_PAYMENT:
         return ""
     if eta is None:
         return "This takes a little longer than usual."
@@ -105,7 +105,7 @@ def _eta_text(step: str, eta: int | None) -> str:
 
 def _poll_after(step: str, refund_pending: bool) -> int | None:
     """Return the seconds until a page should poll again, None when nothing can change any more."""
-    if step == "awaiting_payment":
+    if step == Status.AWAITING_PAYMENT:
         return POLL_SECONDS_UNPAID
     if refund_pending:
         return POLL_SECONDS_REFUND if step in ENDED else POLL_SECONDS

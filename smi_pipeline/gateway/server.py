@@ -65,24 +65,20 @@ class TimeoutProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all timeouts."""
-        self._stop_waiting()
-        self._stop_unread()
+        _cancel(self._waiting)
+        _cancel(self._unread)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         """Start the timeout of an unread answer."""
         super().pause_writing()
-        self._stop_unread()
+        _cancel(self._unread)
         self._unread = self.loop.call_later(SEND_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
         """Stop the timeout of an unread answer."""
-        self._stop_unread()
+        _cancel(self._unread)
         super().resume_writing()
-
-    def _stop_unread(self) -> None:
-        if self._unread is not None:
-            self._unread.cancel()
 
     def on_response_complete(self) -> None:
         """Start the timeout of the next head."""
@@ -90,13 +86,14 @@ class TimeoutProtocol(H11Protocol):
         self._wait()
 
     def _wait(self) -> None:
-        self._stop_waiting()
+        _cancel(self._waiting)
         self._waiting = self.loop.call_later(HEAD_SECONDS, self._close_idle)
-
-    def _stop_waiting(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
 
     def _close_idle(self) -> None:
         if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
             self.transport.close()
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()

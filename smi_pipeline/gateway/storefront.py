@@ -1,5 +1,6 @@
 """The storefront's entry point: it registers an order and answers with the price and the address of its Checkout."""
 
+from dataclasses import asdict
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -67,13 +68,4 @@ async def register(request: Request) -> Response:
     order = validated(Order, json_object(await read_body(request, ORDER_BYTES)))
     job = await gateway.threads.order(register_job, gateway.ctx, JobRequest(**order.model_dump()))
     log.info("job registered", action="register", job_id=job.job_id, price_cents=job.price_cents)
-    data = {
-        "job_id": job.job_id,
-        "price_cents": job.price_cents,
-        "currency": job.currency,
-        "output_width": job.output_width,
-        "output_height": job.output_height,
-        "checkout_url": job.checkout_url,
-        "status_url": job.status_url,
-    }
-    return JSONResponse({"success": True, "data": data}, status_code=201)
+    return JSONResponse({"success": True, "data": asdict(job)}, status_code=201)

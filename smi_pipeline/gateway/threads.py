@@ -72,23 +72,21 @@ class BackgroundDispatch:
     The reply never waits for it. Its errors are only logged: the sensors start the same work a few seconds later.
     """
 
-    def __init__(self, on_work: Callable[[Queue], None] | None) -> None:
+    def __init__(self, on_work: Callable[[Queue], None]) -> None:
         self._on_work = on_work
         self._waiting: SimpleQueue[Queue | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def __call__(self, queue: Queue) -> None:
         """Start the work of `queue` in the background."""
-        if self._on_work is not None:
-            self._waiting.put(queue)
+        self._waiting.put(queue)
 
     def start(self) -> None:
         """Start the threads. They are daemons, so that a slow dispatch does not keep the process alive."""
-        if self._on_work is not None:
-            for number in range(DISPATCHES):
-                thread = threading.Thread(target=self._work, name=f"dispatch-{number}", daemon=True)
-                thread.start()
-                self._threads.append(thread)
+        for number in range(DISPATCHES):
+            thread = threading.Thread(target=self._work, name=f"dispatch-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def stop(self) -> None:
         """Give dispatches under way a moment to end."""
@@ -101,8 +99,7 @@ class BackgroundDispatch:
     def _work(self) -> None:
         while (queue := self._waiting.get()) is not None:
             try:
-                if self._on_work is not None:
-                    self._on_work(queue)
+                self._on_work(queue)
             except Exception as error:
                 log.warning(
                     "immediate dispatch failed; a sensor will start the work",

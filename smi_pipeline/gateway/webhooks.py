@@ -14,7 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from smi_pipeline.core.errors import NotFound, RefusedError, SmiError
-from smi_pipeline.core.models import Queue, StripeEvent
+from smi_pipeline.core.models import StripeEvent
+from smi_pipeline.core.vocabulary import PaymentRole, Queue
 from smi_pipeline.gateway.auth import is_token
 from smi_pipeline.gateway.bodies import WEBHOOK_BYTES, read_body
 from smi_pipeline.gateway.context import Gateway, gateway_of
@@ -47,7 +48,7 @@ async def stripe(request: Request) -> Response:
             return unavailable(request, error)
         outcome.append(effect)
         _log_event(event, effect)
-        if effect == "order":
+        if effect == PaymentRole.ORDER:
             gateway.dispatch(Queue.SUBMIT)
         return JSONResponse({"success": True, "data": {"effect": effect}})
 

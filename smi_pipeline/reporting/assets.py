@@ -31,8 +31,12 @@ SHOWN_PERIODS = 31
 PREVIEW_ROWS = 4  # of the facts: Dagster hides Markdown of over 1,000 characters behind a click
 
 _ADVERBS = {"day": "daily", "week": "weekly", "month": "monthly"}
-_COMMON: dict[str, Any] = {"owners": ["team:data-ops"], "kinds": {"postgres"}}
-_SOURCES = ["upscale_jobs", "deliveries", "stripe_payments", "upsampler_api", "stripe_bookings"]
+_FACTS = {
+    FACTS: "One row per paid upscale job, by the UTC day of its payment: times of every stage, outcome and reason, "
+    "credits, money in cents. The source of the reports. Today's figures are incomplete.",
+    OTHER_MONEY: "Payments without a job, and free retries: together with job_facts, all the money that Stripe has "
+    "booked for this shop and all the credits that Upsampler charged.",
+}
 
 BOOKINGS = AssetSpec(
     "stripe_bookings",
@@ -55,23 +59,15 @@ def asset_name(table: str, period: str) -> str:
     name="facts",
     specs=[
         AssetSpec(
-            FACTS,
-            description="One row per paid upscale job, by the UTC day of its payment: times of every stage, outcome "
-            "and reason, credits, money in cents. The source of the reports. Today's figures are incomplete.",
-            deps=_SOURCES,
+            table,
+            description=description,
+            deps=["upscale_jobs", "deliveries", "stripe_payments", "upsampler_api", "stripe_bookings"],
             group_name="facts",
-            metadata={"dagster/table_name": f"reports.{FACTS}"},
-            **_COMMON,
-        ),
-        AssetSpec(
-            OTHER_MONEY,
-            description="Payments without a job, and free retries: together with job_facts, all the money that Stripe "
-            "has booked for this shop and all the credits that Upsampler charged.",
-            deps=_SOURCES,
-            group_name="facts",
-            metadata={"dagster/table_name": f"reports.{OTHER_MONEY}"},
-            **_COMMON,
-        ),
+            metadata={"dagster/table_name": f"reports.{table}"},
+            owners=["team:data-ops"],
+            kinds={"postgres"},
+        )
+        for table, description in _FACTS.items()
     ],
     partitions_def=PARTITIONS["day"],
     backfill_policy=BackfillPolicy.single_run(),

@@ -85,10 +85,10 @@ def columns(
     labels: Sequence[str],
     series: Sequence[tuple[str, str, Sequence[float]]],
     *,
-    above: Sequence[str] = (),
+    newest: str = "",
     limit: tuple[str, float] | None = None,
 ) -> str:
-    """Draw stacked columns of `series` (name, colour, values), each with a label below and text `above`.
+    """Draw stacked columns of `series` (name, colour, values), each with a label below, the last with `newest` above.
 
     `limit` (name, value) draws a line and a legend. Return "" when all values are zero."""
     sums = [sum(values) for values in zip(*(values for _, _, values in series), strict=True)]
@@ -114,11 +114,11 @@ def columns(
         if (len(labels) - 1 - place) % max(1, round(44 / step + 0.49)) == 0:
             anchor, at = ("end", WIDTH) if x + step / 2 > WIDTH - 21 else ("middle", x + step / 2)
             parts.append(_text(at, base + 16, label, anchor=anchor, colour=_QUIET))
-        if place < len(above) and above[place]:
-            anchor, at = ("end", WIDTH) if x + step > WIDTH - 20 else ("middle", x + step / 2)
-            near = sums[max(0, place - 1 - int(44 / step)) : place + 2]  # the columns below this text
-            y = base - max(near) / highest * (base - top) - 5
-            parts.append(_text(at, y, above[place], anchor=anchor, bold=True))
+    if newest:
+        anchor, at = ("end", WIDTH) if x + step > WIDTH - 20 else ("middle", x + step / 2)
+        near = sums[max(0, len(sums) - 2 - int(44 / step)) :]  # the columns below this text
+        y = base - max(near) / highest * (base - top) - 5
+        parts.append(_text(at, y, newest, anchor=anchor, bold=True))
     x = float(left)
     shown = [(name, colour) for name, colour, values in series if any(values)] if len(series) > 1 else []
     for name, colour in shown:
@@ -192,7 +192,7 @@ def ranges(title: str, rows: Sequence[Range], limit: tuple[str, float], tick: Ca
     return _svg(title, bottom + 36, parts)
 
 
-def tiny(values: Sequence[float | None], ends: tuple[str, str], colour: str = GAIN) -> str:
+def tiny(values: Sequence[float | None], ends: tuple[str, str]) -> str:
     """Return a row of columns as a data URL of less than 900 characters, as Dagster hides Markdown of over 1,000.
 
     The last column is highlighted, None leaves a gap, `ends` are the labels of the first and the last column."""
@@ -211,7 +211,7 @@ def tiny(values: Sequence[float | None], ends: tuple[str, str], colour: str = GA
     svg = (
         '<svg xmlns="http://www.w3.org/2000/svg" width="238" height="60" font-size="11" font-family="sans-serif">'
         f'<g stroke-width="13"><path stroke="#a9b4bf" d="{path(range(last))}"/>'
-        f'<path stroke="{colour}" d="{path(range(last, len(shown)))}"/></g>'
+        f'<path stroke="{GAIN}" d="{path(range(last, len(shown)))}"/></g>'
         f'<g fill="#777">{words}<text x="{x}" y="58" text-anchor="{anchor}">{escape(ends[1])}</text></g></svg>'
     )
     return "data:image/svg+xml;base64," + b64encode(svg.encode()).decode()

@@ -114,18 +114,9 @@ def money_adds_up(reports_db: ReportsResource, first: date, last: date) -> Asset
 def money_is_what_stripe_booked(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
     """For each payment: received − refunds − disputes − fees = what Stripe has booked, to the cent."""
     found = reports_db.checks().stripe_differences(first, last)
-    table = Table(
-        ["Payment", "Reports", "Stripe"],
-        [
-            [row["payment_intent_id"], money(row["ours"], row["currency"]), money(row["stripe"], row["currency"])]
-            for row in found
-        ],
-    )
-    words = "; ".join(
-        f"{row['payment_intent_id']} {money(row['ours'], row['currency'])}, "
-        f"Stripe {money(row['stripe'], row['currency'])}"
-        for row in found[:_NAMED]
-    )
+    rows = [[row["payment_intent_id"], *(money(row[k], row["currency"]) for k in ("ours", "stripe"))] for row in found]
+    table = Table(["Payment", "Reports", "Stripe"], rows)
+    words = "; ".join(f"{payment} {ours}, Stripe {stripe}" for payment, ours, stripe in rows[:_NAMED])
     return AssetCheckResult(
         passed=not found,
         severity=ERROR,
@@ -140,18 +131,15 @@ def _floor(reports_db: ReportsResource, first: date, last: date, what: str) -> A
         "completion_percent": float(settings.smi_completion_floor_percent),
         "margin_percent": float(settings.smi_margin_floor_percent),
     }
-    below = [
-        row
-        for row in reports_db.checks().below_floors(first, last, **floors)
-        if row["what"].split()[0] == what.split()[0]
-    ]
+    rows = reports_db.checks().below_floors(first, last, **floors)
+    below = [row for row in rows if row["what"].startswith(what)]
     words = "; ".join(
         f"{row['day']}: {row['what']} {row['percent']:.1f}% < {row['floor']:g}%" for row in below[:_NAMED]
     )
     return AssetCheckResult(
         passed=not below,
         severity=WARN,
-        description=words or f"at least {floors['margin_percent' if what == 'margin' else 'completion_percent']:g}%",
+        description=words or f"at least {floors[f'{what}_percent']:g}%",
         metadata={"days_below": len(below)},
     )
 
@@ -159,7 +147,7 @@ def _floor(reports_db: ReportsResource, first: date, last: date, what: str) -> A
 @_check("completion_rate", "See in error_rate why jobs failed; SMI_COMPLETION_FLOOR_PERCENT is the threshold.")
 def completion_floor(reports_db: ReportsResource, first: date, last: date) -> AssetCheckResult:
     """Each day's completion rate is at least SMI_COMPLETION_FLOOR_PERCENT."""
-    return _floor(reports_db, first, last, "completion rate")
+    return _floor(reports_db, first, last, "completion")
 
 
 @_check("profit_margin", "See the jobs at a loss on the day's page; SMI_MARGIN_FLOOR_PERCENT is the threshold.")

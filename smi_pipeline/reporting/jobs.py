@@ -172,9 +172,5 @@ def stripe_bookings(context: SensorEvaluationContext, reports_db: ReportsResourc
 )
 def close_yesterday(context: ScheduleEvaluationContext) -> RunRequest:
     """Request a run for the day before."""
-    return RunRequest(partition_key=yesterday(context.scheduled_execution_time).isoformat())
-
-
-def yesterday(now: datetime) -> date:
-    """Return the UTC day before."""
-    return now.date() - timedelta(days=1)
+    yesterday = context.scheduled_execution_time.date() - timedelta(days=1)
+    return RunRequest(partition_key=yesterday.isoformat())

@@ -6,7 +6,6 @@ only when files are written.
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cache
 from typing import Any, Protocol
@@ -29,33 +28,17 @@ class Files(Protocol):
         """Store a file."""
 
 
-@dataclass(frozen=True)
-class Section:
-    """One report on the page."""
-
-    title: str
-    headline: str
-    chart: str
-    table: Table | None
-
-
 def folder(period: str, starts_on: date) -> str:
     """Return the folder of a period's files."""
     name = starts_on.isoformat()
     return f"reports/{period}/{name[:7] if period == 'month' else name}"
 
 
-def by_start(rows: Rows) -> dict[date, list[Any]]:
-    """Group rows by the first day of their period."""
+def trend(rows: Rows, period: str, starts_on: date) -> Trend:
+    """Return the rows of the last `TREND` periods, oldest first."""
     found: dict[date, list[Any]] = {}
     for row in rows:
         found.setdefault(row["starts_on"], []).append(row)
-    return found
-
-
-def trend(rows: Rows, period: str, starts_on: date) -> Trend:
-    """Return the rows of the last `TREND` periods, oldest first."""
-    found = by_start(rows)
     starts = [earlier(starts_on, period, back) for back in reversed(range(TREND))]
     return [(start, found.get(start, [])) for start in starts]
 
@@ -102,8 +85,7 @@ def page(reports: Reports, period: str, starts_on: date, promise_seconds: float,
     for name, figure in FIGURES.items():
         past = trend(reports.rows(name, first, starts_on, period=period), period, starts_on)
         rows = past[-1][1]
-        said = figure.describe(rows)
-        sections.append(Section(figure.title, said.headline, figure.draw(rows, past, promise_seconds), said.table))
+        sections.append((figure.title, figure.describe(rows), figure.draw(rows, past, promise_seconds)))
     last = last_day(starts_on, period)
     losses = [row for row in reports.least_profitable(starts_on, last, WORST_JOBS) if row["net_margin_cents"] < 0]
     return _template()(
@@ -111,7 +93,7 @@ def page(reports: Reports, period: str, starts_on: date, promise_seconds: float,
         period=period,
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         sections=sections,
-        empty=EMPTY if not any(section.table for section in sections) else "",
+        empty=EMPTY if not any(said.table for _, said, _ in sections) else "",
         losses=_losses(losses) if losses else None,
         downloads=downloads,
     )

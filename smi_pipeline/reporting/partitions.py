@@ -3,12 +3,12 @@
 from calendar import monthrange
 from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
-from typing import Protocol
 
 from dagster import (
+    AssetCheckExecutionContext,
+    AssetExecutionContext,
     DailyPartitionsDefinition,
     MonthlyPartitionsDefinition,
-    PartitionKeyRange,
     TimeWindowPartitionsDefinition,
     WeeklyPartitionsDefinition,
 )
@@ -22,7 +22,6 @@ PARTITIONS: dict[str, TimeWindowPartitionsDefinition] = {
     "week": WeeklyPartitionsDefinition(start_date=_START, timezone="UTC", end_offset=1, day_offset=1),
     "month": MonthlyPartitionsDefinition(start_date=_START, timezone="UTC", end_offset=1),
 }
-DAILY = PARTITIONS["day"]
 
 
 def last_day(starts_on: date, period: str) -> date:
@@ -40,47 +39,21 @@ def earlier(starts_on: date, period: str, back: int) -> date:
     return starts_on - timedelta(days=back * (7 if period == "week" else 1))
 
 
-class HasDays(Protocol):
-    """The partition of a run, common to the contexts of assets and of checks."""
-
-    @property
-    def has_partition_key(self) -> bool:
-        """Whether the run has one partition."""
-
-    @property
-    def partition_key(self) -> str:
-        """The partition of the run."""
-
-    @property
-    def has_partition_key_range(self) -> bool:
-        """Whether the run has a range of partitions."""
-
-    @property
-    def partition_key_range(self) -> PartitionKeyRange:
-        """The partitions of the run."""
-
-
-def starts_of(context: HasDays) -> tuple[date, date] | None:
+def starts_of(context: AssetExecutionContext | AssetCheckExecutionContext) -> tuple[date, date] | None:
     """Return the first days of the first and the last period of a run, None for a run without partitions."""
-    if context.has_partition_key:
-        day = date.fromisoformat(context.partition_key)
-        return day, day
-    if context.has_partition_key_range:
-        keys = context.partition_key_range
-        return date.fromisoformat(keys.start), date.fromisoformat(keys.end)
-    return None
+    if not context.has_partition_key and not context.has_partition_key_range:
+        return None
+    keys = context.partition_key_range  # of one partition, too
+    return date.fromisoformat(keys.start), date.fromisoformat(keys.end)
 
 
 def contiguous(starts: Iterable[date], period: str = "day") -> Iterator[tuple[date, date]]:
     """Yield ranges of adjacent periods as the first days of their (first, last) period, oldest first."""
-    first = last = None
+    stretch: list[date] = []
     for start in sorted(starts):
-        if first is None or last is None:
-            first = last = start
-        elif earlier(start, period, 1) == last:
-            last = start
-        else:
-            yield first, last
-            first = last = start
-    if first is not None and last is not None:
-        yield first, last
+        if stretch and earlier(start, period, 1) != stretch[-1]:
+            yield stretch[0], stretch[-1]
+            stretch = []
+        stretch.append(start)
+    if stretch:
+        yield stretch[0], stretch[-1]

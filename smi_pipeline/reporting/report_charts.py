@@ -1,7 +1,10 @@
 """Draw the charts of each report as HTML figures with captions."""
 
-from datetime import date
+from collections.abc import Callable, Sequence
 from html import escape
+from itertools import dropwhile
+from operator import itemgetter
+from typing import Any
 
 from smi_pipeline.formatting import duration, money, number, percent
 from smi_pipeline.reporting import charts
@@ -24,27 +27,20 @@ def _figure(caption: str, svg: str) -> str:
     return f"<figure><figcaption>{escape(caption)}</figcaption>{svg}</figure>" if svg else ""
 
 
-def _since_first(trend: Trend) -> list[tuple[date, Row | None]]:
-    """Return the row of all resolutions of each period, from the first that has one."""
-    wholes = [(day, whole_of(rows)) for day, rows in trend]
-    first = next((place for place, (_, whole) in enumerate(wholes) if whole), len(wholes))
-    return wholes[first:]
+def _columns(caption: str, trend: Trend, series: Sequence[tuple[str, str, Callable[[Row], float]]], **more: Any) -> str:
+    """Draw a column per period, from the first that has a row of all resolutions; `series`: name, colour, value."""
+    wholes = list(dropwhile(lambda one: one[1] is None, ((day, whole_of(rows)) for day, rows in trend)))
+    values = [(name, colour, [float(of(row)) if row else 0.0 for _, row in wholes]) for name, colour, of in series]
+    labels = [label(day, trend) for day, _ in wholes]
+    return _figure(caption, charts.columns(caption, labels, values, **more)) if wholes else ""
 
 
 def completion(rows: Rows, trend: Trend, promise_seconds: float) -> str:
     """Draw the outcomes of paid jobs per period."""
-    wholes = _since_first(trend)
-    if not wholes:
-        return ""
-    above = ["" for _ in wholes]
-    if wholes[-1][1] and wholes[-1][1]["completion_rate"] is not None:
-        above[-1] = percent(wholes[-1][1]["completion_rate"])
-    series = [
-        (name.removesuffix("_jobs"), colour, [float(whole[name]) if whole else 0.0 for _, whole in wholes])
-        for name, colour in _OUTCOMES.items()
-    ]
-    caption = "Paid upscale jobs by outcome"
-    return _figure(caption, charts.columns(caption, [label(day, trend) for day, _ in wholes], series, above=above))
+    whole = whole_of(rows)
+    rate = whole["completion_rate"] if whole else None
+    series = [(name.removesuffix("_jobs"), colour, itemgetter(name)) for name, colour in _OUTCOMES.items()]
+    return _columns("Paid upscale jobs by outcome", trend, series, newest="" if rate is None else percent(rate))
 
 
 def errors(rows: Rows, trend: Trend, promise_seconds: float) -> str:
@@ -98,24 +94,17 @@ def margin(rows: Rows, trend: Trend, promise_seconds: float) -> str:
 
 def credits(rows: Rows, trend: Trend, promise_seconds: float) -> str:
     """Draw used and wasted credits per period, with the budget."""
-    wholes = _since_first(trend)
-    if not wholes:
-        return ""
-    wasted = [float(whole["credits_wasted"]) if whole else 0.0 for _, whole in wholes]
-    useful = [
-        float(whole["credits"] + whole["credits_assumed"]) - bad if whole else 0.0
-        for (_, whole), bad in zip(wholes, wasted, strict=True)
-    ]
-    newest = wholes[-1][1]
-    budget = newest and newest["budget_credits"]
-    caption = "Credits that Upsampler took"
-    columns = charts.columns(
-        caption,
-        [label(day, trend) for day, _ in wholes],
-        [("used", TOTAL, useful), ("wasted", LOSS, wasted)],
+    whole = whole_of(rows)
+    budget = whole and whole["budget_credits"]
+    return _columns(
+        "Credits that Upsampler took",
+        trend,
+        [
+            ("used", TOTAL, lambda row: row["credits"] + row["credits_assumed"] - row["credits_wasted"]),
+            ("wasted", LOSS, itemgetter("credits_wasted")),
+        ],
         limit=(f"budget {number(budget)}", float(budget)) if budget else None,
     )
-    return _figure(caption, columns)
 
 
 def satisfaction(rows: Rows, trend: Trend, promise_seconds: float) -> str:

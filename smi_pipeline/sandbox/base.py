@@ -54,7 +54,6 @@ class SandboxService(ABC):
 
     name: ClassVar[str]
     kinds: ClassVar[Mapping[str, Kind]] = REQUEST_KINDS
-    request_log: ClassVar[str] = "requests"
 
     def __init__(self, state: Path, settings: dict[str, Any]) -> None:
         self.state = state
@@ -106,11 +105,14 @@ class SandboxService(ABC):
         """Return the service's time in unix seconds: the machine's plus the setting ``clock_offset``."""
         return time.time() + float(self.settings["clock_offset"])
 
-    def guard(self, endpoint: str, view: View, *, quiet: bool = False) -> Callable[[Request], Awaitable[Response]]:
-        """Wrap a view with admission, faults, and an entry in the request log.
+    def guard(
+        self, endpoint: str, view: View, *, quiet: bool = False, log: str = "requests"
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Wrap a view with admission, faults, and an entry in the log of this name.
 
-        ``quiet``: only faults whose match names this endpoint or path apply. ``at`` in the log is the machine's time
-        of arrival, without ``clock_offset``, so that the ledgers of all services can be compared.
+        ``quiet``: only faults whose match names this endpoint or path apply. The view finds what faults can match in
+        ``request.state.context``. In the log ``at`` is the machine's time of arrival, without ``clock_offset``, so that
+        the ledgers of all services can be compared; status 0 is a dropped connection.
         """
 
         async def guarded(request: Request) -> Response:
@@ -119,17 +121,13 @@ class SandboxService(ABC):
             reply = self.admit(request)
             if reply is None:
                 context = {"endpoint": endpoint, "method": request.method, "path": request.url.path}
-                context.update(self.describe(request, body))
-                reply = await self._under_faults(request, body, view, context, quiet)
-            self.record_request(endpoint, request, at, reply.status_code)
+                request.state.context = context | self.describe(request, body)
+                reply = await self._under_faults(request, body, view, quiet)
+            entry = {"at": at, "method": request.method, "path": request.url.path, "status": reply.status_code}
+            self.ledger.append(log, entry)
             return reply
 
         return guarded
-
-    def record_request(self, endpoint: str, request: Request, at: float, status: int) -> None:
-        """Add an entry to the request log; status 0 is a dropped connection."""
-        entry = {"at": at, "method": request.method, "path": request.url.path, "status": status}
-        self.ledger.append(self.request_log, entry)
 
     def log_route(self, kind: str) -> Route:
         """Return the control endpoint ``/_{kind}``, which lists all ledger records of this kind."""
@@ -139,13 +137,15 @@ class SandboxService(ABC):
 
         return Route(f"/_{kind}", view)
 
-    async def _under_faults(
-        self, request: Request, body: bytes, view: View, context: dict[str, Any], quiet: bool
-    ) -> Response:
+    async def unknown(self, request: Request, body: bytes) -> Response:
+        """Answer a path that the service does not have."""
+        return self.error(request, 404, "Not found")
+
+    async def _under_faults(self, request: Request, body: bytes, view: View, quiet: bool) -> Response:
         kinds = set(REQUEST_KINDS)
         if request.method != "POST":
             kinds.discard("accept_then_drop")
-        taken = self.faults.take(kinds, context, only_named=quiet)
+        taken = self.faults.take(kinds, request.state.context, only_named=quiet)
         latency, status = taken.get("latency"), taken.get("status")
         if latency and not latency["after_work"]:
             await asyncio.sleep(latency["seconds"])

@@ -112,11 +112,9 @@ class FaultRegistry:
                 continue
             if fault["kind"] == "random":
                 if _matches(match, context):
-                    here = {
-                        kind: {**self._kinds[kind].defaults, **_random_params(fault, kind)}
-                        for kind in fault["params"]["rates"]
-                        if kind in kinds
-                    }
+                    given = fault["params"].get("params") or {}
+                    possible = [kind for kind in fault["params"]["rates"] if kind in kinds]
+                    here = {kind: {**self._kinds[kind].defaults, **given.get(kind, {})} for kind in possible}
                     here = {kind: params for kind, params in here.items() if at is None or params["at"] == at}
                     for kind in self._draw(fault["params"], here, context):
                         taken.setdefault(kind, here[kind])
@@ -197,8 +195,3 @@ def _matches(match: Mapping[str, Any], context: Context) -> bool:
 
 def _numbers(nth: Any) -> list[int]:
     return nth if isinstance(nth, list) else [nth]
-
-
-def _random_params(fault: Mapping[str, Any], kind: str) -> Params:
-    params: Params = (fault["params"].get("params") or {}).get(kind, {})
-    return params

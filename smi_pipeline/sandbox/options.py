@@ -1,13 +1,18 @@
 """The options of a sandbox, and the addresses where it listens."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from smi_pipeline.sandbox.upsampler.api_format import ApiFormat
 
 HOST = "127.0.0.1"
 SERVICES = ("upsampler", "stripe", "mail", "origin")
+
+
+def _of(service: str, default: Any, words: str = "default %(default)s", *, setting: str = "") -> Any:
+    """Return an option that becomes a setting of a service, of the same name unless `setting` names it."""
+    return field(default=default, metadata={"service": service, "help": words, "setting": setting})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,25 +25,30 @@ class Options:
     smtp_port: int = 0
     mail_port: int = 0
     origin_port: int = 0
-    upsampler_key: str = "upsampler-sandbox-key"
-    api_format: ApiFormat = "documented"
-    rate_minute: int = 60
-    rate_hour: int = 1800
-    processing_seconds: float = 2.0
-    upsampler_webhook_retry_seconds: float = 1.0
-    workers: int = 2
-    stripe_key: str = "sk_test_sandbox"
-    stripe_webhook_url: str = ""
-    stripe_webhook_secret: str = "whsec_sandbox"  # noqa: S105 - protects no real money
-    stripe_webhook_retry_seconds: float = 1.0
-    stripe_webhook_attempts: int = 15
-    webhooks_per_second: int = 0
-    min_session_seconds: int = 1800
-    fee_percent: float = 2.9
-    fee_fixed_cents: int = 30
-    dispute_fee_cents: int = 1500
-    smtp_user: str = ""
-    smtp_password: str = ""
+    upsampler_key: str = _of("upsampler", "upsampler-sandbox-key", setting="api_key")
+    api_format: ApiFormat = _of(  # noqa: RUF009 - a field
+        "upsampler", "documented", "format of replies to no submission; a submission is answered in its own format"
+    )
+    rate_minute: int = _of("upsampler", 60, "requests to the upscaling API in any rolling minute; 0: no limit")
+    rate_hour: int = _of("upsampler", 1800, "requests to the upscaling API in any rolling hour; 0: no limit")
+    processing_seconds: float = _of("upsampler", 2.0, "seconds from submission to result")
+    upsampler_webhook_retry_seconds: float = _of("upsampler", 1.0, setting="webhook_retry_seconds")
+    workers: int = _of("upsampler", 2, "threads that resize images")
+    stripe_key: str = _of("stripe", "sk_test_sandbox", setting="api_key")
+    stripe_webhook_url: str = _of("stripe", "", setting="webhook_url")
+    stripe_webhook_secret: str = _of("stripe", "whsec_sandbox", setting="webhook_secret")
+    stripe_webhook_retry_seconds: float = _of("stripe", 1.0, setting="webhook_retry_seconds")
+    webhooks_per_second: int = _of("stripe", 0, "resend old Stripe events up to this rate; 0: never")
+    fee_percent: float = _of("stripe", 2.9)
+    fee_fixed_cents: int = _of("stripe", 30)
+    dispute_fee_cents: int = _of("stripe", 1500)
+    smtp_user: str = _of("mail", "", "user name that the mail server requires (default: no login)")
+    smtp_password: str = _of("mail", "")
+
+    def settings_of(self, service: str) -> dict[str, Any]:
+        """Return the settings of a service, by the names that its `/_config` shows."""
+        own = [option for option in fields(self) if option.metadata.get("service") == service]
+        return {option.metadata["setting"] or option.name: getattr(self, option.name) for option in own}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +62,3 @@ class Urls:
     smtp_port: int = 0
     mail: str = ""
     origin: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the content of the ports file."""
-        return asdict(self)

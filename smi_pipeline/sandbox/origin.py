@@ -54,7 +54,7 @@ class Origin(SandboxService):
         return [
             Route("/photos", self.guard("catalogue", self._catalogue), methods=["GET"]),
             Route("/photos/{name}", self.guard("photo", self._photo), methods=["GET"]),
-            Route("/{rest:path}", self.guard("unknown", self._unknown), methods=["GET", "POST"]),
+            Route("/{rest:path}", self.guard("unknown", self.unknown), methods=["GET", "POST"]),
         ]
 
     def describe(self, request: Request, body: bytes) -> dict[str, Any]:
@@ -69,13 +69,8 @@ class Origin(SandboxService):
         entries = await asyncio.to_thread(photos.catalogue, self._cache)
         return JSONResponse([{**entry, "url": self.base_url + entry["path"]} for entry in entries])
 
-    async def _unknown(self, request: Request, body: bytes) -> Response:
-        return self.error(request, 404, "Not found")
-
     async def _photo(self, request: Request, body: bytes) -> Response:
-        context = {"endpoint": "photo", "method": request.method, "path": request.url.path}
-        context |= self.describe(request, body)
-        taken = self.faults.take(set(_KINDS), context)
+        taken = self.faults.take(set(_KINDS), request.state.context)
         if "redirect" in taken:
             return RedirectResponse(taken["redirect"]["to"], status_code=taken["redirect"]["code"])
         path = await asyncio.to_thread(photos.make, request.path_params["name"], self._cache)

@@ -7,12 +7,14 @@ first use, always with the same bytes, and cached in a folder.
 import functools
 import io
 import re
-import tempfile
 from importlib.metadata import distribution
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from smi_pipeline.sandbox import files
 
 # colour photographs, a picture of a microscope, textures, grey ones, a drawing whose alpha is opaque throughout, and a
 # cut-out with real, soft transparency
@@ -34,8 +36,7 @@ PHOTOS = {
     "logo": "logo.png",
     "cutout": "chelsea.png",
 }
-SIZES = (200, 300, 400, 512, 600, 1024)  # long side in pixels; 1024 of the square one is 1 MP
-CATALOGUE_SIZES = (200, 400, 1024)
+CATALOGUE_SIZES = (200, 400, 1024)  # long side in pixels; 1024 of the square one is 1 MP
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 _NAME = re.compile(r"([a-z]+)-(\d{2,4})\.(png|jpg|webp)")
 
@@ -82,41 +83,28 @@ def make(name: str, cache: Path) -> Path | None:
         return None
     image = original(photo).resize(size(photo, long_side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    if extension == "png":
-        image.save(out, "PNG")
-    elif extension == "jpg":
-        if image.mode == "RGBA":  # JPEG has no alpha: on white, as a shop would show it
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-        image.save(out, "JPEG", quality=92)
-    else:
-        image.save(out, "WEBP", quality=92)
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=cache, delete=False) as part:
-        part.write(out.getvalue())
-    Path(part.name).rename(path)
+    if extension == "jpg" and image.mode == "RGBA":  # JPEG has no alpha: on white, as a shop would show it
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    image.save(out, FORMATS[extension], quality=92)
+    files.write(path, out.getvalue())
     return path
 
 
 def catalogue(cache: Path) -> list[dict[str, Any]]:
     """Return every photograph in every catalogue size and format: name, width, height (pixels), format, bytes."""
     entries = []
-    for photo in PHOTOS:
-        with Image.open(_folder() / PHOTOS[photo]) as image:
-            largest = max(image.size)
-        for long_side in (side for side in CATALOGUE_SIZES if side <= largest):
+    for photo, long_side, (extension, image_format) in product(PHOTOS, CATALOGUE_SIZES, FORMATS.items()):
+        name = f"{photo}-{long_side}.{extension}"
+        if path := make(name, cache):
             width, height = size(photo, long_side)
-            for extension, image_format in FORMATS.items():
-                name = f"{photo}-{long_side}.{extension}"
-                path = make(name, cache)
-                if path is not None:
-                    entries.append(
-                        {
-                            "name": name,
-                            "path": f"/photos/{name}",
-                            "width": width,
-                            "height": height,
-                            "format": image_format,
-                            "bytes": path.stat().st_size,
-                        }
-                    )
+            entries.append(
+                {
+                    "name": name,
+                    "path": f"/photos/{name}",
+                    "width": width,
+                    "height": height,
+                    "format": image_format,
+                    "bytes": path.stat().st_size,
+                }
+            )
     return entries

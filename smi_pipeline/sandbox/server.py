@@ -15,11 +15,13 @@ import logging
 import socket
 import ssl
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import requests
 import uvicorn
+from uvicorn.loops.auto import auto_loop_factory
 
 from smi_pipeline.sandbox.base import SandboxService
 from smi_pipeline.sandbox.connections import RememberingProtocol
@@ -29,6 +31,7 @@ from smi_pipeline.sandbox.origin import Origin
 from smi_pipeline.sandbox.stripe.service import Stripe
 from smi_pipeline.sandbox.upsampler.service import Upsampler
 
+_SERVICES: dict[str, type[SandboxService]] = {each.name: each for each in (Upsampler, Stripe, Mail, Origin)}
 _START_SECONDS = 20
 _STOP_SECONDS = 5
 
@@ -125,7 +128,7 @@ class Sandbox:
 
     def _run(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
                 runner.run(self._serve())
         except BaseException as error:
             self._failure = error
@@ -144,7 +147,7 @@ class Sandbox:
         if smtp_socket is not None:
             urls["smtp_port"] = smtp_socket.getsockname()[1]
         self.urls = Urls(**urls)
-        services = self._make()
+        services = [_SERVICES[name](self.state / name, self.options.settings_of(name)) for name in self.options.only]
         servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
         smtp_server = None
         for service in services:
@@ -153,7 +156,7 @@ class Sandbox:
             server = uvicorn.Server(_config(service))
             servers.append((server, asyncio.create_task(server.serve(sockets=[sockets[service.name]]))))
             if isinstance(service, Mail) and smtp_socket is not None:
-                smtp_server = await self._loop.create_server(service.smtp, sock=smtp_socket)
+                smtp_server = await self._loop.create_server(partial(service.smtp, self._tls), sock=smtp_socket)
         while not all(server.started or task.done() for server, task in servers):
             await asyncio.sleep(0.005)
         self._listening.set()
@@ -166,66 +169,9 @@ class Sandbox:
         for service in services:
             await service.stop()
 
-    def _make(self) -> list[SandboxService]:
-        options = self.options
-        made: list[SandboxService] = []
-        for name in options.only:
-            folder = self.state / name
-            if name == "upsampler":
-                made.append(
-                    Upsampler(
-                        folder,
-                        {
-                            "api_key": options.upsampler_key,
-                            "api_format": options.api_format,
-                            "workers": options.workers,
-                            "rate_minute": options.rate_minute,
-                            "rate_hour": options.rate_hour,
-                            "processing_seconds": options.processing_seconds,
-                            "webhook_retry_seconds": options.upsampler_webhook_retry_seconds,
-                        },
-                    )
-                )
-            elif name == "stripe":
-                made.append(
-                    Stripe(
-                        folder,
-                        {
-                            "api_key": options.stripe_key,
-                            "webhook_url": options.stripe_webhook_url,
-                            "webhook_secret": options.stripe_webhook_secret,
-                            "webhook_retry_seconds": options.stripe_webhook_retry_seconds,
-                            "webhook_attempts": options.stripe_webhook_attempts,
-                            "min_session_seconds": options.min_session_seconds,
-                            "fee_percent": options.fee_percent,
-                            "fee_fixed_cents": options.fee_fixed_cents,
-                            "dispute_fee_cents": options.dispute_fee_cents,
-                            "webhooks_per_second": options.webhooks_per_second,
-                        },
-                    )
-                )
-            elif name == "mail":
-                made.append(
-                    Mail(
-                        folder, {"smtp_user": options.smtp_user, "smtp_password": options.smtp_password}, tls=self._tls
-                    )
-                )
-            else:
-                made.append(Origin(folder, {}))
-        return made
-
 
 def _listen(port: int) -> socket.socket:
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((HOST, port))
-    except OSError as error:
-        sock.close()
-        raise OSError(error.errno, f"port {port} on {HOST}: {error.strerror}") from None
-    sock.listen(512)
-    sock.setblocking(False)
-    return sock
+    return socket.create_server((HOST, port), backlog=512)
 
 
 def _config(service: SandboxService) -> uvicorn.Config:
@@ -241,11 +187,3 @@ def _config(service: SandboxService) -> uvicorn.Config:
         timeout_graceful_shutdown=1,
         timeout_keep_alive=75,
     )
-
-
-def _loop_factory() -> Any:
-    try:
-        import uvloop
-    except ImportError:  # only slower
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop

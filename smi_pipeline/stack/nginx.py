@@ -73,7 +73,6 @@ class _Site:
 
     address: _Origin
     name: str
-    title: str
     upstream: int
     read_only: bool
     user: str
@@ -108,13 +107,10 @@ def write_front(
     folder = _quotable(folder)
     certificate, key = certificate and _quotable(certificate), key and _quotable(key)
     (folder / "tmp").mkdir(parents=True, exist_ok=True)
-    text = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,  # noqa: S701 - no HTML
-    ).from_string(TEMPLATE.read_text())
-    written = text.render(
+    template = jinja2.Template(
+        TEMPLATE.read_text(), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    written = template.render(
         folder=folder,
         user=_NGINX_USER if os.geteuid() == 0 else None,
         customers=customers,
@@ -158,7 +154,6 @@ def _sites(settings: Settings) -> Iterator[_Site]:
             user=user,
             password=password,
             name="team",
-            title="Dagster",
             upstream=settings.smi_dagster_port,
             read_only=False,
         )
@@ -172,7 +167,6 @@ def _sites(settings: Settings) -> Iterator[_Site]:
             user=other,
             password=other_password,
             name="analysts",
-            title="Dagster, read-only",
             upstream=settings.smi_analysts_port,
             read_only=True,
         )

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -218,12 +219,14 @@ def _wait_for_ports(ports: Iterable[int], seconds: float = 20) -> None:
 def run_up(settings: Settings, say: Callable[[str], None]) -> int:
     """Runs the stack against the configured services until Ctrl-C or SIGTERM. Returns the exit code."""
     environment = {**_env_file(), **os.environ}
-    with stop_requested() as stopped, Stack(environment, settings.smi_home, say=say) as stack:
+    asked = threading.Event()
+    handled = signals_handled(lambda *_: asked.set(), signal.SIGINT, signal.SIGTERM)
+    with handled, Stack(environment, settings.smi_home, say=say) as stack:
         stack.wait_ready()
         for name, address in stack.addresses.items():
             say(f"{name}: {address}")
         say("running; Ctrl-C stops everything")
-        while not stopped():
+        while not asked.is_set():
             stack.keep_running()
             time.sleep(0.5)
         say("stopping")
@@ -231,19 +234,14 @@ def run_up(settings: Settings, say: Callable[[str], None]) -> int:
 
 
 @contextlib.contextmanager
-def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Takes SIGINT and SIGTERM while in use; the function tells whether one came."""
-    asked: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        asked.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+def signals_handled(handler: Callable[[int, FrameType | None], None], *numbers: signal.Signals) -> Iterator[None]:
+    """Handle signals while in use."""
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
-        yield lambda: bool(asked)
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 def _instance() -> str:

@@ -53,7 +53,7 @@ def dagster_routes() -> list[BaseRoute]:
 
 def gateway_routes() -> list[BaseRoute]:
     """Return the routes of the gateway."""
-    return create_app(cast(Any, None), Settings(_env_file=None)).routes  # type: ignore[call-arg]
+    return create_app(cast(Any, None), Settings(_env_file=None), on_work=lambda queue: None).routes  # type: ignore[call-arg]
 
 
 class Recorder:

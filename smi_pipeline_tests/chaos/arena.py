@@ -124,7 +124,7 @@ class Arena:
             try:
                 if guest.pays:
                     self.shop.order_and_pay(guest)
-                elif guest.job_id is None:
+                elif not guest.job_id:
                     self.shop.order(guest)
                     return
             except CustomerError:  # the gateway is down just now: customers come back

@@ -7,7 +7,6 @@ Nothing else: no file, no money, no second mail.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from smi_pipeline.demo.evidence import paid_job
 from smi_pipeline.demo.judge import Evidence, Finding, examine
 from smi_pipeline_tests.chaos.arena import Guest
 
@@ -36,8 +35,8 @@ def judge(
     and mails of strangers count.
     """
     paid = [guest for guest in guests if guest.paid_at is not None]
-    findings, said = examine([paid_job(guest) for guest in paid], evidence)
-    violations = [f"{f.job.case} (job {f.job.job_id}) {what}" for f in findings for what in f.violations]
+    findings, said = examine(paid, evidence)
+    violations = [f"{f.job.case_name} (job {f.job.job_id}) {what}" for f in findings for what in f.violations]
     if everybody is not None:
         violations += said[len(violations) :]
     violations += [
@@ -48,8 +47,8 @@ def judge(
     expected_twice = 0
     for guest, finding in zip(paid, findings, strict=True):
         violations += _stuck(guest, now)
-        name = f"{finding.job.case} (job {finding.job.job_id})"
-        if finding.outcome == "refunded" and finding.job.expected == "delivered":
+        name = f"{finding.job.case_name} (job {finding.job.job_id})"
+        if finding.outcome == "refunded" and finding.job.case.expected == "delivered":
             violations.append(f"{name} was refunded, but could have been delivered")
         if finding.outcome == "delivered" and finding.submissions == 0:
             violations.append(f"{name} was delivered, but never submitted")

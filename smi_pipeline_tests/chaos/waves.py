@@ -205,7 +205,7 @@ def _final(arena: Arena, wave: Wave, result: Result) -> None:
         ends = time.monotonic() + REAL_SECONDS
         unpaid = [] if paid else [arena.place(recipe, pay=False) for _ in range(2 * len(kills))]
         if unpaid:
-            while any(guest.job_id is None for guest in unpaid) and time.monotonic() < ends:
+            while any(not guest.job_id for guest in unpaid) and time.monotonic() < ends:
                 time.sleep(0.2)
             arena.sql(
                 "UPDATE smi.clock SET shift = make_interval(secs => :seconds)", seconds=arena.shifted + DAY_SECONDS

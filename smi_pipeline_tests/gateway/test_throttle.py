@@ -145,7 +145,7 @@ def test_many_addresses_do_not_fill_the_memory(shop: Shop, monkeypatch: pytest.M
     monkeypatch.setattr(throttle, "ADDRESSES", 5)
     for n in range(20):
         by(shop, f"192.0.2.{n}")
-    assert len(shop.app.state.gateway.guesses._windows) == 5
+    assert len(shop.app.state.gateway.wrong_secrets._windows) == 5
 
 
 def comparisons() -> Iterator[tuple[str, str]]:

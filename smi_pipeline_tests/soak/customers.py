@@ -61,7 +61,7 @@ class Customers:
             except CustomerError as error:
                 why = str(error)
                 if order.checkout_url and order.paid_at is None and "paying" in why:
-                    order.job_id = None  # the session has expired: order again
+                    order.job_id = ""  # the session has expired: order again
                 time.sleep(0.5)
             else:
                 with self._lock:

@@ -17,11 +17,12 @@ import asyncio
 import secrets
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from babel.dates import format_timedelta
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -37,7 +38,7 @@ _MAX_BYTES = 20_000_000
 
 
 class Mail(SandboxService):
-    """Settings: smtp_user and smtp_password (empty: no login). ``tls``: offer STARTTLS with it."""
+    """Settings: smtp_user and smtp_password (empty: no login)."""
 
     name = "mail"
     kinds: ClassVar[Mapping[str, Kind]] = {
@@ -47,9 +48,8 @@ class Mail(SandboxService):
         "latency": Kind(defaults={"seconds": 1.0, "at": "DATA"}, choices={"at": _COMMANDS}),
     }
 
-    def __init__(self, state: Path, settings: dict[str, Any], tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, state: Path, settings: dict[str, Any]) -> None:
         super().__init__(state, settings)
-        self._tls = tls
         self._folder = state / "mails"
         self._folder.mkdir(parents=True, exist_ok=True)
 
@@ -57,9 +57,9 @@ class Mail(SandboxService):
         """Return the routes of the pages."""
         return [
             Route("/", self._inbox),
-            Route("/messages/{n:int}.eml", self._source),
-            Route("/messages/{n:int}.html", self._html_part),
-            Route("/messages/{n:int}", self._message),
+            Route("/messages/{n:int}.eml", self._of_mail(self._source)),
+            Route("/messages/{n:int}.html", self._of_mail(self._html_part)),
+            Route("/messages/{n:int}", self._of_mail(self._message)),
         ]
 
     def read_ledger(self) -> dict[str, Any]:
@@ -69,8 +69,8 @@ class Mail(SandboxService):
 
     # --- SMTP
 
-    def smtp(self) -> SMTP:
-        """Return the protocol of a new connection."""
+    def smtp(self, tls: ssl.SSLContext | None) -> SMTP:
+        """Return the protocol of a new connection, which offers STARTTLS if ``tls`` is given."""
         user, password = self.settings["smtp_user"], self.settings["smtp_password"]
 
         def login(server: SMTP, session: Session, envelope: Envelope, mechanism: str, given: Any) -> AuthResult:
@@ -85,10 +85,10 @@ class Mail(SandboxService):
             ident=_GREETING,
             data_size_limit=_MAX_BYTES,
             enable_SMTPUTF8=True,
-            tls_context=self._tls,
+            tls_context=tls,
             authenticator=login,
             auth_required=bool(user),
-            auth_require_tls=self._tls is not None,
+            auth_require_tls=tls is not None,
         )
 
     async def handle_MAIL(
@@ -157,30 +157,29 @@ class Mail(SandboxService):
     async def _inbox(self, request: Request) -> Response:
         return html("inbox.html", mails=[{**mail, "age": _age(mail["at"])} for mail in self.ledger.newest("messages")])
 
-    async def _source(self, request: Request) -> Response:
-        content = self._content(request)
-        return _missing() if content is None else Response(content, media_type="message/rfc822")
+    def _of_mail(self, page: Callable[[int, bytes], Response]) -> Callable[[Request], Awaitable[Response]]:
+        """Return the view of a page that shows the content of a mail."""
 
-    async def _message(self, request: Request) -> Response:
-        content = self._content(request)
-        if content is None:
-            return _missing()
-        number = request.path_params["n"]
-        return html(
-            "message.html", mail=self.ledger.get("messages", str(number)), number=number, **message.parts(content)
-        )
+        async def view(request: Request) -> Response:
+            number = request.path_params["n"]
+            path = self._folder / f"{number}.eml"
+            if not path.exists():
+                return JSONResponse({"error": "No such message"}, status_code=404)
+            return page(number, path.read_bytes())
 
-    async def _html_part(self, request: Request) -> Response:
-        content = self._content(request)
-        if content is None:
-            return _missing()
+        return view
+
+    def _source(self, number: int, content: bytes) -> Response:
+        return Response(content, media_type="message/rfc822")
+
+    def _message(self, number: int, content: bytes) -> Response:
+        mail = self.ledger.get("messages", str(number))
+        return html("message.html", mail=mail, number=number, **message.parts(content))
+
+    def _html_part(self, number: int, content: bytes) -> Response:
         page = message.parts(content)["html"] or "<p>No HTML part."
         # links open in a new tab: the shop's pages would not work inside the sandboxed frame
         return HTMLResponse('<base target="_blank">' + page, headers={"Content-Security-Policy": "script-src 'none'"})
-
-    def _content(self, request: Request) -> bytes | None:
-        path = self._folder / f"{request.path_params['n']}.eml"
-        return path.read_bytes() if path.exists() else None
 
 
 class _Connection(SMTP):
@@ -199,14 +198,5 @@ def _cut(server: SMTP) -> None:
     raise ConnectionResetError("injected fault")
 
 
-def _missing() -> Response:
-    return JSONResponse({"error": "No such message"}, status_code=404)
-
-
 def _age(at: float) -> str:
-    seconds = max(0, int(time.time() - at))
-    for size, word in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= size:
-            count = seconds // size
-            return f"{count} {word}{'s' if count > 1 else ''} ago"
-    return "just now"
+    return format_timedelta(int(at - time.time()), add_direction=True, locale="en")

@@ -5,6 +5,7 @@ from urllib.parse import parse_qs
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+from stripe.params.checkout import SessionCreateParams
 
 from smi_pipeline.sandbox.pages import html
 from smi_pipeline.sandbox.stripe import objects
@@ -14,41 +15,10 @@ from smi_pipeline.sandbox.stripe.money import Money
 if TYPE_CHECKING:
     from smi_pipeline.sandbox.base import SandboxService
 
-_KNOWN = frozenset(
-    {
-        "mode",
-        "line_items",
-        "success_url",
-        "cancel_url",
-        "return_url",
-        "customer",
-        "customer_email",
-        "customer_creation",
-        "metadata",
-        "payment_intent_data",
-        "payment_method_types",
-        "expires_at",
-        "client_reference_id",
-        "locale",
-        "submit_type",
-        "allow_promotion_codes",
-        "billing_address_collection",
-        "automatic_tax",
-        "invoice_creation",
-        "ui_mode",
-        "phone_number_collection",
-        "tax_id_collection",
-        "consent_collection",
-        "custom_text",
-        "currency",
-        "payment_method_options",
-        "discounts",
-        "branding_settings",
-        "origin_context",
-    }
-)
-_LONGEST_SECONDS = 24 * 3600
+_KNOWN = frozenset(SessionCreateParams.__annotations__) | {"payment_method_types"}  # of older API versions, too
+_SHORTEST_SECONDS, _LONGEST_SECONDS = 1800, 24 * 3600
 _MINIMUM_CENTS = 50
+_DECLINED_CARD = "4000000000000002"
 
 
 class Checkout:
@@ -72,8 +42,7 @@ class Checkout:
         required(params, "success_url")
         now = int(self._service.clock())
         expires_at = integer(params.get("expires_at", now + _LONGEST_SECONDS), "expires_at")
-        shortest = self._service.settings["min_session_seconds"]
-        if not now + shortest - 60 <= expires_at <= now + _LONGEST_SECONDS + 60:
+        if not now + _SHORTEST_SECONDS - 60 <= expires_at <= now + _LONGEST_SECONDS + 60:
             message = "The `expires_at` timestamp must be between 30 minutes and 24 hours from now."
             raise StripeError(message, param="expires_at")
         copied = ("success_url", "cancel_url", "customer_email", "client_reference_id", "locale", "submit_type")
@@ -102,34 +71,27 @@ class Checkout:
         session = self._ledger.get("sessions", request.path_params["id"])
         if session is None:
             return html("checkout.html", status=404, state="unknown", session=None, items=[], error=None)
-        error = None
-        if request.method == "POST" and session["status"] == "open":
+        error, status = None, session["status"]
+        if request.method == "POST" and status == "open":
             form = {name: values[0] for name, values in parse_qs((await request.body()).decode()).items()}
             email = form.get("email", "").strip()
             if email and not session["customer_email"]:
                 details = self._ledger.get("session_details", session["id"]) or {}
                 self._ledger.put("session_details", session["id"], {**details, "email": email})
-            outcome = {"4000000000000002": "declined"}.get(form.get("card", "").replace(" ", ""), "paid")
-            self._money.pay(session, outcome=outcome)
-            if outcome == "paid":
-                return RedirectResponse(self.success_url(session), status_code=303)
-            error = "Your card was declined."
-        elif request.method == "POST" and session["status"] == "complete":  # the button was pressed twice
-            return RedirectResponse(self.success_url(session), status_code=303)
-        status = 402 if error else 200
+            if form.get("card", "").replace(" ", "") == _DECLINED_CARD:
+                error = "Your card was declined."
+            self._money.pay(session, outcome="declined" if error else "paid")
+        if request.method == "POST" and not error and status in ("open", "complete"):  # or the button was pressed twice
+            target = session["success_url"].replace("{CHECKOUT_SESSION_ID}", session["id"])
+            return RedirectResponse(target, status_code=303)
         return html(
             "checkout.html",
-            status=status,
+            status=402 if error else 200,
             state=session["status"],
             session=session,
             items=self.line_items(session)["data"],
             error=error,
         )
-
-    @staticmethod
-    def success_url(session: Object) -> str:
-        """Return the address to which a customer is sent after payment."""
-        return str(session["success_url"]).replace("{CHECKOUT_SESSION_ID}", session["id"])
 
 
 def _line_item(item: Any, number: int) -> Object:

@@ -1,7 +1,7 @@
 """Stripe's events: stored, signed, delivered at least once, and the faults of delivery.
 
 An event is stored when it happens; only its webhook can be lost, repeated, late or out of order. It is tried
-``webhook_attempts`` times, with pauses from one second, doubling up to a minute.
+15 times, with pauses from one second, doubling up to a minute.
 """
 
 import copy
@@ -16,18 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from smi_pipeline.sandbox.faults import Kind
 from smi_pipeline.sandbox.stripe import objects
-from smi_pipeline.sandbox.webhooks import WebhookSender
+from smi_pipeline.sandbox.webhooks import WEBHOOK_KINDS, Webhooks
 
 if TYPE_CHECKING:
     from smi_pipeline.sandbox.base import SandboxService
 
-WEBHOOK_KINDS: Mapping[str, Kind] = {
-    "lose_webhook": Kind(),
-    "repeat_webhook": Kind(defaults={"n": 3}),
-    "delay_webhook": Kind(defaults={"seconds": 5.0}),
+DELIVERY_KINDS: Mapping[str, Kind] = {
+    **WEBHOOK_KINDS,
     "shuffle": Kind(defaults={"size": 3, "seconds": 1.5}, times=None),
 }
-_LONGEST_PAUSE_SECONDS = 60.0
+WEBHOOK_ATTEMPTS = 15
 _RECENT = 500  # newest events, of which some are resent to keep the rate
 
 
@@ -42,7 +40,7 @@ class Events:
 
     def __init__(self, service: "SandboxService") -> None:
         self._service = service
-        self._sender = WebhookSender("stripe")
+        self._webhooks = Webhooks(service)
         self._shuffled = 0
         self._sent: deque[float] = deque()
         self._chance = random.Random(0)
@@ -64,7 +62,7 @@ class Events:
     def resend(self, event: dict[str, Any], times: int) -> None:
         """Deliver a stored event again, this many times, without faults."""
         for _ in range(times):
-            self._service.timers.at(time.time(), "deliver", event=event["id"], attempt=1)
+            self._webhooks.resend(event["id"], time.time())
 
     def _plan(self, event: dict[str, Any]) -> None:
         subject = event["data"]["object"]
@@ -76,22 +74,18 @@ class Events:
             "payment_intent": subject.get("payment_intent") or subject.get("id"),
             "email": self._email(subject),
         }
-        taken = self._service.faults.take(set(WEBHOOK_KINDS), context)
-        if "lose_webhook" in taken:
-            self._log(event, attempt=0, status="lost")
-            return
-        due = time.time() + taken.get("delay_webhook", {}).get("seconds", 0)
-        if "shuffle" in taken:
+        taken = self._service.faults.take(set(DELIVERY_KINDS), context)
+        later = 0.0
+        if "shuffle" in taken and "lose_webhook" not in taken:
             # groups of `size` in reverse order, spread over `seconds`: the first waits longest
             size = taken["shuffle"]["size"]
-            due += taken["shuffle"]["seconds"] * (size - self._shuffled % size) / size
+            later = taken["shuffle"]["seconds"] * (size - self._shuffled % size) / size
             self._shuffled += 1
-        for _ in range(taken.get("repeat_webhook", {}).get("n", 1)):
-            self._service.timers.at(due, "deliver", event=event["id"], attempt=1)
+        self._webhooks.plan(_subject(event), taken, later=later)
 
-    async def deliver(self, event: str, attempt: int) -> None:
-        """Send a webhook once; schedule the next attempt unless the response is 2xx."""
-        stored, settings = self._service.ledger.get("events", event), self._service.settings
+    async def deliver(self, id: str, attempt: int) -> None:
+        """Send a webhook once. Called by a timer."""
+        stored, settings = self._service.ledger.get("events", id), self._service.settings
         if stored is None or not settings["webhook_url"]:
             return
         payload = json.dumps(stored, indent=2).encode()
@@ -101,11 +95,8 @@ class Events:
             "Stripe-Signature": signature(payload, settings["webhook_secret"], int(self._service.clock())),
         }
         self._sent.append(time.monotonic())
-        status, seconds = await self._sender.post(settings["webhook_url"], payload, headers)
-        self._log(stored, attempt=attempt, status=status, seconds=seconds)
-        if not 200 <= status < 300 and attempt < settings["webhook_attempts"]:
-            pause = min(settings["webhook_retry_seconds"] * 2 ** (attempt - 1), _LONGEST_PAUSE_SECONDS)
-            self._service.timers.at(time.time() + pause, "deliver", event=event, attempt=attempt + 1)
+        url = settings["webhook_url"]
+        await self._webhooks.send(_subject(stored), url, payload, headers, attempt=attempt, attempts=WEBHOOK_ATTEMPTS)
 
     def keep_pace(self) -> None:
         """Resend old events, spread over the next second, if fewer than ``webhooks_per_second`` webhooks were sent in
@@ -117,17 +108,17 @@ class Events:
         events = self._service.ledger.all("events") if missing > 0 else []
         for number in range(missing if events else 0):
             event = self._chance.choice(events[-_RECENT:])
-            self._service.timers.at(time.time() + number / missing, "deliver", event=event["id"], attempt=1)
+            self._webhooks.resend(event["id"], time.time() + number / missing)
 
     def _email(self, subject: dict[str, Any]) -> str | None:
         """Return the email address of the customer whom an object is about."""
         charge = self._service.ledger.get("charges", str(subject.get("charge"))) or subject
         return charge.get("receipt_email") or charge.get("customer_email")
 
-    def _log(self, event: dict[str, Any], *, attempt: int, status: int | str, seconds: float = 0.0) -> None:
-        entry = {"at": time.time(), "id": event["id"], "type": event["type"], "attempt": attempt, "status": status}
-        self._service.ledger.append("webhooks", {**entry, "seconds": seconds})
-
     def close(self) -> None:
         """Stop sending."""
-        self._sender.close()
+        self._webhooks.close()
+
+
+def _subject(event: dict[str, Any]) -> dict[str, Any]:
+    return {"id": event["id"], "type": event["type"]}

@@ -3,8 +3,11 @@
 import copy
 import re
 from collections.abc import Callable, Collection, Iterable
+from operator import ge, gt, le, lt
 from typing import Any
 from urllib.parse import parse_qsl
+
+from stripe import RequestOptions
 
 from smi_pipeline.sandbox.ledger import Ledger
 
@@ -22,6 +25,7 @@ COLLECTIONS = {
     "evt": "events",
 }
 _MAX_LIMIT = 100
+_BOUNDS: dict[str, Callable[[int, int], bool]] = {"gt": gt, "gte": ge, "lt": lt, "lte": le}
 
 
 class StripeError(Exception):
@@ -78,9 +82,10 @@ def _lists(value: Any) -> Any:
 
 
 def check_names(params: Params, known: Collection[str]) -> None:
-    """Raise StripeError for a parameter that the endpoint does not have."""
+    """Raise StripeError for a parameter that the endpoint does not have. ``known`` may be the names that Stripe's own
+    library declares, among which are options of its client."""
     for name in params:
-        if name not in known and name != "expand":
+        if (name not in known or name in RequestOptions.__annotations__) and name != "expand":
             raise StripeError(f"Received unknown parameter: {name}", code="parameter_unknown", param=name)
 
 
@@ -149,16 +154,10 @@ def _created_in(each: Object, bounds: Any) -> bool:
         return True
     if not isinstance(bounds, dict):
         return bool(each["created"] == integer(bounds, "created"))
-    tests: dict[str, Callable[[int, int], bool]] = {
-        "gt": lambda one, two: one > two,
-        "gte": lambda one, two: one >= two,
-        "lt": lambda one, two: one < two,
-        "lte": lambda one, two: one <= two,
-    }
     return all(
-        tests[name](each["created"], integer(bound, f"created[{name}]"))
+        _BOUNDS[name](each["created"], integer(bound, f"created[{name}]"))
         for name, bound in bounds.items()
-        if name in tests
+        if name in _BOUNDS
     )
 
 

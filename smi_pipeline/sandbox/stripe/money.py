@@ -10,14 +10,14 @@ Faults, matched by ``job_id`` (of the metadata) or ``payment_intent``:
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from smi_pipeline.sandbox.faults import Kind
 from smi_pipeline.sandbox.stripe import objects
 from smi_pipeline.sandbox.stripe.disputes import Disputes
 from smi_pipeline.sandbox.stripe.events import Events
-from smi_pipeline.sandbox.stripe.forms import Object, StripeError, find
+from smi_pipeline.sandbox.stripe.forms import Object, Params, StripeError, find
 
 if TYPE_CHECKING:
     from smi_pipeline.sandbox.base import SandboxService
@@ -91,12 +91,11 @@ class Money:
             if outcome == "paid":
                 self._settle(intent)
                 self._ledger.update("sessions", session["id"], payment_status="paid")
-                self._events.emit("checkout.session.completed", session)
             else:
-                self._events.emit("checkout.session.completed", session)
                 self._service.timers.at(
                     time.time() + seconds, "async_payment", session=session["id"], paid=outcome == "async"
                 )
+            self._events.emit("checkout.session.completed", session)
         return intent
 
     def pay_directly(self, *, amount: int, currency: str, metadata: dict[str, str]) -> Object:
@@ -150,13 +149,7 @@ class Money:
         self._ledger.put("intents", intent["id"], intent)
         self._events.emit("charge.succeeded", charge)
         self._events.emit("payment_intent.succeeded", intent)
-        context = {
-            "job_id": intent["metadata"].get("job_id"),
-            "payment_intent": intent["id"],
-            "email": intent["receipt_email"],
-            "endpoint": "payment",
-        }
-        if fault := self._service.faults.take({"dispute"}, context).get("dispute"):
+        if fault := self._faults({"dispute"}, "payment", charge, charge).get("dispute"):
             self.disputes.open_after_payment(charge, fault)
 
     def expire(self, session: Object) -> None:
@@ -196,14 +189,7 @@ class Money:
             )
             raise StripeError(message, code="amount_too_large", param="amount", remembered=True)
         refund = objects.refund(now=self._now(), charge=charge, amount=amount, reason=reason, metadata=metadata or {})
-        job_id = refund["metadata"].get("job_id") or charge["metadata"].get("job_id")
-        context = {
-            "job_id": job_id,
-            "payment_intent": charge["payment_intent"],
-            "email": charge["receipt_email"],
-            "endpoint": "refund",
-        }
-        taken = self._service.faults.take({"refund_pending", "refund_fails"}, context)
+        taken = self._faults({"refund_pending", "refund_fails"}, "refund", charge, refund)
         with self._ledger.transaction():
             refund["balance_transaction"] = self.move("refund", -amount, 0, refund)
             if "refund_pending" in taken:
@@ -217,18 +203,12 @@ class Money:
         return refund
 
     def _plan_end(self, refund: Object, taken: Mapping[str, Mapping[str, Any]]) -> None:
-        if "refund_pending" in taken:
-            fault = taken["refund_pending"]
-            if fault["then"]:
-                self._service.timers.at(
-                    time.time() + fault["seconds"], "end_refund", refund=refund["id"], status=fault["then"]
-                )
-        elif "refund_fails" in taken:
-            if taken["refund_fails"]["seconds"]:
-                due = time.time() + taken["refund_fails"]["seconds"]
-                self._service.timers.at(due, "end_refund", refund=refund["id"], status="failed")
-            else:
-                self._end_refund(refund, "failed")
+        pending, fails = taken.get("refund_pending"), taken.get("refund_fails")
+        if fails and not pending and not fails["seconds"]:
+            self._end_refund(refund, "failed")
+        elif (fault := pending or fails) and (status := fault.get("then", "failed")):
+            due = time.time() + fault["seconds"]
+            self._service.timers.at(due, "end_refund", refund=refund["id"], status=status)
 
     async def end_refund(self, refund: str, status: str) -> None:
         """Set the final status of a refund. Called by a timer."""
@@ -281,6 +261,15 @@ class Money:
         )
         self._ledger.put("balance_transactions", move["id"], move)
         return str(move["id"])
+
+    def _faults(self, kinds: Collection[str], endpoint: str, charge: Object, about: Object) -> dict[str, Params]:
+        context = {
+            "endpoint": endpoint,
+            "job_id": about["metadata"].get("job_id") or charge["metadata"].get("job_id"),
+            "payment_intent": charge["payment_intent"],
+            "email": charge["receipt_email"],
+        }
+        return self._service.faults.take(kinds, context)
 
     def _now(self) -> int:
         return int(self._service.clock())

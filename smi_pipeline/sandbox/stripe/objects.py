@@ -81,19 +81,13 @@ def charge(*, now: int, intent: Object, email: str | None) -> Object:
 
 def balance_transaction(*, now: int, type: str, amount: int, fee: int, currency: str, source: str) -> Object:
     """Return a balance transaction; ``amount`` and ``fee`` in cents, ``amount`` negative when money leaves."""
-    details = (
-        [
-            {
-                "amount": fee,
-                "currency": currency,
-                "type": "stripe_fee",
-                "description": "Stripe processing fees",
-                "application": None,
-            }
-        ]
-        if fee
-        else []
-    )
+    details = {
+        "amount": fee,
+        "currency": currency,
+        "type": "stripe_fee",
+        "description": "Stripe processing fees",
+        "application": None,
+    }
     return {
         "id": new_id("txn"),
         "object": "balance_transaction",
@@ -104,7 +98,7 @@ def balance_transaction(*, now: int, type: str, amount: int, fee: int, currency:
         "description": None,
         "exchange_rate": None,
         "fee": fee,
-        "fee_details": details,
+        "fee_details": [details] if fee else [],
         "net": amount - fee,
         "reporting_category": type,
         "source": source,

@@ -32,7 +32,7 @@ from smi_pipeline.sandbox.faults import Kind
 from smi_pipeline.sandbox.stripe import forms, objects
 from smi_pipeline.sandbox.stripe.api import Api
 from smi_pipeline.sandbox.stripe.checkout import Checkout
-from smi_pipeline.sandbox.stripe.events import WEBHOOK_KINDS, Events
+from smi_pipeline.sandbox.stripe.events import DELIVERY_KINDS, Events
 from smi_pipeline.sandbox.stripe.forms import Object, StripeError, find, integer
 from smi_pipeline.sandbox.stripe.idempotency import Idempotency
 from smi_pipeline.sandbox.stripe.money import MONEY_KINDS, Money
@@ -42,12 +42,11 @@ _EXPIRY_CHECK_SECONDS = 0.5
 
 
 class Stripe(SandboxService):
-    """Settings: api_key, webhook_url, webhook_secret, webhook_retry_seconds, webhook_attempts, fee_percent,
-    fee_fixed_cents, dispute_fee_cents, min_session_seconds, webhooks_per_second (old events are resent up to this
-    rate; 0: never)."""
+    """Settings: api_key, webhook_url, webhook_secret, webhook_retry_seconds, fee_percent, fee_fixed_cents,
+    dispute_fee_cents, webhooks_per_second (old events are resent up to this rate; 0: never)."""
 
     name = "stripe"
-    kinds: ClassVar[Mapping[str, Kind]] = {**REQUEST_KINDS, **WEBHOOK_KINDS, **MONEY_KINDS}
+    kinds: ClassVar[Mapping[str, Kind]] = {**REQUEST_KINDS, **DELIVERY_KINDS, **MONEY_KINDS}
 
     def __init__(self, state: Path, settings: dict[str, Any]) -> None:
         super().__init__(state, settings)
@@ -157,13 +156,12 @@ class Stripe(SandboxService):
             return _error(StripeError("Invalid request body: it must be UTF-8"))
         with self.ledger.transaction():
             try:
-                given = json.loads(json.dumps(params))
                 reply: Response = JSONResponse(self._api.run(request.method, path, params, key))
                 kept = True
             except StripeError as error:
                 reply, kept = _error(error), error.remembered
             if key and kept:
-                self._idempotency.keep(key, path, given, now, reply)
+                self._idempotency.keep(key, path, params, now, reply)
         return reply
 
     def failed_after_work(self, request: Request, reply: Response) -> None:
@@ -203,23 +201,12 @@ class Stripe(SandboxService):
                 amount=amount, currency=body.get("currency", "usd"), metadata=body.get("metadata") or {}
             )
         session = find(self.ledger, "sessions", body["session"], "checkout.session")
-        return self.money.pay(
-            session,
-            amount=body.get("amount"),
-            currency=body.get("currency"),
-            outcome=body.get("outcome", "paid"),
-            seconds=body.get("seconds", 2.0),
-        )
+        return self.money.pay(session, **_given(body, "amount", "currency", "outcome", "seconds"))
 
     def _dispute(self, body: dict[str, Any]) -> Object:
         if "dispute" in body:
             return self.money.disputes.close(find(self.ledger, "disputes", body["dispute"], "dispute"), body["outcome"])
-        return self.money.disputes.open(
-            self._api.charge_of(body),
-            amount=body.get("amount"),
-            reason=body.get("reason", "fraudulent"),
-            inquiry=bool(body.get("inquiry")),
-        )
+        return self.money.disputes.open(self._api.charge_of(body), **_given(body, "amount", "reason", "inquiry"))
 
     def _refund(self, body: dict[str, Any]) -> Object:
         return self.money.refund(self._api.charge_of(body), body.get("amount"), metadata=body.get("metadata"))
@@ -232,6 +219,10 @@ class Stripe(SandboxService):
 
 def _error(error: StripeError) -> Response:
     return JSONResponse(error.body, status_code=error.status)
+
+
+def _given(body: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: body[name] for name in names if name in body}
 
 
 def _every(seconds: float, action: Callable[[], None]) -> "asyncio.Task[None]":

@@ -40,31 +40,28 @@ def parse(body: Any, api_format: ApiFormat) -> Submission:
     """Return the parsed submission. Raises BadRequest."""
     if not isinstance(body, dict):
         raise BadRequest("The body must be a JSON object")
+    metadata: dict[str, Any] = {}
     if api_format == "live":
-        fields = body.get("input")
+        fields, prefix, (image_url, scale, webhook) = (
+            body.get("input"),
+            "input.",
+            ("imageUrl", "upscaleFactor", "webhook"),
+        )
         if not isinstance(fields, dict):
             raise BadRequest("input is required")
-        webhook = body.get("webhook")
-        return Submission(
-            api_format=api_format,
-            image_url=_url(fields.get("imageUrl"), "input.imageUrl"),
-            scale=_scale(fields.get("upscaleFactor"), "input.upscaleFactor"),
-            webhook=_url(webhook, "webhook") if webhook else None,
-            job_id=None,
-            metadata={},
-        )
-    metadata = body.get("metadata") or {}
-    if not isinstance(metadata, dict):
-        raise BadRequest("metadata must be an object")
-    if body.get("format", "auto") not in ("auto", "png", "jpg", "jpeg", "webp"):
-        raise BadRequest("format must be auto, png, jpg or webp")
-    webhook = body.get("webhook_url")
+    else:
+        fields, prefix, (image_url, scale, webhook) = body, "", ("image_url", "scale_factor", "webhook_url")
+        metadata = body.get("metadata") or {}
+        if not isinstance(metadata, dict):
+            raise BadRequest("metadata must be an object")
+        if body.get("format", "auto") not in ("auto", "png", "jpg", "jpeg", "webp"):
+            raise BadRequest("format must be auto, png, jpg or webp")
     job_id = metadata.get("job_id")
     return Submission(
         api_format=api_format,
-        image_url=_url(body.get("image_url"), "image_url"),
-        scale=_scale(body.get("scale_factor"), "scale_factor"),
-        webhook=_url(webhook, "webhook_url") if webhook else None,
+        image_url=_url(fields.get(image_url), prefix + image_url),
+        scale=_scale(fields.get(scale), prefix + scale),
+        webhook=_url(body[webhook], webhook) if body.get(webhook) else None,
         job_id=str(job_id) if job_id is not None else None,
         metadata=metadata,
     )
@@ -86,15 +83,13 @@ def accepted(record: dict[str, Any]) -> dict[str, Any]:
     """Return the response to a submission."""
     if record["api_format"] == "live":
         reply = {"id": record["id"], "status": _LIVE_WORDS[record["status"]]}
-        if record["status"] == "failed":
-            reply["error"] = record["error"]
-        return reply
-    reply = {
-        "success": record["status"] != "failed",
-        "job_id": record["id"],
-        "status": record["status"],
-        "estimated_completion": _iso(record["estimated_completion"]),
-    }
+    else:
+        reply = {
+            "success": record["status"] != "failed",
+            "job_id": record["id"],
+            "status": record["status"],
+            "estimated_completion": _iso(record["estimated_completion"]),
+        }
     if record["status"] == "failed":
         reply["error"] = record["error"]
     return reply

@@ -145,9 +145,5 @@ def _flip_png(body: bytes, chance: random.Random) -> bytes:
 
 
 CORRUPTIONS: dict[str, Callable[[Upscaled, dict[str, Any]], bytes]] = {
-    "truncated": truncated,
-    "wrong_dimensions": wrong_dimensions,
-    "black_tile": black_tile,
-    "wrong_image": wrong_image,
-    "bit_flip": bit_flip,
+    corrupt.__name__: corrupt for corrupt in (truncated, wrong_dimensions, black_tile, wrong_image, bit_flip)
 }

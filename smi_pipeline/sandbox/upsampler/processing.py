@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import uuid
 from pathlib import Path
 from typing import Any
 
 import requests
 
+from smi_pipeline.sandbox import files
 from smi_pipeline.sandbox.ledger import Ledger, Record
 from smi_pipeline.sandbox.upsampler import corruption
 from smi_pipeline.sandbox.upsampler.upscaling import EXTENSIONS, UnusableImage, Upscaled, credits_for, upscale
@@ -43,13 +43,8 @@ class Processor:
         how = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:8]
         name = f"{Path(stored).stem}-{kind}-{how}{Path(stored).suffix}"
         if not (self.folder / name).exists():
-            self._write(name, corruption.CORRUPTIONS[kind](result, params))
+            files.write(self.folder / name, corruption.CORRUPTIONS[kind](result, params))
         return name
-
-    def _write(self, name: str, body: bytes) -> None:
-        part = self.folder / f"{name}.{uuid.uuid4().hex}"
-        part.write_bytes(body)
-        part.rename(self.folder / name)
 
     def _upscaled(self, source: bytes, scale: int) -> tuple[Upscaled, str]:
         """Return the result and its file name. The same source is enlarged once: load tests send few photographs many
@@ -61,7 +56,7 @@ class Processor:
                 return Upscaled(body=path.read_bytes(), **cached), path.name
         result = upscale(source, scale)
         path = self.folder / f"{name}.{EXTENSIONS[result.format]}"
-        self._write(path.name, result.body)
+        files.write(path, result.body)
         self._ledger.put("cache", name, {"format": result.format, "width": result.width, "height": result.height})
         return result, path.name
 

@@ -27,6 +27,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,14 +43,15 @@ from smi_pipeline.sandbox.upsampler import api_format
 from smi_pipeline.sandbox.upsampler.processing import Processor
 from smi_pipeline.sandbox.upsampler.rate_limit import RateLimit
 from smi_pipeline.sandbox.upsampler.upscaling import EXTENSIONS, MEDIA_TYPES, UnusableImage
-from smi_pipeline.sandbox.webhooks import WebhookSender
+from smi_pipeline.sandbox.webhooks import WEBHOOK_KINDS, Webhooks
 
 RESULT_LIFE_SECONDS = 3 * 3600
 WEBHOOK_ATTEMPTS = 4  # the first and three more
 _QUEUED_SHARE = 0.25  # of the processing time is spent queued
-_REFUSALS: Mapping[str, tuple[int, str]] = {
-    "unauthorized": (401, "Invalid API key"),
-    "insufficient_credits": (402, "Insufficient credits"),
+_REFUSALS = {
+    "unauthorized": Kind(defaults={"code": 401, "message": "Invalid API key"}),
+    "insufficient_credits": Kind(defaults={"code": 402, "message": "Insufficient credits"}),
+    "reject": Kind(defaults={"code": 422, "message": "The image cannot be processed"}),
 }
 _OUTCOMES = {
     "fail": Kind(defaults={"error": "Upscaling failed", "at_once": False}),
@@ -62,11 +64,6 @@ _OUTCOMES = {
     "bit_flip": Kind(),
     "wrong_image": Kind(),
 }
-_WEBHOOKS = {
-    "lose_webhook": Kind(),
-    "repeat_webhook": Kind(defaults={"n": 3}),
-    "delay_webhook": Kind(defaults={"seconds": 5.0}),
-}
 
 
 class Upsampler(SandboxService):
@@ -77,9 +74,8 @@ class Upsampler(SandboxService):
     kinds: ClassVar[Mapping[str, Kind]] = {
         **REQUEST_KINDS,
         **_OUTCOMES,
-        **_WEBHOOKS,
-        **{name: Kind() for name in _REFUSALS},
-        "reject": Kind(defaults={"code": 422, "message": "The image cannot be processed"}),
+        **WEBHOOK_KINDS,
+        **_REFUSALS,
         "result_404": Kind(),
     }
 
@@ -87,7 +83,7 @@ class Upsampler(SandboxService):
         super().__init__(state, settings)
         self._processor = Processor(state / "results", self.ledger)
         self._workers = ThreadPoolExecutor(int(settings["workers"]), thread_name_prefix="upscale")
-        self._sender = WebhookSender("upsampler")
+        self._webhooks = Webhooks(self)
         hour_ago = time.time() - 3600
         log = self.ledger.all("requests")
         self._limit = RateLimit(line["at"] for line in log if line["at"] > hour_ago and line["status"] != 429)
@@ -96,7 +92,7 @@ class Upsampler(SandboxService):
         """Return the routes of the API, of the CDN and of the logs."""
         submit = self.guard("submit", self._submit)
         status = self.guard("status", self._status)
-        cdn = self.guard("cdn", self._download, quiet=True)
+        cdn = self.guard("cdn", self._download, quiet=True, log="downloads")
         routes: list[BaseRoute] = [
             self.log_route("downloads"),
             self.log_route("webhooks"),
@@ -108,11 +104,11 @@ class Upsampler(SandboxService):
                 Route(f"{prefix}/precise-upscale", submit, methods=["POST"]),
                 Route(f"{prefix}/status/{{id}}", status, methods=["GET"]),
             ]
-        return [*routes, Route("/{rest:path}", self.guard("unknown", self._unknown), methods=["GET", "POST"])]
+        return [*routes, Route("/{rest:path}", self.guard("unknown", self.unknown), methods=["GET", "POST"])]
 
     def handlers(self) -> dict[str, Handler]:
         """Return the steps of a submission."""
-        return {"process": self._process, "finish": self._finish, "webhook": self._webhook}
+        return {"process": self._process, "finish": self._finish, "deliver": self._deliver}
 
     def read_ledger(self) -> dict[str, Any]:
         """Return all requests and submissions."""
@@ -147,22 +143,17 @@ class Upsampler(SandboxService):
         """Return an error in the default API format."""
         return JSONResponse(api_format.error(self.settings["api_format"], message), status_code=status)
 
-    def record_request(self, endpoint: str, request: Request, at: float, status: int) -> None:
-        """Add an entry to the log of requests, or of downloads."""
-        entry = {"at": at, "method": request.method, "path": request.url.path, "status": status}
-        self.ledger.append("downloads" if endpoint == "cdn" else "requests", entry)
-
     async def stop(self) -> None:
         """Stop timers, workers and webhooks."""
         await super().stop()
         self._workers.shutdown(wait=False, cancel_futures=True)
-        self._sender.close()
+        self._webhooks.close()
 
     # --- the API
 
     async def _submit(self, request: Request, body: bytes) -> Response:
-        if (refusal := self._unauthorized(request)) is not None:
-            return refusal
+        if (unauthorized := self._unauthorized(request)) is not None:
+            return unauthorized
         chosen = self.settings["api_format"]
         try:
             parsed = json.loads(body)
@@ -172,12 +163,9 @@ class Upsampler(SandboxService):
             return JSONResponse(api_format.error(chosen, str(error)), status_code=400)
         except ValueError:
             return JSONResponse(api_format.error(chosen, "The body is not JSON"), status_code=400)
-        context = {"endpoint": "submit", "method": "POST", "path": request.url.path, **self.describe(request, body)}
-        refused = self.faults.take({*_REFUSALS, "reject"}, context)
-        for kind, params in refused.items():
-            code, message = _REFUSALS.get(kind) or (params["code"], params["message"])
-            return JSONResponse(api_format.error(chosen, message), status_code=code)
-        record = self._accept(asked, self.faults.take(set(_OUTCOMES), context))
+        for refusal in self.faults.take(set(_REFUSALS), request.state.context).values():
+            return JSONResponse(api_format.error(chosen, refusal["message"]), status_code=refusal["code"])
+        record = self._accept(asked, self.faults.take(set(_OUTCOMES), request.state.context))
         return JSONResponse(api_format.accepted(record))
 
     def _accept(self, asked: api_format.Submission, behaviour: dict[str, Any]) -> Record:
@@ -186,14 +174,9 @@ class Upsampler(SandboxService):
         record: Record = {
             "at": now,
             "id": str(uuid.uuid4()),
-            "image_url": asked.image_url,
-            "scale": asked.scale,
-            "job_id": asked.job_id,
+            **asdict(asked),
             "status": "failed" if at_once else "queued",
             "credits": 0,
-            "api_format": asked.api_format,
-            "webhook": asked.webhook,
-            "metadata": asked.metadata,
             "error": behaviour["fail"]["error"] if at_once else None,
             "behaviour": behaviour,
             "estimated_completion": self.clock() + duration,
@@ -215,9 +198,6 @@ class Upsampler(SandboxService):
             return self.error(request, 404, "Job not found")
         return JSONResponse(api_format.status(record, self._result_url(record)))
 
-    async def _unknown(self, request: Request, body: bytes) -> Response:
-        return self.error(request, 404, "Not found")
-
     def _unauthorized(self, request: Request) -> Response | None:
         key = f"Bearer {self.settings['api_key']}"
         if secrets.compare_digest(request.headers.get("authorization", "").encode(), key.encode()):
@@ -235,8 +215,8 @@ class Upsampler(SandboxService):
         missing = Response("Not found", status_code=404, media_type="text/plain")
         if record is None or record["file"] != request.path_params["file"]:
             return missing
-        context = {**_context(record), "endpoint": "cdn", "method": request.method, "path": request.url.path}
-        if self.faults.take({"result_404"}, context) or self.clock() > record["completed_at"] + RESULT_LIFE_SECONDS:
+        lost = self.faults.take({"result_404"}, request.state.context)
+        if lost or self.clock() > record["completed_at"] + RESULT_LIFE_SECONDS:
             return missing
         return FileResponse(self._processor.folder / record["stored"], media_type=MEDIA_TYPES[record["format"]])
 
@@ -246,18 +226,17 @@ class Upsampler(SandboxService):
         record = self.ledger.update("submissions", id, status="processing")
         if "never_finishes" in record["behaviour"]:
             return
-        changes: dict[str, Any]
         if "fail" in record["behaviour"]:
-            changes = {"outcome": {"error": record["behaviour"]["fail"]["error"]}}
+            outcome = {"error": record["behaviour"]["fail"]["error"]}
         else:
             loop = asyncio.get_running_loop()
             try:
-                changes = {"outcome": await loop.run_in_executor(self._workers, self._processor.make, record)}
+                outcome = await loop.run_in_executor(self._workers, self._processor.make, record)
             except UnusableImage as error:
-                changes = {"outcome": {"error": str(error)}}
+                outcome = {"error": str(error)}
         due = record["at"] + record["duration"] + record["behaviour"].get("slow", {}).get("seconds", 0)
         with self.ledger.transaction():
-            self.ledger.update("submissions", id, **changes)
+            self.ledger.update("submissions", id, outcome=outcome)
             self.timers.at(due, "finish", id=id)
 
     async def _finish(self, id: str) -> None:
@@ -274,31 +253,18 @@ class Upsampler(SandboxService):
                     file = f"{secrets.token_urlsafe(12)}.{EXTENSIONS[outcome['format']]}"
                 changes = {"status": "completed", "file": file, "completed_at": self.clock(), **outcome}
                 self.ledger.update("submissions", id, **changes)
-            self._plan_webhooks(record)
+            if record["webhook"]:
+                taken = self.faults.take(set(WEBHOOK_KINDS), {**_context(record), "endpoint": "webhook"})
+                self._webhooks.plan({"id": id}, taken)
 
-    def _plan_webhooks(self, record: Record) -> None:
-        if not record["webhook"]:
-            return
-        taken = self.faults.take(set(_WEBHOOKS), {**_context(record), "endpoint": "webhook"})
-        if "lose_webhook" in taken:
-            self.ledger.append("webhooks", {"at": time.time(), "id": record["id"], "attempt": 0, "status": "lost"})
-            return
-        due = time.time() + taken.get("delay_webhook", {}).get("seconds", 0)
-        for _ in range(taken.get("repeat_webhook", {}).get("n", 1)):
-            self.timers.at(due, "webhook", id=record["id"], attempt=1)
-
-    async def _webhook(self, id: str, attempt: int) -> None:
+    async def _deliver(self, id: str, attempt: int) -> None:
         record = self.ledger.get("submissions", id)
         if record is None:
             return
         body = json.dumps(api_format.webhook(record, self._result_url(record))).encode()
         headers = {"Content-Type": "application/json", "User-Agent": "Upsampler-Webhook/1.0"}
-        at = time.time()
-        status, seconds = await self._sender.post(record["webhook"], body, headers)
-        self.ledger.append("webhooks", {"at": at, "id": id, "attempt": attempt, "status": status, "seconds": seconds})
-        if not 200 <= status < 300 and attempt < WEBHOOK_ATTEMPTS:
-            pause = float(self.settings["webhook_retry_seconds"]) * 2 ** (attempt - 1)
-            self.timers.at(time.time() + pause, "webhook", id=id, attempt=attempt + 1)
+        url, attempts = record["webhook"], WEBHOOK_ATTEMPTS
+        await self._webhooks.send({"id": id}, url, body, headers, attempt=attempt, attempts=attempts)
 
 
 def _context(record: Record) -> dict[str, Any]:

@@ -81,12 +81,8 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 def encode(image: Image.Image, image_format: str) -> Upscaled:
     """Return the encoded image: quality about 90, PNG fast rather than small."""
     out = io.BytesIO()
-    if image_format == "PNG":
-        image.save(out, "PNG", compress_level=1)
-    elif image_format == "JPEG":
-        image.convert("RGB").save(out, "JPEG", quality=_QUALITY)
-    else:
-        image.save(out, "WEBP", quality=_QUALITY, method=0)
+    flat = image.convert("RGB") if image_format == "JPEG" else image
+    flat.save(out, image_format, quality=_QUALITY, compress_level=1, method=0)  # each format takes what it knows
     return Upscaled(body=out.getvalue(), format=image_format, width=image.width, height=image.height)
 
 

@@ -247,7 +247,7 @@ def test_a_wrong_key_is_a_401(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("change", [{"mode": ""}, {"mode": "setup"}, {"line_items": []}, {"success_url": ""},
-                                    {"expires_at": 5}, {"nonsense": "x"}])  # fmt: skip
+                                    {"expires_at": 5}, {"nonsense": "x"}, {"api_key": "x"}])  # fmt: skip
 def test_a_session_that_makes_no_sense_is_refused(client: Any, change: dict[str, Any]) -> None:
     price = {"currency": "usd", "unit_amount": 500, "product_data": {"name": "x"}}
     params: dict[str, Any] = {"mode": "payment", "success_url": "https://x.example/"}

@@ -52,7 +52,7 @@ def test_the_figures_of_a_day(smi: Smi, built: Steps) -> None:
     assert {row["reason"]: row["jobs"] for row in figures["error_rate"]} == {"all": 1, "upscale_failed": 1}
     assert figures["out_of_date"] is False
     shown = smi("report", TODAY).out
-    for words in ("completion", "money", "seconds", "50.0%", "$1.00", "upscale_failed"):
+    for words in ("50.0% delivered: 1 of 2", "$1.00 revenue", "median", "upscale_failed", "Customer satisfaction"):
         assert words in shown
 
 
@@ -61,7 +61,7 @@ def test_a_month_shows_its_budget(smi: Smi, built: Steps) -> None:
     total = next(row for row in figures["credit_usage"] if row["resolution"] == "all")
     assert (total["jobs"], total["budget_credits"]) == (2, 100)
     assert total["budget_used"] == (total["credits"] + total["credits_assumed"]) / 100
-    assert "budget used" in smi("report", f"{TODAY:%Y-%m}").out
+    assert "of the budget of 100" in smi("report", f"{TODAY:%Y-%m}").out
 
 
 def test_a_day_and_a_month_that_have_changed_since_are_called_out_of_date(smi: Smi, built: Steps) -> None:
@@ -75,4 +75,4 @@ def test_a_built_day_without_jobs_says_so(smi: Smi, built: Steps) -> None:
     yesterday = TODAY - timedelta(days=1)
     build(built, yesterday)
     ran = smi("report", yesterday)
-    assert (ran.code, "no paid upscale jobs" in ran.out) == (0, True)
+    assert (ran.code, "Completion: no paid jobs" in ran.out) == (0, True)

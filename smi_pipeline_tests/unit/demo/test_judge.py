@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from smi_pipeline.demo.judge import Evidence, PaidJob, ReceivedMail, examine, fee_cents
+from smi_pipeline.demo.judge import Evidence, ReceivedMail, examine, fee_cents
+from smi_pipeline.demo.orders import Order
 from smi_pipeline.sandbox import photos
 from smi_pipeline.sandbox.upsampler.corruption import CORRUPTIONS
 from smi_pipeline.sandbox.upsampler.upscaling import upscale
@@ -30,26 +31,23 @@ class ExampleShop:
 
     def __init__(self, photo: bytes) -> None:
         self.jobs = [
-            PaidJob(
+            Order(
+                number=1,
                 job_id=GOOD,
-                case="good-4x",
-                expected="delivered",
+                case_name="good-4x",
                 email="ada@example.com",
                 source_url="http://origin/photos/coffee-200.jpg?order=1",
-                scale=4,
                 price_cents=120,
                 paid_at=1000.0,
             ),
-            PaidJob(
+            Order(
+                number=2,
                 job_id=BAD,
-                case="upscale-fails",
-                expected="refunded",
+                case_name="source-swapped",
                 email="bob@example.com",
                 source_url="http://origin/photos/coffee-200.jpg?order=2",
-                scale=4,
                 price_cents=50,
                 paid_at=1000.0,
-                mail_says="could not process",
             ),
         ]
         self.stripe: dict[str, Any] = {
@@ -63,8 +61,8 @@ class ExampleShop:
         }
         self.upsampler: dict[str, Any] = {
             "submissions": [
-                {"at": 1001.5, "image_url": job.source_url, "scale": 4, "job_id": job.job_id, "credits": credits}
-                for job, credits in zip(self.jobs, (1, 0), strict=True)
+                {"at": 1001.5, "image_url": j.source_url, "scale": j.case.scale, "job_id": j.job_id, "credits": credits}
+                for j, credits in zip(self.jobs, (1, 0), strict=True)
             ]
         }
         self.mails = [
@@ -72,7 +70,7 @@ class ExampleShop:
             mail(
                 "2",
                 "bob@example.com",
-                f"Your refund has been made. Amount: $0.50. Reason: The service could not\nprocess this. Order: {BAD}",
+                f"Your refund has been made. Amount: $0.50. Reason: The image is not\nin a format. Order: {BAD}",
                 "Your refund of $0.50 has been made",
             ),
         ]
@@ -118,7 +116,7 @@ def test_findings_hold_what_the_ledgers_say(shop: ExampleShop) -> None:
 def test_a_double_refund_is_seen(shop: ExampleShop) -> None:
     shop.stripe["refunds"].append({**shop.stripe["refunds"][0], "id": "re_2"})
     shop.stripe["balance_cents"] -= 50
-    assert any("upscale-fails" in said and "refunded 2 times" in said for said in shop.violations())
+    assert any("source-swapped" in said and "refunded 2 times" in said for said in shop.violations())
     assert any("100 of 50 cents" in said for said in shop.violations())
 
 
@@ -148,7 +146,7 @@ def test_a_lost_refund_is_seen_even_if_the_mail_promises_it(shop: ExampleShop) -
 
 def test_a_double_mail_is_seen(shop: ExampleShop) -> None:
     shop.mails.append(dataclasses.replace(shop.mails[1], message_id="<3@shop>"))
-    assert any("upscale-fails" in said and "2 closing mails" in said for said in shop.violations())
+    assert any("source-swapped" in said and "2 closing mails" in said for said in shop.violations())
 
 
 def test_the_same_mail_handed_over_twice_is_one_mail(shop: ExampleShop) -> None:
@@ -158,7 +156,7 @@ def test_the_same_mail_handed_over_twice_is_one_mail(shop: ExampleShop) -> None:
 
 def test_a_missing_mail_is_seen(shop: ExampleShop) -> None:
     del shop.mails[1]
-    assert any("upscale-fails" in said and "0 closing mails" in said for said in shop.violations())
+    assert any("source-swapped" in said and "0 closing mails" in said for said in shop.violations())
 
 
 @pytest.mark.parametrize(
@@ -222,7 +220,7 @@ def test_a_second_payment_that_was_not_given_back_is_seen(shop: ExampleShop) -> 
 
 
 def test_the_wrong_outcome_is_seen(shop: ExampleShop) -> None:
-    shop.jobs[1] = dataclasses.replace(shop.jobs[1], expected="delivered")
+    shop.jobs[1] = dataclasses.replace(shop.jobs[1], case_name="good-4x")
     assert any("was refunded, but had to be delivered" in said for said in shop.violations())
 
 
@@ -237,7 +235,7 @@ def test_a_refund_mail_with_another_amount_or_reason_is_seen(shop: ExampleShop) 
     text = shop.mails[1].text
     shop.mails[1] = dataclasses.replace(shop.mails[1], text=text.replace("0.50", "5.00"))
     assert any("does not name the $0.50" in said for said in shop.violations())
-    shop.mails[1] = dataclasses.replace(shop.mails[1], text=text.replace("could not", "would not"))
+    shop.mails[1] = dataclasses.replace(shop.mails[1], text=text.replace("in a format", "as"))
     assert any("without the reason" in said for said in shop.violations())
 
 
@@ -254,7 +252,7 @@ def test_a_second_submission_is_seen_unless_everything_was_stopped_in_between(sh
 
 
 def test_a_job_that_was_stopped_may_be_late_but_not_lost(shop: ExampleShop) -> None:
-    shop.jobs[1] = dataclasses.replace(shop.jobs[1], expected="delivered", mail_says="", interrupted=True)
+    shop.jobs[1] = dataclasses.replace(shop.jobs[1], case_name="good-4x", interrupted=True)
     assert shop.violations() == []
     shop.stripe["refunds"].clear()
     shop.stripe["balance_cents"] += 50

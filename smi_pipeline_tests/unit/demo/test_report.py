@@ -10,8 +10,8 @@ from rich.console import Console
 from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.demo import report
 from smi_pipeline.demo.environment import stack_environment
-from smi_pipeline.demo.judge import Finding, PaidJob
-from smi_pipeline.demo.orders import load_or_create
+from smi_pipeline.demo.judge import Finding
+from smi_pipeline.demo.orders import Order, load_or_create
 from smi_pipeline.demo.progress import STAGES, ProgressDisplay
 from smi_pipeline.demo.runner import run_demo
 from smi_pipeline.settings import Settings
@@ -33,13 +33,12 @@ COLUMNS = [
 
 
 def finding(case: str, outcome: str, **fields: object) -> Finding:
-    job = PaidJob(
+    job = Order(
+        number=1,
         job_id=case.ljust(32, "0"),
-        case=case,
-        expected=outcome,
+        case_name=case,
         email="a@example.com",
         source_url="http://origin/photos/a.png?order=1",
-        scale=4,
         price_cents=50,
         paid_at=1000.0,
     )

@@ -58,14 +58,14 @@ def columns(highest: int) -> str:
         "jobs",
         DAYS,
         [("delivered", charts.GAIN, values), ("refunded", charts.LOSS, values)],
-        above=["" for _ in DAYS[1:]] + ["100.0%"],
+        newest="100.0%",
         limit=("budget 1,000,000", highest / 3),
     )
 
 
 def few_columns(count: int) -> str:
     values = [1.0] * count
-    return charts.columns("jobs", DAYS[:count], [("a", "red", values)], above=["" for _ in values[1:]] + ["100.0%"])
+    return charts.columns("jobs", DAYS[:count], [("a", "red", values)], newest="100.0%")
 
 
 def ranges(first: float) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smi_pipeline.reporting.jobs import QUIET, ROLL_UP_STALENESS, STALENESS, due, requests
-from smi_pipeline.reporting.partitions import DAILY, FIRST_DAY, PARTITIONS, contiguous, earlier, last_day
+from smi_pipeline.reporting.partitions import FIRST_DAY, PARTITIONS, contiguous, earlier, last_day
 from smi_pipeline.state.reports.store import OutOfDate
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -41,7 +41,7 @@ def test_stretches_hold_exactly_the_given_days_and_do_not_touch(days):
 
 def test_today_is_a_partition_and_tomorrow_is_not():
     today = datetime.now(UTC).date()
-    keys = set(DAILY.get_partition_keys())
+    keys = set(PARTITIONS["day"].get_partition_keys())
     assert {"2024-01-01", today.isoformat()} <= keys
     assert (today + timedelta(days=1)).isoformat() not in keys
 
