@@ -12,8 +12,8 @@ from xdist.workermanage import WorkerController
 ONE_PRODUCT = "end_to_end/one_product"
 """A folder whose files share one running product, hence a process."""
 PRODUCTS = (ONE_PRODUCT, "chaos/test_chaos.py", "soak/test_soak.py", "end_to_end/test_starting_and_stopping.py")
-REST_BEGINS_WITH = "end_to_end/test_wheel.py"
-"""It runs a product too: those of `PRODUCTS` take about as long as this one and all the rest."""
+REST_BEGINS_WITH = ("end_to_end/test_wheel.py", "integration/services/test_state_machine.py")
+"""Few tests, and long ones. The wheel runs a product too: those of `PRODUCTS` take as long as it and all the rest."""
 
 
 class Distribution(LoadFileScheduling):  # type: ignore[misc, unused-ignore]
@@ -29,12 +29,11 @@ class Distribution(LoadFileScheduling):  # type: ignore[misc, unused-ignore]
 
     def _next_unit(self, node: WorkerController) -> str:
         products = [unit for unit in PRODUCTS if unit in self.workqueue]
-        rest = [unit for unit in self.workqueue if unit not in PRODUCTS]  # in xdist's order, the most tests first
+        long = [unit for unit in REST_BEGINS_WITH if unit in self.workqueue]
+        short = [unit for unit in self.workqueue if unit not in products + long]  # in xdist's order: most tests first
         if node is self.nodes[0]:
-            return (products + rest[::-1])[0]
-        if REST_BEGINS_WITH in rest:
-            return REST_BEGINS_WITH
-        return (rest + products[::-1])[0]
+            return (products + short[::-1] + long)[0]
+        return (long + short + products[::-1])[0]
 
 
 @pytest.hookimpl(optionalhook=True)
