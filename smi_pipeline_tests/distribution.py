@@ -1,8 +1,7 @@
-"""Which test files go to which process of pytest-xdist: one is with the running products, the others with the rest.
+"""Which test files go to which process of pytest-xdist: the running products first, but few at a time.
 
-A test of a running product waits more than it computes. Two of them at once would leave the cores idle, and nobody
-would wait later while everything else computes. So the first process takes the files of `PRODUCTS` in this order, and
-all others take the rest, those with the most tests first, until they meet at the files with the fewest.
+A test of a running product waits more than it computes, and a product takes more than a gigabyte. Left to xdist, which
+begins with the files that have the most tests, the products would all come last, when nobody computes meanwhile.
 """
 
 import pytest
@@ -11,9 +10,13 @@ from xdist.workermanage import WorkerController
 
 ONE_PRODUCT = "end_to_end/one_product"
 """A folder whose files share one running product, hence a process."""
-PRODUCTS = (ONE_PRODUCT, "chaos/test_chaos.py", "soak/test_soak.py", "end_to_end/test_starting_and_stopping.py")
-REST_BEGINS_WITH = ("end_to_end/test_wheel.py", "integration/services/test_state_machine.py")
-"""Few tests, and long ones. The wheel runs a product too: those of `PRODUCTS` take as long as it and all the rest."""
+PRODUCTS = (
+    (ONE_PRODUCT, "chaos/test_chaos.py", "soak/test_soak.py"),
+    ("end_to_end/test_wheel.py", "end_to_end/test_starting_and_stopping.py"),
+)
+"""What the first and the second process do before they share in the rest: no more than two products run at once."""
+LONG = "integration/services/test_state_machine.py"
+"""One test that takes as long as a file of many: it begins the rest, which ends with the files of the fewest tests."""
 
 
 class Distribution(LoadFileScheduling):  # type: ignore[misc, unused-ignore]
@@ -24,16 +27,17 @@ class Distribution(LoadFileScheduling):  # type: ignore[misc, unused-ignore]
         return ONE_PRODUCT if file.startswith(f"{ONE_PRODUCT}/") else file
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        self.workqueue.move_to_end(self._next_unit(node), last=False)
+        self.workqueue.move_to_end(self._next_unit(self.nodes.index(node)), last=False)
         super()._assign_work_unit(node)
 
-    def _next_unit(self, node: WorkerController) -> str:
-        products = [unit for unit in PRODUCTS if unit in self.workqueue]
-        long = [unit for unit in REST_BEGINS_WITH if unit in self.workqueue]
-        short = [unit for unit in self.workqueue if unit not in products + long]  # in xdist's order: most tests first
-        if node is self.nodes[0]:
-            return (products + short[::-1] + long)[0]
-        return (long + short + products[::-1])[0]
+    def _next_unit(self, process: int) -> str:
+        products = [unit for line in PRODUCTS for unit in line if unit in self.workqueue]
+        own = [unit for unit in products if unit in dict(enumerate(PRODUCTS)).get(process, ())]
+        rest = [unit for unit in self.workqueue if unit not in products]  # in xdist's order, the most tests first
+        rest.sort(key=lambda unit: unit != LONG)
+        if process == 0:
+            rest.reverse()
+        return (own + rest + products[::-1])[0]
 
 
 @pytest.hookimpl(optionalhook=True)
