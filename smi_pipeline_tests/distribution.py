@@ -5,6 +5,7 @@ begins with the files that have the most tests, the products would all come last
 """
 
 import pytest
+from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
@@ -41,6 +42,6 @@ class Distribution(LoadFileScheduling):  # type: ignore[misc, unused-ignore]
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config) -> Distribution | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Distribution | None:
     """Use `Distribution` unless the command line asks for another one."""
-    return Distribution(config) if config.getvalue("dist") == "loadfile" else None
+    return Distribution(config, log) if config.getvalue("dist") == "loadfile" else None
