@@ -54,7 +54,7 @@ _REFUSALS = {
     "reject": Kind(defaults={"code": 422, "message": "The image cannot be processed"}),
 }
 _OUTCOMES = {
-    "fail": Kind(defaults={"error": "Upscaling failed", "at_once": False}),
+    "fail": Kind(defaults={"error": "Unsupported image: no recognisable content", "at_once": False}),
     "never_finishes": Kind(),
     "slow": Kind(defaults={"seconds": 10.0}),
     "no_image_url": Kind(),
