@@ -43,7 +43,7 @@ def seconds_until_next(
     )
     tx.audit(job["job_id"], "asked_again", actor=actor, message=message[:500], breaker_open=breaker.is_open)
     if error.again is Again.RESUBMIT:
-        give_up_results(tx, job, error=str(error))
+        give_up_results(tx, job, error=message)
         seconds = max(seconds, RESUBMIT_SECONDS)
         late = error.reason in BELIEVED
         transitions.hand_back_to_submission(tx, job, seconds=seconds, error=message, new_deadline=late)
