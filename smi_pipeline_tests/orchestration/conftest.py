@@ -134,7 +134,7 @@ def environment(state_url: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: p
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
     """The sandbox, with lifted rate limits and quick upscales."""
-    with Sandbox(tmp_path / "sandbox", processing_seconds=0.1, rate_minute=0, rate_hour=0) as running:
+    with Sandbox(tmp_path / "sandbox", processing_seconds=0.1, rate_minute=0, rate_hour=0, rate_status=0) as running:
         yield running
 
 
