@@ -299,6 +299,7 @@ def _environment(memory: DemoState) -> dict[str, str]:
         "SMI_DOWNLOAD_TTL_HOURS": "720",  # the links are tried at the very end, after a day of the moved clock
         "UPSAMPLER_REQUESTS_PER_MINUTE": "6000",
         "UPSAMPLER_REQUESTS_PER_HOUR": "100000",
+        "UPSAMPLER_STATUS_CALLS_PER_MINUTE": "6000",
     }
 
 

@@ -115,6 +115,7 @@ def environment(state_url: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: p
         "UPSAMPLER_WIRE": "documented",
         "UPSAMPLER_REQUESTS_PER_MINUTE": "0",
         "UPSAMPLER_REQUESTS_PER_HOUR": "0",
+        "UPSAMPLER_STATUS_CALLS_PER_MINUTE": "0",
         "STRIPE_API_KEY": sandbox.options.stripe_key,
         "STRIPE_API_BASE": urls.stripe,
         "STRIPE_WEBHOOK_SECRET": sandbox.options.stripe_webhook_secret,
