@@ -42,11 +42,12 @@ class Calls(StrEnum):
 @dataclass(frozen=True, kw_only=True)
 class Allowance:
     """Calls of one kind that the settings allow; 0: no limit. `windows`: the seconds of what is called a minute and an
-    hour here; tests take shorter ones."""
+    hour here; tests take shorter ones, with less `slack`."""
 
     per_minute: int = 0
     per_hour: int = 0
     windows: tuple[float, float] = (60.0, 3600.0)
+    slack: float = SLACK_SECONDS
 
     @property
     def places(self) -> int | None:
@@ -98,7 +99,7 @@ def after_refusal(
     may also come from an overload, when few calls had been made.
     """
     minute, hour = limits(allowance, lowered, now)
-    if retry_after > allowance.windows[0] + SLACK_SECONDS:
+    if retry_after > allowance.windows[0] + 1:
         hour = min(hour, max(granted[1], _tenth(allowance.per_hour)))
     else:
         minute = min(minute, max(granted[0], _tenth(allowance.per_minute)))

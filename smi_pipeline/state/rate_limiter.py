@@ -2,7 +2,6 @@
 
 from smi_pipeline.core.allowance import (
     RESERVE,
-    SLACK_SECONDS,
     Allowance,
     Calls,
     Lowered,
@@ -93,11 +92,11 @@ def free_calls(tx: Transaction, calls: Calls, allowance: Allowance, *, urgent: b
         if not limit:
             continue
         usable = limit - min(reserve, limit - 1)
-        free = usable - _used(tx, calls, seconds + SLACK_SECONDS)
+        free = usable - _used(tx, calls, seconds + allowance.slack)
         if free < room.free:
             room = Room(free=free)
         if free <= 0:
-            wait = _seconds_until_free(tx, calls, seconds + SLACK_SECONDS, usable)
+            wait = _seconds_until_free(tx, calls, seconds + allowance.slack, usable)
             reason = f"the allowance of {limit:,} {calls.words} {window} is used, the next is free in {wait:.0f} s"
             return Room(free=0, seconds=wait, reason=reason)
     return room
