@@ -114,11 +114,21 @@ class Breaker:
     probe_until: datetime | None = None
     next_probe_at: datetime | None = None
     failed_probes: int = 0
+    last_fault_from: datetime | None = None
+    last_fault_until: datetime | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether orders wait."""
         return self.opened_at is not None
+
+    def excuses(self, at: datetime) -> bool:
+        """Return whether what went wrong at this time belongs to the present or to the last fault of the shop."""
+        if self.opened_at and self.failing_since and at >= self.failing_since:
+            return True
+        return bool(
+            self.last_fault_from and self.last_fault_until and self.last_fault_from <= at <= self.last_fault_until
+        )
 
 
 def after_failure(breaker: Breaker, failure: Failure, now: datetime) -> Breaker:

@@ -4,11 +4,11 @@ from contextlib import ExitStack
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import PermanentError, TransientError
-from smi_pipeline.core.faults import RESULTS, SUBMISSIONS, Scope, scope_of_words
+from smi_pipeline.core.faults import RESULTS
 from smi_pipeline.core.models import Fetched, ImageInfo, Submission, UpscaleJob, Verdict
 from smi_pipeline.core.vocabulary import FetchKind, Queue, StepState, SubmissionState
 from smi_pipeline.services.context import ServiceContext
-from smi_pipeline.services.steps import StepResult, host_outage, job_step, run_step, watched
+from smi_pipeline.services.steps import StepResult, host_outage, job_step, run_step, upscale_failed, watched
 
 
 def verify_result(ctx: ServiceContext, job_id: str, lease_id: str) -> StepResult:
@@ -94,15 +94,3 @@ def _result_of(job: UpscaleJob, submissions: list[Submission]) -> Submission:
             late = f"Upsampler did not finish by {submission.deadline_at:%Y-%m-%d %H:%M:%S} UTC"
             raise PermanentError(reasons.TIMED_OUT, late, breaker=RESULTS)
     raise PermanentError(reasons.NOT_STARTED_IN_TIME, f"not submitted by {job.start_by:%Y-%m-%d %H:%M:%S} UTC")
-
-
-def upscale_failed(words: str) -> PermanentError:
-    """Return what it means that Upsampler could not process an image, by its words."""
-    message = f"Upsampler could not process it: {words or 'no reason given'}"
-    blamed = scope_of_words(words)
-    return PermanentError(
-        reasons.UPSCALE_FAILED,
-        message,
-        scope=blamed,
-        breaker=SUBMISSIONS if blamed is Scope.SHOP else RESULTS,
-    )

@@ -16,7 +16,7 @@ from smi_pipeline.core.errors import (
     RateLimited,
     TransientError,
 )
-from smi_pipeline.core.faults import RESULTS, SUBMISSIONS, Failure, Scope, headline
+from smi_pipeline.core.faults import RESULTS, SUBMISSIONS, Failure, Scope, headline, scope_of_words
 from smi_pipeline.core.models import UpscaleJob
 from smi_pipeline.core.vocabulary import Queue, StepState
 from smi_pipeline.services.context import ServiceContext
@@ -122,3 +122,15 @@ def host_outage(error: TransientError, *, since: datetime | None, now: datetime)
     waited = (now - since).total_seconds() if since else 0.0
     pause = error.retry_after if error.retry_after is not None else min(120.0, max(5.0, waited / 4))
     return TransientError(str(error), retry_after=pause, counts=False)
+
+
+def upscale_failed(words: str) -> PermanentError:
+    """Return what it means that Upsampler could not process an image, by its words."""
+    message = f"Upsampler could not process it: {words or 'no reason given'}"
+    blamed = scope_of_words(words)
+    return PermanentError(
+        reasons.UPSCALE_FAILED,
+        message,
+        scope=blamed,
+        breaker=SUBMISSIONS if blamed is Scope.SHOP else RESULTS,
+    )

@@ -5,13 +5,13 @@ from contextlib import ExitStack
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import AmbiguousError, NotFound, PermanentError, RateLimited, TransientError
-from smi_pipeline.core.faults import SUBMISSIONS, source
+from smi_pipeline.core.faults import SUBMISSIONS, Scope, source
 from smi_pipeline.core.image_rules import check_output_size
 from smi_pipeline.core.models import Fetched, ImageInfo, Submission, SubmitRequest, UpscaleJob, UpscaleReply
 from smi_pipeline.core.vocabulary import CallPurpose, FetchKind, Queue, Stage, StepState, SubmissionState
 from smi_pipeline.services.completions import tell_limiter
 from smi_pipeline.services.context import ServiceContext
-from smi_pipeline.services.steps import StepResult, host_outage, job_step, watched
+from smi_pipeline.services.steps import StepResult, host_outage, job_step, upscale_failed, watched
 
 SECONDS_PER_MEGAPIXEL = 1.5
 """Estimate of the duration until there is history."""
@@ -104,8 +104,7 @@ def _submit(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> StepResult:
     if waiting is not None:
         raise waiting
     with watched(ctx, SUBMISSIONS, job.job_id):
-        if sum(s.state is SubmissionState.LOST for s in earlier) >= 2:
-            raise PermanentError(reasons.SUBMISSION_LOST, "submitted to Upsampler twice, without a clear answer")
+        _refuse_another_call(ctx, earlier)
         submission_id, reply = _call(ctx, job, lease_id)
     ctx.state.submissions.accepted(submission_id, reply, policy=ctx.policy, actor=ctx.actor)
     if reply.stage in (Stage.COMPLETED, Stage.FAILED):  # known at once: no need to ask again
@@ -115,6 +114,22 @@ def _submit(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> StepResult:
         message=f"accepted by Upsampler as {reply.external_id}, {reply.stage}",
         details={"external_id": reply.external_id, "stage": str(reply.stage), "credits": reply.credits},
     )
+
+
+def _refuse_another_call(ctx: ServiceContext, earlier: list[Submission]) -> None:
+    """Raise PermanentError when the image must not be submitted once more. What was lost while Upsampler gave no clear
+    answer to anybody does not count against this order."""
+    for failed in (s for s in earlier if s.state is SubmissionState.FAILED):
+        error = upscale_failed(failed.error or "")
+        if error.scope is Scope.ORDER:
+            raise error
+    lost = [s for s in earlier if s.state in (SubmissionState.LOST, SubmissionState.SENDING)]
+    if len(lost) >= 2:
+        breaker = ctx.state.breakers.get(SUBMISSIONS)
+        lost = [s for s in lost if not breaker.excuses(s.created_at)]
+    made = sum(s.state is not SubmissionState.REJECTED for s in earlier)
+    if len(lost) >= 2 or made >= ctx.policy.max_submissions:
+        raise PermanentError(reasons.SUBMISSION_LOST, f"submitted to Upsampler {made} times, without a clear answer")
 
 
 def _call(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> tuple[int, UpscaleReply]:

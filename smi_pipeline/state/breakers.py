@@ -49,6 +49,12 @@ class Breakers(Aggregate):
         """Return the breakers of all parts that have failed."""
         return self._database.records(Breaker, "SELECT * FROM smi.breakers ORDER BY opened_at NULLS LAST, name")
 
+    def get(self, name: str) -> Breaker:
+        """Return one breaker; a closed one if the part has never failed."""
+        return self._database.record(Breaker, "SELECT * FROM smi.breakers WHERE name = :name", name=name) or Breaker(
+            name=name
+        )
+
     def note(self, failure: Failure) -> bool:
         """Record a failure that decides nothing. Return whether the breaker is open."""
         with self._database.transaction() as tx:
@@ -144,7 +150,9 @@ def _close(tx: Transaction, name: str, *, max_hold: timedelta, actor: str, also_
     opened_at: datetime | None = tx.value(
         """WITH before AS (SELECT name, opened_at FROM smi.breakers
                            WHERE name = :name AND opened_at IS NOT NULL AND (:also OR NOT by_hand) FOR UPDATE)
-           UPDATE smi.breakers b SET failed = '{}', failing_since = NULL, opened_at = NULL, by_hand = false,
+           UPDATE smi.breakers b SET failed = '{}', opened_at = NULL, by_hand = false,
+                  last_fault_from = coalesce(failing_since, before.opened_at), last_fault_until = smi.now(),
+                  failing_since = NULL,
                   probe = NULL, probe_until = NULL, next_probe_at = NULL, failed_probes = 0
            FROM before WHERE b.name = before.name RETURNING before.opened_at""",
         name=name,

@@ -28,7 +28,7 @@ def test_a_refused_account_opens_the_breaker_and_no_orders_are_taken(shop: Steps
     shop.submit_due()
     assert shop.job(job_id).status == "processing"
     assert shop.job(job_id).attempts == 0
-    assert shop.tasks() == ["account"]
+    assert shop.tasks() == ["breaker"]
     with pytest.raises(Unavailable) as refused:
         shop.register()
     assert refused.value.status == 503

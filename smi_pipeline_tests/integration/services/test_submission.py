@@ -11,6 +11,7 @@ from smi_pipeline.core.errors import (
     TransientError,
     Unavailable,
 )
+from smi_pipeline.core.faults import Scope
 from smi_pipeline.core.lifecycle import callback_token
 from smi_pipeline.core.vocabulary import CallPurpose
 from smi_pipeline.services.completions import check_completions, take_hint
@@ -176,6 +177,9 @@ def test_the_breaker_does_not_lock_the_shop_for_ever_when_nothing_is_left_to_sub
     shop.submit_due()
     shop.later(hours=2)
     check_completions(shop.ctx)
+    assert shop.job(job_id).queue == "submit"  # its clock stands still, for a day at most
+    shop.later(hours=24)
+    check_completions(shop.ctx)
     shop.fulfil_due()
     assert shop.job(job_id).reason_code == "not_started_in_time"
     shop.register()  # the next order tries the account again
@@ -183,7 +187,7 @@ def test_the_breaker_does_not_lock_the_shop_for_ever_when_nothing_is_left_to_sub
 
 def test_bad_input_is_refunded_at_once(shop: Steps) -> None:
     job_id = shop.paid()
-    shop.upscaler.faults.append(PermanentError("rejected_by_api", "422: no image"))
+    shop.upscaler.faults.append(PermanentError("rejected_by_api", "422: no image", scope=Scope.ORDER))
     shop.submit_due()
     assert shop.job(job_id).reason_code == "rejected_by_api"
     shop.refund_due()

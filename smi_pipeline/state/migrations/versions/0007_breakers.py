@@ -20,7 +20,9 @@ CREATE TABLE smi.breakers (
     probe         text,
     probe_until   timestamptz,
     next_probe_at timestamptz,
-    failed_probes integer NOT NULL DEFAULT 0
+    failed_probes integer NOT NULL DEFAULT 0,
+    last_fault_from  timestamptz,
+    last_fault_until timestamptz
 );
 COMMENT ON TABLE smi.breakers IS 'Parts of the shop that may fail for all orders, and whether orders wait for them.';
 COMMENT ON COLUMN smi.breakers.failed IS 'Work keys that failed in a row, without a success between them.';
