@@ -100,8 +100,8 @@ class FetcherPort(Protocol):
 
     def fetch(self, url: str, *, kind: str, max_bytes: int) -> AbstractContextManager[Fetched]:
         """Stream `url` into a temporary file that lives as long as the context. `kind` is 'source' or 'result' and
-        chooses the list of allowed hosts. Raises PermanentError for a refused or missing URL and for a body that is
-        empty or over `max_bytes`; TransientError otherwise."""
+        chooses the list of allowed hosts. Raises PermanentError for a refused or missing URL, for a body that is no image or
+        empty, and for one over `max_bytes`; TransientError otherwise."""
 
     def sweep(self) -> int:
         """Remove temporary files that a killed process left an hour ago or earlier; return how many."""
