@@ -11,6 +11,9 @@ from sqlalchemy import create_engine, text
 
 from smi_pipeline.state.embedded import EmbeddedPostgres
 from smi_pipeline.state.schema import ensure_database, migrate
+from smi_pipeline_tests.distribution import pytest_xdist_make_scheduler
+
+__all__ = ["pytest_xdist_make_scheduler"]
 
 TEMPLATE = "smi_template"
 

@@ -184,8 +184,8 @@ class Arena:
         queue = name.removeprefix("worker-")
         pid = next(child.pid for child in self.stack.children if child.name == ("workers" if queue != name else name))
         if queue == name:
-            return [pid]
-        with contextlib.suppress(psutil.Error):
+            return [pid] if pid else []
+        with contextlib.suppress(psutil.Error):  # it may be dead just now
             return [child.pid for child in psutil.Process(pid).children() if child.name() == f"smi-{queue}"]
         return []
 

@@ -1,19 +1,13 @@
-"""The whole product, running: the sandbox, `Stack` with its real daemon, webserver, gateway and warm workers."""
+"""A deployment against the sandbox, and what its customers do."""
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import pytest
 import requests
 
 from smi_pipeline.sandbox.server import Sandbox
-from smi_pipeline.settings import Settings
-from smi_pipeline.stack import Stack
 from smi_pipeline.stack.process_plan import free_port
-from smi_pipeline_tests.gateway.nginx import front, site_variables
 
 API_KEY = "storefront-key-of-the-tests"
 
@@ -89,58 +83,3 @@ class Storefront:
 
     def mails(self, to: str) -> list[dict[str, Any]]:
         return [m for m in self.sandbox.ledger("mail")["messages"] if to in m["to"]]
-
-
-class RunningShop:
-    """The stack with its sandbox, and the variables it was started with."""
-
-    def __init__(self, sandbox: Sandbox, stack: Stack, variables: dict[str, str]) -> None:
-        self.sandbox = sandbox
-        self.stack = stack
-        self.variables = variables
-        self.storefront = Storefront(sandbox, stack.addresses["gateway"])
-
-    def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
-        answer = requests.post(
-            f"{self.stack.addresses['dagster']}/graphql", json={"query": query, "variables": variables}, timeout=20
-        ).json()
-        assert "errors" not in answer, answer
-        return answer["data"]
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """A folder that every user may enter, which pytest's are not always: as root the product runs as another."""
-    with tempfile.TemporaryDirectory(prefix="smi-end-", ignore_cleanup_errors=True) as path:
-        Path(path).chmod(0o755)
-        yield Path(path)
-
-
-@pytest.fixture(scope="module")
-def running_shop(folder: Path) -> Iterator[RunningShop]:
-    """One running product for a module of tests, on the live API format."""
-    port = free_port()
-    webhook = f"http://127.0.0.1:{port}/smi-webhook/stripe"
-    planted: dict[str, Any] = {
-        "upsampler_key": "upsampler-key-planted",
-        "stripe_key": "sk_test_planted",
-        "stripe_webhook_secret": "whsec_planted",
-        "smtp_user": "mailer",
-        "smtp_password": "smtp-password-planted",
-    }
-    with Sandbox(folder / "sandbox", processing_seconds=0.5, stripe_webhook_url=webhook, **planted) as sandbox:
-        login = {"SMTP_USER": planted["smtp_user"], "SMTP_PASSWORD": planted["smtp_password"]}
-        of_sites = {name: value for name, value in site_variables().items() if name != "SMI_PUBLIC_URL"}
-        variables = environment(sandbox, port, "live") | login | of_sites
-        with Stack(variables, folder / "home") as stack:
-            stack.wait_ready(90)
-            yield RunningShop(sandbox, stack, variables)
-
-
-@pytest.fixture(scope="module")
-def front_folder(running_shop: RunningShop) -> Iterator[Path]:
-    """The folder of an nginx before that product."""
-    values = {name.lower(): value for name, value in running_shop.variables.items()}
-    settings = Settings(_env_file=None, **values, smi_public_url=site_variables()["SMI_PUBLIC_URL"])  # type: ignore[call-arg, arg-type]
-    with front(settings) as folder:
-        yield folder

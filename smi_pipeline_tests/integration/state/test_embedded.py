@@ -20,15 +20,21 @@ from smi_pipeline.state.embedded import EmbeddedPostgres
 from smi_pipeline_tests.users import forked
 
 
-@pytest.fixture
-def server() -> Iterator[EmbeddedPostgres]:
+@pytest.fixture(scope="module")
+def made_folder() -> Iterator[Path]:
+    """A data folder that is made once for all of these servers, by the first of them."""
     with tempfile.TemporaryDirectory(prefix="smi-kill-", ignore_cleanup_errors=True) as folder:
-        server = EmbeddedPostgres(Path(folder) / "postgres")
-        server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
+        yield Path(folder) / "postgres"
+
+
+@pytest.fixture
+def server(made_folder: Path) -> Iterator[EmbeddedPostgres]:
+    server = EmbeddedPostgres(made_folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 def _pid(server: EmbeddedPostgres) -> int:
@@ -82,17 +88,22 @@ def test_a_process_id_that_another_process_has_now_is_no_running_server(server: 
 LONG = "/".join(["a-folder-with-a-long-name"] * 5)
 
 
-@pytest.fixture
-def far_server() -> Iterator[EmbeddedPostgres]:
-    """One whose own folder has too long a path for a socket."""
+@pytest.fixture(scope="module")
+def far_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="smi-far-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
-        server = EmbeddedPostgres(Path(folder) / LONG / "postgres")
-        server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
+        yield Path(folder) / LONG / "postgres"
+
+
+@pytest.fixture
+def far_server(far_folder: Path) -> Iterator[EmbeddedPostgres]:
+    """One whose own folder has too long a path for a socket."""
+    server = EmbeddedPostgres(far_folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 def _socket_folder(server: EmbeddedPostgres) -> Path:
@@ -174,9 +185,13 @@ def test_a_fork_that_ends_does_not_stop_the_server_of_its_parent(server: Embedde
 
 def test_a_data_folder_of_another_release_of_postgresql_is_left_alone(server: EmbeddedPostgres) -> None:
     server.stop()
+    version = (server.folder / "PG_VERSION").read_text()
     (server.folder / "PG_VERSION").write_text("16\n")
-    with pytest.raises(RefusedError, match="is of PostgreSQL 16"):
-        server.start()
+    try:
+        with pytest.raises(RefusedError, match="is of PostgreSQL 16"):
+            server.start()
+    finally:
+        (server.folder / "PG_VERSION").write_text(version)
 
 
 def test_a_start_that_was_interrupted_while_the_data_files_were_made_is_repeated() -> None:
@@ -193,21 +208,17 @@ def test_a_start_that_was_interrupted_while_the_data_files_were_made_is_repeated
             server.stop()
 
 
-def test_a_running_server_that_lets_others_in_is_not_joined_but_started_anew() -> None:
-    with tempfile.TemporaryDirectory(prefix="smi-open-", ignore_cleanup_errors=True) as name:
-        server = EmbeddedPostgres(Path(name) / "postgres")
-        server.start()
-        before = _pid(server)
-        (server.folder / "pg_hba.conf").write_text("local all all trust\n")
-        joining = EmbeddedPostgres(server.folder)
-        joining.start()
-        try:
-            assert _pid(server) != before
-            assert "trust" not in (server.folder / "pg_hba.conf").read_text()
-            assert _answers(joining)
-        finally:
-            joining.stop()
-            server.stop()
+def test_a_running_server_that_lets_others_in_is_not_joined_but_started_anew(server: EmbeddedPostgres) -> None:
+    before = _pid(server)
+    (server.folder / "pg_hba.conf").write_text("local all all trust\n")
+    joining = EmbeddedPostgres(server.folder)
+    joining.start()
+    try:
+        assert _pid(server) != before
+        assert "trust" not in (server.folder / "pg_hba.conf").read_text()
+        assert _answers(joining)
+    finally:
+        joining.stop()
 
 
 def test_settings_of_another_postgresql_in_the_environment_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,21 +29,34 @@ HOMES = {
 }
 
 
-@pytest.fixture(params=list(HOMES.values()), ids=list(HOMES))
-def home(request: pytest.FixtureRequest) -> Iterator[Path]:
+@contextmanager
+def enterable(name: str) -> Iterator[Path]:
     """SMI_HOME in folders that every user may enter."""
     with tempfile.TemporaryDirectory(prefix="smi-users-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
-        home = Path(folder) / request.param
+        home = Path(folder) / name
         home.parent.mkdir(parents=True, exist_ok=True)
+        yield home
+
+
+@pytest.fixture(params=list(HOMES.values()), ids=list(HOMES))
+def home(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A home that is not there yet."""
+    with enterable(request.param) as home:
+        yield home
+
+
+@pytest.fixture(scope="module", params=list(HOMES.values()), ids=list(HOMES))
+def used_home(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A home that several tests use after each other: its data files are made once."""
+    with enterable(request.param) as home:
         yield home
 
 
 @pytest.fixture
 def plain_home() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="smi-users-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder) / "home"
+    with enterable("home") as home:
+        yield home
 
 
 @contextmanager
@@ -93,7 +106,8 @@ replace the socket's folder: PermissionError"""
 
 
 @needs_root
-def test_another_user_gets_nothing_from_a_server_that_root_started(home: Path) -> None:
+def test_another_user_gets_nothing_from_a_server_that_root_started(used_home: Path) -> None:
+    home = used_home
     with running(home) as server:
         url = server.url()
         assert "postgres" in _query(url), "root itself may"
@@ -130,7 +144,8 @@ def test_another_user_gets_nothing_from_a_server_that_an_ordinary_user_started(h
     assert result == ["ended well"]
 
 
-def test_only_a_socket_of_our_own_leads_to_the_server(home: Path) -> None:
+def test_only_a_socket_of_our_own_leads_to_the_server(used_home: Path) -> None:
+    home = used_home
     with running(home) as server:
         pid = int((home / "postgres" / "postmaster.pid").read_text().split()[0])
         assert psutil.Process(pid).net_connections("inet") == []

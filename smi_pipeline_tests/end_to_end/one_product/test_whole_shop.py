@@ -3,7 +3,6 @@
 import contextlib
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 import requests
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from smi_pipeline.core.lifecycle import callback_token, download_token, rating_token, view_token
 from smi_pipeline.core.pricing import Prices
@@ -20,12 +19,12 @@ from smi_pipeline.settings import Settings
 from smi_pipeline.state.database import Database
 from smi_pipeline.state.reports.store import Reports
 from smi_pipeline.wiring import dagster_url
-from smi_pipeline_tests.end_to_end.conftest import RunningShop, wait_until
-from smi_pipeline_tests.end_to_end.dagster_site import DagsterSite
+from smi_pipeline_tests.end_to_end.conftest import wait_until
 from smi_pipeline_tests.end_to_end.leaks import cells, command_lines, files_below, search
+from smi_pipeline_tests.end_to_end.one_product.conftest import CHROMIUM, KEY_OF_THE_SHOP, RunningShop
+from smi_pipeline_tests.end_to_end.one_product.dagster_site import DagsterSite
 from smi_pipeline_tests.gateway.nginx import ANALYSTS, NGINX, TEAM, needs_nginx
 
-CHROMIUM = shutil.which("chromium") or ""
 SCREENSHOTS = Path("screenshots")
 DELETE = 'mutation { deletePipelineRun(runId: "no-such-run") { __typename } }'
 SECRET_ENDINGS = ("_KEY", "_PASSWORD", "_SECRET")
@@ -38,7 +37,6 @@ NEEDED = {  # where the state has to keep such things
         for part in ("address", "customer's name", "download token", "view key", "rating key")
     ),
 }
-KEY_OF_THE_SHOP = "planted-key-of-the-images-host"
 
 pytestmark = [
     pytest.mark.timeout(240),
@@ -49,33 +47,16 @@ pytestmark = [
 needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
 
 
-@pytest.fixture(scope="module")
-def orders(running_shop: RunningShop) -> dict[str, dict[str, Any]]:
-    """Three orders, paid and closed: two good ones, one whose upscale fails."""
-    front = running_shop.storefront
-    placed = {
-        "good": front.order(f"coffee-400.png?key={KEY_OF_THE_SHOP}", "4x", "good@customer.example"),
-        "large": front.order("rocket-200.jpg", "8x", "large@customer.example"),
-        "failed": front.order("chelsea-200.webp", "4x", "failed@customer.example"),
-    }
-    running_shop.sandbox.fault(
-        "upsampler", "fail", match={"image_url": "chelsea-200.webp"}, error="The image has no recognisable content"
-    )
-    for order in placed.values():
-        front.pay(order)
-    for name, order in placed.items():
-        _closed(running_shop, name, order, "failed" if name == "failed" else "completed")
-    return placed
-
-
-def test_each_paid_order_is_delivered_or_refunded_exactly_once(running_shop: RunningShop, orders: dict[str, Any]):
+def test_each_paid_order_is_delivered_or_refunded_exactly_once(
+    running_shop: RunningShop, orders: dict[str, Any], all_orders: dict[str, Any]
+) -> None:
     ledger = running_shop.sandbox.ledger("stripe")
     paid = {intent["metadata"]["job_id"]: intent for intent in ledger["intents"]}
     failed = paid[orders["failed"]["job_id"]]
     assert [(r["payment_intent"], r["amount"], r["status"]) for r in ledger["refunds"]] == [
         (failed["id"], failed["amount_received"], "succeeded")
     ]
-    assert len(running_shop.sandbox.ledger("upsampler")["submissions"]) == 3
+    assert len(running_shop.sandbox.ledger("upsampler")["submissions"]) == len(all_orders)
     for name in orders:
         assert len(running_shop.storefront.mails(f"{name}@customer.example")) == 1
 
@@ -153,31 +134,6 @@ def test_a_fulfilment_worker_never_loads_pandas_matplotlib_or_scikit_image(
         assert not re.search(r"/(pandas|matplotlib|skimage)/", loaded)
 
 
-def test_reports_appear_by_themselves_and_are_what_the_ledgers_say(running_shop: RunningShop, orders: dict[str, Any]):
-    """To the cent and to the credit: revenue - refunds - disputes - fees is Stripe's balance."""
-
-    database = Database(running_shop.stack.state_url, pool_size=1)
-    reports = Reports(database, Prices())
-    month = datetime.now(UTC).date().replace(day=1)
-
-    def agreed() -> bool:
-        tables = [reports.rows(name, month, month, period="month") for name in ("profit_margin", "credit_usage")]
-        wholes = [row for rows in tables for row in rows if row["resolution"] == "all"]
-        if len(wholes) != 2:
-            return False
-        money, credits = wholes
-        gone = sum(money[f"{name}_cents"] for name in ("refunds", "disputes", "stripe_fees"))
-        stripe, upsampler = (running_shop.sandbox.ledger(name) for name in ("stripe", "upsampler"))
-        return (money["paid_jobs"], money["revenue_cents"] - gone, credits["credits"]) == (
-            3,
-            stripe["balance_cents"],
-            sum(one["credits"] or 0 for one in upsampler["submissions"]),
-        )
-
-    wait_until("a month that equals the ledgers", agreed, seconds=200)
-    database.dispose()
-
-
 @pytest.fixture
 def team(running_shop: RunningShop, front_folder: Path) -> DagsterSite:
     return DagsterSite(running_shop.variables["SMI_TEAM_URL"], TEAM)
@@ -188,14 +144,6 @@ def analysts(running_shop: RunningShop, front_folder: Path) -> DagsterSite:
     site = DagsterSite(running_shop.variables["SMI_ANALYSTS_URL"], ANALYSTS)
     wait_until("the read-only UI", lambda: site.get("/server_info").status_code == 200)
     return site
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -212,17 +160,6 @@ def test_the_run_page_shows_the_mapped_steps(running_shop: RunningShop, orders: 
     page.get_by_text(f"verify_result[{orders['failed']['job_id']}]").first.wait_for()
     page.get_by_text("is succeeded").first.wait_for()
     _shoot(page, "run-page")
-
-
-@needs_chromium
-def test_the_page_of_a_report_shows_its_chart(running_shop: RunningShop, orders: dict[str, Any], page: Page):
-    wait_until("a materialised report", lambda: _materialised(running_shop, "profit_margin"), seconds=120)
-    page.goto(f"{running_shop.stack.addresses['dagster']}/assets/profit_margin?view=events")
-    chart = page.locator("img[src^='data:image/svg']").first  # without a click
-    chart.wait_for()
-    box = chart.bounding_box()
-    assert box is not None and box["width"] > 200
-    _shoot(page, "report-chart")
 
 
 @needs_chromium
@@ -266,6 +203,44 @@ def test_the_analysts_door_shows_the_same_and_changes_nothing(
     assert _failed_run(running_shop) == run_id
 
 
+def test_reports_appear_by_themselves_and_are_what_the_ledgers_say(
+    running_shop: RunningShop, all_orders: dict[str, Any]
+) -> None:
+    """To the cent and to the credit: revenue - refunds - disputes - fees is Stripe's balance."""
+
+    database = Database(running_shop.stack.state_url, pool_size=1)
+    reports = Reports(database, Prices())
+    month = datetime.now(UTC).date().replace(day=1)
+
+    def agreed() -> bool:
+        tables = [reports.rows(name, month, month, period="month") for name in ("profit_margin", "credit_usage")]
+        wholes = [row for rows in tables for row in rows if row["resolution"] == "all"]
+        if len(wholes) != 2:
+            return False
+        money, credits = wholes
+        gone = sum(money[f"{name}_cents"] for name in ("refunds", "disputes", "stripe_fees"))
+        stripe, upsampler = (running_shop.sandbox.ledger(name) for name in ("stripe", "upsampler"))
+        return (money["paid_jobs"], money["revenue_cents"] - gone, credits["credits"]) == (
+            len(all_orders),
+            stripe["balance_cents"],
+            sum(one["credits"] or 0 for one in upsampler["submissions"]),
+        )
+
+    wait_until("a month that equals the ledgers", agreed, seconds=200)
+    database.dispose()
+
+
+@needs_chromium
+def test_the_page_of_a_report_shows_its_chart(running_shop: RunningShop, orders: dict[str, Any], page: Page):
+    wait_until("a materialised report", lambda: _materialised(running_shop, "profit_margin"), seconds=120)
+    page.goto(f"{running_shop.stack.addresses['dagster']}/assets/profit_margin?view=events")
+    chart = page.locator("img[src^='data:image/svg']").first  # without a click
+    chart.wait_for()
+    box = chart.bounding_box()
+    assert box is not None and box["width"] > 200
+    _shoot(page, "report-chart")
+
+
 @needs_nginx
 @needs_chromium
 def test_the_ui_works_through_the_front(
@@ -298,21 +273,21 @@ def test_the_ui_works_through_the_front(
 
 
 def test_no_secret_and_no_address_is_written_where_it_need_not_be(
-    running_shop: RunningShop, orders: dict[str, Any], request: pytest.FixtureRequest
+    running_shop: RunningShop, all_orders: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
     secret = running_shop.variables["SMI_SECRET_KEY"]
     planted = {name: value for name, value in running_shop.variables.items() if name.endswith(SECRET_ENDINGS)}
     assert len(planted) == 9
     planted["images host's key"] = KEY_OF_THE_SHOP
     planted["customer's name"] = "Ann Example"
-    for name, order in orders.items():
+    for name, order in all_orders.items():
         job_id = order["job_id"]
         planted[f"address of {name}"] = f"{name}@customer.example"
         planted[f"view key of {name}"] = view_token(secret, job_id)
         planted[f"rating key of {name}"] = rating_token(secret, job_id)
         for serial in range(3):
             planted[f"download token of {name}, {serial}"] = download_token(secret, job_id, 1, serial)
-    planted |= {f"callback token {n}": callback_token(secret, n) for n in range(1, 4)}
+    planted |= {f"callback token {n}": callback_token(secret, n) for n in range(1, len(all_orders) + 1)}
     home, state_url = running_shop.stack.home, running_shop.stack.state_url
     history_url = dagster_url(Settings(_env_file=None), state_url)  # type: ignore[call-arg]
 
@@ -331,12 +306,6 @@ def _shoot(page: Page, name: str) -> None:
     page.wait_for_timeout(700)  # animations of the Dagster UI
     page.screenshot(path=str(SCREENSHOTS / f"{name}.png"))
     assert (SCREENSHOTS / f"{name}.png").stat().st_size > 10_000
-
-
-def _closed(running_shop: RunningShop, name: str, order: dict[str, Any], status: str) -> None:
-    front = running_shop.storefront
-    wait_until(f"the order {name}", lambda: front.status(order) == status)
-    wait_until(f"the mail of the order {name}", lambda: front.mails(f"{name}@customer.example"))
 
 
 def _failed_run(running_shop: RunningShop) -> str:
