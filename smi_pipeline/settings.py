@@ -114,6 +114,7 @@ class Settings(BaseSettings):
     smi_download_ttl_hours: float = Field(24, gt=0, le=24 * 365)
     smi_max_hold_hours: float = Field(24, ge=0, le=24 * 365)
     smi_max_outage_hours: float = Field(12, ge=0, le=24 * 365)
+    smi_max_resubmissions: int = Field(2, ge=0, le=3)
     smi_max_in_flight: int = Field(200, ge=1)
 
     # Images
@@ -181,6 +182,7 @@ class Settings(BaseSettings):
             max_hold=timedelta(hours=self.smi_max_hold_hours),
             max_outage=timedelta(hours=self.smi_max_outage_hours),
             max_in_flight=self.smi_max_in_flight,
+            max_resubmissions=self.smi_max_resubmissions,
             max_source_bytes=self.smi_max_source_bytes,
             max_output_megapixels=self.smi_max_output_megapixels,
             requests_per_minute=self.upsampler_requests_per_minute,

@@ -23,6 +23,7 @@ FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=5), timedelta(minutes=1)
 """Between two probes; each that fails doubles it."""
 
 SUBMISSIONS = "submissions"
+STATUS = "status"
 RESULTS = "results"
 STRIPE = "stripe"
 MAIL = "mail"
@@ -82,8 +83,12 @@ AGAIN = {
     reasons.UPSCALE_FAILED: Again.RESUBMIT,
     reasons.NO_RESULT: Again.RESUBMIT,
     reasons.RESULT_REJECTED: Again.RESUBMIT,
+    reasons.TIMED_OUT: Again.RESUBMIT,
 }
 """The reasons that are not believed at first sight; all others end a job unless they hit every order."""
+
+BELIEVED = frozenset({reasons.TIMED_OUT})
+"""A deadline that has passed ends a job, unless it passes for every order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,14 +170,16 @@ def may_wait(
     until: datetime,
     until_while_open: datetime,
     left: int,
+    believed: bool,
 ) -> bool:
     """Return whether a failed order may wait for another attempt instead of ending. `until`: its clock for that;
-    `left`: how often its image may still be submitted for a failure that is its own."""
+    `left`: how often its image may still be submitted for a failure that is its own. `believed`: nothing but a fault of
+    the shop keeps it from ending."""
     if scope is Scope.ORDER:
         return False
     if breaker.is_open:
         return now < until_while_open
-    return again is not Again.NEVER and now < until and (again is Again.SAME or left > 0)
+    return not believed and again is not Again.NEVER and now < until and (again is Again.SAME or left > 0)
 
 
 def headline(name: str) -> str:
@@ -181,6 +188,7 @@ def headline(name: str) -> str:
         return f"The images at {name.removeprefix(_SOURCE)} cannot be fetched"
     return {
         SUBMISSIONS: "Upsampler takes no submissions",
+        STATUS: "Upsampler does not tell how upscales are doing",
         RESULTS: "Upsampler's results cannot be used",
         STRIPE: "Stripe does not carry out our calls",
         MAIL: "Mails cannot be sent",
@@ -193,6 +201,7 @@ def to_customers(name: str) -> str:
         return "the image host does not hand out its images"
     return {
         SUBMISSIONS: "the upscaling service is not available",
+        STATUS: "the upscaling service does not work as it should",
         RESULTS: "the upscaling service does not work as it should",
         STRIPE: "the payment service is not available",
     }[name]
@@ -207,6 +216,7 @@ def advice(name: str) -> str:
         )
     return {
         SUBMISSIONS: "Check UPSAMPLER_API_KEY, UPSAMPLER_BASE_URL, and the credits and the state of the account.",
+        STATUS: "Check UPSAMPLER_API_KEY and UPSAMPLER_BASE_URL, and whether Upsampler reports an outage.",
         RESULTS: "Look at a failed upscale at Upsampler, and check SMI_ALLOWED_RESULT_HOSTS.",
         STRIPE: "Check STRIPE_API_KEY and the state of the account in the Stripe dashboard.",
         MAIL: "Check SMTP_HOST, SMTP_USER and SMTP_PASSWORD, and whether the account may send.",

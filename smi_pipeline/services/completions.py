@@ -8,7 +8,7 @@ from functools import partial
 
 from smi_pipeline.core.backoff import retry_seconds
 from smi_pipeline.core.errors import AccountError, NotFound, RateLimited, TransientError
-from smi_pipeline.core.faults import SUBMISSIONS, Failure, Scope
+from smi_pipeline.core.faults import STATUS, Failure, Scope
 from smi_pipeline.core.lifecycle import token_hash
 from smi_pipeline.core.models import Submission, UpscaleReply
 from smi_pipeline.core.vocabulary import CallPurpose, PollResult, SubmissionState
@@ -77,9 +77,10 @@ def _ask(ctx: ServiceContext, external_id: str) -> UpscaleReply:
     except RateLimited as error:
         tell_limiter(ctx, error)
         raise
-    except AccountError as error:
+    except (AccountError, TransientError) as error:
+        scope = Scope.SHOP if isinstance(error, AccountError) else Scope.UNKNOWN
         ctx.state.breakers.note(
-            Failure(breaker=SUBMISSIONS, work_key=f"status {external_id}", message=str(error), scope=Scope.SHOP)
+            Failure(breaker=STATUS, work_key=external_id, message=str(error), scope=scope, passing=True)
         )
         raise
 

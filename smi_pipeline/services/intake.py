@@ -210,7 +210,7 @@ def _closed_session(ctx: ServiceContext, session_id: str) -> CheckoutSession | N
 
 def _refuse_while_overloaded(ctx: ServiceContext, image_url: str) -> None:
     hosts = [faults.source(image_url)] if image_url.count("/") > 1 else []
-    breaker = ctx.state.breakers.refusal([faults.SUBMISSIONS, faults.RESULTS, faults.STRIPE, *hosts])
+    breaker = ctx.state.breakers.refusal([faults.SUBMISSIONS, faults.STATUS, faults.RESULTS, faults.STRIPE, *hosts])
     if breaker:
         raise Unavailable(f"no orders are taken at the moment: {faults.to_customers(breaker.name)}", retry_after=300)
     if ctx.policy.budget_hold and ctx.policy.monthly_credit_budget is not None:

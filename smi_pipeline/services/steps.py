@@ -1,6 +1,6 @@
 """The frame of a step on a leased row: what each kind of error does to the row and its job."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -95,11 +95,11 @@ def job_step(
 
 
 @contextmanager
-def watched(ctx: ServiceContext, breaker: str, work_key: str) -> Iterator[None]:
-    """Attribute what fails inside to a part of the shop. Raise TransientError at once while its breaker is open, unless
-    this row probes it."""
-    if not ctx.state.breakers.admits(breaker, work_key):
-        raise TransientError(f"waits: {headline(breaker)}", retry_after=1.0, counts=False)
+def watched(ctx: ServiceContext, breaker: str, work_key: str, *, needs: Sequence[str] = ()) -> Iterator[None]:
+    """Attribute what fails inside to a part of the shop. Raise TransientError at once while its breaker, or one of
+    `needs`, is open and this row does not probe it."""
+    if shut := ctx.state.breakers.in_the_way([breaker, *needs], work_key):
+        raise TransientError(f"waits: {headline(shut)}", retry_after=1.0, counts=False)
     try:
         yield
     except PermanentError as error:

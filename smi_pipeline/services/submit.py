@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import AmbiguousError, NotFound, PermanentError, RateLimited, TransientError
-from smi_pipeline.core.faults import SUBMISSIONS, Scope, source
+from smi_pipeline.core.faults import RESULTS, STATUS, SUBMISSIONS, Scope, source
 from smi_pipeline.core.image_rules import check_output_size
 from smi_pipeline.core.models import Fetched, ImageInfo, Submission, SubmitRequest, UpscaleJob, UpscaleReply
 from smi_pipeline.core.vocabulary import CallPurpose, FetchKind, Queue, Stage, StepState, SubmissionState
@@ -103,7 +103,7 @@ def _submit(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> StepResult:
     waiting = _close_unanswered(ctx, earlier)
     if waiting is not None:
         raise waiting
-    with watched(ctx, SUBMISSIONS, job.job_id):
+    with watched(ctx, SUBMISSIONS, job.job_id, needs=[STATUS, RESULTS]):
         _refuse_another_call(ctx, earlier)
         submission_id, reply = _call(ctx, job, lease_id)
         if not ctx.state.submissions.accepted(submission_id, reply, policy=ctx.policy, actor=ctx.actor):

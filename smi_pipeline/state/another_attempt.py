@@ -1,10 +1,9 @@
 """Whether a job that has failed waits for another attempt instead of ending, in the caller's transaction."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from smi_pipeline.core.backoff import retry_seconds
 from smi_pipeline.core.errors import PermanentError
-from smi_pipeline.core.faults import Again, Breaker, Failure, may_wait
+from smi_pipeline.core.faults import BELIEVED, Again, Breaker, Failure, may_wait
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import Queue, SubmissionState
 from smi_pipeline.state import transitions
@@ -35,12 +34,19 @@ def seconds_until_next(
     if breaker is None or not _may_wait(tx, job, breaker, error, policy):
         return None
     message = f"{error.reason}: {error}"
-    seconds = 0.0 if breaker.is_open else retry_seconds(job["attempts"], asked=None)
+    seconds = (
+        0.0
+        if breaker.is_open
+        else tx.value(
+            "SELECT least(120, greatest(5, extract(epoch FROM smi.now() - :since) / 4))::float", since=_waits_since(job)
+        )
+    )
     tx.audit(job["job_id"], "asked_again", actor=actor, message=message[:500], breaker_open=breaker.is_open)
     if error.again is Again.RESUBMIT:
         give_up_results(tx, job, error=str(error))
         seconds = max(seconds, RESUBMIT_SECONDS)
-        transitions.hand_back_to_submission(tx, job, seconds=seconds, error=message)
+        late = error.reason in BELIEVED
+        transitions.hand_back_to_submission(tx, job, seconds=seconds, error=message, new_deadline=late)
     else:
         transitions.postpone(tx, job, seconds=seconds, error=message)
     return seconds
@@ -51,11 +57,11 @@ def _may_wait(tx: Transaction, job: Row, breaker: Breaker, error: PermanentError
     calls = calls_of_round(tx, job)
     # A result that cannot be used is a failed upscale, too.
     failed = calls.count(SubmissionState.FAILED) + calls.count(SubmissionState.COMPLETED)
-    until = job["deadline_at"] or job["start_by"]
-    waits_since = job["result_ready_at"] if job["queue"] == Queue.FULFIL else job["waits_since"]
+    believed = error.reason in BELIEVED
+    until = job["start_by"] if believed else job["deadline_at"] or job["start_by"]
     stopped = timedelta()
     if breaker.opened_at:
-        stopped = min(now - max(filter(None, (breaker.opened_at, waits_since))), policy.max_hold)
+        stopped = min(now - max(breaker.opened_at, _waits_since(job)), policy.max_hold)
     until_while_open = until + stopped
     if error.again is Again.SAME and job["result_ready_at"]:
         until = max(until, job["result_ready_at"]) + policy.last_poll_patience
@@ -72,4 +78,11 @@ def _may_wait(tx: Transaction, job: Row, breaker: Breaker, error: PermanentError
         until=until,
         until_while_open=until_while_open,
         left=policy.max_resubmissions + 1 - failed,
+        believed=believed,
     )
+
+
+def _waits_since(job: Row) -> datetime:
+    """Return since when a job waits for what it has failed at."""
+    since: datetime = (job["queue"] == Queue.FULFIL and job["result_ready_at"]) or job["waits_since"]
+    return since

@@ -8,7 +8,7 @@ from typing import Any
 from smi_pipeline.core import faults
 from smi_pipeline.core.faults import Breaker, Failure
 from smi_pipeline.core.policy import Policy
-from smi_pipeline.core.vocabulary import ManualTaskKind, Queue, Stage
+from smi_pipeline.core.vocabulary import ManualTaskKind, Queue, Stage, SubmissionState
 from smi_pipeline.state.database import Aggregate, Row, Transaction, as_record
 from smi_pipeline.state.job_rows import give_waiting_time_back
 from smi_pipeline.state.manual_tasks import close_task, open_task
@@ -23,10 +23,13 @@ new order can try."""
 _BREAKER_OF_HOST = "'source:' || lower(split_part(source_url, '/', 3))"
 """SQL: `faults.source` of a job."""
 
+OF_SUBMISSIONS = (faults.SUBMISSIONS, faults.STATUS, faults.RESULTS)
+"""Breakers for which all jobs that are not submitted wait."""
+
 STOPPED = f"""coalesce((
     SELECT max(least(smi.now() - greatest(b.opened_at, j.waits_since), CAST(:max_hold AS interval)))
     FROM smi.breakers b WHERE b.opened_at IS NOT NULL
-      AND (b.name IN ('{faults.SUBMISSIONS}', '{faults.RESULTS}')
+      AND (b.name = ANY(ARRAY['{"', '".join(OF_SUBMISSIONS)}'])
            OR source_key IS NULL AND b.name = {_BREAKER_OF_HOST})),
     interval '0')"""
 """SQL: how long the clock of the waiting job `j` has stood still for the breakers that are open now."""
@@ -65,14 +68,15 @@ class Breakers(Aggregate):
         with self._database.transaction() as tx:
             record_success(tx, name, max_hold=policy.max_hold)
 
-    def admits(self, name: str, work_key: str) -> bool:
-        """Return whether a row may use a part of the shop now: its breaker is closed, or the row probes it."""
-        return not self._database.value(
-            """SELECT 1 FROM smi.breakers WHERE name = :name AND opened_at IS NOT NULL
-               AND probe IS DISTINCT FROM :key""",
-            name=name,
+    def in_the_way(self, names: Sequence[str], work_key: str) -> str | None:
+        """Return the name of an open breaker among `names` that this row does not probe, or None."""
+        name: str | None = self._database.value(
+            """SELECT name FROM smi.breakers WHERE name = ANY(:names) AND opened_at IS NOT NULL
+               AND probe IS DISTINCT FROM :key LIMIT 1""",
+            names=list(names),
             key=work_key,
         )
+        return name
 
     def refusal(self, names: Sequence[str]) -> Breaker | None:
         """Return an open breaker among `names` that a new order would be hit by, or None."""
@@ -160,7 +164,7 @@ def _close(tx: Transaction, name: str, *, max_hold: timedelta, actor: str, also_
     )
     if opened_at is None:
         return False
-    if name in (faults.SUBMISSIONS, faults.RESULTS) or faults.is_source(name):
+    if name in OF_SUBMISSIONS or faults.is_source(name):
         waits_for_it = f"source_key IS NULL AND {_BREAKER_OF_HOST} = :name" if faults.is_source(name) else "true"
         give_waiting_time_back(tx, waits_for_it, since=opened_at, limit=max_hold, name=name)
     close_task(tx, kind=ManualTaskKind.BREAKER, subject=name, actor="recovered" if actor == "itself" else actor)
@@ -196,7 +200,7 @@ def _results(part: Row | None, now: datetime) -> list[Choice]:
 
 
 def _submissions(tx: Transaction, open_: Mapping[str, Row], now: datetime) -> list[Choice]:
-    parts = [open_[name] for name in (faults.SUBMISSIONS, faults.RESULTS) if name in open_]
+    parts = [open_[name] for name in OF_SUBMISSIONS if name in open_]
     hosts = [row for name, row in open_.items() if faults.is_source(name)]
     probes = [row["probe"] for row in (*parts, *hosts) if row["probe"]]
     reachable = f"(source_key IS NOT NULL OR {_BREAKER_OF_HOST} <> ALL(:shut))"
@@ -213,11 +217,16 @@ def _submissions(tx: Transaction, open_: Mapping[str, Row], now: datetime) -> li
             for name in (row["name"] for row in hosts if _may_probe(row, now))
         ]
         return [again, *tries, Choice(where=reachable, parameters=shut)]
-    # A result that waits to be fetched tells sooner, and for no credits, whether results can be used again.
-    fetched = faults.RESULTS in open_ and tx.value(
+    # What is under way already tells sooner, and for no credits, whether status calls or results work again.
+    told_sooner = faults.RESULTS in open_ and tx.value(
         f"SELECT 1 FROM smi.upscale_jobs WHERE queue = '{Queue.FULFIL}' AND stage = '{Stage.COMPLETED}' LIMIT 1"
     )
-    if fetched or not all(_may_probe(part, now) for part in parts):
+    if faults.STATUS in open_ and not told_sooner:
+        told_sooner = tx.value(
+            f"""SELECT 1 FROM smi.submissions
+                WHERE state = '{SubmissionState.ACCEPTED}' AND external_id IS NOT NULL LIMIT 1"""
+        )
+    if told_sooner or not all(_may_probe(part, now) for part in parts):
         return [again]
     return [again, Choice(where=reachable, parameters=shut, limit=1, probes=tuple(part["name"] for part in parts))]
 

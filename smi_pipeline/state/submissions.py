@@ -173,6 +173,7 @@ class Submissions:
     def poll_answered(self, submission_id: int, reply: UpscaleReply, *, policy: Policy, actor: str) -> PollResult:
         """Apply the answer to a status call."""
         with self._database.transaction() as tx:
+            record_success(tx, faults.STATUS, max_hold=policy.max_hold)
             row = tx.row(
                 "SELECT *, smi.now() AS now FROM smi.submissions WHERE submission_id = :id FOR UPDATE",
                 id=submission_id,

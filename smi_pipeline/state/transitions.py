@@ -188,16 +188,20 @@ def postpone(tx: Transaction, job: Row, *, seconds: float, error: str) -> None:
     )
 
 
-def hand_back_to_submission(tx: Transaction, job: Row, *, seconds: float, error: str) -> None:
-    """Queue a job whose upscale came to nothing for another submission. Its deadline stays."""
+def hand_back_to_submission(
+    tx: Transaction, job: Row, *, seconds: float, error: str, new_deadline: bool = False
+) -> None:
+    """Queue a job whose upscale came to nothing for another submission. Its deadline stays unless it gets a new one."""
     tx.run(
         f"""UPDATE smi.upscale_jobs SET queue = '{Queue.SUBMIT}', stage = '{Stage.QUEUED}', {_END_LEASE}, attempts = 0,
                   result_ready_at = NULL, last_error = :error, waits_since = smi.now(),
+                  deadline_at = CASE WHEN :new_deadline THEN NULL ELSE deadline_at END,
                   next_attempt_at = smi.now() + make_interval(secs => :seconds)
             WHERE job_id = :job_id""",
         job_id=job["job_id"],
         seconds=seconds,
         error=error[:500],
+        new_deadline=new_deadline,
     )
 
 

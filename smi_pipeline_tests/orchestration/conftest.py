@@ -104,6 +104,7 @@ def environment(state_url: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: p
     """The variables of a deployment against the sandbox, set for this test."""
     urls = sandbox.urls
     variables = {
+        "SMI_MAX_RESUBMISSIONS": "0",
         "SMI_DATABASE_URL": state_url,
         "SMI_STORAGE_URL": str(tmp_path / "storage"),
         "SMI_HOME": str(tmp_path),

@@ -66,7 +66,14 @@ _REFUSALS = {
     "reject": Kind(defaults={"code": 422, "message": "The image cannot be processed"}),
 }
 _OUTCOMES = {
-    "fail": Kind(defaults={"error": "Upscaling failed", "at_once": False, "word": None, "first": None}),
+    "fail": Kind(
+        defaults={
+            "error": "Unsupported image: no recognisable content",
+            "at_once": False,
+            "word": None,
+            "first": None,
+        }
+    ),
     "never_finishes": Kind(),
     "slow": Kind(defaults={"seconds": 10.0}),
     "no_image_url": Kind(),

@@ -156,3 +156,44 @@ def test_a_breaker_opened_by_hand_stays_open_until_it_is_closed_by_hand(shop: St
     assert shop.state.breakers.close_by_hand("submissions", policy=shop.ctx.policy, actor="admin")
     drain(shop, jobs)
     assert statuses(shop, jobs) == {"completed"}
+
+
+def test_upscales_that_never_end_cost_two_orders_and_the_others_are_submitted_again(shop: Steps) -> None:
+    jobs = paid(shop, 8)
+    shop.submit_due()
+    shop.later(minutes=15)
+    shop.poll()  # Upsampler has lost all of them
+    shop.later(minutes=3)
+    shop.poll()
+    shop.fulfil_due()
+    drain(shop, jobs)
+    ended = [str(shop.job(job_id).status) for job_id in jobs]
+    assert ended.count("failed") <= 2, ended
+    assert ended.count("completed") == 8 - ended.count("failed")
+
+
+def test_status_calls_that_are_refused_stop_new_submissions_and_end_no_order(shop: Steps) -> None:
+    jobs = paid(shop, 2)
+    shop.submit_due()
+    jobs.append(shop.paid())
+    shop.upscaler.faults.extend([AccountError("401 wrong key")] * 2)
+    shop.poll()
+    assert [one.name for one in shop.state.breakers.all() if one.is_open] == ["status"]
+    shop.submit_due()
+    assert len(shop.upscaler.submissions) == 2
+    shop.later(minutes=1)
+    drain(shop, jobs)
+    assert statuses(shop, jobs) == {"completed"}
+    assert shop.tasks() == []
+
+
+def test_a_definite_no_about_one_order_is_asked_again_ever_more_rarely(shop: Steps) -> None:
+    (job_id,) = paid(shop, 1)
+    shop.upscaler.faults.extend([REFUSED] * 400)
+    for _ in range(500):
+        shop.submit_due()
+        shop.later(seconds=10)
+        check_completions(shop.ctx)
+        shop.fulfil_due()
+    assert shop.job(job_id).status == "failed"
+    assert 400 - len(shop.upscaler.faults) < 60

@@ -25,6 +25,7 @@ OWNERS = {
     "cursors": {"reconciliation"},
     "api_calls": {"rate_limiter"},
     "gates": {"rate_limiter"},
+    "breakers": {"breakers"},
     "heartbeat": {"heartbeat"},
     "…": {"leases"},  # leases of all queues by the same statements
 }
@@ -54,8 +55,10 @@ NO_KILL_POINT = {
     "leases.give_back": "the lease expires",
     "leases.renew": "the lease expires",
     "limiter.blocked_until": "the next call is refused again",
-    "limiter.open_breaker": "the next call is refused again",
-    "limiter.close_breaker": "the next call closes it",
+    "breakers.note": "the next failure is counted",
+    "breakers.note_success": "the next success is counted",
+    "breakers.open_by_hand": ADMIN,
+    "breakers.close_by_hand": ADMIN,
     "manual_tasks.acknowledge": ADMIN,
     "manual_tasks.alerted": "the alert is sent once more",
     "manual_tasks.close": NEXT_TICK,
