@@ -162,6 +162,7 @@ class ManualTaskKind(StrEnum):
     REFUND_LATE = "refund_late"
     RUN_FAILED = "run_failed"
     SENSOR_SILENT = "sensor_silent"
+    SHARED_ID = "shared_id"
     STRIPE_EVENT = "stripe_event"
     UNMATCHED_FILES = "orphan_files"
     UNMATCHED_PAYMENT = "orphan_payment"

@@ -21,6 +21,7 @@ class Options:
 
     only: Sequence[str] = SERVICES
     upsampler_port: int = 0
+    upsampler_other_port: int = 0
     stripe_port: int = 0
     smtp_port: int = 0
     mail_port: int = 0
@@ -60,6 +61,7 @@ class Urls:
 
     upsampler: str = ""
     upsampler_cdn: str = ""
+    upsampler_other: str = ""
     stripe: str = ""
     smtp_host: str = HOST
     smtp_port: int = 0

@@ -106,7 +106,8 @@ def _submit(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> StepResult:
     with watched(ctx, SUBMISSIONS, job.job_id, needs=[STATUS, RESULTS]):
         _refuse_another_call(ctx, earlier)
         submission_id, reply = _call(ctx, job, lease_id)
-    ctx.state.submissions.accepted(submission_id, reply, policy=ctx.policy, actor=ctx.actor)
+        if not ctx.state.submissions.accepted(submission_id, reply, policy=ctx.policy, actor=ctx.actor):
+            raise _unclear(ctx, f"the id {reply.external_id} belongs to another submission")
     if reply.stage in (Stage.COMPLETED, Stage.FAILED):  # known at once: no need to ask again
         ctx.state.submissions.poll_answered(submission_id, reply, policy=ctx.policy, actor=ctx.actor)
     return StepResult(
@@ -149,8 +150,7 @@ def _call(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> tuple[int, Ups
         return submission_id, ctx.upscaler.submit(request)
     except AmbiguousError as error:
         # The row stays open: only the webhook can tell which upscale it was.
-        grace = ctx.policy.ambiguous_grace.total_seconds()
-        raise AmbiguousError(f"no clear answer to the submission: {error}", retry_after=grace, counts=False) from error
+        raise _unclear(ctx, str(error)) from error
     except (TransientError, PermanentError) as error:
         ctx.state.submissions.mark_rejected(submission_id, str(error))
         if isinstance(error, RateLimited):
@@ -173,6 +173,11 @@ def _keeping_its_place(error: RateLimited) -> RateLimited:
     """Return the error of a job that is due at once: it is leased again, before those paid later, when there is a free
     call."""
     return RateLimited(str(error), retry_after=0.0)
+
+
+def _unclear(ctx: ServiceContext, why: str) -> AmbiguousError:
+    grace = ctx.policy.ambiguous_grace.total_seconds()
+    return AmbiguousError(f"no clear answer to the submission: {why}", retry_after=grace, counts=False)
 
 
 def _close_unanswered(ctx: ServiceContext, earlier: list[Submission]) -> TransientError | None:

@@ -5,9 +5,10 @@ from datetime import timedelta
 from smi_pipeline.core import faults
 from smi_pipeline.core.models import UpscaleReply
 from smi_pipeline.core.policy import Policy
-from smi_pipeline.core.vocabulary import OPEN_CALLS, PollResult, Stage, SubmissionState
+from smi_pipeline.core.vocabulary import OPEN_CALLS, ManualTaskKind, PollResult, Stage, SubmissionState
 from smi_pipeline.state.breakers import extend_probe
 from smi_pipeline.state.database import Row, Transaction, in_
+from smi_pipeline.state.manual_tasks import open_task
 from smi_pipeline.state.transitions import hand_to_fulfilment, mark_submitted
 
 MAY_SUCCEED = f"(state IN {in_(OPEN_CALLS)} OR state = '{SubmissionState.LOST}' AND external_id IS NOT NULL)"
@@ -50,6 +51,20 @@ def accept(tx: Transaction, submission_id: int, reply: UpscaleReply, policy: Pol
     )
     extend_probe(tx, faults.RESULTS, row["job_id"], until=row["deadline_at"])
     tx.audit(row["job_id"], "submitted", actor=actor, submission=submission_id, external_id=reply.external_id)
+
+
+def tell_shared_id(tx: Transaction, submission_id: int, external_id: str) -> None:
+    """Open the task for a call that Upsampler has answered with the id of another one."""
+    job_id = tx.value("SELECT job_id FROM smi.submissions WHERE submission_id = :id", id=submission_id)
+    open_task(
+        tx,
+        kind=ManualTaskKind.SHARED_ID,
+        subject=external_id,
+        job_id=job_id,
+        message=f"Upsampler has answered two submissions with the id {external_id}. The second counts as unanswered:"
+        " its webhook may still tell its id, or else the image is submitted once more.",
+        next_step="Ask Upsampler for the credits of the call that cannot be found, and compare both delivered images.",
+    )
 
 
 def finish(tx: Transaction, row: Row, reply: UpscaleReply, actor: str) -> PollResult:

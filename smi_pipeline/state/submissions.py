@@ -16,7 +16,7 @@ from smi_pipeline.state.database import Database, as_record, in_
 from smi_pipeline.state.heartbeat import UP_SINCE, record_heartbeat
 from smi_pipeline.state.job_rows import record_progress
 from smi_pipeline.state.starts import IN_FLIGHT
-from smi_pipeline.state.submission_updates import MAY_SUCCEED, POLLABLE, accept, finish, time_out
+from smi_pipeline.state.submission_updates import MAY_SUCCEED, POLLABLE, accept, finish, tell_shared_id, time_out
 
 LONGEST_CALL = timedelta(minutes=1)
 """Longer than any call to Upsampler: its client times out before."""
@@ -85,12 +85,18 @@ class Submissions:
         except IntegrityError:  # submissions_one_open: another call is open already
             return None
 
-    def accepted(self, submission_id: int, reply: UpscaleReply, *, policy: Policy, actor: str) -> None:
+    def accepted(self, submission_id: int, reply: UpscaleReply, *, policy: Policy, actor: str) -> bool:
         """Record that Upsampler has accepted: the job leaves the queue, its deadline starts. Needs no lease: Upsampler
-        has confirmed it."""
-        with self._database.transaction() as tx:
-            record_success(tx, faults.SUBMISSIONS, max_hold=policy.max_hold)
-            accept(tx, submission_id, reply, policy, actor)
+        has confirmed it. Return False when another call has the same id: the call stays open, with a manual task."""
+        try:
+            with self._database.transaction() as tx:
+                record_success(tx, faults.SUBMISSIONS, max_hold=policy.max_hold)
+                accept(tx, submission_id, reply, policy, actor)
+                return True
+        except IntegrityError:  # external_id is unique
+            with self._database.transaction() as tx:
+                tell_shared_id(tx, submission_id, reply.external_id or "")
+                return False
 
     def mark_rejected(self, submission_id: int, error: str) -> None:
         """Close a call that was certainly not accepted."""
@@ -181,10 +187,15 @@ class Submissions:
                 id=submission_id,
                 credits=reply.credits,
             )
-            if reply.stage in (Stage.COMPLETED, Stage.FAILED):
+            over = row["state"] == SubmissionState.TIMED_OUT or (
+                row["deadline_at"] and row["deadline_at"] <= row["now"]
+            )
+            # The address of a result can come later than its success.
+            if reply.stage is Stage.FAILED or (reply.stage is Stage.COMPLETED and (reply.result_url or over)):
                 return finish(tx, row, reply, actor)
-            if row["state"] == SubmissionState.TIMED_OUT or (row["deadline_at"] and row["deadline_at"] <= row["now"]):
+            if over:
                 return time_out(tx, row, actor)
+            stage = Stage.PROCESSING if reply.stage is Stage.COMPLETED else reply.stage
             tx.run(
                 """UPDATE smi.submissions SET next_poll_at =
                           least(smi.now() + CAST(:every AS interval), greatest(deadline_at, smi.now()))
@@ -192,7 +203,7 @@ class Submissions:
                 id=submission_id,
                 every=policy.poll_every,
             )
-            record_progress(tx, row["job_id"], row["round"], reply.stage, reply.estimated_completion)
+            record_progress(tx, row["job_id"], row["round"], stage, reply.estimated_completion)
             return PollResult.WAITING
 
     def poll_failed(

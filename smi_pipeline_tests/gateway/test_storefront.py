@@ -113,10 +113,10 @@ def test_what_the_shop_must_correct_is_a_422_that_names_it(
     ("path", "fault", "words"),
     [
         ("/photos/coffee-300.jpg", ("zero_bytes", {}), ["empty"]),
-        ("/photos/coffee-300.jpg", ("swap", {"content": "text", "times": 1}), ["PNG"]),
+        ("/photos/coffee-300.jpg", ("swap", {"content": "text", "times": 1}), ["instead of the image"]),
         ("/photos/coffee-300.jpg", ("swap", {"content": "gif", "times": 1}), ["PNG"]),
         ("/photos/coffee-300.jpg", ("swap", {"content": "svg", "times": 1}), ["PNG"]),
-        ("/photos/coffee-300.jpg", ("swap", {"content": "html", "times": 1}), ["PNG"]),
+        ("/photos/coffee-300.jpg", ("swap", {"content": "html", "times": 1}), ["HTML page instead of the image"]),
         ("/photos/coffee-300.jpg", ("truncated", {"keep": 0.5}), []),
         ("/photos/coffee-300.jpg", ("redirect", {"to": "http://127.0.0.1:1/x.png"}), []),
         ("/photos/coffee-300.jpg", ("status", {"code": 500}), ["500"]),

@@ -18,7 +18,7 @@ KEY = "upsampler-sandbox-key"
 
 
 class Receiver:
-    """A web server that keeps what is posted to it. A path answers the statuses put for it, one by one, then 200.
+    """A web server that keeps what is sent to it. A path answers the statuses put for it, one by one, then 200.
 
     A body that its sender, killed in between, did not send whole is no delivery: it is neither kept nor answered.
     """
@@ -40,6 +40,12 @@ class Receiver:
                 receiver.received.append((self.path, dict(self.headers), body))
                 waiting = receiver.statuses.get(self.path, [])
                 self.send_response(waiting.pop(0) if waiting else 200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                receiver.received.append((self.path, dict(self.headers), b""))
+                self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 

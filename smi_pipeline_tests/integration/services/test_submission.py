@@ -13,6 +13,7 @@ from smi_pipeline.core.errors import (
 )
 from smi_pipeline.core.faults import Scope
 from smi_pipeline.core.lifecycle import callback_token
+from smi_pipeline.core.models import Stage, UpscaleReply
 from smi_pipeline.services.completions import check_completions, take_hint
 from smi_pipeline_tests.integration.services.service_context import SECRET_KEY
 from smi_pipeline_tests.integration.services.steps import Steps
@@ -215,3 +216,55 @@ def test_a_source_that_changed_after_the_order_is_refused(shop: Steps) -> None:
     shop.fetcher.bodies[shop.job(swapped).source_url] = b"TIFF 200 80"
     shop.submit_due()
     assert shop.job(swapped).reason_code == "unsupported_format"
+
+
+def test_two_orders_with_one_id_are_one_call_and_one_without_a_clear_answer(shop: Steps) -> None:
+    first, second = shop.paid(), shop.paid()
+    one = UpscaleReply(external_id="up_shared", stage=Stage.QUEUED)
+    shop.upscaler.replies["up_shared"] = one
+    shop.upscaler.submit = lambda request: one  # type: ignore
+    shop.submit_due()
+    assert (states(shop, first), states(shop, second)) == (["accepted"], ["sending"])
+    assert shop.tasks() == ["shared_id"]
+    task = shop.state.manual_tasks.opened()[0]
+    assert (task.subject, task.job_id) == ("up_shared", second)
+    assert "up_shared" in task.message
+    del shop.upscaler.submit
+    shop.later(seconds=130)
+    shop.submit_due()
+    assert states(shop, second) == ["lost", "accepted"]
+    assert shop.external_id(second) != "up_shared"
+
+
+def test_the_webhook_of_a_call_that_got_the_id_of_another_tells_its_own(shop: Steps) -> None:
+    shop.paid()
+    shop.submit_due()
+    job_id = shop.paid()
+    taken = shop.sql("SELECT external_id FROM smi.submissions")[0]["external_id"]
+    shop.upscaler.submit = lambda request: UpscaleReply(external_id=taken, stage=Stage.QUEUED)  # type: ignore
+    shop.submit_due()
+    take_hint(shop.ctx, token(shop, job_id), b"up_its_own")
+    assert (states(shop, job_id), shop.external_id(job_id)) == (["accepted"], "up_its_own")
+
+
+def test_a_success_without_an_address_is_still_running_until_the_deadline(shop: Steps) -> None:
+    job_id = shop.paid()
+    shop.submit_due()
+    external_id = shop.external_id(job_id)
+    shop.upscaler.finish(external_id, url="")
+    shop.poll()
+    assert (states(shop, job_id), shop.job(job_id).stage) == (["accepted"], "processing")
+    shop.upscaler.finish(external_id)
+    shop.poll()
+    assert states(shop, job_id) == ["completed"]
+
+
+def test_a_success_without_an_address_at_the_deadline_is_no_result(shop: Steps) -> None:
+    job_id = shop.paid()
+    shop.submit_due()
+    shop.upscaler.finish(shop.external_id(job_id), url="")
+    shop.later(minutes=16)
+    shop.poll()
+    assert states(shop, job_id) == ["completed"]
+    shop.fulfil_due()
+    assert shop.job(job_id).reason_code == "no_result"
