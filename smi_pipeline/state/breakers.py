@@ -142,7 +142,9 @@ def record_failure(tx: Transaction, failure: Failure) -> Breaker:
 
 def record_success(tx: Transaction, name: str, *, max_hold: timedelta) -> None:
     """Record that a part works: close its breaker, unless an operator has opened it."""
-    failed = tx.value("SELECT 1 FROM smi.breakers WHERE name = :name AND failed <> '{}'", name=name)
+    failed = tx.value(
+        "SELECT 1 FROM smi.breakers WHERE name = :name AND (failed <> '{}' OR opened_at IS NOT NULL)", name=name
+    )
     if failed and not _close(tx, name, max_hold=max_hold, actor="itself", also_by_hand=False):
         tx.run(
             "UPDATE smi.breakers SET failed = '{}', failing_since = NULL WHERE name = :name AND opened_at IS NULL",

@@ -129,7 +129,6 @@ def test_orders_set_aside_by_a_fault_of_the_shop_are_really_tried_again(shop: St
     assert opened(shop) == []
 
 
-@open_finding
 def test_a_breaker_that_the_migration_took_over_closes(shop: Steps) -> None:
     jobs = paid(shop, 3)
     shop.change(
