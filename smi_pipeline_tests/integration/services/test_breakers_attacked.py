@@ -103,7 +103,6 @@ def test_results_that_are_useless_for_longer_than_the_deadline_end_three_at_most
     assert statuses(shop, jobs) <= {"completed", "failed"}
 
 
-@open_finding
 def test_an_order_whose_source_is_shut_off_probes_the_other_open_breakers_too(shop: Steps) -> None:
     jobs = paid(shop, 4)
     open_for_all(shop, "results", "source:images.example")
