@@ -111,7 +111,6 @@ def test_an_order_whose_source_is_shut_off_probes_the_other_open_breakers_too(sh
     assert statuses(shop, jobs) == {"completed"}
 
 
-@open_finding
 def test_orders_set_aside_by_a_fault_of_the_shop_are_really_tried_again(shop: Steps) -> None:
     jobs = paid(shop, 6)
     shop.storage.faults.extend([OSError("no space left on device")] * 1000)
