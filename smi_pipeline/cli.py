@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import click  # a dependency of dagster anyway
 
+from smi_pipeline.commands.breakers import breakers
 from smi_pipeline.commands.doctor import doctor
 from smi_pipeline.commands.front import front
 from smi_pipeline.commands.history import import_wordpress
@@ -27,7 +28,7 @@ def smi() -> None:
     """
 
 
-for command in (demo, up, front, migrate, doctor, jobs, tasks, import_wordpress, report):
+for command in (demo, up, front, migrate, doctor, jobs, tasks, breakers, import_wordpress, report):
     smi.add_command(command)
 
 
