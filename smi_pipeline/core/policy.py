@@ -20,7 +20,8 @@ class Policy:
     max_outage: timedelta = timedelta(hours=12)
     max_in_flight: int = 200
     max_source_bytes: int = 50_000_000
-    max_output_megapixels: float = 256
+    max_output_megapixels: float = 50
+    unsold_days: float = 30
     requests_per_minute: int = 60
     monthly_credit_budget: int | None = None
     budget_hold: bool = False

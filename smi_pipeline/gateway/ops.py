@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from smi_pipeline.core import faults
+from smi_pipeline.core import faults, properties
 from smi_pipeline.core.errors import TransientError
 from smi_pipeline.core.models import Status
 from smi_pipeline.gateway.auth import find_job, require_operator
@@ -153,6 +153,7 @@ def _figures(gateway: Gateway) -> dict[str, Any]:
         },
         "credits_month": state.queries.credits_this_month(),
         "budget": ctx.policy.monthly_credit_budget,
+        "unsold": [(found, properties.in_words(found.property)) for found in state.unsold.all(ctx.policy.unsold_days)],
         "tasks": state.manual_tasks.opened(),
         "alarms": state.queries.alarms(ctx.policy),
         "jobs": state.queries.jobs(limit=25),

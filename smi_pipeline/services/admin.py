@@ -367,3 +367,21 @@ def _known_breaker(name: str) -> str:
         return name
     known = ", ".join(BREAKERS)
     raise RefusedError(f"there is no breaker {name[:64]!r}; known are {known}, and source: with an image host")
+
+
+@actions.register("lift_unsold", Target.PROPERTY, verb="lift")
+def lift_unsold(
+    ctx: ServiceContext,
+    name: Annotated[str, "Property as the ops page and `smi unsold list` name it, such as alpha"],
+    reason: Annotated[str, "What has changed; kept in the audit trail"],
+) -> str:
+    """Sell images with a property again for which orders have failed. Two more that fail stop it again.
+
+    Raise RefusedError without a reason, NotFound when nothing has failed for this property.
+    """
+    reason = one_line(reason, 200)
+    if not reason:
+        raise RefusedError("give a reason for selling it again")
+    if not ctx.state.unsold.lift(name, reason=reason, actor=ctx.actor):
+        raise NotFound(f"nothing has failed for the property {name[:64]!r}")
+    return f"{name} is sold again"

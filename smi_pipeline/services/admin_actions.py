@@ -1,7 +1,8 @@
 """The registry of admin actions.
 
 An action is declared once, by `@actions.register(…)` on its function in `services.admin`. The verbs of `smi jobs`,
-`smi tasks` and `smi breakers`, the admin jobs of Dagster and the HTTP admin API are all made from the registry.
+`smi tasks`, `smi breakers` and `smi unsold`, the admin jobs of Dagster and the HTTP admin API
+are all made from the registry.
 """
 
 import inspect
@@ -24,9 +25,10 @@ class Target(StrEnum):
     PAYMENT = "payment"
     TASK = "task"
     BREAKER = "breaker"
+    PROPERTY = "property"
 
 
-HTTP_PATHS = {Target.JOB: ("jobs", "job_id"), Target.BREAKER: ("breakers", "name")}
+HTTP_PATHS = {Target.JOB: ("jobs", "job_id"), Target.BREAKER: ("breakers", "name"), Target.PROPERTY: ("unsold", "name")}
 """Targets that the HTTP API has: the part of its paths, and the parameter that the next part of a path gives."""
 
 

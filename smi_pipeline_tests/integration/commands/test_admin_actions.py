@@ -11,7 +11,7 @@ from smi_pipeline.gateway.admin_api import ACTIONS, BODIES
 from smi_pipeline.services import admin
 from smi_pipeline.services.admin_actions import HTTP_PATHS, Action, Interface, Target
 
-GROUPS = {Target.TASK: "tasks", Target.BREAKER: "breakers"}
+GROUPS = {Target.TASK: "tasks", Target.BREAKER: "breakers", Target.PROPERTY: "unsold"}
 NAMES = [f"{action.name}, {'/'.join(sorted(set(Interface) - set(action.not_offered)))}" for action in admin.actions]
 
 
@@ -53,7 +53,7 @@ def test_the_admin_jobs_of_dagster_keep_their_names() -> None:
         f"admin_{name}"
         for name in ("retry", "check", "extend", "refund", "resend", "token", "cancel", "hold", "release",
                      "adopt_payment", "refund_payment", "acknowledge_task", "close_task",
-                     "open_breaker", "close_breaker")
+                     "open_breaker", "close_breaker", "lift_unsold")
     }  # fmt: skip
 
 

@@ -17,6 +17,9 @@ UPDATE smi.person_tasks SET end_told_at = closed_at WHERE closed_at IS NOT NULL;
 ALTER TABLE smi.emails DROP CONSTRAINT emails_kind_check, ADD CONSTRAINT emails_kind_check
     CHECK (kind IN ('completion', 'refund', 'duplicate_payment', 'goodwill', 'delay')) NOT VALID;
 
+ALTER TABLE smi.upscale_jobs ADD COLUMN source_alpha boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN smi.upscale_jobs.source_alpha IS 'Whether the source has an alpha channel.';
+
 CREATE TABLE smi.failed_properties (
     property  text NOT NULL,
     job_id    text NOT NULL REFERENCES smi.upscale_jobs,
@@ -31,7 +34,7 @@ COMMENT ON COLUMN smi.failed_properties.property IS 'As core.properties names it
 
 
 def upgrade() -> None:
-    """Add the column, the kind of mail and the table."""
+    """Add the columns, the kind of mail and the table."""
     op.execute(SCREENS)
 
 
@@ -39,6 +42,7 @@ def downgrade() -> None:
     """Remove them, and the mails of the kind."""
     op.execute(
         """DROP TABLE smi.failed_properties;
+           ALTER TABLE smi.upscale_jobs DROP COLUMN source_alpha;
            ALTER TABLE smi.person_tasks DROP COLUMN end_told_at;
            DELETE FROM smi.emails WHERE kind = 'delay';
            ALTER TABLE smi.emails DROP CONSTRAINT emails_kind_check, ADD CONSTRAINT emails_kind_check
