@@ -123,7 +123,8 @@ class Settings(BaseSettings):
     smi_allowed_source_hosts: CommaSeparated = ()
     smi_allowed_result_hosts: CommaSeparated = ()
     smi_max_source_bytes: int = Field(50_000_000, ge=1)
-    smi_max_output_megapixels: float = Field(256, gt=0, le=100_000)
+    smi_max_output_megapixels: float = Field(50, gt=0, le=100_000)
+    smi_unsold_days: float = Field(30, gt=0, le=3650)
     smi_fidelity: Literal["observe", "enforce"] = "observe"
 
     # Money
@@ -187,6 +188,7 @@ class Settings(BaseSettings):
             max_resubmissions=self.smi_max_resubmissions,
             max_source_bytes=self.smi_max_source_bytes,
             max_output_megapixels=self.smi_max_output_megapixels,
+            unsold_days=self.smi_unsold_days,
             submissions=Allowance(
                 per_minute=self.upsampler_requests_per_minute, per_hour=self.upsampler_requests_per_hour
             ),

@@ -41,6 +41,7 @@ class ImageInfo:
     bytes: int
     exif_orientation: int = 1
     sha256: str = ""
+    has_alpha: bool = False
 
     @property
     def display_size(self) -> tuple[int, int]:

@@ -25,7 +25,8 @@ class Policy:
     max_outage: timedelta = timedelta(hours=12)
     max_in_flight: int = 15
     max_source_bytes: int = 50_000_000
-    max_output_megapixels: float = 256
+    max_output_megapixels: float = 50
+    unsold_days: float = 30
     submissions: Allowance = SUBMISSIONS
     status_calls: Allowance = STATUS_CALLS
     monthly_credit_budget: int | None = None

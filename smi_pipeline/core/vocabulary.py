@@ -130,6 +130,7 @@ class EmailKind(StrEnum):
     REFUND = "refund"
     DUPLICATE_PAYMENT = "duplicate_payment"
     GOODWILL = "goodwill"
+    DELAY = "delay"
 
 
 class EmailState(StrEnum):

@@ -8,6 +8,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from smi_pipeline.core.vocabulary import Queue, Status
+from smi_pipeline.services.admin import BREAKERS
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.settings import Settings
 
@@ -108,6 +109,19 @@ class _StateCollector(Collector):
             for key, value in values.items():
                 metric.add_metric(key, value)
             yield metric
+        failing = {f.breaker.name: f for f in self._ctx.state.dashboard.breakers()}
+        shut = GaugeMetricFamily("smi_breaker_open", "Whether a circuit breaker is open.", labels=["name"])
+        waited_for = GaugeMetricFamily(
+            "smi_breaker_waiting_orders",
+            "Orders (for stripe: refunds, for mail: mails) that wait for an open circuit breaker.",
+            labels=["name"],
+        )
+        for breaker in dict.fromkeys((*BREAKERS, *failing)):
+            found = failing.get(breaker)
+            is_open = found is not None and found.breaker.is_open
+            shut.add_metric((breaker,), is_open)
+            waited_for.add_metric((breaker,), found.waiting if found and is_open else 0)
+        yield from (shut, waited_for)
         silent = -1 if queue.silent_seconds is None else queue.silent_seconds
         alarms = len(views.alarms(self._ctx.policy))
         for name, help_, figure in (

@@ -17,6 +17,11 @@ ENDED = (Status.COMPLETED, Status.REFUNDED, Status.ABANDONED, Status.FAILED)
 CHECKING_PERCENT = 90
 """Lowest progress while the result is checked: the estimate by time is too low when it arrives early."""
 
+WAITING_TEXT = (
+    "A service that we use to make your image has a problem at the moment. Your order waits, and it goes on by itself "
+    "as soon as the problem is solved. Your money is safe: you get your image, or your money back."
+)
+
 POLL_SECONDS = 10
 POLL_SECONDS_UNPAID = 3  # a customer back from Checkout waits for Stripe's webhook
 POLL_SECONDS_REFUND = 60  # a pending refund takes days
@@ -26,7 +31,8 @@ def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, A
     """Return the state of an order. `full` adds what only its customer may see: the order, the link, the refunds."""
     now = ctx.state.submissions.now()
     step = step_of(job)
-    eta = _eta_seconds(ctx, job, now)
+    since = ctx.state.waiting.since(job.job_id) if job.queue else None
+    eta = None if since else _eta_seconds(ctx, job, now)
     refunds = [_refund(ctx, job, r) for r in ctx.state.refunds.of_job(job.job_id)]
     pending = any(r["state"] in UNFINISHED_REFUNDS for r in refunds)
     poll_after = _poll_after(step, pending)
@@ -39,19 +45,32 @@ def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, A
         "step": step,
         "progress": max(progress, CHECKING_PERCENT) if step == "checking" else progress,
         "eta": eta,
-        "eta_text": _eta_text(step, eta),
+        "eta_text": "Waiting; it goes on by itself." if since else _eta_text(step, eta),
         "estimated_completion": _iso(job.estimated_completion),
         "updated_at": _iso(job.updated_at),
+        "waiting": {"since": _iso(since), "message": WAITING_TEXT} if since else None,
         "poll_after": poll_after,
     }
     if not full:
         # Without the signed token a page learns that something changed, but not what.
-        return data | {"revision": step}
+        return data | {"revision": f"{step}/waiting" if since else step}
     width, height = job.output_size
     download = _download(ctx, job, now) if job.status is Status.COMPLETED else None
-    revision = "/".join([step, *(f"{r['kind']}:{r['state']}" for r in refunds), str(bool(download))])
+    # The promised time is over: now the page offers what the mail about the delay does.
+    late = since is not None and job.paid_at is not None and now >= job.paid_at + ctx.policy.max_processing
+    end_url = notify.end_waiting_url(ctx, job.job_id) if late and ctx.state.waiting.can_end(job.job_id) else None
+    revision = "/".join(
+        [
+            step,
+            *(["waiting"] if since else []),
+            *(["late"] if end_url else []),
+            *(f"{r['kind']}:{r['state']}" for r in refunds),
+            str(bool(download)),
+        ]
+    )
     return data | {
         "revision": revision,
+        "end_waiting_url": end_url,
         "order": {
             "resolution": job.resolution,
             "file_name": job.file_name,

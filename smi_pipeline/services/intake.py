@@ -8,10 +8,18 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from smi_pipeline.core import faults
+from smi_pipeline.core import faults, properties
 from smi_pipeline.core.errors import NotFound, PermanentError, RefusedError, TransientError, Unavailable
 from smi_pipeline.core.image_rules import check_output_size
-from smi_pipeline.core.models import CheckoutRequest, CheckoutSession, NewJob, StripeEvent, StripePayment, UpscaleJob
+from smi_pipeline.core.models import (
+    CheckoutRequest,
+    CheckoutSession,
+    ImageInfo,
+    NewJob,
+    StripeEvent,
+    StripePayment,
+    UpscaleJob,
+)
 from smi_pipeline.core.vocabulary import FetchKind
 from smi_pipeline.formatting import one_line
 from smi_pipeline.services import notify, refund
@@ -77,6 +85,7 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
     except TransientError as error:
         raise RefusedError(f"image_url: the image could not be fetched now: {error}", status=422) from error
     width, height = facts.display_size
+    _refuse_unsold(ctx, facts, scale)
     quote = ctx.prices.quote(width, height, scale)
     job_id = uuid.uuid4().hex
     job = NewJob(
@@ -220,6 +229,16 @@ def _refuse_while_overloaded(ctx: ServiceContext, image_url: str) -> None:
     wait = ctx.state.queries.forecast_wait_seconds(ctx.policy)
     if wait > ctx.policy.max_wait.total_seconds():
         raise Unavailable("no orders are taken at the moment: too many are waiting", retry_after=int(wait))
+
+
+def _refuse_unsold(ctx: ServiceContext, facts: ImageInfo, scale: int) -> None:
+    width, height = facts.display_size
+    order = properties.Ordered(format=facts.format, width=width, height=height, scale=scale, has_alpha=facts.has_alpha)
+    unsold = {found.property for found in ctx.state.unsold.all(ctx.policy.unsold_days)}
+    for found in properties.of(order):
+        if found in unsold:
+            what, instead = properties.in_words(found), properties.instead(found, order)
+            raise RefusedError(f"image_url: {what} cannot be upscaled at the moment; {instead}", status=422)
 
 
 def _are_ids(*values: object) -> bool:

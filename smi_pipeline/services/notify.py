@@ -7,7 +7,7 @@ from typing import Any
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import AmbiguousError, PermanentError, RefusedError, TransientError
-from smi_pipeline.core.lifecycle import download_token, rating_token, view_token
+from smi_pipeline.core.lifecycle import download_token, end_waiting_token, rating_token, view_token
 from smi_pipeline.core.models import Email, RenderedMail, UpscaleJob
 from smi_pipeline.core.vocabulary import UNSENT, EmailKind, Queue, RefundState, StepState
 from smi_pipeline.services.context import ServiceContext
@@ -65,6 +65,9 @@ def _send(ctx: ServiceContext, email: Email, lease_id: str) -> StepResult:
         )
     if email.hand_overs >= MAX_HAND_OVERS:
         raise PermanentError("mail_refused", "the mail server twice gave no answer; the mail may have arrived")
+    over = email.kind is EmailKind.DELAY and ctx.state.waiting.since(job.job_id) is None
+    if over and ctx.state.emails.withdraw(email, lease_id, why="the order goes on", actor=ctx.actor):
+        return StepResult(state=StepState.SETTLED, message="not needed any more: the order goes on")
     mail = _rendered(ctx, job, email, ctx.state.submissions.now())
     if not ctx.state.emails.hand_over(email, lease_id, mail.content):
         return StepResult(state=StepState.LOST, message="another worker has this mail")
@@ -118,6 +121,14 @@ def _context(ctx: ServiceContext, job: UpscaleJob, email: Email) -> Mapping[str,
             "currency": job.currency,
             "rating_urls": {stars: f"{rating}&stars={stars}" for stars in range(1, 6)},
         }
+    if email.kind is EmailKind.DELAY:
+        return context | {
+            "resolution": job.resolution,
+            "file_name": job.file_name,
+            "price_cents": job.price_cents,
+            "currency": job.currency,
+            "end_waiting_url": end_waiting_url(ctx, job.job_id),
+        }
     wanted = email.context.get("refund_row")
     refund = next(r for r in ctx.state.refunds.of_job(job.job_id) if r.refund_id == wanted)
     amount = refund.amount_cents
@@ -137,6 +148,11 @@ def _context(ctx: ServiceContext, job: UpscaleJob, email: Email) -> Mapping[str,
 def status_url(ctx: ServiceContext, job_id: str) -> str:
     """Return the address of the customer's page with link and refund details."""
     return f"{ctx.policy.public_url}/smi/v1/jobs/{job_id}?view={view_token(ctx.secret_key, job_id)}"
+
+
+def end_waiting_url(ctx: ServiceContext, job_id: str) -> str:
+    """Return the address of the page on which a customer ends the waiting and gets the money back."""
+    return f"{ctx.policy.public_url}/smi/v1/end-waiting/{job_id}?key={end_waiting_token(ctx.secret_key, job_id)}"
 
 
 def download_url(ctx: ServiceContext, job: UpscaleJob, sequence: int) -> str:

@@ -13,6 +13,8 @@ from smi_pipeline.state.queries import Queries
 from smi_pipeline.state.reconciliation import Reconciliation
 from smi_pipeline.state.refunds import Refunds
 from smi_pipeline.state.submissions import Submissions
+from smi_pipeline.state.unsold import UnsoldProperties
+from smi_pipeline.state.waiting import Waiting
 from smi_pipeline.state.webhook_inbox import WebhookInbox
 
 
@@ -36,4 +38,6 @@ class State:
         self.manual_tasks = ManualTasks(database)
         self.queries = Queries(database)
         self.dashboard = Dashboard(database)
+        self.unsold = UnsoldProperties(database)
+        self.waiting = Waiting(database, mail_domain)
         self.reconciliation = Reconciliation(database)

@@ -15,6 +15,7 @@ from smi_pipeline.state.database import Database, Transaction, as_record, in_
 from smi_pipeline.state.emails import queue_email
 from smi_pipeline.state.job_rows import forget_files, record_result, touch
 from smi_pipeline.state.manual_tasks import open_task
+from smi_pipeline.state.unsold import note_delivered_properties, note_failed_property
 
 _EXPIRED = f"""files_removed_at IS NULL AND (source_key IS NOT NULL OR result_key IS NOT NULL)
     AND status IN {in_((Status.COMPLETED, Status.REFUNDED, Status.FAILED))}
@@ -58,6 +59,7 @@ class Deliveries:
             job = transitions.leased(tx, job_id, lease_id)
             if not transitions.complete(tx, job, actor=actor):
                 return False
+            note_delivered_properties(tx, job)
             self._new_token(tx, job_id, job["round"], ttl)
             queue_email(tx, job_id, EmailKind.COMPLETION, self._mail_domain, again=job["round"] > 1)
             return True
@@ -72,6 +74,7 @@ class Deliveries:
         with self._database.transaction() as tx:
             breaker = note_failure(tx, job_id, error)
             job = transitions.leased(tx, job_id, lease_id)
+            note_failed_property(tx, job, error)
             seconds = seconds_until_next(tx, job, breaker, error, policy, actor=actor)
             if seconds is None:
                 transitions.fail(tx, job, reason=error.reason, message=str(error), actor=actor)

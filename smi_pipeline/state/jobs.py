@@ -22,10 +22,11 @@ class Jobs(Aggregate):
         with self._database.transaction() as tx:
             tx.run(
                 """INSERT INTO smi.upscale_jobs (job_id, source_url, file_name, resolution, scale, customer_email,
-                       customer_name, source_format, source_width, source_height, source_bytes, source_sha256,
-                       price_cents, currency, expected_credits)
+                       customer_name, source_format, source_alpha, source_width, source_height, source_bytes,
+                       source_sha256, price_cents, currency, expected_credits)
                    VALUES (:job_id, :source_url, :file_name, :resolution, :scale, :customer_email, :customer_name,
-                       :format, :width, :height, :bytes, :sha256, :price_cents, :currency, :expected_credits)""",
+                       :format, :has_alpha, :width, :height, :bytes, :sha256,
+                       :price_cents, :currency, :expected_credits)""",
                 **{**asdict(job), **asdict(job.source), "width": width, "height": height},
             )
             tx.audit(

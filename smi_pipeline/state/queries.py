@@ -36,10 +36,11 @@ ALARM = f"""
                SELECT FROM smi.refunds r WHERE r.job_id = j.job_id AND r.state IN {in_(RETURNED)})))
       AND (j.hold_reason IS NULL
            OR greatest(j.start_by, j.held_at) + CAST(:max_hold AS interval) + CAST(:patience AS interval) < smi.now())
-      AND NOT (j.queue = '{Queue.SUBMIT}' AND coalesce(j.deadline_at, j.start_by) + {STOPPED}
-                   + CAST(:patience AS interval) > smi.now())
-      AND NOT (j.queue = '{Queue.FULFIL}' AND j.result_ready_at + CAST(:result_life AS interval) > smi.now()
-               AND EXISTS (SELECT FROM smi.breakers b WHERE b.name = '{faults.RESULTS}' AND b.opened_at IS NOT NULL))
+      AND (j.queue = '{Queue.SUBMIT}' AND coalesce(j.deadline_at, j.start_by) + {STOPPED}
+               + CAST(:patience AS interval) > smi.now()) IS NOT TRUE -- a job at Upsampler is in no queue
+      AND (j.queue = '{Queue.FULFIL}' AND j.result_ready_at + CAST(:result_life AS interval) > smi.now()
+           AND EXISTS (SELECT FROM smi.breakers b WHERE b.name = '{faults.RESULTS}' AND b.opened_at IS NOT NULL))
+          IS NOT TRUE
       AND NOT EXISTS (SELECT FROM smi.person_tasks t WHERE t.job_id = j.job_id AND t.closed_at IS NULL
                       AND t.acknowledged_at IS NOT NULL)
     ORDER BY j.learned_at

@@ -58,6 +58,7 @@ class MailRenderer:
             "refund": self._refund,
             "duplicate_payment": self._duplicate_payment,
             "goodwill": self._goodwill,
+            "delay": self._delay,
             "alert": self._alert,
         }
 
@@ -184,6 +185,16 @@ class MailRenderer:
             "heading": f"We {'are returning' if started else 'have returned'} your payment",
             "intro": "As a gesture of goodwill, we refund an order that we have already delivered.",
             "aside": "The image we delivered is yours to keep.",
+        }
+
+    def _delay(self, context: Mapping[str, Any], _at: datetime) -> dict[str, Any]:
+        return self._customer(context) | {
+            "template": "delay",
+            "subject": "Your image takes longer than we promised",
+            "resolution": formatting.one_line(context["resolution"], 20),
+            "file_name": formatting.one_line(context["file_name"], 120),
+            "price": formatting.money(context["price_cents"], context["currency"]),
+            "end_waiting_url": content.link(context["end_waiting_url"], "end_waiting_url"),
         }
 
     def _alert(self, context: Mapping[str, Any], _at: datetime) -> dict[str, Any]:
