@@ -130,6 +130,7 @@ class EmailKind(StrEnum):
     REFUND = "refund"
     DUPLICATE_PAYMENT = "duplicate_payment"
     GOODWILL = "goodwill"
+    REFUND_ACTION = "refund_action"  # Stripe needs something of the customer before it can return the money
 
 
 class EmailState(StrEnum):
@@ -148,6 +149,7 @@ class ManualTaskKind(StrEnum):
     """Kind of a manual task."""
 
     ACCOUNT = "account"  # of releases before the circuit breakers
+    BALANCE = "balance"
     BREAKER = "breaker"
     BUDGET = "budget"
     DISK_FULL = "disk_full"
@@ -163,6 +165,7 @@ class ManualTaskKind(StrEnum):
     RUN_FAILED = "run_failed"
     SENSOR_SILENT = "sensor_silent"
     STRIPE_EVENT = "stripe_event"
+    UNKNOWN_WORD = "unknown_word"
     UNMATCHED_FILES = "orphan_files"
     UNMATCHED_PAYMENT = "orphan_payment"
     WRONG_AMOUNT = "wrong_amount"

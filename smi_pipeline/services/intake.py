@@ -27,7 +27,7 @@ _MAX_FAILED = 5
 _ID = re.compile(r"[!-~]{0,255}")
 PAID_EVENTS = ("checkout.session.completed", "checkout.session.async_payment_succeeded", "payment_intent.succeeded")
 CLOSING_EVENTS = ("checkout.session.expired", "checkout.session.async_payment_failed")
-REFUND_EVENTS = ("charge.refunded", "refund.created", "refund.updated", "refund.failed")
+REFUND_EVENTS = ("charge.refunded", "charge.refund.updated", "refund.created", "refund.updated", "refund.failed")
 DISPUTE_EVENTS = ("charge.dispute.created", "charge.dispute.closed")
 HANDLED_EVENTS = (*PAID_EVENTS, *CLOSING_EVENTS, *REFUND_EVENTS, *DISPUTE_EVENTS, "payment_intent.payment_failed")
 

@@ -130,7 +130,11 @@ def _context(ctx: ServiceContext, job: UpscaleJob, email: Email) -> Mapping[str,
             job.reason_code or refund.reason_code if email.kind is EmailKind.REFUND else refund.reason_code,
             "The order could not be fulfilled.",
         ),
-        "refund_state": RefundState.PENDING if refund.state is RefundState.PENDING else RefundState.SUCCEEDED,
+        "refund_state": "requires_action"
+        if email.kind is EmailKind.REFUND_ACTION
+        else RefundState.PENDING
+        if refund.state is RefundState.PENDING
+        else RefundState.SUCCEEDED,
     }
 
 

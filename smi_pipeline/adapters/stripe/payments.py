@@ -308,9 +308,10 @@ def _refund(refund: Mapping[str, Any]) -> StripeRefund:
         payment_intent_id=_id(refund.get("payment_intent")) or "",
         amount_cents=refund["amount"],
         currency=refund["currency"],
-        status=refund["status"],
+        status=_word(refund.get("status")),
         metadata=dict(refund.get("metadata") or {}),
         failure_reason=refund.get("failure_reason"),
+        pending_reason=refund.get("pending_reason"),
     )
 
 
@@ -337,6 +338,11 @@ def _event(event: Mapping[str, Any]) -> StripeEvent:
     if not (isinstance(event_id, str) and isinstance(kind, str) and isinstance(subject, Mapping)):
         raise TypeError("not a Stripe event")
     return StripeEvent(event_id=event_id, type=kind, created_at=_moment(event["created"]), object=subject)
+
+
+def _word(value: Any) -> str:
+    """Return a word of Stripe, empty if there is none: new words and nulls come without notice."""
+    return value if isinstance(value, str) else ""
 
 
 def _id(value: Any) -> str | None:

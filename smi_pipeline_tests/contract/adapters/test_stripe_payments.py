@@ -15,6 +15,7 @@ from smi_pipeline.adapters.stripe.payments import StripePayments, leaves_refunda
 from smi_pipeline.core.errors import (
     AccountError,
     AmbiguousError,
+    AnsweredError,
     NotFound,
     PermanentError,
     RateLimited,
@@ -430,8 +431,8 @@ def test_the_tolerance_is_configurable_but_cannot_be_switched_off() -> None:
         (403, refusal(), AccountError, None, 1),
         (429, refusal("rate_limit"), RateLimited, None, 1),
         (409, refusal("idempotency_key_in_use", kind="idempotency_error"), AmbiguousError, None, 3),
-        (500, refusal(kind="api_error"), AmbiguousError, None, 3),
-        (503, b"", AmbiguousError, None, 3),
+        (500, refusal(kind="api_error"), AnsweredError, None, 3),
+        (503, b"", AnsweredError, None, 3),
         (302, b"", AmbiguousError, None, 1),
         (200, b"<html>", AmbiguousError, None, 1),
         (200, b"", AmbiguousError, None, 1),
