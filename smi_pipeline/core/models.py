@@ -187,7 +187,8 @@ class StripeEvent:
     event_id: str
     type: str
     created_at: datetime
-    object: Mapping[str, Any]
+    object: Mapping[str, Any]  # empty if the event came without it
+    account: str | None = None  # of a connected account, whose events are not ours
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from smi_pipeline.core.errors import (
     PermanentError,
     RateLimited,
     SmiError,
+    UnreadableError,
 )
 from smi_pipeline.formatting import one_line
 
@@ -39,7 +40,7 @@ def translated() -> Iterator[None]:
     except stripe.StripeError as error:
         raise _translation(error) from None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise AmbiguousError(f"Stripe's answer is not readable ({type(error).__name__})") from error
+        raise UnreadableError(f"Stripe's answer is not readable ({type(error).__name__})") from error
 
 
 def _translation(error: stripe.StripeError) -> SmiError:

@@ -64,8 +64,8 @@ class FakePayments(Outside):
 
     def returned_cents(self, payment_intent: str) -> int:
         """Money given back or on its way, by the ledger."""
-        alive = ("pending", "requires_action", "succeeded")
-        return sum(r.amount_cents for r in self.refunds_in(payment_intent) if r.status in alive)
+        gone = ("failed", "canceled")
+        return sum(r.amount_cents for r in self.refunds_in(payment_intent) if r.status not in gone)
 
     def refunds_in(self, payment_intent: str) -> list[StripeRefund]:
         """The ledger's refunds of one payment."""
