@@ -33,6 +33,15 @@ class AmbiguousError(TransientError):
     """The request may or may not have been carried out: no answer, a 5xx, or an unreadable answer."""
 
 
+class UnreadableError(AmbiguousError):
+    """An answer, or an object in it, without what it must have."""
+
+
+class AnsweredError(AmbiguousError):
+    """The answer was a 5xx. It is repeated to each call with the same idempotency key, whether the request was carried
+    out or not: look first, then ask with another key."""
+
+
 class AccountError(TransientError):
     """The service refuses our account (401, 402, 403), or Upsampler's API is not at the configured address (405, a
     redirect, or a 404 for a submission). Upsampler's opens the circuit breaker; no job fails."""

@@ -121,7 +121,8 @@ class StripePayment:
 
 @dataclass(frozen=True, kw_only=True)
 class StripeRefund:
-    """A refund as Stripe holds it now. `status`: pending, requires_action, succeeded, failed, canceled."""
+    """A refund as Stripe holds it now. `status`: pending, requires_action, succeeded, failed, canceled, or a word that
+    is not known here; empty if Stripe says none."""
 
     refund_id: str
     payment_intent_id: str
@@ -130,11 +131,12 @@ class StripeRefund:
     status: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     failure_reason: str | None = None
+    pending_reason: str | None = None
 
     @property
     def alive(self) -> bool:
-        """Whether it counts as returned money."""
-        return self.status in ("pending", "requires_action", "succeeded")
+        """Whether it counts as returned money. What is not known does: nothing must be returned twice."""
+        return self.status not in ("failed", "canceled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +188,8 @@ class StripeEvent:
     event_id: str
     type: str
     created_at: datetime
-    object: Mapping[str, Any]
+    object: Mapping[str, Any]  # empty if the event came without it
+    account: str | None = None  # of a connected account, whose events are not ours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,6 +321,8 @@ class Refund:
     amount_cents: int | None
     currency: str
     stripe_refund_id: str | None
+    stripe_status: str | None
+    key_spent: bool
     first_called_at: datetime | None
     attempts: int
     next_attempt_at: datetime | None

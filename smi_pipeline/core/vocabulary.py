@@ -131,6 +131,7 @@ class EmailKind(StrEnum):
     DUPLICATE_PAYMENT = "duplicate_payment"
     GOODWILL = "goodwill"
     DELAY = "delay"
+    REFUND_ACTION = "refund_action"  # Stripe needs something of the customer before it can return the money
 
 
 class EmailState(StrEnum):
@@ -149,6 +150,7 @@ class ManualTaskKind(StrEnum):
     """Kind of a manual task."""
 
     ACCOUNT = "account"  # of releases before the circuit breakers
+    BALANCE = "balance"
     BREAKER = "breaker"
     BUDGET = "budget"
     DISK_FULL = "disk_full"
@@ -165,6 +167,7 @@ class ManualTaskKind(StrEnum):
     SENSOR_SILENT = "sensor_silent"
     SHARED_ID = "shared_id"
     STRIPE_EVENT = "stripe_event"
+    UNKNOWN_WORD = "unknown_word"
     UNMATCHED_FILES = "orphan_files"
     UNMATCHED_PAYMENT = "orphan_payment"
     WRONG_AMOUNT = "wrong_amount"

@@ -30,7 +30,7 @@ def create_app(ctx: ServiceContext, settings: Settings, *, on_work: Callable[[Qu
     static = _Static(directory=STATIC)
     routes = [
         Route("/smi-webhook/stripe", webhooks.stripe, methods=["POST"]),
-        Route("/smi-webhook/upsampler/{token}", webhooks.upsampler, methods=["POST"]),
+        Route("/smi-webhook/upsampler/{token}", webhooks.upsampler, methods=["GET", "POST"]),
         Route("/smi/v1/jobs", storefront.register, methods=["POST"]),
         Route("/smi/v1/jobs/{job_id}", customers.job_page, methods=["GET"]),
         Route("/smi/v1/job-status/{job_id}", customers.job_status, methods=["GET", "OPTIONS"]),

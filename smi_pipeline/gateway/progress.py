@@ -7,7 +7,7 @@ from smi_pipeline import formatting
 from smi_pipeline.core import reasons
 from smi_pipeline.core.lifecycle import CUSTOMER_STAGE, progress_percent
 from smi_pipeline.core.models import Refund, Stage, Status, UpscaleJob
-from smi_pipeline.core.vocabulary import UNFINISHED_REFUNDS
+from smi_pipeline.core.vocabulary import UNFINISHED_REFUNDS, RefundState
 from smi_pipeline.services import notify, submit
 from smi_pipeline.services.context import ServiceContext
 
@@ -64,7 +64,7 @@ def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, A
             step,
             *(["waiting"] if since else []),
             *(["late"] if end_url else []),
-            *(f"{r['kind']}:{r['state']}" for r in refunds),
+            *(f"{r['kind']}:{r['state']}{'!' * r['action_needed']}" for r in refunds),
             str(bool(download)),
         ]
     )
@@ -166,6 +166,7 @@ def _refund(ctx: ServiceContext, job: UpscaleJob, refund: Refund) -> dict[str, A
     return {
         "kind": refund.kind,
         "state": refund.state,
+        "action_needed": refund.state is RefundState.PENDING and refund.stripe_status == "requires_action",
         "amount_cents": amount,
         "currency": refund.currency,
         "amount_text": formatting.money(amount, refund.currency),

@@ -20,7 +20,7 @@ from smi_pipeline.core.models import (
     StripePayment,
     UpscaleJob,
 )
-from smi_pipeline.core.vocabulary import FetchKind
+from smi_pipeline.core.vocabulary import FetchKind, ManualTaskKind
 from smi_pipeline.formatting import one_line
 from smi_pipeline.services import notify, refund
 from smi_pipeline.services.context import ServiceContext, log
@@ -35,8 +35,38 @@ _MAX_FAILED = 5
 _ID = re.compile(r"[!-~]{0,255}")
 PAID_EVENTS = ("checkout.session.completed", "checkout.session.async_payment_succeeded", "payment_intent.succeeded")
 CLOSING_EVENTS = ("checkout.session.expired", "checkout.session.async_payment_failed")
-REFUND_EVENTS = ("charge.refunded", "refund.created", "refund.updated", "refund.failed")
+REFUND_EVENTS = ("charge.refunded", "charge.refund.updated", "refund.created", "refund.updated", "refund.failed")
 DISPUTE_EVENTS = ("charge.dispute.created", "charge.dispute.closed")
+UNIMPORTANT_EVENTS = frozenset(
+    {
+        "charge.captured",
+        "charge.dispute.funds_reinstated",
+        "charge.dispute.funds_withdrawn",
+        "charge.expired",
+        "charge.failed",
+        "charge.pending",
+        "charge.succeeded",
+        "charge.updated",
+        "payment_intent.amount_capturable_updated",
+        "payment_intent.canceled",
+        "payment_intent.created",
+        "payment_intent.partially_funded",
+        "payment_intent.processing",
+        "payment_intent.requires_action",
+    }
+)
+"""Types of events about payments that change nothing here, or that others tell better."""
+
+UNPAID_STATES = (
+    "canceled",
+    "processing",
+    "requires_action",
+    "requires_capture",
+    "requires_confirmation",
+    "requires_payment_method",
+)
+"""States of a PaymentIntent without its money."""
+
 HANDLED_EVENTS = (*PAID_EVENTS, *CLOSING_EVENTS, *REFUND_EVENTS, *DISPUTE_EVENTS, "payment_intent.payment_failed")
 
 
@@ -142,11 +172,15 @@ def handle_stripe_event(ctx: ServiceContext, event: StripeEvent, *, source: str)
     Raise TransientError when Stripe or the database does not answer: the sender (or reconciliation) repeats it.
     Raise RefusedError for an object of ours with malformed ids; objects of others are ignored.
     """
-    if event.type not in HANDLED_EVENTS:
-        return "not handled"
+    if event.account is not None:
+        return "not ours"  # of an account that is connected to ours
     body = event.object
-    name = (event.event_id, event.type)
     payment_intent = _payment_intent_id(body)
+    if event.type not in HANDLED_EVENTS:
+        return _unknown_event(ctx, event, payment_intent)
+    if not body:
+        return "not handled"  # a thin event: the comparison of payments finds what it is about
+    name = (event.event_id, event.type)
     if event.type in (*REFUND_EVENTS, *DISPUTE_EVENTS):
         if payment_intent is None or not _are_ids(event.event_id, payment_intent, body.get("id")):
             return "not ours"
@@ -178,6 +212,8 @@ def learn_of_payment(
     ignored then. Return its role, or why there is none."""
     facts: StripePayment = ctx.payments.payment(payment_intent_id)
     if facts.status != "succeeded":
+        if facts.status not in UNPAID_STATES:
+            _name_unknown_word(ctx, f"payment {facts.status or 'without a status'}", payment_intent_id)
         return "not paid yet"
     # Refunds first: without an answer the payment event is repeated too, and no refunded work starts.
     refunds = refund.refunds_made(ctx, facts)
@@ -185,6 +221,27 @@ def learn_of_payment(
     for made in refunds:
         ctx.state.refunds.settle_by_facts(made, event=None, actor=source)
     return str(role)
+
+
+def _unknown_event(ctx: ServiceContext, event: StripeEvent, payment_intent: str | None) -> str:
+    """Return the effect of a type of event that is not handled: none. One about a payment of ours whose type is not
+    known here opens a task."""
+    family = event.type.startswith(("charge.", "refund.", "payment_intent.", "checkout.session."))
+    if not family or event.type in UNIMPORTANT_EVENTS or not _are_ids(payment_intent):
+        return "not handled"
+    if payment_intent and ctx.state.queries.payment(payment_intent):
+        _name_unknown_word(ctx, f"event {event.type}", payment_intent)
+    return "not handled"
+
+
+def _name_unknown_word(ctx: ServiceContext, word: str, payment_intent: str) -> None:
+    ctx.state.manual_tasks.open(
+        kind=ManualTaskKind.UNKNOWN_WORD,
+        subject=word[:100],
+        message=f"Stripe has told something about the payment {payment_intent} that is not known here: {word[:100]}. "
+        "Nothing was done because of it.",
+        next_step="See in the Stripe dashboard what it means for the order, and close this task.",
+    )
 
 
 def close_abandoned(ctx: ServiceContext, limit: int = 100) -> int:

@@ -77,7 +77,7 @@ class Leases(Aggregate):
         """Lease up to `limit` due rows. Return (lease_id, work keys), or None when nothing is due or `max_leases`
         leases of this queue are live. With `policy` no more jobs are leased for submission than may start now."""
         table, keys, work = _WORK[queue]
-        key, order = ", ".join(keys), _ORDER[queue]
+        key = ", ".join(keys)
         since = ", leased_at = smi.now()" if table == "smi.upscale_jobs" else ""
         due = f"{work} AND next_attempt_at <= smi.now()"
         with self._database.transaction() as tx:
@@ -102,6 +102,8 @@ class Leases(Aggregate):
             states.append(("lease_id IS NULL", limit))
             states += [(f"{over} AND {started}", count) for started, count in _after_a_death(limit)]
             for choice, (which, count) in itertools.product(breakers.choices(tx, queue), states):
+                # Another row probes each time, so that one bad order does not keep a breaker open.
+                order = "next_attempt_at" if choice.probes else _ORDER[queue]
                 rows = tx.rows(
                     f"""WITH due AS (
                             SELECT {key}, {order} AS place, {_SECONDS[queue]} AS estimate

@@ -33,7 +33,9 @@ ALARM = f"""
           + CAST(:patience AS interval) < smi.now()
       AND (j.status IN {in_(UNFINISHED)}
            OR (j.status = '{Status.FAILED}' AND j.round = 1 AND NOT EXISTS (
-               SELECT FROM smi.refunds r WHERE r.job_id = j.job_id AND r.state IN {in_(RETURNED)})))
+               SELECT FROM smi.refunds r WHERE r.job_id = j.job_id
+                 AND (r.state IN {in_(RETURNED)} OR r.state = '{RefundState.OWED}' AND (r.waits_for_balance OR EXISTS (
+                     SELECT FROM smi.breakers b WHERE b.name = '{faults.STRIPE}' AND b.opened_at IS NOT NULL))))))
       AND (j.hold_reason IS NULL
            OR greatest(j.start_by, j.held_at) + CAST(:max_hold AS interval) + CAST(:patience AS interval) < smi.now())
       AND (j.queue = '{Queue.SUBMIT}' AND coalesce(j.deadline_at, j.start_by) + {STOPPED}
@@ -171,12 +173,16 @@ class Queries(Aggregate):
         )
 
     def late_refunds(self, policy: Policy) -> list[LateRefund]:
-        """Return refunds that are owed for longer than `refund_patience` and not blocked by an open dispute."""
+        """Return refunds that are owed for longer than `refund_patience` and wait for nothing that has its own task."""
         return self._database.records(
             LateRefund,
             f"""SELECT r.payment_intent_id, r.job_id, r.last_error
                FROM smi.refunds r LEFT JOIN smi.payments p USING (payment_intent_id)
-               WHERE r.state = '{RefundState.OWED}' AND r.created_at + CAST(:patience AS interval) < smi.now()
+               WHERE r.state = '{RefundState.OWED}'
+                 AND NOT r.waits_for_balance -- which has a task of its own, as has an open circuit breaker
+                 AND NOT EXISTS (SELECT FROM smi.breakers b
+                                 WHERE b.name = '{faults.STRIPE}' AND b.opened_at IS NOT NULL)
+                 AND r.created_at + CAST(:patience AS interval) < smi.now()
                  AND p.dispute IS DISTINCT FROM '{DisputeState.OPEN}' -- which has a task of its own
                ORDER BY r.refund_row""",
             patience=policy.refund_patience,

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from smi_pipeline.core.faults import SUBMISSIONS, Failure, Scope
 from smi_pipeline.core.models import Status
 from smi_pipeline_tests.gateway.shop import API_KEY, Shop
 
@@ -187,7 +188,9 @@ def test_a_body_must_say_that_it_is_json(shop: Shop) -> None:
 
 
 def test_while_the_upscaler_refuses_our_account_no_money_is_taken(whole_shop: Shop) -> None:
-    whole_shop.ctx.limiter.open_breaker("402: no credits")
+    whole_shop.ctx.state.breakers.note(
+        Failure(breaker=SUBMISSIONS, work_key="x", message="402: no credits", scope=Scope.SHOP)
+    )
     before = whole_shop.everything()
     reply = whole_shop.register()
     refused(whole_shop, reply, 503, "no orders", before=before)

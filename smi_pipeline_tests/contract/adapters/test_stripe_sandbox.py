@@ -10,7 +10,15 @@ import pytest
 import stripe
 
 from smi_pipeline.adapters.stripe.payments import StripePayments
-from smi_pipeline.core.errors import AccountError, AmbiguousError, NotFound, PermanentError, RefusedError, SmiError
+from smi_pipeline.core.errors import (
+    AccountError,
+    AmbiguousError,
+    AnsweredError,
+    NotFound,
+    PermanentError,
+    RefusedError,
+    SmiError,
+)
 from smi_pipeline.core.models import CheckoutRequest, CheckoutSession, StripePayment
 from smi_pipeline.sandbox.server import Sandbox
 from smi_pipeline_tests.contract.adapters.conftest import ScriptedServer
@@ -219,6 +227,43 @@ def test_a_500_that_stripe_remembers_stays_ambiguous_and_the_refund_is_found_by_
     ]
 
 
+def test_a_500_without_effect_is_repeated_for_the_key_and_another_key_refunds(
+    payments: StripePayments, sandbox: Sandbox
+) -> None:
+    payment = paid(payments, sandbox)
+    sandbox.fault("stripe", "refund_refused", match={"payment_intent": payment.payment_intent_id})
+    call = {"payment_intent_id": payment.payment_intent_id, "amount_cents": 500, "metadata": {}}
+    for _ in range(2):
+        with pytest.raises(AnsweredError):
+            payments.create_refund(idempotency_key=f"refund:{payment.payment_intent_id}:1", **call)
+    assert payments.refunds_of(payment.payment_intent_id) == []
+    assert payments.create_refund(idempotency_key=f"refund:{payment.payment_intent_id}:2", **call).alive
+
+
+def test_a_balance_that_is_too_small_is_named(payments: StripePayments, sandbox: Sandbox) -> None:
+    payment = paid(payments, sandbox)
+    match = {"payment_intent": payment.payment_intent_id}
+    sandbox.fault("stripe", "refund_refused", why="insufficient_balance", match=match)
+    with pytest.raises(PermanentError) as refused:
+        payments.create_refund(
+            payment_intent_id=payment.payment_intent_id, amount_cents=500, idempotency_key="refund:b:1", metadata={}
+        )
+    assert refused.value.reason == "insufficient_balance"
+
+
+@pytest.mark.parametrize("status", ["requires_action", "on_hold", None])
+def test_a_refund_in_any_state_is_read(payments: StripePayments, sandbox: Sandbox, status: str | None) -> None:
+    payment = paid(payments, sandbox)
+    match = {"payment_intent": payment.payment_intent_id}
+    sandbox.fault("stripe", "refund_pending", status=status, then=None, match=match)
+    made = payments.create_refund(
+        payment_intent_id=payment.payment_intent_id, amount_cents=500, idempotency_key=f"refund:{status}", metadata={}
+    )
+    assert made.status == (status or "")
+    assert made.alive, "nothing is returned twice"
+    assert payments.refunds_of(payment.payment_intent_id) == [made]
+
+
 def test_pending_and_failed_refunds_are_told_apart(payments: StripePayments, sandbox: Sandbox) -> None:
     for fault, params, status in (
         ("refund_pending", {"then": None}, "pending"),
@@ -351,7 +396,7 @@ def test_more_failed_tries_are_ambiguous(payments: StripePayments, sandbox: Sand
     sandbox.fault("stripe", "status", code=503, times=3, match={"endpoint": "payment_intents"})
     with pytest.raises(SmiError) as raised:
         payments.payment("pi_1")
-    assert type(raised.value) is AmbiguousError
+    assert type(raised.value) is AnsweredError
 
 
 # -- the balance -----------------------------------------------------------------------------------------------------

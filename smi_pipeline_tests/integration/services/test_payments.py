@@ -283,3 +283,37 @@ def test_an_outage_of_stripe_moves_no_cursor(shop: Steps) -> None:
     with pytest.raises(AmbiguousError):
         stripe_events.reconcile_events(shop.ctx)
     assert shop.state.reconciliation.cursor(stripe_events.CURSOR) is None
+
+
+def test_a_type_of_event_that_is_not_known_is_a_persons_task_if_it_is_about_a_payment_of_ours(shop: Steps) -> None:
+    payment_intent = shop.job(shop.paid()).payment_intent_id
+    for number in range(2):
+        body = {"object": "charge", "id": f"ch_{number}", "payment_intent": payment_intent}
+        assert shop.tell("charge.rerouted", body) == "not handled"
+    assert shop.tell("charge.vanished", {"object": "charge", "payment_intent": "pi_of_others"}) == "not handled"
+    assert shop.tell("charge.succeeded", {"object": "charge", "payment_intent": payment_intent}) == "not handled"
+    assert shop.tasks() == ["unknown_word"]
+
+
+@pytest.mark.parametrize("status", ["", "reviewing"])
+def test_a_payment_in_a_state_that_is_not_known_is_not_paid_yet_and_a_persons_task(shop: Steps, status: str) -> None:
+    job_id = shop.register().job_id
+    payment_intent = shop.payments.pay(job_id, shop.job(job_id).price_cents)
+    shop.payments.intents[payment_intent] = replace(shop.payments.intents[payment_intent], status=status)
+    body = {"object": "payment_intent", "id": payment_intent}
+    assert shop.tell("payment_intent.succeeded", body, job_id) == "not paid yet"
+    assert shop.job(job_id).status == "awaiting_payment"
+    assert shop.tasks() == ["unknown_word"]
+
+
+def test_events_of_connected_accounts_and_thin_events_change_nothing(shop: Steps) -> None:
+    job_id = shop.register().job_id
+    payment_intent = shop.payments.pay(job_id, shop.job(job_id).price_cents)
+    body = {"object": "payment_intent", "id": payment_intent}
+    theirs = replace(shop.stripe_event("payment_intent.succeeded", body, job_id), account="acct_theirs")
+    thin = replace(theirs, account=None, object={})
+    assert intake.handle_stripe_event(shop.ctx, theirs, source="test") == "not ours"
+    assert intake.handle_stripe_event(shop.ctx, thin, source="test") == "not handled"
+    assert shop.job(job_id).status == "awaiting_payment"
+    stripe_payments.compare_payments(shop.ctx)
+    assert shop.job(job_id).status == "pending", "the comparison finds the payment"

@@ -140,7 +140,7 @@ def test_what_every_order_and_every_run_asks_does_not_read_the_whole_history(sho
     shop.change("ANALYZE smi.upscale_jobs")
     before = _rows_read(shop)
     shop.state.submissions.recent_seconds(0.128)
-    shop.state.queries.forecast_wait_seconds(60)
+    shop.state.queries.forecast_wait_seconds(shop.ctx.policy)
     assert _rows_read(shop) - before < 3000
 
 
