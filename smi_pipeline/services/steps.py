@@ -16,7 +16,7 @@ from smi_pipeline.core.errors import (
     RateLimited,
     TransientError,
 )
-from smi_pipeline.core.faults import RESULTS, SUBMISSIONS, Failure, Scope, headline, scope_of_words
+from smi_pipeline.core.faults import RESULTS, SUBMISSIONS, Failure, Scope, advice, headline, scope_of_words
 from smi_pipeline.core.models import UpscaleJob
 from smi_pipeline.core.vocabulary import Queue, StepState
 from smi_pipeline.services.context import ServiceContext
@@ -132,5 +132,6 @@ def upscale_failed(words: str) -> PermanentError:
         reasons.UPSCALE_FAILED,
         message,
         scope=blamed,
-        breaker=SUBMISSIONS if blamed is Scope.SHOP else RESULTS,
+        next_step=advice(SUBMISSIONS) if blamed is Scope.SHOP else "",
+        breaker=RESULTS,  # which an acceptance does not close: these were accepted, too
     )

@@ -68,7 +68,6 @@ def test_refusals_that_blame_the_image_of_every_order_end_three_at_most(shop: St
     assert ended(shop, jobs) <= 3
 
 
-@open_finding
 def test_accepted_upscales_that_fail_for_lack_of_credits_end_none_and_open_one_breaker(shop: Steps) -> None:
     jobs = paid(shop, 8)
     run_while_failing(shop, jobs, "insufficient credits", minutes=6)
