@@ -47,7 +47,13 @@ def seconds_until_next(
         give_up_results(tx, job, error=str(error))
         seconds = max(seconds, RESUBMIT_SECONDS)
         late = error.reason in BELIEVED
-        transitions.hand_back_to_submission(tx, job, seconds=seconds, error=message, new_deadline=late)
+        # Only what has a result waits for a breaker after its upscale; before it, `accept` has counted the time.
+        stopped = (
+            _stopped(tx.value("SELECT smi.now()"), job, breaker, policy) if job["result_ready_at"] else timedelta()
+        )
+        transitions.hand_back_to_submission(
+            tx, job, seconds=seconds, error=message, stopped=stopped, max_hold=policy.max_hold, new_deadline=late
+        )
     else:
         # To set a job aside is no attempt: without the one before it would never be tried again.
         uncounted = 2 if error.reason == reasons.SET_ASIDE else 1
@@ -62,10 +68,7 @@ def _may_wait(tx: Transaction, job: Row, breaker: Breaker, error: PermanentError
     failed = calls.count(SubmissionState.FAILED) + calls.count(SubmissionState.COMPLETED)
     believed = error.reason in BELIEVED
     until = job["start_by"] if believed else job["deadline_at"] or job["start_by"]
-    stopped = timedelta()
-    if breaker.opened_at:
-        stopped = min(now - max(breaker.opened_at, _waits_since(job)), policy.max_hold)
-    until_while_open = until + stopped
+    until_while_open = until + _stopped(now, job, breaker, policy)
     if error.again is Again.SAME and job["result_ready_at"]:
         until = max(until, job["result_ready_at"]) + policy.last_poll_patience
         if not (job["last_error"] or "").startswith(error.reason):
@@ -83,6 +86,13 @@ def _may_wait(tx: Transaction, job: Row, breaker: Breaker, error: PermanentError
         left=policy.max_resubmissions + 1 - failed,
         believed=believed,
     )
+
+
+def _stopped(now: datetime, job: Row, breaker: Breaker, policy: Policy) -> timedelta:
+    """Return for how long the clocks of a job have stood still for a breaker."""
+    if breaker.opened_at is None:
+        return timedelta()
+    return min(now - max(breaker.opened_at, _waits_since(job)), policy.max_hold)
 
 
 def _waits_since(job: Row) -> datetime:

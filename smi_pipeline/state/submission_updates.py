@@ -6,7 +6,7 @@ from smi_pipeline.core import faults
 from smi_pipeline.core.models import UpscaleReply
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import OPEN_CALLS, PollResult, Stage, SubmissionState
-from smi_pipeline.state.breakers import extend_probe
+from smi_pipeline.state.breakers import STOPPED, extend_probe
 from smi_pipeline.state.database import Row, Transaction, in_
 from smi_pipeline.state.transitions import hand_to_fulfilment, mark_submitted
 
@@ -24,7 +24,7 @@ def accept(tx: Transaction, submission_id: int, reply: UpscaleReply, policy: Pol
         f"""UPDATE smi.submissions SET
                state = CASE WHEN state = '{SubmissionState.SENDING}' THEN '{SubmissionState.ACCEPTED}' ELSE state END,
                external_id = :external_id, accepted_at = smi.now(), finished_at = NULL,
-               deadline_at = coalesce((SELECT j.deadline_at FROM smi.upscale_jobs j -- the first acceptance sets it
+               deadline_at = coalesce((SELECT j.deadline_at + {STOPPED} FROM smi.upscale_jobs j -- the first acceptance sets it
                                        WHERE j.job_id = smi.submissions.job_id AND j.round = smi.submissions.round),
                                       smi.now() + CAST(:life AS interval)),
                credits = coalesce(:credits, credits),
@@ -37,6 +37,7 @@ def accept(tx: Transaction, submission_id: int, reply: UpscaleReply, policy: Pol
         credits=reply.credits,
         life=policy.max_processing,
         every=policy.poll_every,
+        max_hold=policy.max_hold,
     )
     if row is None or row["state"] != SubmissionState.ACCEPTED:
         return

@@ -77,7 +77,6 @@ def test_accepted_upscales_that_fail_for_lack_of_credits_end_none_and_open_one_b
     assert statuses(shop, jobs) == {"completed"}
 
 
-@open_finding
 def test_results_that_are_useless_for_longer_than_the_deadline_end_three_at_most(shop: Steps) -> None:
     jobs = paid(shop, 12)
     shop.submit_due()
