@@ -61,8 +61,14 @@ _OF_THE_IMAGE = re.compile(
 )
 
 
+NOT_BELIEVED = "not believed: "
+"""Begins the words for a failure that are ours, or that every order gets: they name nobody's fault."""
+
+
 def scope_of_words(words: str) -> Scope:
     """Return whose fault Upsampler's words for a failure name: the account, the image, or neither."""
+    if words.startswith(NOT_BELIEVED):
+        return Scope.UNKNOWN
     if _OF_THE_ACCOUNT.search(words):
         return Scope.SHOP
     return Scope.ORDER if _OF_THE_IMAGE.search(words) else Scope.UNKNOWN

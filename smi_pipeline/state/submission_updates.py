@@ -24,7 +24,8 @@ def accept(tx: Transaction, submission_id: int, reply: UpscaleReply, policy: Pol
         f"""UPDATE smi.submissions SET
                state = CASE WHEN state = '{SubmissionState.SENDING}' THEN '{SubmissionState.ACCEPTED}' ELSE state END,
                external_id = :external_id, accepted_at = smi.now(), finished_at = NULL,
-               deadline_at = coalesce((SELECT j.deadline_at + {STOPPED} FROM smi.upscale_jobs j -- the first acceptance sets it
+               deadline_at = coalesce((SELECT j.deadline_at + {STOPPED} -- the first acceptance sets it
+                                       FROM smi.upscale_jobs j
                                        WHERE j.job_id = smi.submissions.job_id AND j.round = smi.submissions.round),
                                       smi.now() + CAST(:life AS interval)),
                credits = coalesce(:credits, credits),
@@ -120,14 +121,19 @@ def calls_of_round(tx: Transaction, job: Row) -> list[SubmissionState]:
     return [SubmissionState(row["state"]) for row in rows]
 
 
-def give_up_results(tx: Transaction, job: Row, *, error: str) -> None:
-    """Close the completed calls of a round whose result cannot be used: the image is submitted again."""
+def give_up_results(tx: Transaction, job: Row, *, error: str, hits_all: bool) -> None:
+    """Close the completed calls of a round whose result cannot be used: the image is submitted again. `hits_all`: what
+    Upsampler said of its failed calls is not about the image either, as every order fails."""
+    believed = (SubmissionState.COMPLETED, SubmissionState.FAILED) if hits_all else (SubmissionState.COMPLETED,)
     tx.run(
-        f"""UPDATE smi.submissions SET state = '{SubmissionState.FAILED}', error = :error
-            WHERE job_id = :id AND round = :round AND state = '{SubmissionState.COMPLETED}'""",
+        f"""UPDATE smi.submissions SET state = '{SubmissionState.FAILED}',
+                  error = '{faults.NOT_BELIEVED}' || CASE WHEN state = '{SubmissionState.COMPLETED}' THEN :error
+                                                          ELSE coalesce(error, '') END
+            WHERE job_id = :id AND round = :round AND state IN {in_(believed)}
+              AND NOT starts_with(coalesce(error, ''), '{faults.NOT_BELIEVED}')""",
         id=job["job_id"],
         round=job["round"],
-        error=error[:500],
+        error=error[:450],
     )
 
 

@@ -48,7 +48,6 @@ def times_opened(shop: Steps) -> int:
     return int(shop.sql("SELECT count(*) AS n FROM smi.job_events WHERE event = 'breaker_opened'")[0]["n"])
 
 
-@open_finding
 def test_words_that_blame_the_image_of_every_order_end_three_at_most(shop: Steps) -> None:
     jobs = paid(shop, 8)
     run_while_failing(shop, jobs, "Unsupported image", minutes=3)
@@ -58,7 +57,6 @@ def test_words_that_blame_the_image_of_every_order_end_three_at_most(shop: Steps
     assert ended(shop, jobs) <= 3
 
 
-@open_finding
 def test_refusals_that_blame_the_image_of_every_order_end_three_at_most(shop: Steps) -> None:
     jobs = paid(shop, 8)
     refused = PermanentError("rejected_by_api", "400: unsupported image", scope=Scope.ORDER)
@@ -166,7 +164,6 @@ def test_no_order_is_taken_while_status_calls_keep_failing(shop: Steps) -> None:
             shop.register()
 
 
-@open_finding
 def test_a_result_that_we_reject_for_its_dimensions_is_submitted_again(shop: Steps) -> None:
     (job_id,) = paid(shop, 1)
     shop.submit_due()
