@@ -150,7 +150,6 @@ def test_probing_uses_up_the_submissions_of_three_orders_at_most(shop: Steps) ->
     assert statuses(shop, jobs) <= {"completed", "failed"}
 
 
-@open_finding
 def test_no_order_is_taken_while_status_calls_keep_failing(shop: Steps) -> None:
     paid(shop, 2)
     shop.submit_due()
