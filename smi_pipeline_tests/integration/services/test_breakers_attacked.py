@@ -1,5 +1,7 @@
 """Attacks on the circuit breakers: what could lose an order, or leave a breaker open, against the real state."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 
@@ -7,7 +9,7 @@ import pytest
 
 from smi_pipeline.core.errors import AccountError, AmbiguousError, PermanentError, Unavailable
 from smi_pipeline.core.faults import Failure, Scope
-from smi_pipeline.core.models import Verdict
+from smi_pipeline.core.models import Stage, UpscaleReply, Verdict
 from smi_pipeline.core.vocabulary import Queue
 from smi_pipeline.services import admin, submit
 from smi_pipeline.services.completions import check_completions
@@ -271,3 +273,22 @@ def test_orders_of_a_host_with_capital_umlauts_wait_for_their_breaker_and_go_on(
     shop.submit_due()
     drain(shop, jobs)
     assert statuses(shop, jobs) == {"completed"}
+
+
+def test_closing_a_breaker_and_accepting_its_probe_at_once_do_not_lock_each_other_out(shop: Steps) -> None:
+    (job_id,) = paid(shop, 1)
+    open_for_all(shop, "results")
+    leased = shop.begin(Queue.SUBMIT)
+    assert leased
+    submit.prepare(shop.ctx, job_id, leased[0])
+    begun = shop.state.submissions.begin(job_id, leased[0], actor="test")
+    assert begun
+    reply = UpscaleReply(external_id="up_1", stage=Stage.QUEUED)
+    with ThreadPoolExecutor(1) as pool:
+        with shop.database.transaction() as tx:
+            tx.run("SELECT FROM smi.breakers WHERE name = 'results' FOR UPDATE")  # as who closes it begins
+            accepting = pool.submit(shop.state.submissions.accepted, begun[0], reply, policy=shop.policy, actor="test")
+            time.sleep(0.5)
+            tx.run("UPDATE smi.upscale_jobs SET next_attempt_at = smi.now() WHERE queue = 'submit'")
+        accepting.result(timeout=10)
+    assert shop.state.submissions.of_job(job_id)[0].state == "accepted"
