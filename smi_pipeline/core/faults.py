@@ -61,8 +61,14 @@ _OF_THE_IMAGE = re.compile(
 )
 
 
+NOT_BELIEVED = "not believed: "
+"""Begins the words for a failure that are ours, or that every order gets: they name nobody's fault."""
+
+
 def scope_of_words(words: str) -> Scope:
     """Return whose fault Upsampler's words for a failure name: the account, the image, or neither."""
+    if words.startswith(NOT_BELIEVED):
+        return Scope.UNKNOWN
     if _OF_THE_ACCOUNT.search(words):
         return Scope.SHOP
     return Scope.ORDER if _OF_THE_IMAGE.search(words) else Scope.UNKNOWN
@@ -155,8 +161,8 @@ def after_failure(breaker: Breaker, failure: Failure, now: datetime) -> Breaker:
         if failure.scope is Scope.SHOP or in_a_row:
             return replace(told, opened_at=now, next_probe_at=now, probe=None, failed_probes=0)
         return told
-    if not probed:
-        return told
+    if not probed:  # it still fails: no order is to be taken to try it
+        return replace(told, next_probe_at=max(now, breaker.next_probe_at or now))
     pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(breaker.failed_probes, 10))
     return replace(told, probe=None, next_probe_at=now + pause, failed_probes=breaker.failed_probes + 1)
 

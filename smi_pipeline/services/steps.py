@@ -16,7 +16,16 @@ from smi_pipeline.core.errors import (
     RateLimited,
     TransientError,
 )
-from smi_pipeline.core.faults import RESULTS, SUBMISSIONS, Failure, Scope, headline, scope_of_words
+from smi_pipeline.core.faults import (
+    NOT_BELIEVED,
+    RESULTS,
+    SUBMISSIONS,
+    Failure,
+    Scope,
+    advice,
+    headline,
+    scope_of_words,
+)
 from smi_pipeline.core.models import UpscaleJob
 from smi_pipeline.core.vocabulary import Queue, StepState
 from smi_pipeline.services.context import ServiceContext
@@ -126,7 +135,7 @@ def host_outage(error: TransientError, *, since: datetime | None, now: datetime)
 
 def upscale_failed(words: str) -> PermanentError:
     """Return what it means that Upsampler could not process an image, by its words, or that its result was no good."""
-    reason, _, of_result = words.partition(": ")
+    reason, _, of_result = words.removeprefix(NOT_BELIEVED).partition(": ")
     if reason in (reasons.RESULT_REJECTED, reasons.NO_RESULT):
         return PermanentError(reason, of_result, breaker=RESULTS)
     message = f"Upsampler could not process it: {words or 'no reason given'}"
@@ -135,5 +144,6 @@ def upscale_failed(words: str) -> PermanentError:
         reasons.UPSCALE_FAILED,
         message,
         scope=blamed,
-        breaker=SUBMISSIONS if blamed is Scope.SHOP else RESULTS,
+        next_step=advice(SUBMISSIONS) if blamed is Scope.SHOP else "",
+        breaker=RESULTS,  # which an acceptance does not close: these were accepted, too
     )

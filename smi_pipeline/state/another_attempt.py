@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import PermanentError
-from smi_pipeline.core.faults import BELIEVED, Again, Breaker, Failure, may_wait
+from smi_pipeline.core.faults import BELIEVED, Again, Breaker, Failure, Scope, may_wait
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import Queue, SubmissionState
 from smi_pipeline.state import transitions
@@ -22,7 +22,11 @@ def note_failure(tx: Transaction, job_id: str, error: PermanentError) -> Breaker
     if error.breaker is None:
         return None
     failure = Failure(
-        breaker=error.breaker, work_key=job_id, message=str(error), scope=error.scope, next_step=error.next_step
+        breaker=error.breaker,
+        work_key=job_id,
+        message=str(error),
+        scope=Scope.UNKNOWN if _blamed_by_others(error) else error.scope,
+        next_step=error.next_step,
     )
     return record_failure(tx, failure)
 
@@ -44,10 +48,16 @@ def seconds_until_next(
     )
     tx.audit(job["job_id"], "asked_again", actor=actor, message=message[:500], breaker_open=breaker.is_open)
     if error.again is Again.RESUBMIT:
-        give_up_results(tx, job, error=message)
+        give_up_results(tx, job, error=message, hits_all=breaker.is_open)
         seconds = max(seconds, RESUBMIT_SECONDS)
         late = error.reason in BELIEVED
-        transitions.hand_back_to_submission(tx, job, seconds=seconds, error=message, new_deadline=late)
+        # Only what has a result waits for a breaker after its upscale; before it, `accept` has counted the time.
+        stopped = (
+            _stopped(tx.value("SELECT smi.now()"), job, breaker, policy) if job["result_ready_at"] else timedelta()
+        )
+        transitions.hand_back_to_submission(
+            tx, job, seconds=seconds, error=message, stopped=stopped, max_hold=policy.max_hold, new_deadline=late
+        )
     else:
         # To set a job aside is no attempt: without the one before it would never be tried again.
         uncounted = 2 if error.reason == reasons.SET_ASIDE else 1
@@ -62,10 +72,7 @@ def _may_wait(tx: Transaction, job: Row, breaker: Breaker, error: PermanentError
     failed = calls.count(SubmissionState.FAILED) + calls.count(SubmissionState.COMPLETED)
     believed = error.reason in BELIEVED
     until = job["start_by"] if believed else job["deadline_at"] or job["start_by"]
-    stopped = timedelta()
-    if breaker.opened_at:
-        stopped = min(now - max(breaker.opened_at, _waits_since(job)), policy.max_hold)
-    until_while_open = until + stopped
+    until_while_open = until + _stopped(now, job, breaker, policy)
     if error.again is Again.SAME and job["result_ready_at"]:
         until = max(until, job["result_ready_at"]) + policy.last_poll_patience
         if not (job["last_error"] or "").startswith(error.reason):
@@ -75,7 +82,7 @@ def _may_wait(tx: Transaction, job: Row, breaker: Breaker, error: PermanentError
         return False
     return may_wait(
         breaker,
-        error.scope,
+        Scope.UNKNOWN if breaker.is_open and _blamed_by_others(error) else error.scope,
         error.again,
         now=now,
         until=until,
@@ -83,6 +90,18 @@ def _may_wait(tx: Transaction, job: Row, breaker: Breaker, error: PermanentError
         left=policy.max_resubmissions + 1 - failed,
         believed=believed,
     )
+
+
+def _blamed_by_others(error: PermanentError) -> bool:
+    """Return whether Upsampler blames the image, not a check of ours: it may blame the image of every order."""
+    return error.scope is Scope.ORDER and error.reason not in reasons.FAULTS_OF_THE_ORDER
+
+
+def _stopped(now: datetime, job: Row, breaker: Breaker, policy: Policy) -> timedelta:
+    """Return for how long the clocks of a job have stood still for a breaker."""
+    if breaker.opened_at is None:
+        return timedelta()
+    return min(now - max(breaker.opened_at, _waits_since(job)), policy.max_hold)
 
 
 def _waits_since(job: Row) -> datetime:

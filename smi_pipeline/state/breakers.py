@@ -114,6 +114,11 @@ def locked(tx: Transaction, name: str) -> Breaker:
     return as_record(Breaker, tx.one("SELECT * FROM smi.breakers WHERE name = :name FOR UPDATE", name=name))
 
 
+def lock_open(tx: Transaction) -> None:
+    """Lock the open breakers in the order in which leasing does, before a transaction locks several, or a job."""
+    tx.rows("SELECT name FROM smi.breakers WHERE opened_at IS NOT NULL ORDER BY name FOR UPDATE")
+
+
 def record_failure(tx: Transaction, failure: Failure) -> Breaker:
     """Record a failure; open the breaker, with its manual task, when it is a fault of the shop. Return the breaker."""
     before = locked(tx, failure.breaker)

@@ -6,7 +6,7 @@ from smi_pipeline.core import faults
 from smi_pipeline.core.models import UpscaleReply
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import OPEN_CALLS, ManualTaskKind, PollResult, Stage, SubmissionState
-from smi_pipeline.state.breakers import extend_probe
+from smi_pipeline.state.breakers import STOPPED, extend_probe
 from smi_pipeline.state.database import Row, Transaction, in_
 from smi_pipeline.state.manual_tasks import open_task
 from smi_pipeline.state.transitions import hand_to_fulfilment, mark_submitted
@@ -25,7 +25,8 @@ def accept(tx: Transaction, submission_id: int, reply: UpscaleReply, policy: Pol
         f"""UPDATE smi.submissions SET
                state = CASE WHEN state = '{SubmissionState.SENDING}' THEN '{SubmissionState.ACCEPTED}' ELSE state END,
                external_id = :external_id, accepted_at = smi.now(), finished_at = NULL,
-               deadline_at = coalesce((SELECT j.deadline_at FROM smi.upscale_jobs j -- the first acceptance sets it
+               deadline_at = coalesce((SELECT j.deadline_at + {STOPPED} -- the first acceptance sets it
+                                       FROM smi.upscale_jobs j
                                        WHERE j.job_id = smi.submissions.job_id AND j.round = smi.submissions.round),
                                       smi.now() + CAST(:life AS interval)),
                credits = coalesce(:credits, credits),
@@ -38,6 +39,7 @@ def accept(tx: Transaction, submission_id: int, reply: UpscaleReply, policy: Pol
         credits=reply.credits,
         life=policy.max_processing,
         every=policy.poll_every,
+        max_hold=policy.max_hold,
     )
     if row is None or row["state"] != SubmissionState.ACCEPTED:
         return
@@ -134,15 +136,19 @@ def calls_of_round(tx: Transaction, job: Row) -> list[SubmissionState]:
     return [SubmissionState(row["state"]) for row in rows]
 
 
-def give_up_results(tx: Transaction, job: Row, *, error: str) -> None:
-    """Close the completed calls of a round whose result cannot be used: the image is submitted again. `error` begins
-    with the reason."""
+def give_up_results(tx: Transaction, job: Row, *, error: str, hits_all: bool) -> None:
+    """Close the completed calls of a round whose result cannot be used: the image is submitted again. `hits_all`: what
+    Upsampler said of its failed calls is not about the image either, as every order fails."""
+    believed = (SubmissionState.COMPLETED, SubmissionState.FAILED) if hits_all else (SubmissionState.COMPLETED,)
     tx.run(
-        f"""UPDATE smi.submissions SET state = '{SubmissionState.FAILED}', error = :error
-            WHERE job_id = :id AND round = :round AND state = '{SubmissionState.COMPLETED}'""",
+        f"""UPDATE smi.submissions SET state = '{SubmissionState.FAILED}',
+                  error = '{faults.NOT_BELIEVED}' || CASE WHEN state = '{SubmissionState.COMPLETED}' THEN :error
+                                                          ELSE coalesce(error, '') END
+            WHERE job_id = :id AND round = :round AND state IN {in_(believed)}
+              AND NOT starts_with(coalesce(error, ''), '{faults.NOT_BELIEVED}')""",
         id=job["job_id"],
         round=job["round"],
-        error=error[:500],
+        error=error[:450],
     )
 
 

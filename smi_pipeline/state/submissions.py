@@ -11,7 +11,7 @@ from smi_pipeline.core.models import ImageInfo, Submission, UpscaleReply
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import PollResult, Stage, Status, SubmissionState
 from smi_pipeline.state import transitions
-from smi_pipeline.state.breakers import STOPPED, record_success
+from smi_pipeline.state.breakers import STOPPED, lock_open, record_success
 from smi_pipeline.state.database import Database, as_record, in_
 from smi_pipeline.state.heartbeat import UP_SINCE, record_heartbeat
 from smi_pipeline.state.job_rows import record_progress
@@ -90,6 +90,7 @@ class Submissions:
         has confirmed it. Return False when another call has the same id: the call stays open, with a manual task."""
         try:
             with self._database.transaction() as tx:
+                lock_open(tx)
                 record_success(tx, faults.SUBMISSIONS, max_hold=policy.max_hold)
                 accept(tx, submission_id, reply, policy, actor)
                 return True
@@ -124,6 +125,7 @@ class Submissions:
         """Make the status call of the submission with this token hash due now: its webhook came. Return False for an
         unknown hash."""
         with self._database.transaction() as tx:
+            lock_open(tx)
             row = tx.row("SELECT * FROM smi.submissions WHERE token_hash = :hash FOR UPDATE", hash=hash_)
             if row is None:
                 return False

@@ -192,18 +192,32 @@ def postpone(tx: Transaction, job: Row, *, seconds: float, error: str, uncounted
 
 
 def hand_back_to_submission(
-    tx: Transaction, job: Row, *, seconds: float, error: str, new_deadline: bool = False
+    tx: Transaction,
+    job: Row,
+    *,
+    seconds: float,
+    error: str,
+    stopped: timedelta,
+    max_hold: timedelta,
+    new_deadline: bool = False,
 ) -> None:
-    """Queue a job whose upscale came to nothing for another submission. Its deadline stays unless it gets a new one."""
+    """Queue a job whose upscale came to nothing for another submission. Its deadline stays unless it gets a new one,
+    but for the time for which its clocks have `stopped`."""
     tx.run(
         f"""UPDATE smi.upscale_jobs SET queue = '{Queue.SUBMIT}', stage = '{Stage.QUEUED}', {_END_LEASE}, attempts = 0,
                   result_ready_at = NULL, last_error = :error, waits_since = smi.now(),
-                  deadline_at = CASE WHEN :new_deadline THEN NULL ELSE deadline_at END,
+                  deadline_at = CASE WHEN NOT :new_deadline THEN deadline_at + given END,
+                  start_by = start_by + given, outage = outage + given,
                   next_attempt_at = smi.now() + make_interval(secs => :seconds)
+            FROM (SELECT least(CAST(:stopped AS interval),
+                               greatest(interval '0', CAST(:max_hold AS interval) - :outage)) AS given) AS time
             WHERE job_id = :job_id""",
         job_id=job["job_id"],
         seconds=seconds,
         error=error[:500],
+        stopped=stopped,
+        max_hold=max_hold,
+        outage=job["outage"],
         new_deadline=new_deadline,
     )
 

@@ -1,5 +1,7 @@
 """Attacks on the circuit breakers: what could lose an order, or leave a breaker open, against the real state."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 
@@ -7,7 +9,7 @@ import pytest
 
 from smi_pipeline.core.errors import AccountError, AmbiguousError, PermanentError, Unavailable
 from smi_pipeline.core.faults import Failure, Scope
-from smi_pipeline.core.models import Verdict
+from smi_pipeline.core.models import Stage, UpscaleReply, Verdict
 from smi_pipeline.core.vocabulary import Queue
 from smi_pipeline.services import admin, submit
 from smi_pipeline.services.completions import check_completions
@@ -48,7 +50,6 @@ def times_opened(shop: Steps) -> int:
     return int(shop.sql("SELECT count(*) AS n FROM smi.job_events WHERE event = 'breaker_opened'")[0]["n"])
 
 
-@open_finding
 def test_words_that_blame_the_image_of_every_order_end_three_at_most(shop: Steps) -> None:
     jobs = paid(shop, 8)
     run_while_failing(shop, jobs, "Unsupported image", minutes=3)
@@ -58,7 +59,6 @@ def test_words_that_blame_the_image_of_every_order_end_three_at_most(shop: Steps
     assert ended(shop, jobs) <= 3
 
 
-@open_finding
 def test_refusals_that_blame_the_image_of_every_order_end_three_at_most(shop: Steps) -> None:
     jobs = paid(shop, 8)
     refused = PermanentError("rejected_by_api", "400: unsupported image", scope=Scope.ORDER)
@@ -68,7 +68,6 @@ def test_refusals_that_blame_the_image_of_every_order_end_three_at_most(shop: St
     assert ended(shop, jobs) <= 3
 
 
-@open_finding
 def test_accepted_upscales_that_fail_for_lack_of_credits_end_none_and_open_one_breaker(shop: Steps) -> None:
     jobs = paid(shop, 8)
     run_while_failing(shop, jobs, "insufficient credits", minutes=6)
@@ -78,7 +77,6 @@ def test_accepted_upscales_that_fail_for_lack_of_credits_end_none_and_open_one_b
     assert statuses(shop, jobs) == {"completed"}
 
 
-@open_finding
 def test_results_that_are_useless_for_longer_than_the_deadline_end_three_at_most(shop: Steps) -> None:
     jobs = paid(shop, 12)
     shop.submit_due()
@@ -154,7 +152,6 @@ def test_probing_uses_up_the_submissions_of_three_orders_at_most(shop: Steps) ->
     assert statuses(shop, jobs) <= {"completed", "failed"}
 
 
-@open_finding
 def test_no_order_is_taken_while_status_calls_keep_failing(shop: Steps) -> None:
     paid(shop, 2)
     shop.submit_due()
@@ -168,7 +165,6 @@ def test_no_order_is_taken_while_status_calls_keep_failing(shop: Steps) -> None:
             shop.register()
 
 
-@open_finding
 def test_a_result_that_we_reject_for_its_dimensions_is_submitted_again(shop: Steps) -> None:
     (job_id,) = paid(shop, 1)
     shop.submit_due()
@@ -277,3 +273,22 @@ def test_orders_of_a_host_with_capital_umlauts_wait_for_their_breaker_and_go_on(
     shop.submit_due()
     drain(shop, jobs)
     assert statuses(shop, jobs) == {"completed"}
+
+
+def test_closing_a_breaker_and_accepting_its_probe_at_once_do_not_lock_each_other_out(shop: Steps) -> None:
+    (job_id,) = paid(shop, 1)
+    open_for_all(shop, "results")
+    leased = shop.begin(Queue.SUBMIT)
+    assert leased
+    submit.prepare(shop.ctx, job_id, leased[0])
+    begun = shop.state.submissions.begin(job_id, leased[0], actor="test")
+    assert begun
+    reply = UpscaleReply(external_id="up_1", stage=Stage.QUEUED)
+    with ThreadPoolExecutor(1) as pool:
+        with shop.database.transaction() as tx:
+            tx.run("SELECT FROM smi.breakers WHERE name = 'results' FOR UPDATE")  # as who closes it begins
+            accepting = pool.submit(shop.state.submissions.accepted, begun[0], reply, policy=shop.policy, actor="test")
+            time.sleep(0.5)
+            tx.run("UPDATE smi.upscale_jobs SET next_attempt_at = smi.now() WHERE queue = 'submit'")
+        accepting.result(timeout=10)
+    assert shop.state.submissions.of_job(job_id)[0].state == "accepted"
