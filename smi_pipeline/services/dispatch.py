@@ -55,12 +55,13 @@ def next_batches(
 
 
 def _seconds_to_look(ctx: ServiceContext, *, until: float) -> float | None:
-    """Return after how many seconds a job may start; None if that is not before `until`, or none is due."""
+    """Return after how many seconds a job may start; None if that is not before `until`, if none is due, or if they
+    wait for something else."""
     room = ctx.state.leases.room_to_start(ctx.policy)
-    pause = LOOK_SECONDS if room.seconds is None or room.free > 0 else room.seconds + 0.01
-    if time.monotonic() + pause > until or not ctx.state.leases.due(Queue.SUBMIT):
+    if room.free > 0 or not ctx.state.leases.due(Queue.SUBMIT):
         return None
-    return pause
+    pause = LOOK_SECONDS if room.seconds is None else room.seconds + 0.01
+    return pause if time.monotonic() + pause <= until else None
 
 
 class Dispatcher:
