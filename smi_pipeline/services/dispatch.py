@@ -55,12 +55,13 @@ def next_batches(
 
 
 def _seconds_to_look(ctx: ServiceContext, *, until: float) -> float | None:
-    """Return after how many seconds a job may start; None if that is not before `until`, or none is due."""
+    """Return after how many seconds a job may start; None if that is not before `until`, if none is due, or if they
+    wait for something else."""
     room = ctx.state.leases.room_to_start(ctx.policy)
-    pause = LOOK_SECONDS if room.seconds is None or room.free > 0 else room.seconds + 0.01
-    if time.monotonic() + pause > until or not ctx.state.leases.due(Queue.SUBMIT):
+    if room.free > 0 or not ctx.state.leases.due(Queue.SUBMIT):
         return None
-    return pause
+    pause = LOOK_SECONDS if room.seconds is None else room.seconds + 0.01
+    return pause if time.monotonic() + pause <= until else None
 
 
 class Dispatcher:
@@ -104,17 +105,18 @@ class Dispatcher:
             if not self._ctx.state.leases.due(queue):
                 return
             pause = self._pause(queue)
-            if (time.monotonic() > ends and pause <= LOOK_SECONDS) or pause > LONGEST_PAUSE_SECONDS:
+            if pause > LOOK_SECONDS:  # it is known when a job may start
+                ends = time.monotonic() + pause + PATIENCE_SECONDS
+            if pause > LONGEST_PAUSE_SECONDS or time.monotonic() > ends:
                 return
             time.sleep(min(pause, 1.0))
 
     def _launch_due(self, queue: Queue) -> bool:
-        """Lease what is due and start its runs. Return whether there was any."""
-        found = False
+        """Lease what is due and start its runs. Return whether a run was started."""
+        started = False
         for lease_id, keys in next_batches(self._ctx, queue, max_leases=LIVE_LEASES, limit=BATCH_LIMIT):
-            self._launch(queue, lease_id, len(keys))
-            found = True
-        return found
+            started |= self._launch(queue, lease_id, len(keys))
+        return started
 
     def _start_next_submissions(self) -> None:
         """Use the places that became free at Upsampler, unless another thread does."""
@@ -130,12 +132,13 @@ class Dispatcher:
             return LOOK_SECONDS
         return max(LOOK_SECONDS, self._ctx.state.leases.room_to_start(self._ctx.policy).seconds or 0.0)
 
-    def _launch(self, queue: Queue, lease_id: str, size: int) -> None:
+    def _launch(self, queue: Queue, lease_id: str, size: int) -> bool:
         for attempt in range(TRIES):
             try:
                 self._runs.launch(queue, lease_id, size)
-                return
+                return True
             except SmiError as error:
                 log.warning("a run for %s could not be started: %s", queue, error)
                 time.sleep(0.2 * (attempt + 1))
         self._ctx.state.leases.give_back(lease_id)
+        return False

@@ -25,7 +25,8 @@ def judge(ledger: Mapping[str, Any], paid: Sequence[str], *, per_minute: int, mi
     calls = [line for line in ledger["requests"] if line["method"] == "POST"]
     refusals = sorted(line["at"] for line in calls if line["status"] == 429)
     accepted = sorted(ledger["submissions"], key=lambda line: line["at"])
-    places = {url: place for place, url in enumerate(paid)}
+    started = {line["image_url"] for line in accepted}
+    places = {url: place for place, url in enumerate(url for url in paid if url in started)}
     off = [abs(place - places[line["image_url"]]) for place, line in enumerate(accepted)]
     times = [line["at"] for line in accepted]
     minutes = int((times[-1] - times[0]) // minute)
