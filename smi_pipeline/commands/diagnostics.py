@@ -18,7 +18,7 @@ from smi_pipeline.settings import Settings
 SHORTEST_SECRET = 32
 SHORTEST_API_KEY = 16
 MAX_SKEW = timedelta(seconds=5)
-LITTLE_SPACE = 2_000_000_000  # bytes; a busy day of 256 MP results
+LITTLE_SPACE = 2_000_000_000  # bytes; a busy day of the largest results
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _NOT_SETTINGS = frozenset({"SMI_CELERY_BACKEND_URL"})  # set by the stack for its own children
 

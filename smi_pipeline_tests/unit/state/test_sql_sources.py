@@ -26,6 +26,7 @@ OWNERS = {
     "api_calls": {"rate_limiter"},
     "gates": {"rate_limiter"},
     "breakers": {"breakers"},
+    "failed_properties": {"unsold"},
     "heartbeat": {"heartbeat"},
     "…": {"leases"},  # leases of all queues by the same statements
 }
@@ -52,6 +53,7 @@ NO_KILL_POINT = {
     "refunds.owe": ADMIN,
     "emails.give_up": "the lease expires, and the mail fails again",
     "emails.resend": ADMIN,
+    "emails.withdraw": "the lease expires, and it is withdrawn then",
     "leases.give_back": "the lease expires",
     "leases.renew": "the lease expires",
     "limiter.refused": "the next call is refused again",
@@ -59,8 +61,12 @@ NO_KILL_POINT = {
     "breakers.note_success": "the next success is counted",
     "breakers.open_by_hand": ADMIN,
     "breakers.close_by_hand": ADMIN,
+    "unsold.lift": ADMIN,
+    "waiting.end": "the customer sees whether it was done",
+    "waiting.queue_delay_mails": NEXT_TICK,
     "manual_tasks.acknowledge": ADMIN,
     "manual_tasks.alerted": "the alert is sent once more",
+    "manual_tasks.end_told": "the notice is sent once more",
     "manual_tasks.close": NEXT_TICK,
     "manual_tasks.close_by_id": ADMIN,
     "manual_tasks.open": NEXT_TICK,
