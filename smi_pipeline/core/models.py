@@ -152,6 +152,7 @@ class CheckoutRequest:
     cancel_url: str
     expires_at: datetime
     idempotency_key: str
+    payment_methods: tuple[str, ...] = ("card",)  # empty: those of the Stripe dashboard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +252,7 @@ class UpscaleJob:
     expected_credits: int
     checkout_session_id: str | None
     checkout_expires_at: datetime | None
+    paying_intent: str | None
     payment_intent_id: str | None
     paid_at: datetime | None
     recorded_at: datetime | None

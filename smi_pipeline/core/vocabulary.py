@@ -132,6 +132,8 @@ class EmailKind(StrEnum):
     GOODWILL = "goodwill"
     REFUND_ACTION = "refund_action"  # Stripe needs something of the customer before it can return the money
 
+    PAYMENT_STARTED = "payment_started"  # the bank has not decided yet
+
 
 class EmailState(StrEnum):
     """State of a mail."""

@@ -135,6 +135,7 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
         success_url=status_url,
         cancel_url=request.return_url or status_url,
         expires_at=expires_at,
+        payment_methods=ctx.policy.payment_methods,
         idempotency_key=f"checkout:{job_id}",
     )
     try:
@@ -183,10 +184,12 @@ def handle_stripe_event(ctx: ServiceContext, event: StripeEvent, *, source: str)
     if not _are_ids(event.event_id, payment_intent, body.get("id"), job_id):
         raise RefusedError(f"the object of the event {event.event_id[:64]!r} is malformed")
     if event.type in PAID_EVENTS:
-        if payment_intent is None or (
-            body.get("object") == "checkout.session" and body.get("payment_status") != "paid"
-        ):
+        if payment_intent is None:
             return "not paid yet"
+        if body.get("object") == "checkout.session" and body.get("payment_status") != "paid":
+            # Of a method whose bank decides days later, or in words that are not known: the intent tells.
+            noted = ctx.state.jobs.payment_on_its_way(job_id, payment_intent, actor=source, event=name)
+            return "on its way" if noted else "not paid yet"
         if ctx.state.webhook_inbox.seen([event.event_id]):
             return "repeated"
         return learn_of_payment(ctx, payment_intent, job_id, event=name, source=source)
@@ -242,9 +245,7 @@ def close_abandoned(ctx: ServiceContext, limit: int = 100) -> int:
     for job_id, session_id in ctx.state.jobs.abandoned_candidates(limit):
         try:
             session = _closed_session(ctx, session_id) if session_id else None
-            if session and session.payment_intent_id and session.payment_status == "paid":
-                learn_of_payment(ctx, session.payment_intent_id, job_id, event=None, source=ctx.actor)
-            else:
+            if not (session and session.payment_intent_id and _lives(ctx, session, job_id)):
                 closed += ctx.state.jobs.abandon(job_id, actor=ctx.actor)
                 continue
         except (TransientError, PermanentError, NotFound) as error:
@@ -254,6 +255,25 @@ def close_abandoned(ctx: ServiceContext, limit: int = 100) -> int:
         if failed >= _MAX_FAILED:
             break
     return closed
+
+
+def _lives(ctx: ServiceContext, session: CheckoutSession, job_id: str) -> bool:
+    """Return whether the payment of a closed session was made or may still be: nothing is abandoned then. Record one
+    that was made."""
+    intent = session.payment_intent_id or ""
+    if session.payment_status == "paid":
+        learn_of_payment(ctx, intent, job_id, event=None, source=ctx.actor)
+        return True
+    if session.status != "complete":
+        return False
+    status = ctx.payments.payment(intent).status
+    if status == "succeeded":
+        learn_of_payment(ctx, intent, job_id, event=None, source=ctx.actor)
+    elif status in ("canceled", "requires_payment_method"):
+        return False
+    else:
+        ctx.state.jobs.payment_on_its_way(job_id, intent, actor=ctx.actor, event=None)
+    return True
 
 
 def _closed_session(ctx: ServiceContext, session_id: str) -> CheckoutSession | None:

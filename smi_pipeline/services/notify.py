@@ -138,6 +138,8 @@ def _context(ctx: ServiceContext, job: UpscaleJob, email: Email) -> Mapping[str,
             "currency": job.currency,
             "rating_urls": {stars: f"{rating}&stars={stars}" for stars in range(1, 6)},
         }
+    if email.kind is EmailKind.PAYMENT_STARTED:
+        return context | {"price_cents": job.price_cents, "currency": job.currency}
     wanted = email.context.get("refund_row")
     refund = next(r for r in ctx.state.refunds.of_job(job.job_id) if r.refund_id == wanted)
     amount = refund.amount_cents

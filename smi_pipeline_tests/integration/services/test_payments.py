@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from smi_pipeline.core.errors import AmbiguousError, Conflict, NotFound, Unavailable
+from smi_pipeline.gateway import progress
 from smi_pipeline.services import admin, intake
 from smi_pipeline.services.reconciliation import stripe_events, stripe_payments
 from smi_pipeline_tests.integration.services.steps import Steps
@@ -43,7 +44,7 @@ def test_an_event_that_had_its_effect_is_answered_without_stripe(shop: Steps) ->
 def test_a_session_that_is_completed_and_not_paid_starts_nothing(shop: Steps) -> None:
     job_id = shop.register().job_id
     body = {"object": "checkout.session", "payment_intent": "pi_1", "payment_status": "unpaid"}
-    assert shop.tell("checkout.session.completed", body, job_id) == "not paid yet"
+    assert shop.tell("checkout.session.completed", body, job_id) == "on its way"
     assert shop.job(job_id).status == "awaiting_payment"
 
 
@@ -317,3 +318,49 @@ def test_events_of_connected_accounts_and_thin_events_change_nothing(shop: Steps
     assert shop.job(job_id).status == "awaiting_payment"
     stripe_payments.compare_payments(shop.ctx)
     assert shop.job(job_id).status == "pending", "the comparison finds the payment"
+
+
+def delayed(shop: Steps) -> tuple[str, str]:
+    """An order paid by a method whose bank decides later: (job_id, PaymentIntent)."""
+    job_id = shop.register().job_id
+    payment_intent = shop.payments.pay(job_id, shop.job(job_id).price_cents)
+    shop.payments.intents[payment_intent] = replace(shop.payments.intents[payment_intent], status="processing")
+    session_id = shop.job(job_id).checkout_session_id or ""
+    shop.payments.sessions[session_id] = replace(
+        shop.payments.sessions[session_id], status="complete", payment_intent_id=payment_intent
+    )
+    return job_id, payment_intent
+
+
+@pytest.mark.parametrize("told_by", ["webhook", "clean-up"])
+def test_a_payment_on_its_way_is_told_and_nothing_is_abandoned_until_it_is_decided(shop: Steps, told_by: str) -> None:
+    job_id, payment_intent = delayed(shop)
+    session = {"object": "checkout.session", "id": "cs_1", "payment_intent": payment_intent}
+    if told_by == "webhook":
+        assert shop.tell("checkout.session.completed", session | {"payment_status": "unpaid"}, job_id) == "on its way"
+    for _ in range(4):
+        shop.later(hours=25)
+        assert intake.close_abandoned(shop.ctx) == 0
+    shop.mail_due()
+    assert shop.mailer.subjects() == ["payment_started"]
+    shown = progress.snapshot(shop.ctx, shop.job(job_id), full=True)
+    assert (shown["step"], shown["payment_on_its_way"]) == ("awaiting_payment", True)
+    shop.payments.intents[payment_intent] = replace(shop.payments.intents[payment_intent], status="succeeded")
+    session["payment_status"] = "paid"
+    assert shop.tell("checkout.session.async_payment_succeeded", session, job_id) == "order"
+    assert not progress.snapshot(shop.ctx, shop.job(job_id), full=True)["payment_on_its_way"]
+
+
+@pytest.mark.parametrize("told_by", ["webhook", "clean-up"])
+def test_a_payment_on_its_way_that_fails_closes_the_order(shop: Steps, told_by: str) -> None:
+    job_id, payment_intent = delayed(shop)
+    session = {"object": "checkout.session", "id": "cs_1", "payment_intent": payment_intent, "payment_status": "unpaid"}
+    shop.tell("checkout.session.completed", session, job_id)
+    failed = replace(shop.payments.intents[payment_intent], status="requires_payment_method")
+    shop.payments.intents[payment_intent] = failed
+    if told_by == "webhook":
+        shop.tell("checkout.session.async_payment_failed", session, job_id)
+    else:
+        shop.later(hours=25)
+        assert intake.close_abandoned(shop.ctx) == 1
+    assert shop.job(job_id).status == "abandoned"
