@@ -116,6 +116,12 @@ class StripePayment:
     refundable: bool = True  # False while an open dispute keeps the charge from being refunded
     fee_cents: int | None = None  # from the balance transaction, None until known
     created_at: datetime | None = None
+    charged_at: datetime | None = None
+
+    @property
+    def paid_at(self) -> datetime | None:
+        """When it was paid: a PaymentIntent is made at the first try and may succeed hours later."""
+        return self.charged_at or self.created_at
 
 
 @dataclass(frozen=True, kw_only=True)

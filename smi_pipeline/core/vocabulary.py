@@ -157,6 +157,7 @@ class ManualTaskKind(StrEnum):
     DISK_FULL = "disk_full"
     DISPUTE = "dispute"
     FIDELITY = "fidelity"
+    FRAUD_WARNING = "fraud_warning"
     FILE_DAMAGED = "file_damaged"
     FILE_MISSING = "file_missing"
     MAIL_FAILED = "mail_failed"

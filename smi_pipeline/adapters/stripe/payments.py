@@ -170,6 +170,7 @@ class StripePayments:
             refundable=not disputed or self._refundable(intent["id"]),
             fee_cents=transaction.get("fee") if comparable else None,
             created_at=_moment(intent["created"]) if intent.get("created") else None,
+            charged_at=_moment(charge["created"]) if charge.get("created") else None,
         )
 
     def _refundable(self, payment_intent_id: str) -> bool:
