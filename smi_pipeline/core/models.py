@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from smi_pipeline.core.vocabulary import (
+    UNSUCCESSFUL_REFUNDS,
     DisputeState,
     EmailKind,
     EmailState,
@@ -141,7 +142,7 @@ class StripeRefund:
     @property
     def alive(self) -> bool:
         """Whether it counts as returned money. What is not known does: nothing must be returned twice."""
-        return self.status not in ("failed", "canceled")
+        return self.status not in UNSUCCESSFUL_REFUNDS
 
 
 @dataclass(frozen=True, kw_only=True)
