@@ -97,6 +97,7 @@ class Settings(BaseSettings):
     stripe_api_key: SecretStr = SecretStr("")
     stripe_api_base: HttpUrl | None = None
     stripe_webhook_secret: SecretStr = SecretStr("")
+    smi_payment_methods: CommaSeparated = ("card",)
 
     # Mail
     smtp_host: str = ""
@@ -176,6 +177,7 @@ class Settings(BaseSettings):
         """Return the promises and limits of the services."""
         return Policy(
             public_url=self.public_url,
+            payment_methods=self.smi_payment_methods,
             mail_domain=self.smi_mail_from.rpartition("@")[2].strip("> ") or "localhost",
             max_processing=timedelta(seconds=self.smi_max_processing_seconds),
             max_wait=timedelta(seconds=self.smi_max_wait_seconds),

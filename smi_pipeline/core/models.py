@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from smi_pipeline.core.vocabulary import (
+    UNSUCCESSFUL_REFUNDS,
     DisputeState,
     EmailKind,
     EmailState,
@@ -117,6 +118,12 @@ class StripePayment:
     refundable: bool = True  # False while an open dispute keeps the charge from being refunded
     fee_cents: int | None = None  # from the balance transaction, None until known
     created_at: datetime | None = None
+    charged_at: datetime | None = None
+
+    @property
+    def paid_at(self) -> datetime | None:
+        """When it was paid: a PaymentIntent is made at the first try and may succeed hours later."""
+        return self.charged_at or self.created_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +143,7 @@ class StripeRefund:
     @property
     def alive(self) -> bool:
         """Whether it counts as returned money. What is not known does: nothing must be returned twice."""
-        return self.status not in ("failed", "canceled")
+        return self.status not in UNSUCCESSFUL_REFUNDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +160,7 @@ class CheckoutRequest:
     cancel_url: str
     expires_at: datetime
     idempotency_key: str
+    payment_methods: tuple[str, ...] = ("card",)  # empty: those of the Stripe dashboard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +260,7 @@ class UpscaleJob:
     expected_credits: int
     checkout_session_id: str | None
     checkout_expires_at: datetime | None
+    paying_intent: str | None
     payment_intent_id: str | None
     paid_at: datetime | None
     recorded_at: datetime | None

@@ -15,6 +15,7 @@ class Policy:
 
     public_url: str = "http://127.0.0.1:8080"
     currency: str = "usd"
+    payment_methods: tuple[str, ...] = ("card",)  # that Checkout offers; empty: those of the Stripe dashboard
     mail_domain: str = "localhost"  # right side of Message-IDs
     max_processing: timedelta = timedelta(seconds=900)
     max_wait: timedelta = timedelta(seconds=3600)

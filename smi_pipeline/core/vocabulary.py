@@ -133,6 +133,8 @@ class EmailKind(StrEnum):
     DELAY = "delay"
     REFUND_ACTION = "refund_action"  # Stripe needs something of the customer before it can return the money
 
+    PAYMENT_STARTED = "payment_started"  # the bank has not decided yet
+
 
 class EmailState(StrEnum):
     """State of a mail."""
@@ -156,6 +158,7 @@ class ManualTaskKind(StrEnum):
     DISK_FULL = "disk_full"
     DISPUTE = "dispute"
     FIDELITY = "fidelity"
+    FRAUD_WARNING = "fraud_warning"
     FILE_DAMAGED = "file_damaged"
     FILE_MISSING = "file_missing"
     MAIL_FAILED = "mail_failed"

@@ -35,7 +35,8 @@ def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, A
     eta = None if since else _eta_seconds(ctx, job, now)
     refunds = [_refund(ctx, job, r) for r in ctx.state.refunds.of_job(job.job_id)]
     pending = any(r["state"] in UNFINISHED_REFUNDS for r in refunds)
-    poll_after = _poll_after(step, pending)
+    on_its_way = job.status is Status.AWAITING_PAYMENT and job.paying_intent is not None
+    poll_after = POLL_SECONDS_REFUND if on_its_way else _poll_after(step, pending)
     progress = progress_percent(
         job.status, now=now, started_at=job.processing_at, expected_seconds=job.expected_seconds
     )
@@ -43,6 +44,7 @@ def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, A
         "job_id": job.job_id,
         "status": CUSTOMER_STAGE[job.status].value,
         "step": step,
+        "payment_on_its_way": on_its_way,
         "progress": max(progress, CHECKING_PERCENT) if step == "checking" else progress,
         "eta": eta,
         "eta_text": "Waiting; it goes on by itself." if since else _eta_text(step, eta),
@@ -53,7 +55,7 @@ def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, A
     }
     if not full:
         # Without the signed token a page learns that something changed, but not what.
-        return data | {"revision": f"{step}/waiting" if since else step}
+        return data | {"revision": f"{step}/waiting" if since else step + "!" * on_its_way}
     width, height = job.output_size
     download = _download(ctx, job, now) if job.status is Status.COMPLETED else None
     # The promised time is over: now the page offers what the mail about the delay does.
@@ -61,7 +63,7 @@ def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, A
     end_url = notify.end_waiting_url(ctx, job.job_id) if late and ctx.state.waiting.can_end(job.job_id) else None
     revision = "/".join(
         [
-            step,
+            step + "!" * on_its_way,
             *(["waiting"] if since else []),
             *(["late"] if end_url else []),
             *(f"{r['kind']}:{r['state']}{'!' * r['action_needed']}" for r in refunds),

@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from smi_pipeline.core import faults, properties
-from smi_pipeline.core.errors import NotFound, PermanentError, RefusedError, TransientError, Unavailable
+from smi_pipeline.core.errors import AccountError, NotFound, PermanentError, RefusedError, TransientError, Unavailable
+from smi_pipeline.core.faults import Failure
 from smi_pipeline.core.image_rules import check_output_size
 from smi_pipeline.core.models import (
     CheckoutRequest,
@@ -20,7 +21,7 @@ from smi_pipeline.core.models import (
     StripePayment,
     UpscaleJob,
 )
-from smi_pipeline.core.vocabulary import FetchKind, ManualTaskKind
+from smi_pipeline.core.vocabulary import FetchKind, ManualTaskKind, Queue
 from smi_pipeline.formatting import one_line
 from smi_pipeline.services import notify, refund
 from smi_pipeline.services.context import ServiceContext, log
@@ -29,6 +30,13 @@ SCALES = {"4x": 4, "8x": 8}
 SOURCE = "sell-my-images"
 """`metadata.source` of our Stripe objects; others of the same account belong to another shop."""
 
+REFUSED_FIELDS = {
+    "amount_too_large": "resolution: the price cannot be paid",
+    "amount_too_small": "resolution: the price cannot be paid",
+    "email_invalid": "email: the payment service does not take this address",
+}
+"""What Stripe may refuse of an order, by its reason, in words for the shop."""
+
 _MAX_FAILED = 5
 """After this many sessions that cannot be closed in one call, an outage is assumed."""
 
@@ -36,7 +44,8 @@ _ID = re.compile(r"[!-~]{0,255}")
 PAID_EVENTS = ("checkout.session.completed", "checkout.session.async_payment_succeeded", "payment_intent.succeeded")
 CLOSING_EVENTS = ("checkout.session.expired", "checkout.session.async_payment_failed")
 REFUND_EVENTS = ("charge.refunded", "charge.refund.updated", "refund.created", "refund.updated", "refund.failed")
-DISPUTE_EVENTS = ("charge.dispute.created", "charge.dispute.closed")
+DISPUTE_EVENTS = ("charge.dispute.created", "charge.dispute.updated", "charge.dispute.closed")
+WARNING_EVENTS = ("radar.early_fraud_warning.created",)
 UNIMPORTANT_EVENTS = frozenset(
     {
         "charge.captured",
@@ -67,7 +76,14 @@ UNPAID_STATES = (
 )
 """States of a PaymentIntent without its money."""
 
-HANDLED_EVENTS = (*PAID_EVENTS, *CLOSING_EVENTS, *REFUND_EVENTS, *DISPUTE_EVENTS, "payment_intent.payment_failed")
+HANDLED_EVENTS = (
+    *PAID_EVENTS,
+    *CLOSING_EVENTS,
+    *REFUND_EVENTS,
+    *DISPUTE_EVENTS,
+    *WARNING_EVENTS,
+    "payment_intent.payment_failed",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,11 +155,12 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
         resolution=request.resolution,
         amount_cents=job.price_cents,
         currency=job.currency,
-        customer_email=email,
+        customer_email=_for_the_wire(email),
         description=f"{request.resolution} upscale of {job.file_name}, {width * scale} x {height * scale} pixels",
         success_url=status_url,
         cancel_url=request.return_url or status_url,
         expires_at=expires_at,
+        payment_methods=ctx.policy.payment_methods,
         idempotency_key=f"checkout:{job_id}",
     )
     try:
@@ -151,7 +168,14 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
     except (TransientError, PermanentError, NotFound) as error:
         # Nobody can have paid: the address of the session was never given out.
         ctx.state.jobs.abandon(job_id, actor=ctx.actor)
+        reason = error.reason if isinstance(error, PermanentError) else None
+        if reason in REFUSED_FIELDS:
+            raise RefusedError(f"{REFUSED_FIELDS[reason]}: {error}", status=422) from error
+        if isinstance(error, AccountError):
+            failure = Failure(breaker=faults.STRIPE, work_key=job_id, message=str(error), scope=faults.Scope.SHOP)
+            ctx.state.breakers.note(failure)
         raise Unavailable(f"the payment service does not answer properly now: {error}") from error
+    _note_that_stripe_works(ctx)
     ctx.state.jobs.checkout_created(job_id, session.session_id, expires_at)
     return RegisteredJob(
         job_id=job_id,
@@ -162,6 +186,13 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
         checkout_url=session.url or "",
         status_url=status_url,
     )
+
+
+def _note_that_stripe_works(ctx: ServiceContext) -> None:
+    """Close Stripe's circuit breaker if nothing but a new order can: a refund that waits tells more."""
+    is_open = any(each.name == faults.STRIPE and each.is_open for each in ctx.state.breakers.all())
+    if is_open and not ctx.state.leases.due(Queue.REFUND):
+        ctx.state.breakers.note_success(faults.STRIPE, ctx.policy)
 
 
 def handle_stripe_event(ctx: ServiceContext, event: StripeEvent, *, source: str) -> str:
@@ -181,21 +212,26 @@ def handle_stripe_event(ctx: ServiceContext, event: StripeEvent, *, source: str)
     if not body:
         return "not handled"  # a thin event: the comparison of payments finds what it is about
     name = (event.event_id, event.type)
-    if event.type in (*REFUND_EVENTS, *DISPUTE_EVENTS):
+    if event.type in (*REFUND_EVENTS, *DISPUTE_EVENTS, *WARNING_EVENTS):
         if payment_intent is None or not _are_ids(event.event_id, payment_intent, body.get("id")):
             return "not ours"
-        handle = refund.handle_refund_event if event.type in REFUND_EVENTS else refund.handle_dispute_event
-        return handle(ctx, event, payment_intent, source=source)
+        if event.type in REFUND_EVENTS:
+            return refund.handle_refund_event(ctx, event, payment_intent, source=source)
+        if event.type in DISPUTE_EVENTS:
+            return refund.handle_dispute_event(ctx, event, payment_intent, source=source)
+        return refund.handle_fraud_warning(ctx, event, payment_intent)
     if not _is_ours(body):
         return "not ours"
     job_id = body["metadata"].get("job_id", "")
     if not _are_ids(event.event_id, payment_intent, body.get("id"), job_id):
         raise RefusedError(f"the object of the event {event.event_id[:64]!r} is malformed")
     if event.type in PAID_EVENTS:
-        if payment_intent is None or (
-            body.get("object") == "checkout.session" and body.get("payment_status") != "paid"
-        ):
+        if payment_intent is None:
             return "not paid yet"
+        if body.get("object") == "checkout.session" and body.get("payment_status") != "paid":
+            # Of a method whose bank decides days later, or in words that are not known: the intent tells.
+            noted = ctx.state.jobs.payment_on_its_way(job_id, payment_intent, actor=source, event=name)
+            return "on its way" if noted else "not paid yet"
         if ctx.state.webhook_inbox.seen([event.event_id]):
             return "repeated"
         return learn_of_payment(ctx, payment_intent, job_id, event=name, source=source)
@@ -251,9 +287,7 @@ def close_abandoned(ctx: ServiceContext, limit: int = 100) -> int:
     for job_id, session_id in ctx.state.jobs.abandoned_candidates(limit):
         try:
             session = _closed_session(ctx, session_id) if session_id else None
-            if session and session.payment_intent_id and session.payment_status == "paid":
-                learn_of_payment(ctx, session.payment_intent_id, job_id, event=None, source=ctx.actor)
-            else:
+            if not (session and session.payment_intent_id and _lives(ctx, session, job_id)):
                 closed += ctx.state.jobs.abandon(job_id, actor=ctx.actor)
                 continue
         except (TransientError, PermanentError, NotFound) as error:
@@ -263,6 +297,25 @@ def close_abandoned(ctx: ServiceContext, limit: int = 100) -> int:
         if failed >= _MAX_FAILED:
             break
     return closed
+
+
+def _lives(ctx: ServiceContext, session: CheckoutSession, job_id: str) -> bool:
+    """Return whether the payment of a closed session was made or may still be: nothing is abandoned then. Record one
+    that was made."""
+    intent = session.payment_intent_id or ""
+    if session.payment_status == "paid":
+        learn_of_payment(ctx, intent, job_id, event=None, source=ctx.actor)
+        return True
+    if session.status != "complete":
+        return False
+    status = ctx.payments.payment(intent).status
+    if status == "succeeded":
+        learn_of_payment(ctx, intent, job_id, event=None, source=ctx.actor)
+    elif status in ("canceled", "requires_payment_method"):
+        return False
+    else:
+        ctx.state.jobs.payment_on_its_way(job_id, intent, actor=ctx.actor, event=None)
+    return True
 
 
 def _closed_session(ctx: ServiceContext, session_id: str) -> CheckoutSession | None:
@@ -321,6 +374,14 @@ def _checked_email(address: str) -> str:
         return validate_email(address, check_deliverability=False).normalized
     except EmailNotValidError as error:
         raise RefusedError(f"email: {error}", status=422) from error
+
+
+def _for_the_wire(address: str) -> str:
+    """Return an address with its domain in ASCII (xn--…): Stripe takes no other."""
+    from email_validator import validate_email
+
+    checked = validate_email(address, check_deliverability=False)
+    return f"{checked.local_part}@{checked.ascii_domain}"
 
 
 def _file_name(url: str) -> str:

@@ -149,6 +149,8 @@ def _context(ctx: ServiceContext, job: UpscaleJob, email: Email) -> Mapping[str,
             "currency": job.currency,
             "end_waiting_url": end_waiting_url(ctx, job.job_id),
         }
+    if email.kind is EmailKind.PAYMENT_STARTED:
+        return context | {"price_cents": job.price_cents, "currency": job.currency}
     wanted = email.context.get("refund_row")
     refund = next(r for r in ctx.state.refunds.of_job(job.job_id) if r.refund_id == wanted)
     amount = refund.amount_cents

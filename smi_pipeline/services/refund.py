@@ -8,7 +8,7 @@ from smi_pipeline.core import faults, reasons
 from smi_pipeline.core.errors import AmbiguousError, AnsweredError, NotFound, PermanentError, TransientError
 from smi_pipeline.core.faults import Failure
 from smi_pipeline.core.models import Refund, StripeEvent, StripePayment, StripeRefund
-from smi_pipeline.core.vocabulary import DisputeState, Queue, RefundState, StepState
+from smi_pipeline.core.vocabulary import DisputeState, ManualTaskKind, Queue, RefundState, StepState
 from smi_pipeline.services import notify
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.lease_renewal import renewed
@@ -16,6 +16,20 @@ from smi_pipeline.services.steps import StepResult, run_step, watched
 
 INSUFFICIENT_BALANCE = "insufficient_balance"
 """Reason of the PermanentError for a refund that money on the account would make possible."""
+
+DISPUTE_STATES = {
+    "won": DisputeState.WON,
+    "warning_closed": DisputeState.WON,
+    "lost": DisputeState.LOST,
+    "prevented": DisputeState.LOST,  # the customer has the money, and there is nothing to answer
+    "needs_response": DisputeState.OPEN,
+    "under_review": DisputeState.OPEN,
+    "warning_needs_response": DisputeState.OPEN,
+    "warning_under_review": DisputeState.OPEN,
+    "appeal_needs_response": DisputeState.OPEN,
+    "appeal_under_review": DisputeState.OPEN,
+}
+"""What the words of Stripe for a dispute mean; all others count as open."""
 
 REFUND_SECONDS = 90
 """Time limit of the calls of one refund."""
@@ -190,14 +204,43 @@ def handle_dispute_event(ctx: ServiceContext, event: StripeEvent, payment_intent
     """Record a dispute on its payment and open a manual task. Refunds ask Stripe whether they are possible."""
     if ctx.state.queries.payment(payment_intent) is None:
         return "not ours"
-    state = DisputeState.OPEN
-    if event.type == "charge.dispute.closed":
-        won = event.object.get("status") in ("won", "warning_closed")
-        state = DisputeState.WON if won else DisputeState.LOST
+    word = str(event.object.get("status") or "")
+    state = DISPUTE_STATES.get(word, DisputeState.OPEN)
+    if word not in DISPUTE_STATES and event.type != "charge.dispute.created":
+        ctx.state.manual_tasks.open(
+            kind=ManualTaskKind.UNKNOWN_WORD,
+            subject=f"dispute {word or 'without a status'}"[:100],
+            message=f"Stripe says of a dispute of {payment_intent} that it is {word or 'in no state'!r}, which is not "
+            "known here. It counts as open: refunds of the payment wait where Stripe does not allow them.",
+            next_step="See in the Stripe dashboard what it means.",
+        )
     changed = ctx.state.payments.note_dispute(
-        payment_intent, state, _began(event.object), event=(event.event_id, event.type), actor=source
+        payment_intent,
+        state,
+        _began(event.object),
+        event=(event.event_id, event.type),
+        actor=source,
+        appeal=word.startswith("appeal_"),
     )
     return f"dispute {state}" if changed else "repeated"
+
+
+def handle_fraud_warning(ctx: ServiceContext, event: StripeEvent, payment_intent: str) -> str:
+    """Open a manual task for an early fraud warning: many become disputes, which cost more than an order."""
+    payment = ctx.state.queries.payment(payment_intent)
+    if payment is None:
+        return "not ours"
+    if not ctx.state.webhook_inbox.note(event.event_id, event.type, "fraud warning"):
+        return "repeated"
+    ctx.state.manual_tasks.open(
+        kind=ManualTaskKind.FRAUD_WARNING,
+        subject=payment_intent,
+        job_id=payment.job_id,
+        message=f"The bank warns that the payment {payment_intent} may be fraud. Many of them are disputed, which "
+        "costs more than the order.",
+        next_step="Look at it in the Stripe dashboard. Returning the money now (`smi jobs refund`) avoids the dispute.",
+    )
+    return "fraud warning"
 
 
 def _began(dispute: Mapping[str, Any]) -> datetime | None:

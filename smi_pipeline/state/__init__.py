@@ -28,7 +28,7 @@ class State:
         self.database = database
         self.leases = Leases(database)
         self.breakers = Breakers(database)
-        self.jobs = Jobs(database)
+        self.jobs = Jobs(database, mail_domain)
         self.payments = Payments(database)
         self.webhook_inbox = WebhookInbox(database)
         self.submissions = Submissions(database, secret_key)

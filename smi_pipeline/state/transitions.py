@@ -84,7 +84,7 @@ def start_paid(tx: Transaction, job: Row, payment: StripePayment, *, max_wait: t
             "currency": payment.currency,
         },
         payment_intent=payment.payment_intent_id,
-        paid_at=payment.created_at,
+        paid_at=payment.paid_at,
         max_wait=max_wait,
     )
 
@@ -101,7 +101,7 @@ def refuse_amount(tx: Transaction, job: Row, payment: StripePayment, *, message:
         actor,
         {"message": message},
         payment_intent=payment.payment_intent_id,
-        paid_at=payment.created_at,
+        paid_at=payment.paid_at,
         reason=reasons.WRONG_AMOUNT,
         message=message,
     )

@@ -60,6 +60,7 @@ class MailRenderer:
             "goodwill": self._goodwill,
             "delay": self._delay,
             "refund_action": self._refund_action,
+            "payment_started": self._payment_started,
             "alert": self._alert,
         }
 
@@ -144,6 +145,15 @@ class MailRenderer:
             "ratings": [
                 (n, formatting.RATINGS[n], content.link(ratings[n], f"rating_urls[{n}]")) for n in sorted(ratings)
             ],
+        }
+
+    def _payment_started(self, context: Mapping[str, Any], _at: datetime) -> dict[str, Any]:
+        price = formatting.money(context["price_cents"], context["currency"])
+        return self._customer(context) | {
+            "template": "payment_started",
+            "subject": f"Your payment of {price} is on its way",
+            "heading": "Your payment is on its way",
+            "price": price,
         }
 
     def _money_back(self, context: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,9 @@ from smi_pipeline.core.errors import (
 from smi_pipeline.formatting import one_line
 
 REFUSED = "stripe_refused"
-NAMED_REFUSALS = frozenset({"charge_already_refunded", "charge_disputed"})
+NAMED_REFUSALS = frozenset(
+    {"amount_too_large", "amount_too_small", "charge_already_refunded", "charge_disputed", "email_invalid"}
+)
 """Stripe error codes that are passed on as the reason of the PermanentError; all others are `REFUSED`."""
 
 INSUFFICIENT_BALANCE = "insufficient_balance"

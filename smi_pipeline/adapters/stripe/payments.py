@@ -84,9 +84,11 @@ class StripePayments:
         """Open a Checkout session for one upscale. A second try needs the same parameters, `expires_at` included, or
         Stripe refuses its key."""
         metadata = {"job_id": request.job_id, "resolution": request.resolution, "source": SOURCE}
+        options: Any = {"payment_method_types": list(request.payment_methods)} if request.payment_methods else {}
         with translated():
             session = self._client.v1.checkout.sessions.create(
-                {
+                options
+                | {
                     "mode": "payment",
                     "line_items": [
                         {
@@ -168,6 +170,7 @@ class StripePayments:
             refundable=not disputed or self._refundable(intent["id"]),
             fee_cents=transaction.get("fee") if comparable else None,
             created_at=_moment(intent["created"]) if intent.get("created") else None,
+            charged_at=_moment(charge["created"]) if charge.get("created") else None,
         )
 
     def _refundable(self, payment_intent_id: str) -> bool:

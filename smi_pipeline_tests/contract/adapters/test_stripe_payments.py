@@ -132,6 +132,7 @@ def test_a_checkout_session_is_opened_with_metadata_on_session_and_intent(server
     assert sent.headers["Authorization"] == f"Bearer {KEY}"
     assert sent.headers["Idempotency-Key"] == "checkout:5f0c:1"
     assert dict(parse_qsl(sent.body.decode())) == {
+        "payment_method_types[0]": "card",
         "mode": "payment",
         "line_items[0][quantity]": "1",
         "line_items[0][price_data][currency]": "usd",

@@ -483,3 +483,37 @@ def test_a_refund_worker_that_lost_its_lease_asks_nothing_of_stripe(shop: Steps)
     shop.take(Queue.REFUND)
     assert refund.process(shop.ctx, key, zombie).state == "lost"
     assert shop.payments.keys == []
+
+
+def test_a_prevented_dispute_has_returned_the_money(shop: Steps) -> None:
+    job_id = shop.failed()
+    payment_intent = payment_of(shop, job_id)
+    shop.payments.dispute(payment_intent, refundable=False)
+    body = {"object": "dispute", "id": "dp_1", "payment_intent": payment_intent, "status": "prevented"}
+    shop.tell("charge.dispute.created", body)
+    shop.refund_due()
+    assert shop.payments.keys == []
+    assert shop.job(job_id).status == "refunded"
+    assert shop.tasks() == []
+
+
+def test_an_appeal_opens_a_lost_dispute_again(shop: Steps) -> None:
+    payment_intent = payment_of(shop, shop.delivered())
+    body = {"object": "dispute", "id": "dp_1", "payment_intent": payment_intent}
+    shop.tell("charge.dispute.closed", body | {"status": "lost"})
+    assert shop.tasks() == []
+    shop.tell("charge.dispute.updated", body | {"status": "appeal_needs_response"})
+    assert shop.tasks() == ["dispute"]
+    shop.tell("charge.dispute.closed", body | {"status": "won"})
+    assert shop.tasks() == []
+
+
+def test_a_state_of_a_dispute_that_is_not_known_counts_as_open_and_is_a_persons_task(shop: Steps) -> None:
+    job_id = shop.failed()
+    payment_intent = payment_of(shop, job_id)
+    shop.payments.dispute(payment_intent, refundable=False)
+    body = {"object": "dispute", "id": "dp_1", "payment_intent": payment_intent, "status": "arbitrated"}
+    shop.tell("charge.dispute.closed", body)
+    shop.refund_due()
+    assert states(shop, job_id) == [("failure", "owed")], "it is not taken for lost"
+    assert sorted(shop.tasks()) == ["dispute", "unknown_word"]

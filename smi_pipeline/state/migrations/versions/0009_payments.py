@@ -1,4 +1,4 @@
-"""What a refund waits for: a new key, the shop's balance, the customer.
+"""What a refund waits for (a new key, the shop's balance, the customer), and a payment that is on its way.
 
 Earlier releases read none of the new columns and write none of the new values, so they run on while this is applied.
 """
@@ -6,7 +6,7 @@ Earlier releases read none of the new columns and write none of the new values, 
 from alembic import op
 
 revision = "0009"
-down_revision = "0007"
+down_revision = "0008"
 
 NEW = """
 ALTER TABLE smi.refunds
@@ -19,14 +19,19 @@ COMMENT ON COLUMN smi.refunds.waits_for_balance IS 'Stripe refuses it while the 
 COMMENT ON COLUMN smi.refunds.stripe_status IS 'The word of Stripe for its state, also one that is not known here.';
 ALTER TABLE smi.emails DROP CONSTRAINT emails_kind_check;
 ALTER TABLE smi.emails ADD CONSTRAINT emails_kind_check
-    CHECK (kind IN ('completion', 'refund', 'duplicate_payment', 'goodwill', 'refund_action')) NOT VALID;
+    CHECK (kind IN ('completion', 'refund', 'duplicate_payment', 'goodwill', 'refund_action', 'payment_started'))
+    NOT VALID;
+ALTER TABLE smi.upscale_jobs ADD COLUMN paying_intent text;
+COMMENT ON COLUMN smi.upscale_jobs.paying_intent IS
+    'The PaymentIntent of a payment that the customer has made and the bank has not decided yet.';
 """
 
 OLD = """
-DELETE FROM smi.emails WHERE kind = 'refund_action';
+DELETE FROM smi.emails WHERE kind IN ('refund_action', 'payment_started');
 ALTER TABLE smi.emails DROP CONSTRAINT emails_kind_check;
 ALTER TABLE smi.emails ADD CONSTRAINT emails_kind_check
     CHECK (kind IN ('completion', 'refund', 'duplicate_payment', 'goodwill'));
+ALTER TABLE smi.upscale_jobs DROP COLUMN paying_intent;
 ALTER TABLE smi.refunds DROP COLUMN key_spent, DROP COLUMN waits_for_balance, DROP COLUMN stripe_status;
 """
 

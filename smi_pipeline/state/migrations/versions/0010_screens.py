@@ -6,7 +6,7 @@ The check on the kinds of mails is not validated: the old one allowed a part of 
 from alembic import op
 
 revision = "0010"
-down_revision = "0007"
+down_revision = "0009"
 
 SCREENS = """
 ALTER TABLE smi.person_tasks ADD COLUMN end_told_at timestamptz;
