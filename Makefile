@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo up dev lint test wheel-test attack removals storm chaos soak faults two-stacks bench-reports clean
+.PHONY: help install demo up dev lint test wheel-test attack removals storm fairness chaos soak faults two-stacks bench-reports clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "  removals       remove each safeguard of the state and show which test fails"
 	@echo "  attack         send 100,000 hostile requests to each site of the front, judged by what arrives behind it; SEED=1"
 	@echo "  storm          send each webhook a hundred times, and 10,000 forged ones; print response times"
+	@echo "  fairness       let 150 paid jobs wait and see in which order they start; ARGS=\"--only stream\""
 	@echo "  chaos          kill every process at every failpoint (an hour); FULL=1, ARGS=\"--seed N --only POINT@PROCESS\""
 	@echo "  soak           sell JOBS=1000 upscales under random faults; SEED=1, ARGS=\"--outage disk-storage\","
 	@echo "                 ARGS=\"--orders-per-minute 150\", ARGS=\"--json out.json\""
@@ -71,6 +72,9 @@ storm: install
 
 attack: install
 	$(BIN)/python -m smi_pipeline_tests.attack --seed $(or $(SEED),1) $(ARGS)
+
+fairness: install
+	$(BIN)/python -W ignore -m smi_pipeline_tests.fairness $(ARGS)
 
 chaos: install
 	$(BIN)/python -W ignore -m smi_pipeline_tests.chaos $(if $(FULL),--full) $(ARGS)

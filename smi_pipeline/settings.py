@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from smi_pipeline.core.allowance import Allowance
 from smi_pipeline.core.models import ApiFormat
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.pricing import Prices
@@ -90,6 +91,7 @@ class Settings(BaseSettings):
     upsampler_wire: ApiFormat = ApiFormat.LIVE
     upsampler_requests_per_minute: int = Field(60, ge=0)
     upsampler_requests_per_hour: int = Field(1800, ge=0)
+    upsampler_status_calls_per_minute: int = Field(180, ge=0)
 
     # Stripe
     stripe_api_key: SecretStr = SecretStr("")
@@ -115,7 +117,7 @@ class Settings(BaseSettings):
     smi_max_hold_hours: float = Field(24, ge=0, le=24 * 365)
     smi_max_outage_hours: float = Field(12, ge=0, le=24 * 365)
     smi_max_resubmissions: int = Field(2, ge=0, le=3)
-    smi_max_in_flight: int = Field(200, ge=1)
+    smi_max_in_flight: int = Field(15, ge=1)
 
     # Images
     smi_allowed_source_hosts: CommaSeparated = ()
@@ -185,7 +187,10 @@ class Settings(BaseSettings):
             max_resubmissions=self.smi_max_resubmissions,
             max_source_bytes=self.smi_max_source_bytes,
             max_output_megapixels=self.smi_max_output_megapixels,
-            requests_per_minute=self.upsampler_requests_per_minute,
+            submissions=Allowance(
+                per_minute=self.upsampler_requests_per_minute, per_hour=self.upsampler_requests_per_hour
+            ),
+            status_calls=Allowance(per_minute=self.upsampler_status_calls_per_minute),
             monthly_credit_budget=self.smi_monthly_credit_budget,
             budget_hold=self.smi_budget_hold,
         )

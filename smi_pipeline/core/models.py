@@ -421,8 +421,9 @@ class QueueFigures:
     refunds_pending: int
     mails_owed: int
     person_tasks: int
-    calls_minute: int
-    calls_hour: int
+    submissions_minute: int
+    submissions_hour: int
+    status_calls_minute: int
     silent_seconds: float | None  # since the last heartbeat
 
 

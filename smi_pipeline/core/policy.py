@@ -3,6 +3,11 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
+from smi_pipeline.core.allowance import Allowance
+
+SUBMISSIONS = Allowance(per_minute=60, per_hour=1800)
+STATUS_CALLS = Allowance(per_minute=180)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
@@ -18,10 +23,11 @@ class Policy:
     download_ttl: timedelta = timedelta(hours=24)
     max_hold: timedelta = timedelta(hours=24)
     max_outage: timedelta = timedelta(hours=12)
-    max_in_flight: int = 200
+    max_in_flight: int = 15
     max_source_bytes: int = 50_000_000
     max_output_megapixels: float = 256
-    requests_per_minute: int = 60
+    submissions: Allowance = SUBMISSIONS
+    status_calls: Allowance = STATUS_CALLS
     monthly_credit_budget: int | None = None
     budget_hold: bool = False
 

@@ -154,13 +154,13 @@ class StoragePort(Protocol):
 
 
 class LimiterPort(Protocol):
-    """The Upsampler allowance, shared by all processes."""
+    """The allowances of Upsampler, shared by all processes: one of submissions, one of status calls."""
 
     def acquire(self, purpose: CallPurpose) -> None:
         """Take one call. Raise RateLimited with the seconds until there is room."""
 
-    def blocked_until(self, at: datetime, reason: str) -> None:
-        """Record a 429's Retry-After for every process."""
+    def refused(self, purpose: CallPurpose, *, retry_after: float, reason: str) -> None:
+        """Record a 429 for every process: the allowance of this purpose pauses, and is smaller afterwards."""
 
 
 class RunsPort(Protocol):

@@ -50,8 +50,9 @@ class _StateCollector(Collector):
     def __init__(self, ctx: ServiceContext, settings: Settings) -> None:
         self._ctx = ctx
         self._allowance = {
-            ("minute",): settings.upsampler_requests_per_minute,
-            ("hour",): settings.upsampler_requests_per_hour,
+            ("submissions", "minute"): settings.upsampler_requests_per_minute,
+            ("submissions", "hour"): settings.upsampler_requests_per_hour,
+            ("status_calls", "minute"): settings.upsampler_status_calls_per_minute,
         }
 
     def describe(self) -> list[Metric]:
@@ -80,12 +81,16 @@ class _StateCollector(Collector):
             (Queue.REFUND,): queue.refunds_owed,
             (Queue.MAIL,): queue.mails_owed,
         }
-        calls = {("minute",): queue.calls_minute, ("hour",): queue.calls_hour}
+        calls = {
+            ("submissions", "minute"): queue.submissions_minute,
+            ("submissions", "hour"): queue.submissions_hour,
+            ("status_calls", "minute"): queue.status_calls_minute,
+        }
         for name, help_, labels, values in (
             ("smi_jobs", "Upscale jobs by status.", "status", {(status,): counts.get(status, 0) for status in Status}),
             ("smi_queue", "Rows that wait or are being worked on.", "queue", waiting),
-            ("smi_api_calls", "Calls to Upsampler in the last window.", "window", calls),
-            ("smi_api_allowance", "Calls allowed per window; 0: no limit.", "window", self._allowance),
+            ("smi_api_calls", "Calls to Upsampler in the last window.", "calls window", calls),
+            ("smi_api_allowance", "Calls allowed by the settings; 0: no limit.", "calls window", self._allowance),
             (
                 "smi_differences",
                 "Open differences between the state and Stripe or the storage.",

@@ -84,7 +84,7 @@ def step_of(job: UpscaleJob) -> str:
 def _eta_seconds(ctx: ServiceContext, job: UpscaleJob, now: datetime) -> int | None:
     """Return the estimated seconds until the image is ready, None when unknown."""
     if job.status is Status.PENDING:
-        wait = ctx.state.queries.forecast_wait_seconds(ctx.policy.requests_per_minute)
+        wait = ctx.state.queries.forecast_wait_seconds(ctx.policy)
         return round(wait + submit.expected_seconds(ctx, job))
     if job.status is not Status.PROCESSING or job.processing_at is None:
         return None

@@ -2,7 +2,7 @@
 
 ::
 
-    with Sandbox(folder, processing_seconds=0.2, rate_minute=0, rate_hour=0) as sandbox:
+    with Sandbox(folder, processing_seconds=0.2, rate_minute=0, rate_hour=0, rate_status=0) as sandbox:
         sandbox.urls.upsampler, sandbox.urls.stripe, sandbox.urls.smtp_port, sandbox.urls.mail, sandbox.urls.origin
         sandbox.fault("upsampler", "truncated", match={"job_id": "7"})
         sandbox.configure("stripe", webhook_url="http://127.0.0.1:8000/stripe")

@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from functools import partial
 
 from smi_pipeline.core.backoff import retry_seconds
@@ -75,7 +74,7 @@ def _ask(ctx: ServiceContext, external_id: str) -> UpscaleReply:
     try:
         return ctx.upscaler.status(external_id)
     except RateLimited as error:
-        tell_limiter(ctx, error)
+        tell_limiter(ctx, CallPurpose.POLL, error)
         raise
     except (AccountError, TransientError) as error:
         scope = Scope.SHOP if isinstance(error, AccountError) else Scope.UNKNOWN
@@ -85,7 +84,6 @@ def _ask(ctx: ServiceContext, external_id: str) -> UpscaleReply:
         raise
 
 
-def tell_limiter(ctx: ServiceContext, error: RateLimited) -> None:
+def tell_limiter(ctx: ServiceContext, purpose: CallPurpose, error: RateLimited) -> None:
     """Tell the limiter of a 429, which holds for every process."""
-    pause = timedelta(seconds=error.retry_after or 1)
-    ctx.limiter.blocked_until(ctx.state.submissions.now() + pause, str(error))
+    ctx.limiter.refused(purpose, retry_after=error.retry_after or 1.0, reason=str(error))

@@ -217,7 +217,7 @@ def _refuse_while_overloaded(ctx: ServiceContext, image_url: str) -> None:
         used = ctx.state.queries.credits_this_month()
         if used >= ctx.policy.monthly_credit_budget:
             raise Unavailable("no orders are taken until next month: the budget is used", retry_after=86_400)
-    wait = ctx.state.queries.forecast_wait_seconds(ctx.policy.requests_per_minute)
+    wait = ctx.state.queries.forecast_wait_seconds(ctx.policy)
     if wait > ctx.policy.max_wait.total_seconds():
         raise Unavailable("no orders are taken at the moment: too many are waiting", retry_after=int(wait))
 

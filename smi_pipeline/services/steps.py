@@ -125,7 +125,10 @@ def host_outage(error: TransientError, *, since: datetime | None, now: datetime)
 
 
 def upscale_failed(words: str) -> PermanentError:
-    """Return what it means that Upsampler could not process an image, by its words."""
+    """Return what it means that Upsampler could not process an image, by its words, or that its result was no good."""
+    reason, _, of_result = words.partition(": ")
+    if reason in (reasons.RESULT_REJECTED, reasons.NO_RESULT):
+        return PermanentError(reason, of_result, breaker=RESULTS)
     message = f"Upsampler could not process it: {words or 'no reason given'}"
     blamed = scope_of_words(words)
     return PermanentError(

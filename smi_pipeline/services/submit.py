@@ -135,7 +135,7 @@ def _refuse_another_call(ctx: ServiceContext, earlier: list[Submission]) -> None
 
 def _call(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> tuple[int, UpscaleReply]:
     """Make the call, with its intent committed before. Return the number of the submission and the reply."""
-    ctx.limiter.acquire(CallPurpose.SUBMIT)
+    _acquire(ctx)
     begun = ctx.state.submissions.begin(job.job_id, lease_id, actor=ctx.actor)
     if begun is None:
         raise TransientError("a submission of this job is open already", retry_after=10, counts=False)
@@ -154,10 +154,25 @@ def _call(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> tuple[int, Ups
     except (TransientError, PermanentError) as error:
         ctx.state.submissions.mark_rejected(submission_id, str(error))
         if isinstance(error, RateLimited):
-            tell_limiter(ctx, error)
+            tell_limiter(ctx, CallPurpose.SUBMIT, error)
+            raise _keeping_its_place(error) from error
         if isinstance(error, TransientError):
             error.counts = False  # nothing was attempted
         raise
+
+
+def _acquire(ctx: ServiceContext) -> None:
+    """Take a call of the allowance. There was one when the job was leased, unless a 429 came since."""
+    try:
+        ctx.limiter.acquire(CallPurpose.SUBMIT)
+    except RateLimited as error:
+        raise _keeping_its_place(error) from error
+
+
+def _keeping_its_place(error: RateLimited) -> RateLimited:
+    """Return the error of a job that is due at once: it is leased again, before those paid later, when there is a free
+    call."""
+    return RateLimited(str(error), retry_after=0.0)
 
 
 def _unclear(ctx: ServiceContext, why: str) -> AmbiguousError:

@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import PermanentError
 from smi_pipeline.core.faults import BELIEVED, Again, Breaker, Failure, may_wait
 from smi_pipeline.core.policy import Policy
@@ -43,12 +44,14 @@ def seconds_until_next(
     )
     tx.audit(job["job_id"], "asked_again", actor=actor, message=message[:500], breaker_open=breaker.is_open)
     if error.again is Again.RESUBMIT:
-        give_up_results(tx, job, error=str(error))
+        give_up_results(tx, job, error=message)
         seconds = max(seconds, RESUBMIT_SECONDS)
         late = error.reason in BELIEVED
         transitions.hand_back_to_submission(tx, job, seconds=seconds, error=message, new_deadline=late)
     else:
-        transitions.postpone(tx, job, seconds=seconds, error=message)
+        # To set a job aside is no attempt: without the one before it would never be tried again.
+        uncounted = 2 if error.reason == reasons.SET_ASIDE else 1
+        transitions.postpone(tx, job, seconds=seconds, error=message, uncounted=uncounted)
     return seconds
 
 

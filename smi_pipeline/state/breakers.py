@@ -142,7 +142,9 @@ def record_failure(tx: Transaction, failure: Failure) -> Breaker:
 
 def record_success(tx: Transaction, name: str, *, max_hold: timedelta) -> None:
     """Record that a part works: close its breaker, unless an operator has opened it."""
-    failed = tx.value("SELECT 1 FROM smi.breakers WHERE name = :name AND failed <> '{}'", name=name)
+    failed = tx.value(
+        "SELECT 1 FROM smi.breakers WHERE name = :name AND (failed <> '{}' OR opened_at IS NOT NULL)", name=name
+    )
     if failed and not _close(tx, name, max_hold=max_hold, actor="itself", also_by_hand=False):
         tx.run(
             "UPDATE smi.breakers SET failed = '{}', failing_since = NULL WHERE name = :name AND opened_at IS NULL",
@@ -206,17 +208,9 @@ def _submissions(tx: Transaction, open_: Mapping[str, Row], now: datetime) -> li
     reachable = f"(source_key IS NOT NULL OR {_BREAKER_OF_HOST} <> ALL(:shut))"
     shut = {"shut": [row["name"] for row in hosts]}
     again = Choice(where="job_id = ANY(:probes)", parameters={"probes": probes}, limit=1)
+    hosts_to_try = [row["name"] for row in hosts if _may_probe(row, now)]
     if not parts:
-        tries = [
-            Choice(
-                where=f"source_key IS NULL AND {_BREAKER_OF_HOST} = :host",
-                parameters={"host": name},
-                limit=1,
-                probes=(name,),
-            )
-            for name in (row["name"] for row in hosts if _may_probe(row, now))
-        ]
-        return [again, *tries, Choice(where=reachable, parameters=shut)]
+        return [again, *(_of_host(name) for name in hosts_to_try), Choice(where=reachable, parameters=shut)]
     # What is under way already tells sooner, and for no credits, whether status calls or results work again.
     told_sooner = faults.RESULTS in open_ and tx.value(
         f"SELECT 1 FROM smi.upscale_jobs WHERE queue = '{Queue.FULFIL}' AND stage = '{Stage.COMPLETED}' LIMIT 1"
@@ -228,7 +222,22 @@ def _submissions(tx: Transaction, open_: Mapping[str, Row], now: datetime) -> li
         )
     if told_sooner or not all(_may_probe(part, now) for part in parts):
         return [again]
-    return [again, Choice(where=reachable, parameters=shut, limit=1, probes=tuple(part["name"] for part in parts))]
+    probed = tuple(part["name"] for part in parts)
+    return [
+        again,
+        Choice(where=reachable, parameters=shut, limit=1, probes=probed),
+        *(_of_host(name, *probed) for name in hosts_to_try),  # when no other order is left
+    ]
+
+
+def _of_host(name: str, *others: str) -> Choice:
+    """Return the choice of one order that probes the host of its source, and `others` on its way."""
+    return Choice(
+        where=f"source_key IS NULL AND {_BREAKER_OF_HOST} = :host",
+        parameters={"host": name},
+        limit=1,
+        probes=(name, *others),
+    )
 
 
 def begin_probe(tx: Transaction, names: Sequence[str], work_key: str) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from smi_pipeline.core.allowance import Calls
 from smi_pipeline.core.models import RecordedPayment
 from smi_pipeline.core.vocabulary import Outcome, RefundState, Status
 from smi_pipeline.state.database import Aggregate
@@ -75,11 +76,12 @@ class Dashboard(Aggregate):
             )
         return {**row, "payments": [(pay["received_cents"], pay["fee_cents"], pay["n"]) for pay in payments]}
 
-    def circuit_breaker(self) -> dict[str, Any] | None:
-        """Return why no calls are made to Upsampler now (opened_at, blocked_until, reason), or None."""
+    def pause(self) -> dict[str, Any] | None:
+        """Return until when Upsampler has asked us to make no calls of one kind (blocked_until, reason), or None."""
         return self._database.row(
-            """SELECT opened_at, blocked_until, reason FROM smi.gates
-               WHERE name = 'upsampler' AND (opened_at IS NOT NULL OR blocked_until > smi.now())"""
+            """SELECT blocked_until, reason FROM smi.gates WHERE name = ANY(:names) AND blocked_until > smi.now()
+               ORDER BY blocked_until DESC LIMIT 1""",
+            names=list(Calls),
         )
 
     def downloads(self, job_id: str) -> list[dict[str, Any]]:

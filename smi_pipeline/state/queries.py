@@ -5,6 +5,7 @@ from datetime import date, datetime
 from typing import Any
 
 from smi_pipeline.core import faults
+from smi_pipeline.core.allowance import Calls
 from smi_pipeline.core.lifecycle import UNFINISHED
 from smi_pipeline.core.models import Alarm, QueueFigures, RecordedPayment, UpscaleJob
 from smi_pipeline.core.policy import Policy
@@ -12,6 +13,7 @@ from smi_pipeline.core.vocabulary import (
     OPEN_CALLS,
     RETURNED,
     UNSENT,
+    CallPurpose,
     DisputeState,
     Queue,
     RefundState,
@@ -21,6 +23,7 @@ from smi_pipeline.core.vocabulary import (
 from smi_pipeline.state.breakers import STOPPED
 from smi_pipeline.state.database import Aggregate, Transaction, as_record, in_
 from smi_pipeline.state.heartbeat import UP_SINCE
+from smi_pipeline.state.rate_limiter import seconds_for
 
 ALARM = f"""
     SELECT j.job_id, j.status, j.reason_code, j.start_by, j.deadline_at FROM smi.upscale_jobs j
@@ -143,9 +146,12 @@ class Queries(Aggregate):
                       (SELECT count(*) FROM smi.refunds WHERE state = '{RefundState.PENDING}') AS refunds_pending,
                       (SELECT count(*) FROM smi.emails WHERE state IN {in_(UNSENT)}) AS mails_owed,
                       (SELECT count(*) FROM smi.person_tasks WHERE closed_at IS NULL) AS person_tasks,
-                      (SELECT count(*) FROM smi.api_calls
-                       WHERE at > smi.now() - interval '1 minute') AS calls_minute,
-                      (SELECT count(*) FROM smi.api_calls WHERE at > smi.now() - interval '1 hour') AS calls_hour,
+                      (SELECT count(*) FROM smi.api_calls WHERE purpose = '{CallPurpose.SUBMIT}'
+                       AND at > smi.now() - interval '1 minute') AS submissions_minute,
+                      (SELECT count(*) FROM smi.api_calls WHERE purpose = '{CallPurpose.SUBMIT}'
+                       AND at > smi.now() - interval '1 hour') AS submissions_hour,
+                      (SELECT count(*) FROM smi.api_calls WHERE purpose <> '{CallPurpose.SUBMIT}'
+                       AND at > smi.now() - interval '1 minute') AS status_calls_minute,
                       (SELECT extract(epoch FROM smi.now() - at)::float FROM smi.heartbeat) AS silent_seconds
                FROM smi.upscale_jobs WHERE queue IS NOT NULL -- both sides by their index: orders wait for this
                   OR (hold_reason IS NOT NULL AND status IN {in_((Status.AWAITING_PAYMENT, *UNFINISHED))})"""
@@ -175,12 +181,14 @@ class Queries(Aggregate):
             patience=policy.refund_patience,
         )
 
-    def forecast_wait_seconds(self, requests_per_minute: int) -> float:
-        """Return how long a job paid now would wait for its submission: two calls per job ahead of it."""
-        if not requests_per_minute:
-            return 0.0
-        waiting = self.queue().to_submit
-        return waiting * 2 / requests_per_minute * 60
+    def forecast_wait_seconds(self, policy: Policy) -> float:
+        """Return how long a job paid now would wait for its submission: a call for each job ahead of it, by what the
+        API allows today."""
+        with self._database.transaction() as tx:
+            waiting: int = tx.value(
+                f"SELECT count(*) FROM smi.upscale_jobs WHERE queue = '{Queue.SUBMIT}' AND hold_reason IS NULL"
+            )
+            return seconds_for(tx, Calls.SUBMISSIONS, policy.submissions, waiting)
 
     def credits_this_month(self) -> int:
         """Return the credits used since the first of the month, UTC."""

@@ -135,7 +135,8 @@ def calls_of_round(tx: Transaction, job: Row) -> list[SubmissionState]:
 
 
 def give_up_results(tx: Transaction, job: Row, *, error: str) -> None:
-    """Close the completed calls of a round whose result cannot be used: the image is submitted again."""
+    """Close the completed calls of a round whose result cannot be used: the image is submitted again. `error` begins
+    with the reason."""
     tx.run(
         f"""UPDATE smi.submissions SET state = '{SubmissionState.FAILED}', error = :error
             WHERE job_id = :id AND round = :round AND state = '{SubmissionState.COMPLETED}'""",

@@ -9,12 +9,13 @@ from smi_pipeline.core.errors import LeaseLost
 from smi_pipeline.core.lifecycle import callback_token, token_hash
 from smi_pipeline.core.models import ImageInfo, Submission, UpscaleReply
 from smi_pipeline.core.policy import Policy
-from smi_pipeline.core.vocabulary import OPEN_CALLS, PollResult, Queue, Stage, Status, SubmissionState
+from smi_pipeline.core.vocabulary import PollResult, Stage, Status, SubmissionState
 from smi_pipeline.state import transitions
 from smi_pipeline.state.breakers import STOPPED, record_success
 from smi_pipeline.state.database import Database, as_record, in_
 from smi_pipeline.state.heartbeat import UP_SINCE, record_heartbeat
 from smi_pipeline.state.job_rows import record_progress
+from smi_pipeline.state.starts import IN_FLIGHT
 from smi_pipeline.state.submission_updates import MAY_SUCCEED, POLLABLE, accept, finish, tell_shared_id, time_out
 
 LONGEST_CALL = timedelta(minutes=1)
@@ -251,13 +252,7 @@ class Submissions:
 
     def in_flight(self) -> int:
         """Return the number of open calls and of leased jobs that are about to make one."""
-        count: int = self._database.value(
-            f"""SELECT (SELECT count(*) FROM smi.submissions WHERE state IN {in_(OPEN_CALLS)})
-                    + (SELECT count(*) FROM smi.upscale_jobs j
-                       WHERE queue = '{Queue.SUBMIT}' AND lease_until > smi.now()
-                       AND NOT EXISTS (SELECT FROM smi.submissions s WHERE s.job_id = j.job_id
-                                       AND s.state IN {in_(OPEN_CALLS)}))"""
-        )
+        count: int = self._database.value(f"SELECT {IN_FLIGHT}")
         return count
 
     def recent_seconds(self, megapixels: float) -> list[float]:

@@ -176,15 +176,18 @@ def hand_to_fulfilment(tx: Transaction, job_id: str, round_: int, *, completed: 
     )
 
 
-def postpone(tx: Transaction, job: Row, *, seconds: float, error: str) -> None:
-    """End the lease of a job whose failure is not believed yet: it is due again in `seconds`."""
+def postpone(tx: Transaction, job: Row, *, seconds: float, error: str, uncounted: int = 1) -> None:
+    """End the lease of a job whose failure is not believed yet: it is due again in `seconds`. `uncounted`: so many of
+    its attempts do not count."""
     tx.run(
-        f"""UPDATE smi.upscale_jobs SET {_END_LEASE}, last_error = :error, attempts = greatest(attempts - 1, 0),
+        f"""UPDATE smi.upscale_jobs SET {_END_LEASE}, last_error = :error,
+                  attempts = greatest(attempts - :uncounted, 0),
                   next_attempt_at = smi.now() + make_interval(secs => :seconds)
             WHERE job_id = :job_id""",
         job_id=job["job_id"],
         seconds=seconds,
         error=error[:500],
+        uncounted=uncounted,
     )
 
 

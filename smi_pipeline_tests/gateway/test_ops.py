@@ -114,7 +114,7 @@ def test_the_overview_shows_what_is_going_on(shop: Shop) -> None:
         "Revenue $17.43 7 payments",
         "Refunded $2.49",
         "Upscaling cost $0.40 10 credits",
-        "Calls, last minute 0 of 60 allowed",
+        "Submissions, last minute 0 of 60 allowed",
     ):
         assert words in page, words
     assert "Paid to delivered 0." in page
@@ -245,7 +245,7 @@ def test_metrics_are_read_from_the_state_at_the_scrape(shop: Shop) -> None:
         "smi_refunds_owed 1.0",
         "smi_mails_owed 1.0",
         "smi_alarms 0.0",
-        'smi_api_allowance{window="minute"} 60.0',
+        'smi_api_allowance{calls="submissions",window="minute"} 60.0',
     ):
         assert line in reply.text, line
     shop.sql("UPDATE smi.clock SET shift = '3 hours'")

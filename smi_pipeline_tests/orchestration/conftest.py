@@ -116,6 +116,7 @@ def environment(state_url: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: p
         "UPSAMPLER_WIRE": "documented",
         "UPSAMPLER_REQUESTS_PER_MINUTE": "0",
         "UPSAMPLER_REQUESTS_PER_HOUR": "0",
+        "UPSAMPLER_STATUS_CALLS_PER_MINUTE": "0",
         "STRIPE_API_KEY": sandbox.options.stripe_key,
         "STRIPE_API_BASE": urls.stripe,
         "STRIPE_WEBHOOK_SECRET": sandbox.options.stripe_webhook_secret,
@@ -135,7 +136,7 @@ def environment(state_url: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: p
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
     """The sandbox, with lifted rate limits and quick upscales."""
-    with Sandbox(tmp_path / "sandbox", processing_seconds=0.1, rate_minute=0, rate_hour=0) as running:
+    with Sandbox(tmp_path / "sandbox", processing_seconds=0.1, rate_minute=0, rate_hour=0, rate_status=0) as running:
         yield running
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from smi_pipeline.core.allowance import Allowance
 from smi_pipeline.core.errors import PermanentError, RateLimited, RefusedError, TransientError
 from smi_pipeline.core.vocabulary import CallPurpose
 from smi_pipeline.settings import Settings, postgres_url
@@ -41,6 +42,7 @@ BESIDES = [
     "SMI_REPORTS_FRESH_MINUTES",
     "UPSAMPLER_REQUESTS_PER_MINUTE",
     "UPSAMPLER_REQUESTS_PER_HOUR",
+    "UPSAMPLER_STATUS_CALLS_PER_MINUTE",
     "SMI_FAILPOINTS",
     "SMI_TEAM_URL",
     "SMI_ANALYSTS_URL",
@@ -154,6 +156,7 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SMI_MONTHLY_CREDIT_BUDGET", "0"),
         ("UPSAMPLER_REQUESTS_PER_MINUTE", "-1"),
         ("UPSAMPLER_REQUESTS_PER_HOUR", "many"),
+        ("UPSAMPLER_STATUS_CALLS_PER_MINUTE", "-1"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_the_name_of_the_variable(
@@ -187,7 +190,9 @@ def test_every_spelling_of_a_postgres_url_means_psycopg2(url: str) -> None:
         ("SMI_MAX_RESUBMISSIONS", "0", "max_resubmissions", 0),
         ("SMI_MAX_SOURCE_BYTES", "1000", "max_source_bytes", 1000),
         ("SMI_MAX_OUTPUT_MEGAPIXELS", "1.5", "max_output_megapixels", 1.5),
-        ("UPSAMPLER_REQUESTS_PER_MINUTE", "5", "requests_per_minute", 5),
+        ("UPSAMPLER_REQUESTS_PER_MINUTE", "5", "submissions", Allowance(per_minute=5, per_hour=1800)),
+        ("UPSAMPLER_REQUESTS_PER_HOUR", "50", "submissions", Allowance(per_minute=60, per_hour=50)),
+        ("UPSAMPLER_STATUS_CALLS_PER_MINUTE", "7", "status_calls", Allowance(per_minute=7)),
         ("SMI_MONTHLY_CREDIT_BUDGET", "100", "monthly_credit_budget", 100),
         ("SMI_BUDGET_HOLD", "true", "budget_hold", True),
     ],
@@ -347,14 +352,23 @@ def test_the_webhook_secret_decides_which_events_are_believed() -> None:
         ctx(stripe_webhook_secret="whsec_wrong").payments.parse_webhook(body, header)
 
 
-@pytest.mark.parametrize("setting", ["upsampler_requests_per_minute", "upsampler_requests_per_hour"])
-def test_the_allowance_is_kept(state_url: str, setting: str) -> None:
-    others = {"upsampler_requests_per_minute": 0, "upsampler_requests_per_hour": 0}
-    made = ctx(smi_database_url=state_url, **(others | {setting: 3}))
+@pytest.mark.parametrize(
+    ("setting", "purpose", "other"),
+    [
+        ("upsampler_requests_per_minute", CallPurpose.SUBMIT, CallPurpose.POLL),
+        ("upsampler_requests_per_hour", CallPurpose.SUBMIT, CallPurpose.POLL),
+        ("upsampler_status_calls_per_minute", CallPurpose.URGENT_POLL, CallPurpose.SUBMIT),
+    ],
+)
+def test_each_allowance_is_kept(state_url: str, setting: str, purpose: CallPurpose, other: CallPurpose) -> None:
+    none = {"upsampler_requests_per_minute": 0, "upsampler_requests_per_hour": 0}
+    none |= {"upsampler_status_calls_per_minute": 0}
+    made = ctx(smi_database_url=state_url, **(none | {setting: 3}))
     for _ in range(3):
-        made.limiter.acquire(CallPurpose.URGENT_POLL)
+        made.limiter.acquire(purpose)
     with pytest.raises(RateLimited):
-        made.limiter.acquire(CallPurpose.URGENT_POLL)
+        made.limiter.acquire(purpose)
+    made.limiter.acquire(other)
 
 
 def test_the_mail_settings_decide_the_connection() -> None:

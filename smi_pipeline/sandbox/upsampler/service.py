@@ -39,6 +39,7 @@ import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlencode
@@ -95,8 +96,8 @@ _OUTCOMES = {
 
 
 class Upsampler(SandboxService):
-    """Settings: api_key, api_format, rate_minute and rate_hour (0: unlimited), processing_seconds,
-    webhook_retry_seconds, workers."""
+    """Settings: api_key, api_format, rate_minute, rate_hour and rate_status (0: unlimited), rate_minute_seconds,
+    retry_after, processing_seconds, webhook_retry_seconds, workers."""
 
     name = "upsampler"
     kinds: ClassVar[Mapping[str, Kind]] = {
@@ -117,8 +118,9 @@ class Upsampler(SandboxService):
         self._workers = ThreadPoolExecutor(int(settings["workers"]), thread_name_prefix="upscale")
         self._webhooks = Webhooks(self)
         hour_ago = time.time() - 3600
-        log = self.ledger.all("requests")
-        self._limit = RateLimit(line["at"] for line in log if line["at"] > hour_ago and line["status"] != 429)
+        log = [line for line in self.ledger.all("requests") if line["at"] > hour_ago and line["status"] != 429]
+        self._submissions = RateLimit(line["at"] for line in log if line["method"] == "POST")
+        self._status_calls = RateLimit(line["at"] for line in log if line["method"] == "GET")
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes of the API, of the CDN and of the logs."""
@@ -162,14 +164,21 @@ class Upsampler(SandboxService):
         return {"image_url": asked.image_url, "scale": asked.scale, "job_id": asked.job_id, "webhook": asked.webhook}
 
     def admit(self, request: Request) -> Response | None:
-        """Return 429 if the rate limit is exceeded; the CDN has none."""
+        """Return 429 if the rate limit of submissions or that of status calls is exceeded; the CDN has none."""
         if request.url.path.startswith("/cdn/"):
             return None
-        wait = self._limit.admit(time.time(), self.settings["rate_minute"], self.settings["rate_hour"])
+        now, minute = time.time(), float(self.settings["rate_minute_seconds"])
+        if request.method == "POST":
+            limits = {minute: self.settings["rate_minute"], 60 * minute: self.settings["rate_hour"]}
+            wait = self._submissions.admit(now, limits)
+        else:
+            wait = self._status_calls.admit(now, {minute: self.settings["rate_status"]})
         if wait is None:
             return None
         reply = self.error(request, 429, "Too many requests")
-        reply.headers["Retry-After"] = str(int(wait) + 1)
+        pause = int(wait) + 1
+        as_date = self.settings["retry_after"] == "date"
+        reply.headers["Retry-After"] = formatdate(now + pause, usegmt=True) if as_date else str(pause)
         return reply
 
     def error(self, request: Request, status: int, message: str) -> Response:

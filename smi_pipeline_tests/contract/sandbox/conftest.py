@@ -76,7 +76,7 @@ def until(question: Callable[[], Any], seconds: float = 5) -> Any:
 
 @pytest.fixture(scope="session")
 def shared_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    options: dict[str, Any] = {"processing_seconds": 0.08, "rate_minute": 0, "rate_hour": 0}
+    options: dict[str, Any] = {"processing_seconds": 0.08, "rate_minute": 0, "rate_hour": 0, "rate_status": 0}
     options |= {"upsampler_webhook_retry_seconds": 0.02, "stripe_webhook_retry_seconds": 0.02}
     with Sandbox(tmp_path_factory.mktemp("sandbox"), **options) as sandbox:
         yield sandbox

@@ -63,7 +63,7 @@ class Steps(Shop):
 
     def begin(self, queue: Queue) -> tuple[str, list[str]] | None:
         """A run starts on what is due."""
-        leased = self.state.leases.lease(queue, 25)
+        leased = self.state.leases.lease(queue, 25, policy=self.ctx.policy)
         return (leased[0], self.state.leases.start(queue, leased[0])) if leased else None
 
     def submit_due(self) -> list[StepResult | PermanentError]:

@@ -14,7 +14,6 @@ from smi_pipeline.core.errors import (
 from smi_pipeline.core.faults import Scope
 from smi_pipeline.core.lifecycle import callback_token
 from smi_pipeline.core.models import Stage, UpscaleReply
-from smi_pipeline.core.vocabulary import CallPurpose
 from smi_pipeline.services.completions import check_completions, take_hint
 from smi_pipeline_tests.integration.services.service_context import SECRET_KEY
 from smi_pipeline_tests.integration.services.steps import Steps
@@ -147,20 +146,33 @@ def test_an_outage_of_the_image_host_is_not_an_attempt_and_ends_at_start_by(shop
     assert shop.job(job_id).submitted_at is not None
 
 
-def test_a_429_stops_the_calls_of_every_process(shop: Steps) -> None:
+def test_a_429_stops_the_submissions_of_every_process(shop: Steps) -> None:
     shop.paid(), shop.paid()
     shop.upscaler.faults.append(RateLimited("429", retry_after=30))
     shop.submit_due()
     assert shop.upscaler.calls.count("upscaler.submit") == 1
 
 
-def test_a_429_to_a_status_call_stops_the_calls_of_every_process(shop: Steps) -> None:
+def test_a_429_of_a_submission_does_not_stop_status_calls(shop: Steps) -> None:
     shop.paid()
+    shop.submit_due()
+    shop.paid()
+    shop.upscaler.faults.append(RateLimited("429", retry_after=30))
+    shop.submit_due()
+    shop.poll()
+    assert shop.upscaler.calls.count("upscaler.status") == 1
+
+
+def test_a_429_of_a_status_call_stops_status_calls_and_no_submission(shop: Steps) -> None:
+    first = shop.paid()
     shop.submit_due()
     shop.upscaler.faults.append(RateLimited("429", retry_after=30))
     shop.poll()
-    with pytest.raises(RateLimited):
-        shop.limiter.acquire(CallPurpose.SUBMIT)
+    shop.poll()
+    assert shop.upscaler.calls.count("upscaler.status") == 1
+    second = shop.paid()
+    shop.submit_due()
+    assert states(shop, first) == states(shop, second) == ["accepted"]
 
 
 def test_a_key_that_is_refused_for_status_calls_opens_the_breaker_too(shop: Steps) -> None:

@@ -54,7 +54,7 @@ NO_KILL_POINT = {
     "emails.resend": ADMIN,
     "leases.give_back": "the lease expires",
     "leases.renew": "the lease expires",
-    "limiter.blocked_until": "the next call is refused again",
+    "limiter.refused": "the next call is refused again",
     "breakers.note": "the next failure is counted",
     "breakers.note_success": "the next success is counted",
     "breakers.open_by_hand": ADMIN,
