@@ -175,8 +175,9 @@ class Shop:
         }[queue]
         # As Dagster's in-process executor: all first steps before the second ones.
         ready = [key for key in keys if self._step(first, key, lease_id)]
-        for key in ready if second else ():
-            self._step(second, key, lease_id)
+        if second:
+            for key in ready:
+                self._step(second, key, lease_id)
 
     def _step(self, step: Callable[..., Any], key: str, lease_id: str) -> bool:
         try:
