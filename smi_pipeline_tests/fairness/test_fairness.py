@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,7 +98,7 @@ class Fairness(Steps):
 
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
-    limits = {"rate_minute": PER_MINUTE, "rate_hour": 0, "rate_minute_seconds": MINUTE}
+    limits: dict[str, Any] = {"rate_minute": PER_MINUTE, "rate_hour": 0, "rate_minute_seconds": MINUTE}
     with Sandbox(tmp_path / "sandbox", only=("upsampler",), processing_seconds=0.2, **limits) as sandbox:
         yield sandbox
 

@@ -232,7 +232,7 @@ def test_a_500_without_effect_is_repeated_for_the_key_and_another_key_refunds(
 ) -> None:
     payment = paid(payments, sandbox)
     sandbox.fault("stripe", "refund_refused", match={"payment_intent": payment.payment_intent_id})
-    call = {"payment_intent_id": payment.payment_intent_id, "amount_cents": 500, "metadata": {}}
+    call: dict[str, Any] = {"payment_intent_id": payment.payment_intent_id, "amount_cents": 500, "metadata": {}}
     for _ in range(2):
         with pytest.raises(AnsweredError):
             payments.create_refund(idempotency_key=f"refund:{payment.payment_intent_id}:1", **call)

@@ -207,7 +207,7 @@ def test_other_words_for_a_failure_are_failures_that_blame_nobody(server: Script
     server.says(200, {"id": "u1", "status": word}).says(200, {"id": "u1", "status": word, "error": "Worker lost"})
     plain, with_words = (client_of(server).status("u1") for _ in range(2))
     assert (plain.stage, plain.error) == (Stage.FAILED, f"status {word}")
-    assert scope_of_words(plain.error) is Scope.UNKNOWN
+    assert scope_of_words(plain.error or "") is Scope.UNKNOWN
     assert (with_words.stage, with_words.error) == (Stage.FAILED, "Worker lost")
 
 
