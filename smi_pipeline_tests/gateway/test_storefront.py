@@ -198,13 +198,13 @@ def test_while_the_upscaler_refuses_our_account_no_money_is_taken(whole_shop: Sh
 
 
 def test_while_too_many_wait_no_money_is_taken(make_shop, sandbox) -> None:
-    shop = make_shop(sandbox, smi_max_wait_seconds=3)
+    shop = make_shop(sandbox, smi_max_wait_seconds=1)
     shop.paid()
     shop.paid()
     before = shop.everything()
     reply = shop.register()
     refused(shop, reply, 503, "too many", before=before)
-    assert int(reply.headers["retry-after"]) >= 3
+    assert int(reply.headers["retry-after"]) >= 1
 
 
 def test_while_stripe_fails_the_order_is_refused_and_closed(whole_shop: Shop) -> None:

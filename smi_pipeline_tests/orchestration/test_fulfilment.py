@@ -41,7 +41,6 @@ def test_a_paid_job_is_submitted_once_delivered_and_mailed(shop: Shop, photo: st
         ({"kind": "black_tile"}, "result_rejected"),
         ({"kind": "bit_flip"}, "result_rejected"),
         ({"kind": "wrong_image"}, "result_rejected"),
-        ({"kind": "no_image_url"}, "no_result"),
         ({"kind": "reject", "message": "Unsupported image format"}, "rejected_by_api"),
     ],
 )

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from smi_pipeline.core.errors import AccountError
+from smi_pipeline.core.errors import TransientError
 from smi_pipeline.core.models import Queue, Stage, StripeEvent, StripePayment, UpscaleReply
 from smi_pipeline.services import admin, alerts, submit
 from smi_pipeline.services.completions import check_completions
@@ -187,7 +187,7 @@ def test_a_refund_that_cannot_be_made_for_an_hour_is_told_whatever_it_is_for(sho
     job_id = shop.delivered()
     second = shop.pay(job_id, shop.job(job_id).price_cents)
     for _ in range(8):
-        shop.payments.faults.append(AccountError("the key was revoked"))
+        shop.payments.faults.append(TransientError("Stripe does not answer", counts=False))
         shop.refund_due()
         shop.later(minutes=10)
     assert alerts.raise_alarms(shop.ctx) == 0, "the job itself is delivered"

@@ -15,7 +15,8 @@ COMMENT ON COLUMN smi.person_tasks.end_told_at IS
 UPDATE smi.person_tasks SET end_told_at = closed_at WHERE closed_at IS NOT NULL;
 
 ALTER TABLE smi.emails DROP CONSTRAINT emails_kind_check, ADD CONSTRAINT emails_kind_check
-    CHECK (kind IN ('completion', 'refund', 'duplicate_payment', 'goodwill', 'delay')) NOT VALID;
+    CHECK (kind IN ('completion', 'refund', 'duplicate_payment', 'goodwill', 'refund_action', 'payment_started',
+                    'delay')) NOT VALID;
 
 ALTER TABLE smi.upscale_jobs ADD COLUMN source_alpha boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN smi.upscale_jobs.source_alpha IS 'Whether the source has an alpha channel.';
@@ -46,5 +47,6 @@ def downgrade() -> None:
            ALTER TABLE smi.person_tasks DROP COLUMN end_told_at;
            DELETE FROM smi.emails WHERE kind = 'delay';
            ALTER TABLE smi.emails DROP CONSTRAINT emails_kind_check, ADD CONSTRAINT emails_kind_check
-               CHECK (kind IN ('completion', 'refund', 'duplicate_payment', 'goodwill')) NOT VALID"""
+               CHECK (kind IN ('completion', 'refund', 'duplicate_payment', 'goodwill', 'refund_action',
+                               'payment_started')) NOT VALID"""
     )
