@@ -16,9 +16,9 @@ from smi_pipeline.state.manual_tasks import close_task, open_task
 PROBE_SECONDS = 90
 """After this long without an answer another row may probe: the worker of the last one may be dead."""
 
-HALF_OPEN = timedelta(minutes=15)
-"""How long after the last failure orders are taken again, although nothing has succeeded: without waiting jobs, only a
-new order can try."""
+HALF_OPEN, HALF_OPEN_ALONE = timedelta(minutes=15), timedelta(minutes=1)
+"""How long after the last probe orders are taken again, although nothing has succeeded; the second while no job waits
+that could probe: then only a new order can try."""
 
 _BREAKER_OF_HOST = "'source:' || lower(split_part(source_url, '/', 3))"
 """SQL: `faults.source` of a job."""
@@ -83,10 +83,13 @@ class Breakers(Aggregate):
         return self._database.record(
             Breaker,
             """SELECT * FROM smi.breakers WHERE name = ANY(:names) AND opened_at IS NOT NULL
-                 AND (by_hand OR greatest(opened_at, next_probe_at) > smi.now() - CAST(:half_open AS interval))
+                 AND (by_hand OR greatest(opened_at, next_probe_at) > smi.now() - CASE
+                      WHEN EXISTS (SELECT FROM smi.upscale_jobs WHERE queue IS NOT NULL AND hold_reason IS NULL)
+                      THEN CAST(:half_open AS interval) ELSE CAST(:alone AS interval) END)
                ORDER BY opened_at LIMIT 1""",
             names=list(names),
             half_open=HALF_OPEN,
+            alone=HALF_OPEN_ALONE,
         )
 
     def open_by_hand(self, name: str, *, message: str, actor: str) -> None:

@@ -137,6 +137,27 @@ def test_the_clock_of_a_waiting_order_stands_still_while_a_breaker_is_open(shop:
     assert left > 50 * 60
 
 
+def test_a_shop_where_nothing_waits_takes_the_order_that_probes_after_a_minute(shop: Steps) -> None:
+    for job_id in paid(shop, 3):
+        shop.submit_due()
+        shop.upscaler.fail(shop.external_id(job_id), "Unsupported image")
+        shop.poll()
+        shop.fulfil_due()
+    shop.later(minutes=20)  # the third waited for the breaker, and is refunded at its deadline
+    shop.poll()
+    shop.fulfil_due()
+    assert [one.name for one in shop.state.breakers.all() if one.is_open] == ["results"]
+    shop.change("UPDATE smi.upscale_jobs SET queue = NULL, lease_id = NULL")
+    shop.change("UPDATE smi.breakers SET next_probe_at = smi.now()")
+    with pytest.raises(Unavailable):
+        shop.register()
+    shop.later(seconds=61)
+    good = shop.paid()
+    drain(shop, [good], minutes=3)
+    assert statuses(shop, [good]) == {"completed"}
+    assert shop.tasks() == []
+
+
 def test_a_hiccup_of_a_minute_opens_nothing(shop: Steps) -> None:
     jobs = paid(shop, 5)
     shop.upscaler.faults.extend([TransientError("Upsampler cannot be reached", counts=False)] * 5)

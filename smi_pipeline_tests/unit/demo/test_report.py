@@ -72,7 +72,9 @@ def test_the_json_file_has_the_promised_shape(findings: list[Finding], tmp_path:
 
 def test_the_table_names_jobs_totals_and_violations(findings: list[Finding]) -> None:
     out = io.StringIO()
-    report.show(Console(file=out, width=200), report.job_rows(findings, {}), ["wrong-dimensions (job 1) was lost"], 61.2)
+    report.show(
+        Console(file=out, width=200), report.job_rows(findings, {}), ["wrong-dimensions (job 1) was lost"], 61.2
+    )
     text = out.getvalue()
     for expected in ("no fault", "3 jobs", "1 delivered, 1 refunded, 1 lost", "1 violations", "was lost"):
         assert expected in text
