@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo up dev lint test wheel-test attack removals storm chaos soak two-stacks bench-reports clean
+.PHONY: help install demo up dev lint test wheel-test attack removals storm fairness chaos soak faults two-stacks bench-reports clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,9 +23,11 @@ help:
 	@echo "  removals       remove each safeguard of the state and show which test fails"
 	@echo "  attack         send 100,000 hostile requests to each site of the front, judged by what arrives behind it; SEED=1"
 	@echo "  storm          send each webhook a hundred times, and 10,000 forged ones; print response times"
+	@echo "  fairness       let 150 paid jobs wait and see in which order they start; ARGS=\"--only stream\""
 	@echo "  chaos          kill every process at every failpoint (an hour); FULL=1, ARGS=\"--seed N --only POINT@PROCESS\""
 	@echo "  soak           sell JOBS=1000 upscales under random faults; SEED=1, ARGS=\"--outage disk-storage\","
 	@echo "                 ARGS=\"--orders-per-minute 150\", ARGS=\"--json out.json\""
+	@echo "  faults         let 200 faults hit 30 paid orders each: at most three may be lost; SEED=1, ARGS=\"--only N\""
 	@echo "  two-stacks     run a soak of JOBS=300 on two installations with one database, each paused past its leases"
 	@echo "  bench-reports  time all reports over 5 million jobs; ARGS=\"--jobs 200000\" for fewer"
 
@@ -71,11 +73,17 @@ storm: install
 attack: install
 	$(BIN)/python -m smi_pipeline_tests.attack --seed $(or $(SEED),1) $(ARGS)
 
+fairness: install
+	$(BIN)/python -W ignore -m smi_pipeline_tests.fairness $(ARGS)
+
 chaos: install
 	$(BIN)/python -W ignore -m smi_pipeline_tests.chaos $(if $(FULL),--full) $(ARGS)
 
 soak: install
 	$(BIN)/python -W ignore -m smi_pipeline_tests.soak --jobs $(or $(JOBS),1000) --seed $(or $(SEED),1) $(ARGS)
+
+faults: install
+	$(BIN)/python -W ignore -m smi_pipeline_tests.faults --seed $(or $(SEED),1) $(ARGS)
 
 two-stacks: install
 	$(BIN)/python -W ignore -m smi_pipeline_tests.soak --two-stacks --jobs $(or $(JOBS),300) --seed $(or $(SEED),1) $(ARGS)

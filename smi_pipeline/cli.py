@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import click  # a dependency of dagster anyway
 
+from smi_pipeline.commands.breakers import breakers
 from smi_pipeline.commands.doctor import doctor
 from smi_pipeline.commands.front import front
 from smi_pipeline.commands.history import import_wordpress
@@ -17,6 +18,7 @@ from smi_pipeline.commands.jobs import jobs
 from smi_pipeline.commands.report import report
 from smi_pipeline.commands.running import demo, migrate, up
 from smi_pipeline.commands.tasks import tasks
+from smi_pipeline.commands.unsold import unsold
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -27,7 +29,7 @@ def smi() -> None:
     """
 
 
-for command in (demo, up, front, migrate, doctor, jobs, tasks, import_wordpress, report):
+for command in (demo, up, front, migrate, doctor, jobs, tasks, breakers, unsold, import_wordpress, report):
     smi.add_command(command)
 
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from smi_pipeline.core.allowance import Allowance
 from smi_pipeline.core.models import ApiFormat
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.pricing import Prices
@@ -90,11 +91,13 @@ class Settings(BaseSettings):
     upsampler_wire: ApiFormat = ApiFormat.LIVE
     upsampler_requests_per_minute: int = Field(60, ge=0)
     upsampler_requests_per_hour: int = Field(1800, ge=0)
+    upsampler_status_calls_per_minute: int = Field(180, ge=0)
 
     # Stripe
     stripe_api_key: SecretStr = SecretStr("")
     stripe_api_base: HttpUrl | None = None
     stripe_webhook_secret: SecretStr = SecretStr("")
+    smi_payment_methods: CommaSeparated = ("card",)
 
     # Mail
     smtp_host: str = ""
@@ -114,13 +117,15 @@ class Settings(BaseSettings):
     smi_download_ttl_hours: float = Field(24, gt=0, le=24 * 365)
     smi_max_hold_hours: float = Field(24, ge=0, le=24 * 365)
     smi_max_outage_hours: float = Field(12, ge=0, le=24 * 365)
-    smi_max_in_flight: int = Field(200, ge=1)
+    smi_max_resubmissions: int = Field(2, ge=0, le=3)
+    smi_max_in_flight: int = Field(15, ge=1)
 
     # Images
     smi_allowed_source_hosts: CommaSeparated = ()
     smi_allowed_result_hosts: CommaSeparated = ()
     smi_max_source_bytes: int = Field(50_000_000, ge=1)
-    smi_max_output_megapixels: float = Field(256, gt=0, le=100_000)
+    smi_max_output_megapixels: float = Field(50, gt=0, le=100_000)
+    smi_unsold_days: float = Field(30, gt=0, le=3650)
     smi_fidelity: Literal["observe", "enforce"] = "observe"
 
     # Money
@@ -172,6 +177,7 @@ class Settings(BaseSettings):
         """Return the promises and limits of the services."""
         return Policy(
             public_url=self.public_url,
+            payment_methods=self.smi_payment_methods,
             mail_domain=self.smi_mail_from.rpartition("@")[2].strip("> ") or "localhost",
             max_processing=timedelta(seconds=self.smi_max_processing_seconds),
             max_wait=timedelta(seconds=self.smi_max_wait_seconds),
@@ -181,9 +187,14 @@ class Settings(BaseSettings):
             max_hold=timedelta(hours=self.smi_max_hold_hours),
             max_outage=timedelta(hours=self.smi_max_outage_hours),
             max_in_flight=self.smi_max_in_flight,
+            max_resubmissions=self.smi_max_resubmissions,
             max_source_bytes=self.smi_max_source_bytes,
             max_output_megapixels=self.smi_max_output_megapixels,
-            requests_per_minute=self.upsampler_requests_per_minute,
+            unsold_days=self.smi_unsold_days,
+            submissions=Allowance(
+                per_minute=self.upsampler_requests_per_minute, per_hour=self.upsampler_requests_per_hour
+            ),
+            status_calls=Allowance(per_minute=self.upsampler_status_calls_per_minute),
             monthly_credit_budget=self.smi_monthly_credit_budget,
             budget_hold=self.smi_budget_hold,
         )

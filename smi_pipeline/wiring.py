@@ -111,11 +111,7 @@ def build_context(settings: Settings, *, actor: str, pool_size: int = 5) -> Serv
             fidelity=settings.smi_fidelity,
         ),
         storage=FileStorage(settings.storage_url),
-        limiter=RateLimiter(
-            database,
-            per_minute=settings.upsampler_requests_per_minute,
-            per_hour=settings.upsampler_requests_per_hour,
-        ),
+        limiter=RateLimiter(database, submissions=policy.submissions, status_calls=policy.status_calls),
         policy=policy,
         prices=settings.prices,
         secret_key=secret_key,

@@ -1,4 +1,4 @@
-"""The commands of `smi jobs` and `smi tasks` that are made from the admin actions."""
+"""The commands of `smi jobs`, `smi tasks` and `smi breakers` that are made from the admin actions."""
 
 from collections.abc import Collection
 from typing import Any

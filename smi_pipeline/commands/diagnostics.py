@@ -18,7 +18,7 @@ from smi_pipeline.settings import Settings
 SHORTEST_SECRET = 32
 SHORTEST_API_KEY = 16
 MAX_SKEW = timedelta(seconds=5)
-LITTLE_SPACE = 2_000_000_000  # bytes; a busy day of 256 MP results
+LITTLE_SPACE = 2_000_000_000  # bytes; a busy day of the largest results
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _NOT_SETTINGS = frozenset({"SMI_CELERY_BACKEND_URL"})  # set by the stack for its own children
 
@@ -153,12 +153,34 @@ def connections(settings: Settings) -> Iterator[Finding]:
             _dagster_database,
             "start it, or correct DAGSTER_POSTGRES_URL; `smi migrate` creates it",
         ),
+        ("circuit breakers", _breakers, "see the database"),
         ("storage", _storage, "correct SMI_STORAGE_URL or the folder's permissions"),
         ("mail server", _mail, "correct SMTP_HOST, SMTP_PORT, SMTP_USER, SMTP_PASSWORD, SMTP_STARTTLS"),
         ("Stripe", _stripe, "correct STRIPE_API_KEY or STRIPE_API_BASE"),
         ("Upsampler", _upsampler, "correct UPSAMPLER_API_KEY or UPSAMPLER_BASE_URL"),
     ):
         yield _asked(name, look, to_do, settings)
+
+
+def _breakers(settings: Settings) -> Finding:
+    from smi_pipeline.core.faults import headline
+    from smi_pipeline.state.dashboard import Dashboard
+    from smi_pipeline.state.database import Database
+    from smi_pipeline.wiring import state_url
+
+    name = "circuit breakers"
+    try:
+        database = Database(state_url(settings), pool_size=1)
+        try:
+            found = [f for f in Dashboard(database).breakers() if f.breaker.is_open]
+        finally:
+            database.dispose()
+    except Exception:  # the check of the database has named it
+        return Finding(name, "note", "not known", "see the database")
+    if not found:
+        return ok(name, "none is open")
+    words = "; ".join(f"{headline(f.breaker.name)}: {f.breaker.message} ({f.waiting_text} waiting)" for f in found)
+    return wrong(name, words, " ".join(dict.fromkeys(f.breaker.next_step for f in found)))
 
 
 def _asked(name: str, look: Callable[[Settings], str | Finding], to_do: str, settings: Settings) -> Finding:

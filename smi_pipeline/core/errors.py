@@ -4,6 +4,9 @@
 request is not carried out.
 """
 
+from smi_pipeline.core.faults import AGAIN, Again, Scope
+from smi_pipeline.core.reasons import FAULTS_OF_THE_ORDER
+
 
 class SmiError(Exception):
     """Base of all errors raised on purpose; `str(error)` is one readable line."""
@@ -30,6 +33,15 @@ class AmbiguousError(TransientError):
     """The request may or may not have been carried out: no answer, a 5xx, or an unreadable answer."""
 
 
+class UnreadableError(AmbiguousError):
+    """An answer, or an object in it, without what it must have."""
+
+
+class AnsweredError(AmbiguousError):
+    """The answer was a 5xx. It is repeated to each call with the same idempotency key, whether the request was carried
+    out or not: look first, then ask with another key."""
+
+
 class AccountError(TransientError):
     """The service refuses our account (401, 402, 403), or Upsampler's API is not at the configured address (405, a
     redirect, or a 404 for a submission). Upsampler's opens the circuit breaker; no job fails."""
@@ -39,11 +51,26 @@ class AccountError(TransientError):
 
 
 class PermanentError(SmiError):
-    """Another attempt cannot help. `reason` is a code of `core.reasons` if it ends a job, else of the adapter."""
+    """A definite no. `reason` is a code of `core.reasons` if it ends a job, else of the adapter.
 
-    def __init__(self, reason: str, message: str) -> None:
+    `scope` and `again` say whether it is believed at first sight, `next_step` what an operator can do if it hits every
+    order. `breaker` is the part of the shop that said it; `services.steps.watched` sets it."""
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        scope: Scope = Scope.UNKNOWN,
+        next_step: str = "",
+        breaker: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.reason = reason
+        self.scope = Scope.ORDER if reason in FAULTS_OF_THE_ORDER else scope
+        self.again = AGAIN.get(reason, Again.NEVER)
+        self.next_step = next_step
+        self.breaker = breaker
 
 
 class RefusedError(SmiError):

@@ -144,14 +144,20 @@ class Measured:
 
 
 def check_output_size(facts: ImageInfo, scale: int, max_output_megapixels: float) -> None:
-    """Raise PermanentError(source_too_large) when the upscale would exceed `max_output_megapixels`."""
+    """Raise PermanentError(source_too_large) when the upscale would exceed `max_output_megapixels`; it says what is
+    possible."""
     width, height = facts.width * scale, facts.height * scale
     megapixels = width * height / 1e6
     if megapixels > max_output_megapixels:
+        smaller = megapixels / scale**2 * SMALLEST_SCALE**2
+        if scale > SMALLEST_SCALE and smaller <= max_output_megapixels:
+            possible = f"{SMALLEST_SCALE}x gives {smaller:.3g}"
+        else:
+            possible = f"images of up to {max_output_megapixels / SMALLEST_SCALE**2:.3g} megapixels can be ordered"
         raise PermanentError(
             reasons.SOURCE_TOO_LARGE,
-            f"{scale}x of {facts.width} x {facts.height} pixels would be {megapixels:.1f} megapixels; "
-            f"the limit is {max_output_megapixels:g}",
+            f"{scale}x of {facts.width} x {facts.height} pixels would be {megapixels:.4g} megapixels, the limit is "
+            f"{max_output_megapixels:g}; {possible}",
         )
 
 

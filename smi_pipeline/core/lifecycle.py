@@ -84,6 +84,11 @@ def rating_token(secret_key: str, job_id: str) -> str:
     return _mac(secret_key, "rate", job_id)[:32]
 
 
+def end_waiting_token(secret_key: str, job_id: str) -> str:
+    """Return the key that lets a customer end the waiting for a job and have the money back."""
+    return _mac(secret_key, "end waiting", job_id)[:32]
+
+
 def token_hash(token: str) -> str:
     """Return what the database stores of a token: its SHA-256 in hexadecimal."""
     return hashlib.sha256(token.encode()).hexdigest()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from smi_pipeline.core.vocabulary import (
+    UNSUCCESSFUL_REFUNDS,
     DisputeState,
     EmailKind,
     EmailState,
@@ -41,6 +42,7 @@ class ImageInfo:
     bytes: int
     exif_orientation: int = 1
     sha256: str = ""
+    has_alpha: bool = False
 
     @property
     def display_size(self) -> tuple[int, int]:
@@ -116,11 +118,18 @@ class StripePayment:
     refundable: bool = True  # False while an open dispute keeps the charge from being refunded
     fee_cents: int | None = None  # from the balance transaction, None until known
     created_at: datetime | None = None
+    charged_at: datetime | None = None
+
+    @property
+    def paid_at(self) -> datetime | None:
+        """When it was paid: a PaymentIntent is made at the first try and may succeed hours later."""
+        return self.charged_at or self.created_at
 
 
 @dataclass(frozen=True, kw_only=True)
 class StripeRefund:
-    """A refund as Stripe holds it now. `status`: pending, requires_action, succeeded, failed, canceled."""
+    """A refund as Stripe holds it now. `status`: pending, requires_action, succeeded, failed, canceled, or a word that
+    is not known here; empty if Stripe says none."""
 
     refund_id: str
     payment_intent_id: str
@@ -129,11 +138,12 @@ class StripeRefund:
     status: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     failure_reason: str | None = None
+    pending_reason: str | None = None
 
     @property
     def alive(self) -> bool:
-        """Whether it counts as returned money."""
-        return self.status in ("pending", "requires_action", "succeeded")
+        """Whether it counts as returned money. What is not known does: nothing must be returned twice."""
+        return self.status not in UNSUCCESSFUL_REFUNDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +160,7 @@ class CheckoutRequest:
     cancel_url: str
     expires_at: datetime
     idempotency_key: str
+    payment_methods: tuple[str, ...] = ("card",)  # empty: those of the Stripe dashboard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +196,8 @@ class StripeEvent:
     event_id: str
     type: str
     created_at: datetime
-    object: Mapping[str, Any]
+    object: Mapping[str, Any]  # empty if the event came without it
+    account: str | None = None  # of a connected account, whose events are not ours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +260,7 @@ class UpscaleJob:
     expected_credits: int
     checkout_session_id: str | None
     checkout_expires_at: datetime | None
+    paying_intent: str | None
     payment_intent_id: str | None
     paid_at: datetime | None
     recorded_at: datetime | None
@@ -317,6 +330,8 @@ class Refund:
     amount_cents: int | None
     currency: str
     stripe_refund_id: str | None
+    stripe_status: str | None
+    key_spent: bool
     first_called_at: datetime | None
     attempts: int
     next_attempt_at: datetime | None
@@ -421,8 +436,9 @@ class QueueFigures:
     refunds_pending: int
     mails_owed: int
     person_tasks: int
-    calls_minute: int
-    calls_hour: int
+    submissions_minute: int
+    submissions_hour: int
+    status_calls_minute: int
     silent_seconds: float | None  # since the last heartbeat
 
 

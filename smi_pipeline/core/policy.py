@@ -3,6 +3,11 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
+from smi_pipeline.core.allowance import Allowance
+
+SUBMISSIONS = Allowance(per_minute=60, per_hour=1800)
+STATUS_CALLS = Allowance(per_minute=180)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
@@ -10,6 +15,7 @@ class Policy:
 
     public_url: str = "http://127.0.0.1:8080"
     currency: str = "usd"
+    payment_methods: tuple[str, ...] = ("card",)  # that Checkout offers; empty: those of the Stripe dashboard
     mail_domain: str = "localhost"  # right side of Message-IDs
     max_processing: timedelta = timedelta(seconds=900)
     max_wait: timedelta = timedelta(seconds=3600)
@@ -18,12 +24,16 @@ class Policy:
     download_ttl: timedelta = timedelta(hours=24)
     max_hold: timedelta = timedelta(hours=24)
     max_outage: timedelta = timedelta(hours=12)
-    max_in_flight: int = 200
+    max_in_flight: int = 15
     max_source_bytes: int = 50_000_000
-    max_output_megapixels: float = 256
-    requests_per_minute: int = 60
+    max_output_megapixels: float = 50
+    unsold_days: float = 30
+    submissions: Allowance = SUBMISSIONS
+    status_calls: Allowance = STATUS_CALLS
     monthly_credit_budget: int | None = None
     budget_hold: bool = False
+
+    max_resubmissions: int = 2
 
     # Not settings: nobody has a reason to change them.
     max_attempts: int = 5  # a job started this often without success is set aside and refunded
@@ -32,4 +42,6 @@ class Policy:
     unmatched_patience: timedelta = timedelta(minutes=10)  # until an unmatched payment becomes a manual task
     refund_key_life: timedelta = timedelta(hours=23)  # Stripe forgets idempotency keys after 24 h
     alarm_patience: timedelta = timedelta(minutes=5)  # until an overdue job raises the alarm
+    max_submissions: int = 4  # per job and round, those without an answer included
+    result_life: timedelta = timedelta(hours=3)  # how long the address of a result is good
     refund_patience: timedelta = timedelta(hours=1)  # until an owed refund becomes a manual task

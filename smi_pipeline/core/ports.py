@@ -32,8 +32,8 @@ class UpscalerPort(Protocol):
         """Start one upscale. Costs credits.
 
         Raises RateLimited (429), AccountError (401/402/403; 404, 405 and redirects: the address is wrong),
-        PermanentError (another 4xx), TransientError (certainly not accepted: no connection, 408, 425, 503),
-        AmbiguousError (no answer, another 5xx, unreadable answer).
+        PermanentError (another 4xx), TransientError (certainly not accepted: no connection, an HTML page with status
+        200, 408, 425, 503, 521 to 523), AmbiguousError (no answer, another 5xx, unreadable answer).
         """
 
     def status(self, external_id: str) -> UpscaleReply:
@@ -100,8 +100,8 @@ class FetcherPort(Protocol):
 
     def fetch(self, url: str, *, kind: str, max_bytes: int) -> AbstractContextManager[Fetched]:
         """Stream `url` into a temporary file that lives as long as the context. `kind` is 'source' or 'result' and
-        chooses the list of allowed hosts. Raises PermanentError for a refused or missing URL and for a body that is
-        empty or over `max_bytes`; TransientError otherwise."""
+        chooses the list of allowed hosts. Raises PermanentError for a refused or missing URL, for a body that is empty
+        or no image, and for one over `max_bytes`; TransientError otherwise."""
 
     def sweep(self) -> int:
         """Remove temporary files that a killed process left an hour ago or earlier; return how many."""
@@ -154,23 +154,13 @@ class StoragePort(Protocol):
 
 
 class LimiterPort(Protocol):
-    """The Upsampler allowance, shared by all processes."""
+    """The allowances of Upsampler, shared by all processes: one of submissions, one of status calls."""
 
     def acquire(self, purpose: CallPurpose) -> None:
-        """Take one call. Raise RateLimited with the seconds until there is room, AccountError while the breaker is
-        open."""
+        """Take one call. Raise RateLimited with the seconds until there is room."""
 
-    def blocked_until(self, at: datetime, reason: str) -> None:
-        """Record a 429's Retry-After for every process."""
-
-    def open_breaker(self, reason: str) -> None:
-        """Stop all calls for a minute after the account was refused; no orders are taken until a call succeeds."""
-
-    def close_breaker(self) -> None:
-        """Record a call that succeeded."""
-
-    def breaker_reason(self) -> str | None:
-        """Return why the breaker is open, or None."""
+    def refused(self, purpose: CallPurpose, *, retry_after: float, reason: str) -> None:
+        """Record a 429 for every process: the allowance of this purpose pauses, and is smaller afterwards."""
 
 
 class RunsPort(Protocol):

@@ -130,6 +130,10 @@ class EmailKind(StrEnum):
     REFUND = "refund"
     DUPLICATE_PAYMENT = "duplicate_payment"
     GOODWILL = "goodwill"
+    DELAY = "delay"
+    REFUND_ACTION = "refund_action"  # Stripe needs something of the customer before it can return the money
+
+    PAYMENT_STARTED = "payment_started"  # the bank has not decided yet
 
 
 class EmailState(StrEnum):
@@ -147,11 +151,14 @@ UNSENT = (EmailState.CLAIMED, EmailState.HANDED_OVER)
 class ManualTaskKind(StrEnum):
     """Kind of a manual task."""
 
-    ACCOUNT = "account"
+    ACCOUNT = "account"  # of releases before the circuit breakers
+    BALANCE = "balance"
+    BREAKER = "breaker"
     BUDGET = "budget"
     DISK_FULL = "disk_full"
     DISPUTE = "dispute"
     FIDELITY = "fidelity"
+    FRAUD_WARNING = "fraud_warning"
     FILE_DAMAGED = "file_damaged"
     FILE_MISSING = "file_missing"
     MAIL_FAILED = "mail_failed"
@@ -161,7 +168,9 @@ class ManualTaskKind(StrEnum):
     REFUND_LATE = "refund_late"
     RUN_FAILED = "run_failed"
     SENSOR_SILENT = "sensor_silent"
+    SHARED_ID = "shared_id"
     STRIPE_EVENT = "stripe_event"
+    UNKNOWN_WORD = "unknown_word"
     UNMATCHED_FILES = "orphan_files"
     UNMATCHED_PAYMENT = "orphan_payment"
     WRONG_AMOUNT = "wrong_amount"

@@ -97,10 +97,10 @@ def run(places: Sequence[tuple[str, int]]) -> None:
         for worker in workers:
             if not worker.process.is_alive():
                 log.warning(worker.replace())
-    for worker in workers:
-        worker.process.terminate()
-    for worker in workers:
-        worker.process.join()
+    while running := [worker.process for worker in workers if worker.process.is_alive()]:
+        for process in running:
+            process.terminate()  # again and again: Celery misses the signal while it starts
+        running[0].join(1)
 
 
 def main() -> None:

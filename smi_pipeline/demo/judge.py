@@ -17,6 +17,9 @@ CREDIT_CENTS = 4
 FEE_PER_MILLE, FEE_FIXED_CENTS = 29, 30
 """The prices of the sandbox: a credit at Upsampler, and Stripe's fee."""
 
+DELAY = "Your image takes longer"
+"""Begins the subject of the mail to customers whose order waits for a fault of the shop; it closes no order."""
+
 LINK = re.compile(r"https?://[^\s\"<>]+/smi/v1/download/[0-9A-Za-z]{64}")
 
 
@@ -142,7 +145,7 @@ def _submissions(finding: Finding, evidence: Evidence) -> None:
     finding.submissions = len(submitted)
     finding.submitted_at = min((record["at"] for record in submitted), default=None)
     finding.credits = sum(record["credits"] for record in submitted)
-    allowed = 2 if job.interrupted else 1
+    allowed = max(2 if job.interrupted else 1, job.case.submissions)
     if len(submitted) > allowed:
         finding.violations.append(f"was submitted {len(submitted)} times instead of {allowed}")
     for record in submitted:
@@ -168,8 +171,9 @@ def _downloads(finding: Finding, mails: Sequence[ReceivedMail], evidence: Eviden
     return delivered
 
 
-def _mails(finding: Finding, mails: Sequence[ReceivedMail]) -> None:
+def _mails(finding: Finding, received: Sequence[ReceivedMail]) -> None:
     job, say = finding.job, finding.violations.append
+    mails = [mail for mail in received if not mail.subject.startswith(DELAY)]
     if len(mails) != 1:
         say(f"got {len(mails)} closing mails instead of one")
     for mail in mails:

@@ -15,14 +15,14 @@ from dagster import (
 from smi_pipeline.core.vocabulary import ManualTaskKind
 from smi_pipeline.fulfilment import jobs
 from smi_pipeline.fulfilment.resources import SmiResource
-from smi_pipeline.services.alerts import raise_alarms, send_alerts, watch_budget
+from smi_pipeline.services.alerts import raise_alarms, send_alerts, send_resolved, watch_budget
 
 
 @sensor(
     minimum_interval_seconds=30,
     default_status=DefaultSensorStatus.RUNNING,
     jobs=[jobs.submit_upscales],
-    description="Sends alerts about open manual tasks, the used budget and paid jobs past their last deadline.",
+    description="Sends alerts about open manual tasks, the used budget and overdue jobs; tells customers of a delay.",
 )
 def alerts(context: SensorEvaluationContext, smi: SmiResource) -> Iterator[SkipReason]:
     """Open the tasks that are called for and send those that were not sent yet."""
@@ -33,8 +33,13 @@ def alerts(context: SensorEvaluationContext, smi: SmiResource) -> Iterator[SkipR
     ctx = smi.ctx("alerts sensor")
     overdue = raise_alarms(ctx)
     watch_budget(ctx)
+    told = ctx.state.waiting.queue_delay_mails(ctx.policy)
     sent = send_alerts(ctx, settings.smi_admin_email, alert_post(settings))
-    yield SkipReason(f"{overdue} overdue job(s); alerts sent for {sent} task(s)")
+    resolved = send_resolved(ctx, settings.smi_admin_email, alert_post(settings))
+    yield SkipReason(
+        f"{overdue} overdue job(s); alerts sent for {sent} task(s), {resolved} resolved; {told} customer(s) told of a "
+        "delay"
+    )
 
 
 @run_failure_sensor(

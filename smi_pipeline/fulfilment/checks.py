@@ -1,4 +1,5 @@
-"""Asset checks of the operational side: no job is overdue, and the state agrees with Stripe and with the storage.
+"""Asset checks of the operational side: no job is overdue, no circuit breaker is open, and the state agrees with Stripe
+and with the storage.
 
 They report what the comparisons of `schedules` and `sensors` have found. They compare nothing themselves and send no
 alert: each difference has its own manual task.
@@ -16,6 +17,7 @@ from dagster import (
     in_process_executor,
 )
 
+from smi_pipeline.core.faults import headline
 from smi_pipeline.core.models import ManualTask
 from smi_pipeline.core.runs import PRIORITY_QUEUE
 from smi_pipeline.fulfilment.resources import SmiResource
@@ -43,6 +45,27 @@ def no_overdue_paid_job(smi: SmiResource) -> AssetCheckResult:
         passed=not overdue,
         severity=AssetCheckSeverity.ERROR,
         description=f"{len(overdue)} paid job(s) overdue: retry or refund them" if overdue else "no job is overdue",
+        metadata=metadata,
+    )
+
+
+@asset_check(asset="upscale_jobs")
+def no_open_breaker(smi: SmiResource) -> AssetCheckResult:
+    """No circuit breaker is open: no order waits because a part of the shop fails."""
+    found = [f for f in smi.ctx("no_open_breaker check").state.dashboard.breakers() if f.breaker.is_open]
+    metadata: dict[str, Any] = {"open breakers": len(found)}
+    if found:
+        rows = (
+            (f.breaker.name, f.breaker.opened_at, headline(f.breaker.name), f.breaker.message, f.waiting_text,
+             f.breaker.next_step)
+            for f in found
+        )  # fmt: skip
+        metadata["breakers"] = _table(("Breaker", "Open since", "What", "Last failure", "Waiting", "Next step"), rows)
+    names = ", ".join(f"{headline(f.breaker.name)} ({f.waiting_text} waiting)" for f in found)
+    return AssetCheckResult(
+        passed=not found,
+        severity=AssetCheckSeverity.WARN,
+        description=names or "no breaker is open",
         metadata=metadata,
     )
 
@@ -100,7 +123,7 @@ def _table(head: tuple[str, ...], rows: Any) -> MetadataValue:
     return MetadataValue.md("\n".join([line(head), line("---" for _ in head), *(line(row) for row in rows)]))
 
 
-CHECKS = [no_overdue_paid_job, stripe_agrees, files_agree]
+CHECKS = [no_overdue_paid_job, no_open_breaker, stripe_agrees, files_agree]
 
 check_operations = define_asset_job(
     "check_operations",

@@ -59,10 +59,10 @@ def _lease_op(name: str, queue: Queue, rows: str) -> OpDefinition:
     def leased(
         context: OpExecutionContext, config: LeaseConfig, smi: SmiResource, batch: Batch
     ) -> Iterator[DynamicOutput[str]]:
-        leases = smi.ctx(actor(context)).state.leases
-        lease_id = config.lease_id
+        ctx = smi.ctx(actor(context))
+        leases, lease_id = ctx.state.leases, config.lease_id
         if not lease_id:
-            lease_id, _ = leases.lease(queue, BATCH_LIMIT) or ("", [])
+            lease_id, _ = leases.lease(queue, BATCH_LIMIT, policy=ctx.policy) or ("", [])
         keys = leases.start(queue, lease_id) if lease_id else []
         if keys:
             batch.hold(lease_id, keys, step_seconds=60)

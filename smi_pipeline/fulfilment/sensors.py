@@ -9,6 +9,7 @@ from functools import partial
 
 from dagster import DefaultSensorStatus, RunRequest, SensorEvaluationContext, SkipReason, sensor
 
+from smi_pipeline.core.faults import MAIL, RESULTS, STRIPE, SUBMISSIONS, headline, is_source
 from smi_pipeline.core.models import Queue
 from smi_pipeline.core.runs import BATCH_LIMIT, run_config
 from smi_pipeline.fulfilment import jobs
@@ -30,7 +31,9 @@ Tick = Iterator[RunRequest | SkipReason]
 
 def _requests(ctx: ServiceContext, queue: Queue) -> Tick:
     started = 0
-    for lease_id, keys in next_batches(ctx, queue, max_leases=MAX_LEASES[queue], limit=BATCH_LIMIT):
+    for lease_id, keys in next_batches(
+        ctx, queue, max_leases=MAX_LEASES[queue], limit=BATCH_LIMIT, patience=PATIENCE_SECONDS
+    ):
         started += 1
         yield RunRequest(run_key=lease_id, run_config=run_config(queue, lease_id), tags={"smi/leased": str(len(keys))})
     if not started:
@@ -41,10 +44,35 @@ def _why_none(ctx: ServiceContext, queue: Queue) -> str:
     rows, due = _ROWS[queue], ctx.state.leases.due(queue)
     if not due:
         return f"no {rows} are due"
-    if queue is Queue.SUBMIT and (in_flight := ctx.state.submissions.in_flight()) >= ctx.policy.max_in_flight:
-        return f"Upsampler already works on {in_flight} upscale(s), the limit; {due} {rows} are due"
-    return f"all {MAX_LEASES[queue]} slots are busy; {due} {rows} are due"
+    return f"{_obstacle(ctx, queue)}; {due} {rows} are due"
 
+
+def _obstacle(ctx: ServiceContext, queue: Queue) -> str:
+    """Return what the due rows of a queue wait for."""
+    waits_for = [
+        headline(breaker.name)
+        for breaker in ctx.state.breakers.all()
+        if breaker.is_open and (breaker.name in _BREAKERS[queue] or (queue is Queue.SUBMIT and is_source(breaker.name)))
+    ]
+    if queue is Queue.SUBMIT:
+        room = ctx.state.leases.room_to_start(ctx.policy)
+        if room.free <= 0:
+            waits_for.append(room.reason)
+    return "; ".join(waits_for) or f"all {MAX_LEASES[queue]} slots are busy"
+
+
+_BREAKERS = {
+    Queue.SUBMIT: (SUBMISSIONS, RESULTS),
+    Queue.FULFIL: (RESULTS,),
+    Queue.REFUND: (STRIPE,),
+    Queue.MAIL: (MAIL,),
+}
+"""The circuit breakers that rows of a queue wait for, beside those of the hosts of source images."""
+
+
+PATIENCE_SECONDS = 3.5
+"""How long a tick waits for the next call of the allowance, so that work goes on when a pause ends, not at the tick
+after it."""
 
 TICK_SECONDS = 4
 """Least seconds between ticks. The daemon checks every 5 s and measures from the start of the last tick, which is a

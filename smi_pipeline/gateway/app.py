@@ -30,14 +30,16 @@ def create_app(ctx: ServiceContext, settings: Settings, *, on_work: Callable[[Qu
     static = _Static(directory=STATIC)
     routes = [
         Route("/smi-webhook/stripe", webhooks.stripe, methods=["POST"]),
-        Route("/smi-webhook/upsampler/{token}", webhooks.upsampler, methods=["POST"]),
+        Route("/smi-webhook/upsampler/{token}", webhooks.upsampler, methods=["GET", "POST"]),
         Route("/smi/v1/jobs", storefront.register, methods=["POST"]),
         Route("/smi/v1/jobs/{job_id}", customers.job_page, methods=["GET"]),
         Route("/smi/v1/job-status/{job_id}", customers.job_status, methods=["GET", "OPTIONS"]),
         Route("/smi/v1/download/{token}", downloads.download, methods=["GET"]),
         Route("/smi/v1/rate/{job_id}", customers.rating, methods=["GET", "POST"]),
-        Route("/smi/v1/admin/jobs/{job_id}/{action}", admin_api.act, methods=["POST"]),
+        Route("/smi/v1/end-waiting/{job_id}", customers.end_waiting, methods=["GET", "POST"]),
+        Route("/smi/v1/admin/{kind}/{subject}/{action}", admin_api.act, methods=["POST"]),
         Route("/ops", ops.ops, methods=["GET"]),
+        Route("/ops/breakers", ops.breakers, methods=["GET", "POST"]),
         Route("/ops/jobs/{job_id}", ops.ops_job, methods=["GET"]),
         Route("/ops/reports/{path:path}", reports.file, methods=["GET"]),
         Route("/metrics", ops.metrics, methods=["GET"]),

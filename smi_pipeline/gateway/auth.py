@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from smi_pipeline.core.errors import NotFound
-from smi_pipeline.core.lifecycle import TOKEN_LENGTH, rating_token, view_token
+from smi_pipeline.core.lifecycle import TOKEN_LENGTH, end_waiting_token, rating_token, view_token
 from smi_pipeline.core.models import UpscaleJob
 from smi_pipeline.gateway.context import gateway_of
 from smi_pipeline.services.intake import require_known
@@ -111,6 +111,13 @@ def may_rate(request: Request, job_id: str) -> bool:
 
     Raises HTTPException (429) after too many wrong ones."""
     return _signed(request, "key", rating_token(gateway_of(request).ctx.secret_key, job_id))
+
+
+def may_end_waiting(request: Request, job_id: str) -> bool:
+    """Return whether `key` is the signed key that lets a customer end the waiting for this job.
+
+    Raises HTTPException (429) after too many wrong ones."""
+    return _signed(request, "key", end_waiting_token(gateway_of(request).ctx.secret_key, job_id))
 
 
 def _signed(request: Request, parameter: str, wanted: str) -> bool:

@@ -1,4 +1,4 @@
-"""The customers' pages: the order page, its status as JSON, and the rating."""
+"""The customers' pages: the order page, its status as JSON, the rating, and the end of the waiting."""
 
 import re
 from typing import Any
@@ -9,16 +9,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import NotFound, SmiError
 from smi_pipeline.core.lifecycle import rating_token
 from smi_pipeline.core.models import UpscaleJob
-from smi_pipeline.core.vocabulary import Status
-from smi_pipeline.formatting import RATINGS
+from smi_pipeline.core.vocabulary import Queue, Status
+from smi_pipeline.formatting import RATINGS, money
 from smi_pipeline.gateway import errors
-from smi_pipeline.gateway.auth import find_job, may_rate, may_view, shop_headers
+from smi_pipeline.gateway.auth import find_job, may_end_waiting, may_rate, may_view, shop_headers
 from smi_pipeline.gateway.bodies import FORM_BYTES, read_body, require_content_type
 from smi_pipeline.gateway.context import Gateway, gateway_of
 from smi_pipeline.gateway.progress import STEPS, snapshot
+from smi_pipeline.services import notify
+from smi_pipeline.state.waiting import Ending
 
 log = structlog.get_logger("smi_pipeline.gateway")
 
@@ -129,4 +132,60 @@ def _rated_job(request: Request) -> UpscaleJob:
     job = find_job(request)
     if not may_rate(request, job.job_id):
         raise NotFound("This rating link is not valid.")
+    return job
+
+
+async def end_waiting(request: Request) -> Response:
+    """Serve /smi/v1/end-waiting/{job_id}?key=: GET shows a button, POST cancels the order and returns the money."""
+    return await (_end_waiting if request.method == "POST" else _end_waiting_page)(request)
+
+
+async def _end_waiting_page(request: Request) -> Response:
+    """Show the button. Opening the page changes nothing: mail scanners open every link."""
+    gateway = gateway_of(request)
+    job = await gateway.threads.quick(_waiting_job, request)
+    ended = job.reason_code == reasons.CANCELLED
+    state = "ended" if ended else "offer" if await gateway.threads.quick(_can_end, gateway, job) else "too_late"
+    return _end_waiting_response(gateway, job, state)
+
+
+async def _end_waiting(request: Request) -> Response:
+    """Cancel the order. A repeated request is told the same and changes nothing."""
+    gateway = gateway_of(request)
+    require_content_type(request, "application/x-www-form-urlencoded")
+    await read_body(request, FORM_BYTES)
+    job = await gateway.threads.quick(_waiting_job, request)
+    ending = await gateway.threads.quick(_end, gateway, job)
+    log.info("waiting ended by the customer", action="end_waiting", job_id=job.job_id, ending=ending.value)
+    if ending is Ending.TOO_LATE:
+        return _end_waiting_response(gateway, job, "too_late", status=409)
+    if ending is Ending.ENDED:
+        gateway.dispatch(Queue.REFUND)  # a sensor makes the refund if this does not
+    return _end_waiting_response(gateway, job, "ended")
+
+
+def _can_end(gateway: Gateway, job: UpscaleJob) -> bool:
+    return gateway.ctx.state.waiting.can_end(job.job_id)
+
+
+def _end(gateway: Gateway, job: UpscaleJob) -> Ending:
+    return gateway.ctx.state.waiting.end(job.job_id, actor="customer")
+
+
+def _end_waiting_response(gateway: Gateway, job: UpscaleJob, state: str, *, status: int = 200) -> Response:
+    values = {
+        "state": state,
+        "job_id": job.job_id,
+        "file_name": job.file_name,
+        "resolution": job.resolution,
+        "price": money(job.price_cents, job.currency),
+        "order_url": notify.status_url(gateway.ctx, job.job_id),
+    }
+    return gateway.pages.response("end_waiting.html", values, status=status)
+
+
+def _waiting_job(request: Request) -> UpscaleJob:
+    job = find_job(request)
+    if not may_end_waiting(request, job.job_id):
+        raise NotFound("This link is not valid.")
     return job

@@ -8,6 +8,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from smi_pipeline.core.vocabulary import Queue, Status
+from smi_pipeline.services.admin import BREAKERS
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.settings import Settings
 
@@ -50,8 +51,9 @@ class _StateCollector(Collector):
     def __init__(self, ctx: ServiceContext, settings: Settings) -> None:
         self._ctx = ctx
         self._allowance = {
-            ("minute",): settings.upsampler_requests_per_minute,
-            ("hour",): settings.upsampler_requests_per_hour,
+            ("submissions", "minute"): settings.upsampler_requests_per_minute,
+            ("submissions", "hour"): settings.upsampler_requests_per_hour,
+            ("status_calls", "minute"): settings.upsampler_status_calls_per_minute,
         }
 
     def describe(self) -> list[Metric]:
@@ -80,12 +82,16 @@ class _StateCollector(Collector):
             (Queue.REFUND,): queue.refunds_owed,
             (Queue.MAIL,): queue.mails_owed,
         }
-        calls = {("minute",): queue.calls_minute, ("hour",): queue.calls_hour}
+        calls = {
+            ("submissions", "minute"): queue.submissions_minute,
+            ("submissions", "hour"): queue.submissions_hour,
+            ("status_calls", "minute"): queue.status_calls_minute,
+        }
         for name, help_, labels, values in (
             ("smi_jobs", "Upscale jobs by status.", "status", {(status,): counts.get(status, 0) for status in Status}),
             ("smi_queue", "Rows that wait or are being worked on.", "queue", waiting),
-            ("smi_api_calls", "Calls to Upsampler in the last window.", "window", calls),
-            ("smi_api_allowance", "Calls allowed per window; 0: no limit.", "window", self._allowance),
+            ("smi_api_calls", "Calls to Upsampler in the last window.", "calls window", calls),
+            ("smi_api_allowance", "Calls allowed by the settings; 0: no limit.", "calls window", self._allowance),
             (
                 "smi_differences",
                 "Open differences between the state and Stripe or the storage.",
@@ -103,6 +109,19 @@ class _StateCollector(Collector):
             for key, value in values.items():
                 metric.add_metric(key, value)
             yield metric
+        failing = {f.breaker.name: f for f in self._ctx.state.dashboard.breakers()}
+        shut = GaugeMetricFamily("smi_breaker_open", "Whether a circuit breaker is open.", labels=["name"])
+        waited_for = GaugeMetricFamily(
+            "smi_breaker_waiting_orders",
+            "Orders (for stripe: refunds, for mail: mails) that wait for an open circuit breaker.",
+            labels=["name"],
+        )
+        for breaker in dict.fromkeys((*BREAKERS, *failing)):
+            found = failing.get(breaker)
+            is_open = found is not None and found.breaker.is_open
+            shut.add_metric((breaker,), is_open)
+            waited_for.add_metric((breaker,), found.waiting if found and is_open else 0)
+        yield from (shut, waited_for)
         silent = -1 if queue.silent_seconds is None else queue.silent_seconds
         alarms = len(views.alarms(self._ctx.policy))
         for name, help_, figure in (

@@ -1,21 +1,25 @@
-"""The operators' pages, read-only and behind a password; and /metrics and /health for monitoring."""
+"""The operators' pages, behind a password; and /metrics and /health for monitoring."""
 
 import re
 from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
+from smi_pipeline.core import faults, properties
 from smi_pipeline.core.errors import TransientError
 from smi_pipeline.core.models import Status
 from smi_pipeline.gateway.auth import find_job, require_operator
+from smi_pipeline.gateway.bodies import FORM_BYTES, read_body, require_content_type
 from smi_pipeline.gateway.context import Gateway, gateway_of
 from smi_pipeline.gateway.rendering import masked_address
 from smi_pipeline.services import admin
+from smi_pipeline.state.dashboard import BreakerFigures
 
 log = structlog.get_logger("smi_pipeline.gateway")
 
@@ -31,6 +35,10 @@ class Overview:
         self._taken_at = float("-inf")
         self._figures: dict[str, Any] = {}
 
+    def forget(self) -> None:
+        """Read the figures anew at the next look: an operator has changed something."""
+        self._taken_at = float("-inf")
+
     def figures(self, gateway: Gateway) -> dict[str, Any]:
         """Return all that the overview shows."""
         if monotonic() - self._taken_at > FRESH_SECONDS:
@@ -45,6 +53,29 @@ async def ops(request: Request) -> Response:
     gateway = gateway_of(request)
     figures = await gateway.threads.quick(request.app.state.overview.figures, gateway)
     return gateway.pages.response("ops.html", figures)
+
+
+async def breakers(request: Request) -> Response:
+    """Serve /ops/breakers: GET shows every circuit breaker, POST opens or closes one. Unlike the overview the page does
+    not refresh itself: it would empty the form."""
+    require_operator(request)
+    gateway = gateway_of(request)
+    if request.method != "POST":
+        values = await gateway.threads.quick(_breakers, gateway)
+        # Under `no-referrer`, the rule of the other pages, browsers send the form with `Origin: null`.
+        return gateway.pages.response("ops_breakers.html", values, headers={"Referrer-Policy": "same-origin"})
+    require_content_type(request, "application/x-www-form-urlencoded")
+    body = await read_body(request, FORM_BYTES)
+    try:
+        form = parse_qs(body.decode("utf-8"), strict_parsing=True, max_num_fields=10)
+        [verb], [name], [reason] = form["action"], form["name"], form.get("reason", [""])
+        act = {"open": admin.open_breaker, "close": admin.close_breaker}[verb]
+    except (ValueError, KeyError):
+        raise HTTPException(400, "The form cannot be read.") from None
+    done = await gateway.threads.quick(act, gateway.ctx.acting_as("operator, /ops"), name, reason)
+    request.app.state.overview.forget()
+    log.info("admin action", action=f"admin_{verb}_breaker", name=name[:64], done=done)
+    return RedirectResponse(f"{gateway.pages.root}/ops/breakers", status_code=303)
 
 
 async def ops_job(request: Request) -> Response:
@@ -75,7 +106,10 @@ async def health(request: Request) -> Response:
     except TransientError as error:
         log.error("the database cannot write", action="health", error=str(error))
         return _unhealthy("The database cannot write: its disk is full, or it is read-only.")
-    return JSONResponse({"success": True, "data": {"status": "ok", "database": "ok"}})
+    figures = await gateway.threads.quick(gateway.ctx.state.dashboard.breakers)
+    shut = [f.breaker.name for f in figures if f.breaker.is_open]
+    # Still 200: the gateway is well, and a restart would mend nothing.
+    return JSONResponse({"success": True, "data": {"status": "ok", "database": "ok", "open_breakers": shut}})
 
 
 def _unhealthy(message: str) -> JSONResponse:
@@ -101,7 +135,9 @@ def _figures(gateway: Gateway) -> dict[str, Any]:
         "silent": int((queue.silent_seconds or 0) // 60),
         "minute_limit": settings.upsampler_requests_per_minute,
         "hour_limit": settings.upsampler_requests_per_hour,
-        "gate": state.dashboard.circuit_breaker(),
+        "status_limit": settings.upsampler_status_calls_per_minute,
+        "pause": state.dashboard.pause(),
+        "breakers": [_breaker(f) for f in state.dashboard.breakers()],
         "ended": ended,
         "delivered": outcomes.get("delivered", 0),
         "failures": [(reason, n) for reason, n in outcomes.items() if reason != "delivered"],
@@ -118,10 +154,43 @@ def _figures(gateway: Gateway) -> dict[str, Any]:
         },
         "credits_month": state.queries.credits_this_month(),
         "budget": ctx.policy.monthly_credit_budget,
+        "unsold": [(found, properties.in_words(found.property)) for found in state.unsold.all(ctx.policy.unsold_days)],
         "tasks": state.manual_tasks.opened(),
         "alarms": state.queries.alarms(ctx.policy),
         "jobs": state.queries.jobs(limit=25),
         "dagster_url": dagster_url(gateway),
+    }
+
+
+def _breakers(gateway: Gateway) -> dict[str, Any]:
+    found = {f.breaker.name: _breaker(f) for f in gateway.ctx.state.dashboard.breakers()}
+    calm = {"is_open": False, "failing": False}
+    return {
+        "now": gateway.ctx.state.submissions.now(),
+        "breakers": [
+            found.get(name) or {"name": name, "headline": faults.headline(name), **calm}
+            for name in dict.fromkeys((*found, *admin.BREAKERS))
+        ],
+        "dagster_url": dagster_url(gateway),
+    }
+
+
+def _breaker(figures: BreakerFigures) -> dict[str, Any]:
+    breaker = figures.breaker
+    return {
+        "name": breaker.name,
+        "headline": faults.headline(breaker.name),
+        "is_open": breaker.is_open,
+        "failing": not breaker.is_open,
+        "since": breaker.opened_at or breaker.failing_since,
+        "failed": len(breaker.failed),
+        "message": breaker.message,
+        "next_step": breaker.next_step,
+        "by_hand": breaker.by_hand,
+        "waiting": figures.waiting_text,
+        "probing": breaker.probe is not None,
+        "next_probe_at": breaker.next_probe_at,
+        "failed_probes": breaker.failed_probes,
     }
 
 

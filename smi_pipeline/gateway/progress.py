@@ -7,7 +7,7 @@ from smi_pipeline import formatting
 from smi_pipeline.core import reasons
 from smi_pipeline.core.lifecycle import CUSTOMER_STAGE, progress_percent
 from smi_pipeline.core.models import Refund, Stage, Status, UpscaleJob
-from smi_pipeline.core.vocabulary import UNFINISHED_REFUNDS
+from smi_pipeline.core.vocabulary import UNFINISHED_REFUNDS, RefundState
 from smi_pipeline.services import notify, submit
 from smi_pipeline.services.context import ServiceContext
 
@@ -16,6 +16,11 @@ ENDED = (Status.COMPLETED, Status.REFUNDED, Status.ABANDONED, Status.FAILED)
 
 CHECKING_PERCENT = 90
 """Lowest progress while the result is checked: the estimate by time is too low when it arrives early."""
+
+WAITING_TEXT = (
+    "A service that we use to make your image has a problem at the moment. Your order waits, and it goes on by itself "
+    "as soon as the problem is solved. Your money is safe: you get your image, or your money back."
+)
 
 POLL_SECONDS = 10
 POLL_SECONDS_UNPAID = 3  # a customer back from Checkout waits for Stripe's webhook
@@ -26,10 +31,12 @@ def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, A
     """Return the state of an order. `full` adds what only its customer may see: the order, the link, the refunds."""
     now = ctx.state.submissions.now()
     step = step_of(job)
-    eta = _eta_seconds(ctx, job, now)
+    since = ctx.state.waiting.since(job.job_id) if job.queue else None
+    eta = None if since else _eta_seconds(ctx, job, now)
     refunds = [_refund(ctx, job, r) for r in ctx.state.refunds.of_job(job.job_id)]
     pending = any(r["state"] in UNFINISHED_REFUNDS for r in refunds)
-    poll_after = _poll_after(step, pending)
+    on_its_way = job.status is Status.AWAITING_PAYMENT and job.paying_intent is not None
+    poll_after = POLL_SECONDS_REFUND if on_its_way else _poll_after(step, pending)
     progress = progress_percent(
         job.status, now=now, started_at=job.processing_at, expected_seconds=job.expected_seconds
     )
@@ -37,21 +44,35 @@ def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, A
         "job_id": job.job_id,
         "status": CUSTOMER_STAGE[job.status].value,
         "step": step,
+        "payment_on_its_way": on_its_way,
         "progress": max(progress, CHECKING_PERCENT) if step == "checking" else progress,
         "eta": eta,
-        "eta_text": _eta_text(step, eta),
+        "eta_text": "Waiting; it goes on by itself." if since else _eta_text(step, eta),
         "estimated_completion": _iso(job.estimated_completion),
         "updated_at": _iso(job.updated_at),
+        "waiting": {"since": _iso(since), "message": WAITING_TEXT} if since else None,
         "poll_after": poll_after,
     }
     if not full:
         # Without the signed token a page learns that something changed, but not what.
-        return data | {"revision": step}
+        return data | {"revision": f"{step}/waiting" if since else step + "!" * on_its_way}
     width, height = job.output_size
     download = _download(ctx, job, now) if job.status is Status.COMPLETED else None
-    revision = "/".join([step, *(f"{r['kind']}:{r['state']}" for r in refunds), str(bool(download))])
+    # The promised time is over: now the page offers what the mail about the delay does.
+    late = since is not None and job.paid_at is not None and now >= job.paid_at + ctx.policy.max_processing
+    end_url = notify.end_waiting_url(ctx, job.job_id) if late and ctx.state.waiting.can_end(job.job_id) else None
+    revision = "/".join(
+        [
+            step + "!" * on_its_way,
+            *(["waiting"] if since else []),
+            *(["late"] if end_url else []),
+            *(f"{r['kind']}:{r['state']}{'!' * r['action_needed']}" for r in refunds),
+            str(bool(download)),
+        ]
+    )
     return data | {
         "revision": revision,
+        "end_waiting_url": end_url,
         "order": {
             "resolution": job.resolution,
             "file_name": job.file_name,
@@ -84,7 +105,7 @@ def step_of(job: UpscaleJob) -> str:
 def _eta_seconds(ctx: ServiceContext, job: UpscaleJob, now: datetime) -> int | None:
     """Return the estimated seconds until the image is ready, None when unknown."""
     if job.status is Status.PENDING:
-        wait = ctx.state.queries.forecast_wait_seconds(ctx.policy.requests_per_minute)
+        wait = ctx.state.queries.forecast_wait_seconds(ctx.policy)
         return round(wait + submit.expected_seconds(ctx, job))
     if job.status is not Status.PROCESSING or job.processing_at is None:
         return None
@@ -147,6 +168,7 @@ def _refund(ctx: ServiceContext, job: UpscaleJob, refund: Refund) -> dict[str, A
     return {
         "kind": refund.kind,
         "state": refund.state,
+        "action_needed": refund.state is RefundState.PENDING and refund.stripe_status == "requires_action",
         "amount_cents": amount,
         "currency": refund.currency,
         "amount_text": formatting.money(amount, refund.currency),

@@ -4,9 +4,11 @@
 and 503 for whatever the sender should send again.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
+from urllib.parse import parse_qsl
 
 import structlog
 from starlette.exceptions import HTTPException
@@ -54,21 +56,35 @@ async def stripe(request: Request) -> Response:
 
 
 async def upsampler(request: Request) -> Response:
-    """Serve POST /smi-webhook/upsampler/{token}: make the status call of the token's submission due now.
+    """Serve GET and POST /smi-webhook/upsampler/{token}: make the status call of the token's submission due now.
 
-    The webhook's content is not trusted: the result is only taken from the status call.
+    The webhook's content is not trusted: the result is only taken from the status call. It is JSON, a form, or in the
+    address.
     """
     gateway = gateway_of(request)
     with _counted(gateway, UPSAMPLER) as outcome:
         token = request.path_params["token"]
         if not is_token(token):
             raise NotFound("unknown webhook token")
-        body = await read_body(request, WEBHOOK_BYTES)
+        body = _as_json(request, await read_body(request, WEBHOOK_BYTES))
         reply = await gateway.threads.quick(completions.take_hint, gateway.ctx, token, body)
         outcome.append("hint")
         log.info("upsampler webhook", action="webhook", source=UPSAMPLER, stage=reply.stage)
         gateway.dispatch(Queue.FULFIL)
         return JSONResponse({"success": True, "data": {"effect": "noted"}})
+
+
+def _as_json(request: Request, body: bytes) -> bytes:
+    """Return the content of a webhook as JSON, also of a GET and of a form. Without content it says that the upscale is
+    processing: only the status call tells more."""
+    if request.method == "POST":
+        if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+            return body
+        fields = dict(parse_qsl(body.decode("utf-8", "replace")))
+    else:
+        fields = dict(request.query_params)
+    named = {name: fields[name] for name in ("job_id", "id", "status") if fields.get(name)}
+    return json.dumps(named or {"status": "processing"}).encode()
 
 
 @contextmanager

@@ -11,7 +11,14 @@ Request faults, the same for every service with HTTP:
 - ``drop``: closes the connection before the request is handled;
 - ``accept_then_drop``: handles the request and closes the connection without a response (POST only);
 - ``garbage``: handles the request and responds 200 with malformed JSON;
-- ``cut_transfer``: handles the request, sends the headers and half of the body, then closes the connection.
+- ``cut_transfer``: handles the request, sends the headers and half of the body, then closes the connection;
+- ``page`` ``{"code": 200, "about": "maintenance", "after_work": false}``: responds with an HTML page, as a proxy in
+  front of a service does; ``about``: ``maintenance`` or ``challenge`` (of bot protection);
+- ``empty_body``: handles the request and responds without a body; ``slow_body`` ``{"seconds": 5.0}``: handles it, and
+  takes so long to send the body in ten pieces;
+- ``encoded`` ``{"encoding": "gzip"}``: handles the request and compresses the body, ``gzip`` or ``deflate``, whatever
+  the client accepts; ``chunked``: sends the body without announcing its length; ``media_type``
+  ``{"value": "application/octet-stream"}``: names another type.
 """
 
 import asyncio
@@ -27,6 +34,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from smi_pipeline.sandbox import replies
 from smi_pipeline.sandbox.connections import CutInHalf, Dropped
 from smi_pipeline.sandbox.faults import FaultError, FaultRegistry, Kind
 from smi_pipeline.sandbox.ledger import Ledger
@@ -41,6 +49,12 @@ REQUEST_KINDS: Mapping[str, Kind] = {
     "accept_then_drop": Kind(),
     "garbage": Kind(),
     "cut_transfer": Kind(),
+    "page": Kind(defaults={"code": 200, "about": "maintenance", "after_work": False}, choices={"about": replies.PAGES}),
+    "empty_body": Kind(),
+    "slow_body": Kind(defaults={"seconds": 5.0}),
+    "encoded": Kind(defaults={"encoding": "gzip"}, choices={"encoding": ("gzip", "deflate")}),
+    "chunked": Kind(),
+    "media_type": Kind(defaults={"value": "application/octet-stream"}),
 }
 _GARBAGE = b'{"status": "ok", "id": "8c1'
 
@@ -146,13 +160,15 @@ class SandboxService(ABC):
         if request.method != "POST":
             kinds.discard("accept_then_drop")
         taken = self.faults.take(kinds, request.state.context, only_named=quiet)
-        latency, status = taken.get("latency"), taken.get("status")
+        latency, status, page = taken.get("latency"), taken.get("status"), taken.get("page")
         if latency and not latency["after_work"]:
             await asyncio.sleep(latency["seconds"])
         if "drop" in taken:
             return Dropped()
         if status and not status["after_work"]:
             return self._failing(request, status)
+        if page and not page["after_work"]:
+            return replies.page(page["about"], page["code"])
         reply = await view(request, body)
         if status:
             reply = self._failing(request, status)
@@ -163,9 +179,10 @@ class SandboxService(ABC):
             return Dropped()
         if "garbage" in taken:
             return Response(_GARBAGE, media_type="application/json")
-        if "cut_transfer" in taken:
-            return CutInHalf(reply)
-        return reply
+        if page:
+            return replies.page(page["about"], page["code"])
+        reply = replies.altered(reply, taken)
+        return CutInHalf(reply) if "cut_transfer" in taken else reply
 
     def failed_after_work(self, request: Request, reply: Response) -> None:  # noqa: B027 - optional to override
         """React to a response that was replaced by an error after the request had been handled."""

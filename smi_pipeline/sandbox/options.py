@@ -21,6 +21,7 @@ class Options:
 
     only: Sequence[str] = SERVICES
     upsampler_port: int = 0
+    upsampler_other_port: int = 0
     stripe_port: int = 0
     smtp_port: int = 0
     mail_port: int = 0
@@ -29,8 +30,11 @@ class Options:
     api_format: ApiFormat = _of(  # noqa: RUF009 - a field
         "upsampler", "documented", "format of replies to no submission; a submission is answered in its own format"
     )
-    rate_minute: int = _of("upsampler", 60, "requests to the upscaling API in any rolling minute; 0: no limit")
-    rate_hour: int = _of("upsampler", 1800, "requests to the upscaling API in any rolling hour; 0: no limit")
+    rate_minute: int = _of("upsampler", 60, "submissions in any rolling minute; 0: no limit")
+    rate_hour: int = _of("upsampler", 1800, "submissions in any rolling hour; 0: no limit")
+    rate_status: int = _of("upsampler", 240, "status calls in any rolling minute; 0: no limit")
+    rate_minute_seconds: float = _of("upsampler", 60.0, "seconds of a minute of the rate limits")
+    retry_after: str = _of("upsampler", "seconds", "how a 429 names its pause: seconds or date")
     processing_seconds: float = _of("upsampler", 2.0, "seconds from submission to result")
     upsampler_webhook_retry_seconds: float = _of("upsampler", 1.0, setting="webhook_retry_seconds")
     workers: int = _of("upsampler", 2, "threads that resize images")
@@ -57,6 +61,7 @@ class Urls:
 
     upsampler: str = ""
     upsampler_cdn: str = ""
+    upsampler_other: str = ""
     stripe: str = ""
     smtp_host: str = HOST
     smtp_port: int = 0

@@ -2,7 +2,7 @@
 
 ::
 
-    with Sandbox(folder, processing_seconds=0.2, rate_minute=0, rate_hour=0) as sandbox:
+    with Sandbox(folder, processing_seconds=0.2, rate_minute=0, rate_hour=0, rate_status=0) as sandbox:
         sandbox.urls.upsampler, sandbox.urls.stripe, sandbox.urls.smtp_port, sandbox.urls.mail, sandbox.urls.origin
         sandbox.fault("upsampler", "truncated", match={"job_id": "7"})
         sandbox.configure("stripe", webhook_url="http://127.0.0.1:8000/stripe")
@@ -144,6 +144,8 @@ class Sandbox:
         urls: dict[str, Any] = {name: f"http://{HOST}:{sock.getsockname()[1]}" for name, sock in sockets.items()}
         if "upsampler" in urls:
             urls["upsampler_cdn"] = urls["upsampler"] + "/cdn"
+            other = _listen(self.options.upsampler_other_port)
+            urls["upsampler_other"] = f"http://{HOST}:{other.getsockname()[1]}"
         if smtp_socket is not None:
             urls["smtp_port"] = smtp_socket.getsockname()[1]
         self.urls = Urls(**urls)
@@ -152,9 +154,13 @@ class Sandbox:
         smtp_server = None
         for service in services:
             service.base_url = urls[service.name]
+            listening = [sockets[service.name]]
+            if isinstance(service, Upsampler):
+                service.other_url = urls["upsampler_other"]
+                listening.append(other)
             await service.start()
             server = uvicorn.Server(_config(service))
-            servers.append((server, asyncio.create_task(server.serve(sockets=[sockets[service.name]]))))
+            servers.append((server, asyncio.create_task(server.serve(sockets=listening))))
             if isinstance(service, Mail) and smtp_socket is not None:
                 smtp_server = await self._loop.create_server(partial(service.smtp, self._tls), sock=smtp_socket)
         while not all(server.started or task.done() for server, task in servers):

@@ -58,16 +58,17 @@ class Webhooks:
         *,
         attempt: int,
         attempts: int,
+        method: str = "POST",
     ) -> None:
-        """POST once, without following redirects; schedule the next of ``attempts`` unless the response is 2xx."""
+        """Send once, without following redirects; schedule the next of ``attempts`` unless the response is 2xx."""
         loop = asyncio.get_running_loop()
-        status, seconds = await loop.run_in_executor(self._pool, self._post, url, body, headers)
+        status, seconds = await loop.run_in_executor(self._pool, self._post, method, url, body, headers)
         self._log(subject, attempt, status, seconds)
         if not 200 <= status < 300 and attempt < attempts:
             pause = min(self._service.settings["webhook_retry_seconds"] * 2 ** (attempt - 1), _LONGEST_PAUSE_SECONDS)
             self._service.timers.at(time.time() + pause, "deliver", id=subject["id"], attempt=attempt + 1)
 
-    def _post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, float]:
+    def _post(self, method: str, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, float]:
         """Return the status (0: no response) and the seconds until the response."""
         session = getattr(self._local, "session", None)
         if session is None:
@@ -75,7 +76,9 @@ class Webhooks:
             session.trust_env = False  # bypass a proxy of the machine
         began = time.monotonic()
         try:
-            reply = session.post(url, data=body, headers=headers, timeout=TIMEOUT_SECONDS, allow_redirects=False)
+            reply = session.request(
+                method, url, data=body, headers=headers, timeout=TIMEOUT_SECONDS, allow_redirects=False
+            )
         except requests.RequestException:
             return 0, time.monotonic() - began
         return reply.status_code, time.monotonic() - began

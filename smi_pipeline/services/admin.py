@@ -7,7 +7,7 @@ import re
 from datetime import timedelta
 from typing import Annotated, Any
 
-from smi_pipeline.core import reasons
+from smi_pipeline.core import faults, reasons
 from smi_pipeline.core.errors import Conflict, NotFound, PermanentError, RefusedError
 from smi_pipeline.core.lifecycle import UNFINISHED
 from smi_pipeline.core.models import RecordedPayment, UpscaleJob
@@ -33,6 +33,10 @@ actions = Registry()
 JobId = Annotated[str, "Upscale job, 32 characters with or without hyphens"]
 _REFUND_QUEUED = "the refund is queued; it is made within seconds"
 PaymentIntentId = Annotated[str, "Stripe's id of the payment (pi_…)"]
+BREAKERS = (faults.SUBMISSIONS, faults.RESULTS, faults.STRIPE, faults.MAIL)
+"""The circuit breakers of every shop; each image host has one besides."""
+
+BreakerName = Annotated[str, "Circuit breaker: submissions, results, stripe, mail, or source: and an image host"]
 TaskId = Annotated[int, "Number of the manual task, from the ops page or `smi tasks list`"]
 
 
@@ -324,3 +328,60 @@ def close_task(ctx: ServiceContext, task_id: TaskId) -> str:
     if not ctx.state.manual_tasks.close_by_id(task_id, actor=ctx.actor):
         raise NotFound(f"there is no open task {task_id}")
     return f"task {task_id} closed"
+
+
+@actions.register("open_breaker", Target.BREAKER, verb="open")
+def open_breaker(
+    ctx: ServiceContext, name: BreakerName, reason: Annotated[str, "Why it is opened; shown on the ops page"]
+) -> str:
+    """Open a circuit breaker by hand: orders that need this part wait, and new ones are refused, until it is closed.
+
+    Raise RefusedError for an unknown name and without a reason.
+    """
+    name, reason = _known_breaker(name), one_line(reason, 200)
+    if not reason:
+        raise RefusedError("give a reason for opening the breaker")
+    ctx.state.breakers.open_by_hand(name, message=reason, actor=ctx.actor)
+    return f"breaker {name} is open until it is closed by hand"
+
+
+@actions.register("close_breaker", Target.BREAKER, verb="close")
+def close_breaker(
+    ctx: ServiceContext, name: BreakerName, reason: Annotated[str, "What has changed; kept in the audit trail"]
+) -> str:
+    """Close a circuit breaker by hand: what waited for it goes on at once. It opens again if the fault is still there.
+
+    Raise RefusedError for an unknown name and without a reason, Conflict when it is not open.
+    """
+    name, reason = _known_breaker(name), one_line(reason, 200)
+    if not reason:
+        raise RefusedError("give a reason for closing the breaker")
+    if not ctx.state.breakers.close_by_hand(name, policy=ctx.policy, actor=f"{ctx.actor}: {reason}"):
+        raise Conflict(f"breaker {name} is not open")
+    return f"breaker {name} is closed; what waited for it goes on"
+
+
+def _known_breaker(name: str) -> str:
+    name = name.strip().lower()
+    if name in BREAKERS or (faults.is_source(name) and re.fullmatch(r"source:[\w.\-\[\]:]{1,255}", name)):
+        return name
+    known = ", ".join(BREAKERS)
+    raise RefusedError(f"there is no breaker {name[:64]!r}; known are {known}, and source: with an image host")
+
+
+@actions.register("lift_unsold", Target.PROPERTY, verb="lift")
+def lift_unsold(
+    ctx: ServiceContext,
+    name: Annotated[str, "Property as the ops page and `smi unsold list` name it, such as alpha"],
+    reason: Annotated[str, "What has changed; kept in the audit trail"],
+) -> str:
+    """Sell images with a property again for which orders have failed. Two more that fail stop it again.
+
+    Raise RefusedError without a reason, NotFound when nothing has failed for this property.
+    """
+    reason = one_line(reason, 200)
+    if not reason:
+        raise RefusedError("give a reason for selling it again")
+    if not ctx.state.unsold.lift(name, reason=reason, actor=ctx.actor):
+        raise NotFound(f"nothing has failed for the property {name[:64]!r}")
+    return f"{name} is sold again"

@@ -1,7 +1,8 @@
 """The registry of admin actions.
 
-An action is declared once, by `@actions.register(…)` on its function in `services.admin`. The verbs of `smi jobs` and
-`smi tasks`, the admin jobs of Dagster and the HTTP admin API are all made from the registry.
+An action is declared once, by `@actions.register(…)` on its function in `services.admin`. The verbs of `smi jobs`,
+`smi tasks`, `smi breakers` and `smi unsold`, the admin jobs of Dagster and the HTTP admin API
+are all made from the registry.
 """
 
 import inspect
@@ -23,6 +24,12 @@ class Target(StrEnum):
     JOB = "job"
     PAYMENT = "payment"
     TASK = "task"
+    BREAKER = "breaker"
+    PROPERTY = "property"
+
+
+HTTP_PATHS = {Target.JOB: ("jobs", "job_id"), Target.BREAKER: ("breakers", "name"), Target.PROPERTY: ("unsold", "name")}
+"""Targets that the HTTP API has: the part of its paths, and the parameter that the next part of a path gives."""
 
 
 class Interface(StrEnum):
@@ -106,8 +113,8 @@ class Registry:
         gives the reason for each interface that lacks it.
         """
         missing = dict(not_offered or {})
-        if target is not Target.JOB:
-            missing[Interface.HTTP] = "the paths of the HTTP API name an upscale job"
+        if target not in HTTP_PATHS:
+            missing[Interface.HTTP] = "no path of the HTTP API names what it acts on"
 
         def declare(function: Function) -> Function:
             summary = (inspect.getdoc(function) or "").partition("\n\n")[0]

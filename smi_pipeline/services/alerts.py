@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 from smi_pipeline.core.errors import SmiError
+from smi_pipeline.core.faults import headline
 from smi_pipeline.core.vocabulary import ManualTaskKind
+from smi_pipeline.formatting import duration
 from smi_pipeline.services.context import ServiceContext, log
 
 
@@ -118,10 +120,35 @@ def send_alerts(ctx: ServiceContext, to: str | None, post: Post | None, *, limit
     Return the number of tasks that were sent by at least one of the two.
     """
     tasks = ctx.state.manual_tasks.unalerted(limit)
-    if not tasks or not (to or post):
-        return 0
     subject = tasks[0].message if len(tasks) == 1 else f"{len(tasks)} items need attention"
     lines = [f"{task.message} Next step: {task.next_step}" for task in tasks]
+    if not tasks or not _told(ctx, to, post, f"alert.{tasks[0].task_id}", subject, lines):
+        return 0
+    ctx.state.manual_tasks.alerted([task.task_id for task in tasks])
+    return len(tasks)
+
+
+def send_resolved(ctx: ServiceContext, to: str | None, post: Post | None, *, limit: int = 20) -> int:
+    """Tell those who got the alert of a circuit breaker that it has closed by itself. Return the number of breakers.
+
+    This is a notice: it opens no task.
+    """
+    ended = ctx.state.manual_tasks.ended_by_themselves(limit)
+    what = [headline(task.subject) for task in ended]
+    subject = f"Resolved: {what[0] if len(ended) == 1 else f'{len(ended)} problems'}" if ended else ""
+    lines = [
+        f"{words}: over after {duration((task.closed_at - task.opened_at).total_seconds())}, since "
+        f"{task.closed_at:%H:%M} UTC. What waited goes on by itself; there is nothing to do."
+        for words, task in zip(what, ended, strict=True)
+    ]
+    if not ended or not _told(ctx, to, post, f"resolved.{ended[0].task_id}", subject, lines):
+        return 0
+    ctx.state.manual_tasks.end_told([task.task_id for task in ended])
+    return len(ended)
+
+
+def _told(ctx: ServiceContext, to: str | None, post: Post | None, name: str, subject: str, lines: list[str]) -> bool:
+    """Send one message to the operators. Return whether it was taken by at least one of the two ways."""
     sent = False
     if post:
         try:
@@ -134,7 +161,7 @@ def send_alerts(ctx: ServiceContext, to: str | None, post: Post | None, *, limit
         mail = ctx.mailer.render(
             "alert",
             to=to,
-            message_id=f"<alert.{tasks[0].task_id}.{int(now.timestamp())}@{ctx.policy.mail_domain}>",
+            message_id=f"<{name}.{int(now.timestamp())}@{ctx.policy.mail_domain}>",
             context={"subject": subject[:150], "lines": lines, "links": {"Ops page": f"{ctx.policy.public_url}/ops"}},
             at=now,
         )
@@ -143,6 +170,4 @@ def send_alerts(ctx: ServiceContext, to: str | None, post: Post | None, *, limit
             sent = True
         except SmiError as error:
             log.warning("the alert mail could not be sent: %s", error)
-    if sent:
-        ctx.state.manual_tasks.alerted([task.task_id for task in tasks])
-    return len(tasks) if sent else 0
+    return sent

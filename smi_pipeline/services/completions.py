@@ -3,11 +3,11 @@
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from functools import partial
 
 from smi_pipeline.core.backoff import retry_seconds
 from smi_pipeline.core.errors import AccountError, NotFound, RateLimited, TransientError
+from smi_pipeline.core.faults import STATUS, Failure, Scope
 from smi_pipeline.core.lifecycle import token_hash
 from smi_pipeline.core.models import Submission, UpscaleReply
 from smi_pipeline.core.vocabulary import CallPurpose, PollResult, SubmissionState
@@ -73,15 +73,17 @@ def _ask(ctx: ServiceContext, external_id: str) -> UpscaleReply:
     """Make a status call."""
     try:
         return ctx.upscaler.status(external_id)
-    except (AccountError, RateLimited) as error:
-        tell_limiter(ctx, error)
+    except RateLimited as error:
+        tell_limiter(ctx, CallPurpose.POLL, error)
+        raise
+    except (AccountError, TransientError) as error:
+        scope = Scope.SHOP if isinstance(error, AccountError) else Scope.UNKNOWN
+        ctx.state.breakers.note(
+            Failure(breaker=STATUS, work_key=external_id, message=str(error), scope=scope, passing=True)
+        )
         raise
 
 
-def tell_limiter(ctx: ServiceContext, error: Exception) -> None:
-    """Tell the limiter of a refused call: what it says of our account and our rate holds for every process."""
-    if isinstance(error, AccountError):
-        ctx.limiter.open_breaker(str(error))
-    elif isinstance(error, RateLimited):
-        pause = timedelta(seconds=error.retry_after or 1)
-        ctx.limiter.blocked_until(ctx.state.submissions.now() + pause, str(error))
+def tell_limiter(ctx: ServiceContext, purpose: CallPurpose, error: RateLimited) -> None:
+    """Tell the limiter of a 429, which holds for every process."""
+    ctx.limiter.refused(purpose, retry_after=error.retry_after or 1.0, reason=str(error))

@@ -1,16 +1,14 @@
 """A known result becomes a delivery, or a failure with its refund."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import PermanentError, TransientError
-from smi_pipeline.core.models import Fetched, Submission, UpscaleJob
+from smi_pipeline.core.faults import RESULTS
+from smi_pipeline.core.models import Fetched, ImageInfo, Submission, UpscaleJob, Verdict
 from smi_pipeline.core.vocabulary import FetchKind, Queue, StepState, SubmissionState
 from smi_pipeline.services.context import ServiceContext
-from smi_pipeline.services.steps import StepResult, host_outage, job_step, run_step
-
-_NO_RESULT = "the result could not be fetched"
+from smi_pipeline.services.steps import StepResult, host_outage, job_step, run_step, upscale_failed, watched
 
 
 def verify_result(ctx: ServiceContext, job_id: str, lease_id: str) -> StepResult:
@@ -31,20 +29,10 @@ def deliver(ctx: ServiceContext, job_id: str, lease_id: str) -> StepResult:
 
 def _verify(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> StepResult:
     submission = _result_of(job, ctx.state.submissions.of_job(job.job_id))
-    if job.source_key is None or not submission.result_url:
-        raise PermanentError(reasons.NO_RESULT, "Upsampler reported success without an image")
-    with ctx.storage.local_path(job.source_key) as source, _fetched(ctx, job, submission.result_url) as result:
-        verdict = ctx.images.check_result(source, result.path, job.scale)
-        if not verdict.ok or verdict.facts is None:
-            raise PermanentError(verdict.reason or reasons.RESULT_REJECTED, verdict.message)
-        # The name holds the content hash, so that a worker believed dead cannot overwrite the delivered file.
-        name = f"{job.job_id}-{job.fulfilment_round}-{verdict.facts.sha256[:16]}"
-        key = f"results/{job.job_id[:2]}/{name}.{verdict.facts.format.lower()}"
-        ctx.storage.put(key, result.path)
-    ctx.state.deliveries.verified(job.job_id, lease_id, verdict, result_key=key, actor=ctx.actor)
+    verdict, facts, key = _store_result(ctx, job, submission)
+    ctx.state.deliveries.verified(job.job_id, lease_id, verdict, result_key=key, policy=ctx.policy, actor=ctx.actor)
     if job.result_key not in (None, key):  # of an earlier round: no link leads to it any more
         ctx.storage.delete(job.result_key or "")
-    facts = verdict.facts
     return StepResult(
         state=StepState.DONE,
         message=f"{facts.format} {facts.width} x {facts.height}, {facts.bytes} bytes, matches its source",
@@ -58,24 +46,39 @@ def _verify(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> StepResult:
     )
 
 
-@contextmanager
-def _fetched(ctx: ServiceContext, job: UpscaleJob, url: str) -> Iterator[Fetched]:
-    """Yield the result in a temporary file. An outage of its host is waited out until a little after the deadline, and
-    for one more attempt when the first one comes later."""
-    max_bytes = int(ctx.policy.max_output_megapixels * 1e6 * 4)  # RGBA, uncompressed
-    fetch = ctx.fetcher.fetch(url, kind=FetchKind.RESULT, max_bytes=max_bytes)
+def _store_result(ctx: ServiceContext, job: UpscaleJob, submission: Submission) -> tuple[Verdict, ImageInfo, str]:
+    """Fetch, check and store a result. Return the verdict, the facts and the key of the file."""
     with ExitStack() as stack:
-        try:
-            result = stack.enter_context(fetch)
-        except TransientError as error:
-            now = ctx.state.submissions.now()
-            ends = max(at for at in (job.deadline_at, job.result_ready_at, job.recorded_at, job.created_at) if at)
-            tried_before = (job.last_error or "").startswith(_NO_RESULT)
-            if tried_before and now >= ends + ctx.policy.last_poll_patience:
-                raise PermanentError(reasons.RESULT_UNREACHABLE, str(error)) from error
-            unreachable = TransientError(f"{_NO_RESULT}: {error}", retry_after=error.retry_after)
-            raise host_outage(unreachable, since=job.result_ready_at, now=now) from error
-        yield result
+        with watched(ctx, RESULTS, job.job_id):
+            if job.source_key is None or not submission.result_url:
+                raise PermanentError(reasons.NO_RESULT, "Upsampler reported success without an image")
+            source = stack.enter_context(ctx.storage.local_path(job.source_key))
+            result = _fetched(ctx, job, submission.result_url, stack)
+            verdict = ctx.images.check_result(source, result.path, job.scale)
+            if not verdict.ok or verdict.facts is None:
+                raise PermanentError(verdict.reason or reasons.RESULT_REJECTED, verdict.message)
+        # The name holds the content hash, so that a worker believed dead cannot overwrite the delivered file.
+        facts = verdict.facts
+        name = f"{job.job_id}-{job.fulfilment_round}-{facts.sha256[:16]}"
+        key = f"results/{job.job_id[:2]}/{name}.{facts.format.lower()}"
+        ctx.storage.put(key, result.path)
+    return verdict, facts, key
+
+
+def _fetched(ctx: ServiceContext, job: UpscaleJob, url: str, stack: ExitStack) -> Fetched:
+    """Return the result in a temporary file that lives as long as `stack`. An outage of its host is waited out until a
+    little after the deadline, and for one more attempt when the first one comes later."""
+    max_bytes = int(ctx.policy.max_output_megapixels * 1e6 * 4)  # RGBA, uncompressed
+    try:
+        return stack.enter_context(ctx.fetcher.fetch(url, kind=FetchKind.RESULT, max_bytes=max_bytes))
+    except TransientError as error:
+        now = ctx.state.submissions.now()
+        ends = max(at for at in (job.deadline_at, job.result_ready_at, job.recorded_at, job.created_at) if at)
+        tried_before = (job.last_error or "").startswith(reasons.RESULT_UNREACHABLE)
+        if tried_before and now >= ends + ctx.policy.last_poll_patience:
+            raise PermanentError(reasons.RESULT_UNREACHABLE, str(error)) from error
+        unreachable = TransientError(f"{reasons.RESULT_UNREACHABLE}: {error}", retry_after=error.retry_after)
+        raise host_outage(unreachable, since=job.result_ready_at, now=now) from error
 
 
 def _result_of(job: UpscaleJob, submissions: list[Submission]) -> Submission:
@@ -86,11 +89,8 @@ def _result_of(job: UpscaleJob, submissions: list[Submission]) -> Submission:
             return submission
     for submission in reversed(of_round):
         if submission.state is SubmissionState.FAILED:
-            raise PermanentError(
-                reasons.UPSCALE_FAILED, f"Upsampler could not process it: {submission.error or 'no reason given'}"
-            )
+            raise upscale_failed(submission.error or "")
         if submission.state is SubmissionState.TIMED_OUT:
-            raise PermanentError(
-                reasons.TIMED_OUT, f"Upsampler did not finish by {submission.deadline_at:%Y-%m-%d %H:%M:%S} UTC"
-            )
+            late = f"Upsampler did not finish by {submission.deadline_at:%Y-%m-%d %H:%M:%S} UTC"
+            raise PermanentError(reasons.TIMED_OUT, late, breaker=RESULTS)
     raise PermanentError(reasons.NOT_STARTED_IN_TIME, f"not submitted by {job.start_by:%Y-%m-%d %H:%M:%S} UTC")

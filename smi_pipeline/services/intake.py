@@ -8,10 +8,20 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from smi_pipeline.core.errors import NotFound, PermanentError, RefusedError, TransientError, Unavailable
+from smi_pipeline.core import faults, properties
+from smi_pipeline.core.errors import AccountError, NotFound, PermanentError, RefusedError, TransientError, Unavailable
+from smi_pipeline.core.faults import Failure
 from smi_pipeline.core.image_rules import check_output_size
-from smi_pipeline.core.models import CheckoutRequest, CheckoutSession, NewJob, StripeEvent, StripePayment, UpscaleJob
-from smi_pipeline.core.vocabulary import FetchKind
+from smi_pipeline.core.models import (
+    CheckoutRequest,
+    CheckoutSession,
+    ImageInfo,
+    NewJob,
+    StripeEvent,
+    StripePayment,
+    UpscaleJob,
+)
+from smi_pipeline.core.vocabulary import FetchKind, ManualTaskKind, Queue
 from smi_pipeline.formatting import one_line
 from smi_pipeline.services import notify, refund
 from smi_pipeline.services.context import ServiceContext, log
@@ -20,15 +30,60 @@ SCALES = {"4x": 4, "8x": 8}
 SOURCE = "sell-my-images"
 """`metadata.source` of our Stripe objects; others of the same account belong to another shop."""
 
+REFUSED_FIELDS = {
+    "amount_too_large": "resolution: the price cannot be paid",
+    "amount_too_small": "resolution: the price cannot be paid",
+    "email_invalid": "email: the payment service does not take this address",
+}
+"""What Stripe may refuse of an order, by its reason, in words for the shop."""
+
 _MAX_FAILED = 5
 """After this many sessions that cannot be closed in one call, an outage is assumed."""
 
 _ID = re.compile(r"[!-~]{0,255}")
 PAID_EVENTS = ("checkout.session.completed", "checkout.session.async_payment_succeeded", "payment_intent.succeeded")
 CLOSING_EVENTS = ("checkout.session.expired", "checkout.session.async_payment_failed")
-REFUND_EVENTS = ("charge.refunded", "refund.created", "refund.updated", "refund.failed")
-DISPUTE_EVENTS = ("charge.dispute.created", "charge.dispute.closed")
-HANDLED_EVENTS = (*PAID_EVENTS, *CLOSING_EVENTS, *REFUND_EVENTS, *DISPUTE_EVENTS, "payment_intent.payment_failed")
+REFUND_EVENTS = ("charge.refunded", "charge.refund.updated", "refund.created", "refund.updated", "refund.failed")
+DISPUTE_EVENTS = ("charge.dispute.created", "charge.dispute.updated", "charge.dispute.closed")
+WARNING_EVENTS = ("radar.early_fraud_warning.created",)
+UNIMPORTANT_EVENTS = frozenset(
+    {
+        "charge.captured",
+        "charge.dispute.funds_reinstated",
+        "charge.dispute.funds_withdrawn",
+        "charge.expired",
+        "charge.failed",
+        "charge.pending",
+        "charge.succeeded",
+        "charge.updated",
+        "payment_intent.amount_capturable_updated",
+        "payment_intent.canceled",
+        "payment_intent.created",
+        "payment_intent.partially_funded",
+        "payment_intent.processing",
+        "payment_intent.requires_action",
+    }
+)
+"""Types of events about payments that change nothing here, or that others tell better."""
+
+UNPAID_STATES = (
+    "canceled",
+    "processing",
+    "requires_action",
+    "requires_capture",
+    "requires_confirmation",
+    "requires_payment_method",
+)
+"""States of a PaymentIntent without its money."""
+
+HANDLED_EVENTS = (
+    *PAID_EVENTS,
+    *CLOSING_EVENTS,
+    *REFUND_EVENTS,
+    *DISPUTE_EVENTS,
+    *WARNING_EVENTS,
+    "payment_intent.payment_failed",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +115,7 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
 
     Raise RefusedError (422) for what the shop should correct, Unavailable (503) while no orders are taken.
     """
-    _refuse_while_overloaded(ctx)
+    _refuse_while_overloaded(ctx, request.image_url)
     if request.resolution not in SCALES:
         raise RefusedError(f"resolution must be one of {', '.join(SCALES)}", status=422)
     scale = SCALES[request.resolution]
@@ -76,6 +131,7 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
     except TransientError as error:
         raise RefusedError(f"image_url: the image could not be fetched now: {error}", status=422) from error
     width, height = facts.display_size
+    _refuse_unsold(ctx, facts, scale)
     quote = ctx.prices.quote(width, height, scale)
     job_id = uuid.uuid4().hex
     job = NewJob(
@@ -99,11 +155,12 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
         resolution=request.resolution,
         amount_cents=job.price_cents,
         currency=job.currency,
-        customer_email=email,
+        customer_email=_for_the_wire(email),
         description=f"{request.resolution} upscale of {job.file_name}, {width * scale} x {height * scale} pixels",
         success_url=status_url,
         cancel_url=request.return_url or status_url,
         expires_at=expires_at,
+        payment_methods=ctx.policy.payment_methods,
         idempotency_key=f"checkout:{job_id}",
     )
     try:
@@ -111,7 +168,14 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
     except (TransientError, PermanentError, NotFound) as error:
         # Nobody can have paid: the address of the session was never given out.
         ctx.state.jobs.abandon(job_id, actor=ctx.actor)
+        reason = error.reason if isinstance(error, PermanentError) else None
+        if reason in REFUSED_FIELDS:
+            raise RefusedError(f"{REFUSED_FIELDS[reason]}: {error}", status=422) from error
+        if isinstance(error, AccountError):
+            failure = Failure(breaker=faults.STRIPE, work_key=job_id, message=str(error), scope=faults.Scope.SHOP)
+            ctx.state.breakers.note(failure)
         raise Unavailable(f"the payment service does not answer properly now: {error}") from error
+    _note_that_stripe_works(ctx)
     ctx.state.jobs.checkout_created(job_id, session.session_id, expires_at)
     return RegisteredJob(
         job_id=job_id,
@@ -124,6 +188,13 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
     )
 
 
+def _note_that_stripe_works(ctx: ServiceContext) -> None:
+    """Close Stripe's circuit breaker if nothing but a new order can: a refund that waits tells more."""
+    is_open = any(each.name == faults.STRIPE and each.is_open for each in ctx.state.breakers.all())
+    if is_open and not ctx.state.leases.due(Queue.REFUND):
+        ctx.state.breakers.note_success(faults.STRIPE, ctx.policy)
+
+
 def handle_stripe_event(ctx: ServiceContext, event: StripeEvent, *, source: str) -> str:
     """Apply one Stripe event at most once, in any order of events. Return its effect.
 
@@ -132,26 +203,35 @@ def handle_stripe_event(ctx: ServiceContext, event: StripeEvent, *, source: str)
     Raise TransientError when Stripe or the database does not answer: the sender (or reconciliation) repeats it.
     Raise RefusedError for an object of ours with malformed ids; objects of others are ignored.
     """
-    if event.type not in HANDLED_EVENTS:
-        return "not handled"
+    if event.account is not None:
+        return "not ours"  # of an account that is connected to ours
     body = event.object
-    name = (event.event_id, event.type)
     payment_intent = _payment_intent_id(body)
-    if event.type in (*REFUND_EVENTS, *DISPUTE_EVENTS):
+    if event.type not in HANDLED_EVENTS:
+        return _unknown_event(ctx, event, payment_intent)
+    if not body:
+        return "not handled"  # a thin event: the comparison of payments finds what it is about
+    name = (event.event_id, event.type)
+    if event.type in (*REFUND_EVENTS, *DISPUTE_EVENTS, *WARNING_EVENTS):
         if payment_intent is None or not _are_ids(event.event_id, payment_intent, body.get("id")):
             return "not ours"
-        handle = refund.handle_refund_event if event.type in REFUND_EVENTS else refund.handle_dispute_event
-        return handle(ctx, event, payment_intent, source=source)
+        if event.type in REFUND_EVENTS:
+            return refund.handle_refund_event(ctx, event, payment_intent, source=source)
+        if event.type in DISPUTE_EVENTS:
+            return refund.handle_dispute_event(ctx, event, payment_intent, source=source)
+        return refund.handle_fraud_warning(ctx, event, payment_intent)
     if not _is_ours(body):
         return "not ours"
     job_id = body["metadata"].get("job_id", "")
     if not _are_ids(event.event_id, payment_intent, body.get("id"), job_id):
         raise RefusedError(f"the object of the event {event.event_id[:64]!r} is malformed")
     if event.type in PAID_EVENTS:
-        if payment_intent is None or (
-            body.get("object") == "checkout.session" and body.get("payment_status") != "paid"
-        ):
+        if payment_intent is None:
             return "not paid yet"
+        if body.get("object") == "checkout.session" and body.get("payment_status") != "paid":
+            # Of a method whose bank decides days later, or in words that are not known: the intent tells.
+            noted = ctx.state.jobs.payment_on_its_way(job_id, payment_intent, actor=source, event=name)
+            return "on its way" if noted else "not paid yet"
         if ctx.state.webhook_inbox.seen([event.event_id]):
             return "repeated"
         return learn_of_payment(ctx, payment_intent, job_id, event=name, source=source)
@@ -168,6 +248,8 @@ def learn_of_payment(
     ignored then. Return its role, or why there is none."""
     facts: StripePayment = ctx.payments.payment(payment_intent_id)
     if facts.status != "succeeded":
+        if facts.status not in UNPAID_STATES:
+            _name_unknown_word(ctx, f"payment {facts.status or 'without a status'}", payment_intent_id)
         return "not paid yet"
     # Refunds first: without an answer the payment event is repeated too, and no refunded work starts.
     refunds = refund.refunds_made(ctx, facts)
@@ -177,6 +259,27 @@ def learn_of_payment(
     return str(role)
 
 
+def _unknown_event(ctx: ServiceContext, event: StripeEvent, payment_intent: str | None) -> str:
+    """Return the effect of a type of event that is not handled: none. One about a payment of ours whose type is not
+    known here opens a task."""
+    family = event.type.startswith(("charge.", "refund.", "payment_intent.", "checkout.session."))
+    if not family or event.type in UNIMPORTANT_EVENTS or not _are_ids(payment_intent):
+        return "not handled"
+    if payment_intent and ctx.state.queries.payment(payment_intent):
+        _name_unknown_word(ctx, f"event {event.type}", payment_intent)
+    return "not handled"
+
+
+def _name_unknown_word(ctx: ServiceContext, word: str, payment_intent: str) -> None:
+    ctx.state.manual_tasks.open(
+        kind=ManualTaskKind.UNKNOWN_WORD,
+        subject=word[:100],
+        message=f"Stripe has told something about the payment {payment_intent} that is not known here: {word[:100]}. "
+        "Nothing was done because of it.",
+        next_step="See in the Stripe dashboard what it means for the order, and close this task.",
+    )
+
+
 def close_abandoned(ctx: ServiceContext, limit: int = 100) -> int:
     """Close orders that were not paid within a day, their Checkout sessions first, so that none can be paid. Return the
     number. An order whose session cannot be closed is postponed by an hour, so that it blocks no newer one."""
@@ -184,9 +287,7 @@ def close_abandoned(ctx: ServiceContext, limit: int = 100) -> int:
     for job_id, session_id in ctx.state.jobs.abandoned_candidates(limit):
         try:
             session = _closed_session(ctx, session_id) if session_id else None
-            if session and session.payment_intent_id and session.payment_status == "paid":
-                learn_of_payment(ctx, session.payment_intent_id, job_id, event=None, source=ctx.actor)
-            else:
+            if not (session and session.payment_intent_id and _lives(ctx, session, job_id)):
                 closed += ctx.state.jobs.abandon(job_id, actor=ctx.actor)
                 continue
         except (TransientError, PermanentError, NotFound) as error:
@@ -198,6 +299,25 @@ def close_abandoned(ctx: ServiceContext, limit: int = 100) -> int:
     return closed
 
 
+def _lives(ctx: ServiceContext, session: CheckoutSession, job_id: str) -> bool:
+    """Return whether the payment of a closed session was made or may still be: nothing is abandoned then. Record one
+    that was made."""
+    intent = session.payment_intent_id or ""
+    if session.payment_status == "paid":
+        learn_of_payment(ctx, intent, job_id, event=None, source=ctx.actor)
+        return True
+    if session.status != "complete":
+        return False
+    status = ctx.payments.payment(intent).status
+    if status == "succeeded":
+        learn_of_payment(ctx, intent, job_id, event=None, source=ctx.actor)
+    elif status in ("canceled", "requires_payment_method"):
+        return False
+    else:
+        ctx.state.jobs.payment_on_its_way(job_id, intent, actor=ctx.actor, event=None)
+    return True
+
+
 def _closed_session(ctx: ServiceContext, session_id: str) -> CheckoutSession | None:
     """Close a session and return it; None when Stripe does not know it: then nobody can pay it either."""
     try:
@@ -207,17 +327,28 @@ def _closed_session(ctx: ServiceContext, session_id: str) -> CheckoutSession | N
         return None
 
 
-def _refuse_while_overloaded(ctx: ServiceContext) -> None:
-    reason = ctx.limiter.breaker_reason()
-    if reason:
-        raise Unavailable("no orders are taken at the moment: the upscaling service is not available", retry_after=300)
+def _refuse_while_overloaded(ctx: ServiceContext, image_url: str) -> None:
+    hosts = [faults.source(image_url)] if image_url.count("/") > 1 else []
+    breaker = ctx.state.breakers.refusal([faults.SUBMISSIONS, faults.STATUS, faults.RESULTS, faults.STRIPE, *hosts])
+    if breaker:
+        raise Unavailable(f"no orders are taken at the moment: {faults.to_customers(breaker.name)}", retry_after=300)
     if ctx.policy.budget_hold and ctx.policy.monthly_credit_budget is not None:
         used = ctx.state.queries.credits_this_month()
         if used >= ctx.policy.monthly_credit_budget:
             raise Unavailable("no orders are taken until next month: the budget is used", retry_after=86_400)
-    wait = ctx.state.queries.forecast_wait_seconds(ctx.policy.requests_per_minute)
+    wait = ctx.state.queries.forecast_wait_seconds(ctx.policy)
     if wait > ctx.policy.max_wait.total_seconds():
         raise Unavailable("no orders are taken at the moment: too many are waiting", retry_after=int(wait))
+
+
+def _refuse_unsold(ctx: ServiceContext, facts: ImageInfo, scale: int) -> None:
+    width, height = facts.display_size
+    order = properties.Ordered(format=facts.format, width=width, height=height, scale=scale, has_alpha=facts.has_alpha)
+    unsold = {found.property for found in ctx.state.unsold.all(ctx.policy.unsold_days)}
+    for found in properties.of(order):
+        if found in unsold:
+            what, instead = properties.in_words(found), properties.instead(found, order)
+            raise RefusedError(f"image_url: {what} cannot be upscaled at the moment; {instead}", status=422)
 
 
 def _are_ids(*values: object) -> bool:
@@ -243,6 +374,14 @@ def _checked_email(address: str) -> str:
         return validate_email(address, check_deliverability=False).normalized
     except EmailNotValidError as error:
         raise RefusedError(f"email: {error}", status=422) from error
+
+
+def _for_the_wire(address: str) -> str:
+    """Return an address with its domain in ASCII (xn--…): Stripe takes no other."""
+    from email_validator import validate_email
+
+    checked = validate_email(address, check_deliverability=False)
+    return f"{checked.local_part}@{checked.ascii_domain}"
 
 
 def _file_name(url: str) -> str:

@@ -5,14 +5,15 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from smi_pipeline.core import reasons
+from smi_pipeline.core import faults, reasons
 from smi_pipeline.core.errors import AmbiguousError, PermanentError, RefusedError, TransientError
-from smi_pipeline.core.lifecycle import download_token, rating_token, view_token
+from smi_pipeline.core.faults import Failure
+from smi_pipeline.core.lifecycle import download_token, end_waiting_token, rating_token, view_token
 from smi_pipeline.core.models import Email, RenderedMail, UpscaleJob
 from smi_pipeline.core.vocabulary import UNSENT, EmailKind, Queue, RefundState, StepState
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.lease_renewal import renewed
-from smi_pipeline.services.steps import StepResult, run_step
+from smi_pipeline.services.steps import StepResult, run_step, watched
 
 SEND_SECONDS = 60
 """Time limit of one mail; the mailer does not begin to send its content later than this."""
@@ -32,6 +33,11 @@ def send(ctx: ServiceContext, work_key: str, lease_id: str) -> StepResult:
     try:
         return run_step(ctx, Queue.MAIL, work_key, lease_id, email.attempts, lambda: _send(ctx, email, lease_id))
     except PermanentError as error:
+        if error.breaker == faults.MAIL:
+            failure = Failure(breaker=faults.MAIL, work_key=work_key, message=str(error), scope=error.scope)
+            if ctx.state.breakers.note(failure):  # so many in a row are no fault of theirs
+                ctx.state.emails.refused(email, lease_id, seconds=60, error=str(error), counts=False)
+                return StepResult(state=StepState.LATER, message=str(error), retry_seconds=60)
         ctx.state.emails.give_up(email, lease_id, why=str(error), actor=ctx.actor)
         raise
 
@@ -65,21 +71,38 @@ def _send(ctx: ServiceContext, email: Email, lease_id: str) -> StepResult:
         )
     if email.hand_overs >= MAX_HAND_OVERS:
         raise PermanentError("mail_refused", "the mail server twice gave no answer; the mail may have arrived")
+    over = email.kind is EmailKind.DELAY and ctx.state.waiting.since(job.job_id) is None
+    if over and ctx.state.emails.withdraw(email, lease_id, why="the order goes on", actor=ctx.actor):
+        return StepResult(state=StepState.SETTLED, message="not needed any more: the order goes on")
     mail = _rendered(ctx, job, email, ctx.state.submissions.now())
-    if not ctx.state.emails.hand_over(email, lease_id, mail.content):
-        return StepResult(state=StepState.LOST, message="another worker has this mail")
+    with watched(ctx, faults.MAIL, email.work_key):
+        if not ctx.state.emails.hand_over(email, lease_id, mail.content):
+            return StepResult(state=StepState.LOST, message="another worker has this mail")
+        refusal = _refusal(ctx, mail)
+        if refusal is not None and not refusal.counts:  # the server refuses us, not this mail
+            seconds = refusal.retry_after or 30.0
+            ctx.state.emails.refused(email, lease_id, seconds=seconds, error=str(refusal), counts=False)
+            raise refusal
+    if refusal is not None:
+        seconds = refusal.retry_after or 5.0 * 2 ** min(email.attempts - 1, 7)
+        if email.attempts >= MAX_TRIES:
+            raise PermanentError("mail_refused", f"refused {email.attempts} times: {refusal}") from refusal
+        ctx.state.emails.refused(email, lease_id, seconds=seconds, error=str(refusal), counts=True)
+        return StepResult(state=StepState.LATER, message=str(refusal), retry_seconds=seconds)
+    ctx.state.emails.accepted(email, actor=ctx.actor)
+    ctx.state.breakers.note_success(faults.MAIL, ctx.policy)
+    return StepResult(state=StepState.DONE, message=f"{email.kind} mail accepted by the mail server")
+
+
+def _refusal(ctx: ServiceContext, mail: RenderedMail) -> TransientError | None:
+    """Hand over a mail. Return why it was certainly not taken, None if it was."""
     try:
         ctx.mailer.send(mail)
     except AmbiguousError:
         raise
     except TransientError as error:
-        seconds = error.retry_after or (5.0 * 2 ** min(email.attempts - 1, 7) if error.counts else 30.0)
-        if error.counts and email.attempts >= MAX_TRIES:
-            raise PermanentError("mail_refused", f"refused {email.attempts} times: {error}") from error
-        ctx.state.emails.refused(email, lease_id, seconds=seconds, error=str(error), counts=error.counts)
-        return StepResult(state=StepState.LATER, message=str(error), retry_seconds=seconds)
-    ctx.state.emails.accepted(email, actor=ctx.actor)
-    return StepResult(state=StepState.DONE, message=f"{email.kind} mail accepted by the mail server")
+        return error
+    return None
 
 
 def _rendered(ctx: ServiceContext, job: UpscaleJob, email: Email, now: datetime) -> RenderedMail:
@@ -118,6 +141,16 @@ def _context(ctx: ServiceContext, job: UpscaleJob, email: Email) -> Mapping[str,
             "currency": job.currency,
             "rating_urls": {stars: f"{rating}&stars={stars}" for stars in range(1, 6)},
         }
+    if email.kind is EmailKind.DELAY:
+        return context | {
+            "resolution": job.resolution,
+            "file_name": job.file_name,
+            "price_cents": job.price_cents,
+            "currency": job.currency,
+            "end_waiting_url": end_waiting_url(ctx, job.job_id),
+        }
+    if email.kind is EmailKind.PAYMENT_STARTED:
+        return context | {"price_cents": job.price_cents, "currency": job.currency}
     wanted = email.context.get("refund_row")
     refund = next(r for r in ctx.state.refunds.of_job(job.job_id) if r.refund_id == wanted)
     amount = refund.amount_cents
@@ -130,13 +163,22 @@ def _context(ctx: ServiceContext, job: UpscaleJob, email: Email) -> Mapping[str,
             job.reason_code or refund.reason_code if email.kind is EmailKind.REFUND else refund.reason_code,
             "The order could not be fulfilled.",
         ),
-        "refund_state": RefundState.PENDING if refund.state is RefundState.PENDING else RefundState.SUCCEEDED,
+        "refund_state": "requires_action"
+        if email.kind is EmailKind.REFUND_ACTION
+        else RefundState.PENDING
+        if refund.state is RefundState.PENDING
+        else RefundState.SUCCEEDED,
     }
 
 
 def status_url(ctx: ServiceContext, job_id: str) -> str:
     """Return the address of the customer's page with link and refund details."""
     return f"{ctx.policy.public_url}/smi/v1/jobs/{job_id}?view={view_token(ctx.secret_key, job_id)}"
+
+
+def end_waiting_url(ctx: ServiceContext, job_id: str) -> str:
+    """Return the address of the page on which a customer ends the waiting and gets the money back."""
+    return f"{ctx.policy.public_url}/smi/v1/end-waiting/{job_id}?key={end_waiting_token(ctx.secret_key, job_id)}"
 
 
 def download_url(ctx: ServiceContext, job: UpscaleJob, sequence: int) -> str:

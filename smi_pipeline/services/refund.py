@@ -4,14 +4,32 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from smi_pipeline.core import reasons
-from smi_pipeline.core.errors import AmbiguousError, NotFound, PermanentError, TransientError
+from smi_pipeline.core import faults, reasons
+from smi_pipeline.core.errors import AmbiguousError, AnsweredError, NotFound, PermanentError, TransientError
+from smi_pipeline.core.faults import Failure
 from smi_pipeline.core.models import Refund, StripeEvent, StripePayment, StripeRefund
-from smi_pipeline.core.vocabulary import DisputeState, Queue, RefundState, StepState
+from smi_pipeline.core.vocabulary import DisputeState, ManualTaskKind, Queue, RefundState, StepState
 from smi_pipeline.services import notify
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.lease_renewal import renewed
-from smi_pipeline.services.steps import StepResult, run_step
+from smi_pipeline.services.steps import StepResult, run_step, watched
+
+INSUFFICIENT_BALANCE = "insufficient_balance"
+"""Reason of the PermanentError for a refund that money on the account would make possible."""
+
+DISPUTE_STATES = {
+    "won": DisputeState.WON,
+    "warning_closed": DisputeState.WON,
+    "lost": DisputeState.LOST,
+    "prevented": DisputeState.LOST,  # the customer has the money, and there is nothing to answer
+    "needs_response": DisputeState.OPEN,
+    "under_review": DisputeState.OPEN,
+    "warning_needs_response": DisputeState.OPEN,
+    "warning_under_review": DisputeState.OPEN,
+    "appeal_needs_response": DisputeState.OPEN,
+    "appeal_under_review": DisputeState.OPEN,
+}
+"""What the words of Stripe for a dispute mean; all others count as open."""
 
 REFUND_SECONDS = 90
 """Time limit of the calls of one refund."""
@@ -24,7 +42,13 @@ def process(ctx: ServiceContext, work_key: str, lease_id: str) -> StepResult:
         return StepResult(state=StepState.LOST, message="there is no such refund")
 
     def step() -> StepResult:
-        return _follow(ctx, row) if row.state is RefundState.PENDING else _call(ctx, row, lease_id)
+        try:
+            done = _follow(ctx, row) if row.state is RefundState.PENDING else _call(ctx, row, lease_id)
+        except PermanentError as error:
+            _keep_if_all_are_refused(ctx, work_key, error)
+            raise
+        ctx.state.breakers.note_success(faults.STRIPE, ctx.policy)
+        return done
 
     try:
         return run_step(ctx, Queue.REFUND, work_key, lease_id, row.attempts, step)
@@ -66,9 +90,10 @@ def refunds_made(ctx: ServiceContext, facts: StripePayment) -> list[StripeRefund
 
 
 def _call(ctx: ServiceContext, row: Refund, lease_id: str) -> StepResult:
-    facts = ctx.payments.payment(row.payment_intent_id)
     now = ctx.state.submissions.now()
-    refunds = ctx.payments.refunds_of(row.payment_intent_id)
+    with watched(ctx, faults.STRIPE, str(row.refund_id)):
+        facts = ctx.payments.payment(row.payment_intent_id)
+        refunds = ctx.payments.refunds_of(row.payment_intent_id)
     ours = _ours(row, refunds)
     if ours is not None:  # an earlier call was carried out, its answer was lost
         return _settled(ctx, row, ours, "found at Stripe")
@@ -77,6 +102,7 @@ def _call(ctx: ServiceContext, row: Refund, lease_id: str) -> StepResult:
         ctx.state.refunds.not_needed(row.refund_id, lease_id, why=reasons.REFUNDED_IN_FULL, actor=ctx.actor)
         return StepResult(state=StepState.SETTLED, message="already refunded in full outside the pipeline")
     if not facts.refundable:
+        ctx.state.breakers.note_success(faults.STRIPE, ctx.policy)
         payment = ctx.state.queries.payment(row.payment_intent_id)
         if payment and payment.dispute is DisputeState.LOST:
             why = "the bank has returned the money (dispute lost)"
@@ -85,25 +111,43 @@ def _call(ctx: ServiceContext, row: Refund, lease_id: str) -> StepResult:
         raise TransientError("an open dispute blocks the refund", retry_after=3600, counts=False)
     too_old = row.first_called_at is not None and now - row.first_called_at > ctx.policy.refund_key_life
     changed = row.amount_cents is not None and row.amount_cents != rest
-    intended = ctx.state.refunds.intend(row.refund_id, lease_id, rest, renew_key=too_old or changed)
+    # Nothing was found of the earlier call, whose key would bring back its error for a day.
+    renew = too_old or changed or row.key_spent
+    intended = ctx.state.refunds.intend(row.refund_id, lease_id, rest, renew_key=renew)
     if intended is None or intended.idempotency_key is None:
         return StepResult(state=StepState.LOST, message="another worker has this refund")
     try:
-        answer = ctx.payments.create_refund(
-            payment_intent_id=intended.payment_intent_id,
-            amount_cents=rest,
-            idempotency_key=intended.idempotency_key,
-            metadata={
-                "job_id": intended.job_id or "",
-                "idempotency_key": intended.idempotency_key,
-                "reason": intended.reason_code,
-            },
-        )
+        with watched(ctx, faults.STRIPE, str(row.refund_id)):
+            answer = ctx.payments.create_refund(
+                payment_intent_id=intended.payment_intent_id,
+                amount_cents=rest,
+                idempotency_key=intended.idempotency_key,
+                metadata={
+                    "job_id": intended.job_id or "",
+                    "idempotency_key": intended.idempotency_key,
+                    "reason": intended.reason_code,
+                },
+            )
+    except AnsweredError:
+        ctx.state.refunds.spend_key(row.refund_id, intended.idempotency_key)
+        raise
     except PermanentError as error:
+        ctx.state.refunds.spend_key(row.refund_id, intended.idempotency_key)
+        if error.reason == INSUFFICIENT_BALANCE:
+            ctx.state.breakers.note_success(faults.STRIPE, ctx.policy)  # it carries out our calls
+            ctx.state.refunds.await_balance(row.refund_id, why=str(error))
+            raise TransientError(str(error), retry_after=900, counts=False) from error
         if error.reason in ("charge_already_refunded", "charge_disputed"):  # changed since we read it: read it again
             raise AmbiguousError(str(error)) from error
         raise
     return _settled(ctx, intended, answer, "requested")
+
+
+def _keep_if_all_are_refused(ctx: ServiceContext, work_key: str, error: PermanentError) -> None:
+    """Raise TransientError when so many refunds in a row were refused that it is a fault of the shop."""
+    failure = Failure(breaker=faults.STRIPE, work_key=work_key, message=str(error), scope=error.scope)
+    if ctx.state.breakers.note(failure):
+        raise TransientError(str(error), retry_after=60, counts=False) from error
 
 
 def _ours(row: Refund, refunds: list[StripeRefund]) -> StripeRefund | None:
@@ -132,7 +176,9 @@ def _settled(ctx: ServiceContext, row: Refund, facts: StripeRefund, how: str) ->
 def _follow(ctx: ServiceContext, row: Refund) -> StepResult:
     if row.stripe_refund_id is None:
         raise TransientError("the pending refund has no Stripe id yet")
-    return _settled(ctx, row, ctx.payments.refund(row.stripe_refund_id), "looked up")
+    with watched(ctx, faults.STRIPE, str(row.refund_id)):
+        facts = ctx.payments.refund(row.stripe_refund_id)
+    return _settled(ctx, row, facts, "looked up")
 
 
 def handle_refund_event(ctx: ServiceContext, event: StripeEvent, payment_intent: str, *, source: str) -> str:
@@ -158,14 +204,43 @@ def handle_dispute_event(ctx: ServiceContext, event: StripeEvent, payment_intent
     """Record a dispute on its payment and open a manual task. Refunds ask Stripe whether they are possible."""
     if ctx.state.queries.payment(payment_intent) is None:
         return "not ours"
-    state = DisputeState.OPEN
-    if event.type == "charge.dispute.closed":
-        won = event.object.get("status") in ("won", "warning_closed")
-        state = DisputeState.WON if won else DisputeState.LOST
+    word = str(event.object.get("status") or "")
+    state = DISPUTE_STATES.get(word, DisputeState.OPEN)
+    if word not in DISPUTE_STATES and event.type != "charge.dispute.created":
+        ctx.state.manual_tasks.open(
+            kind=ManualTaskKind.UNKNOWN_WORD,
+            subject=f"dispute {word or 'without a status'}"[:100],
+            message=f"Stripe says of a dispute of {payment_intent} that it is {word or 'in no state'!r}, which is not "
+            "known here. It counts as open: refunds of the payment wait where Stripe does not allow them.",
+            next_step="See in the Stripe dashboard what it means.",
+        )
     changed = ctx.state.payments.note_dispute(
-        payment_intent, state, _began(event.object), event=(event.event_id, event.type), actor=source
+        payment_intent,
+        state,
+        _began(event.object),
+        event=(event.event_id, event.type),
+        actor=source,
+        appeal=word.startswith("appeal_"),
     )
     return f"dispute {state}" if changed else "repeated"
+
+
+def handle_fraud_warning(ctx: ServiceContext, event: StripeEvent, payment_intent: str) -> str:
+    """Open a manual task for an early fraud warning: many become disputes, which cost more than an order."""
+    payment = ctx.state.queries.payment(payment_intent)
+    if payment is None:
+        return "not ours"
+    if not ctx.state.webhook_inbox.note(event.event_id, event.type, "fraud warning"):
+        return "repeated"
+    ctx.state.manual_tasks.open(
+        kind=ManualTaskKind.FRAUD_WARNING,
+        subject=payment_intent,
+        job_id=payment.job_id,
+        message=f"The bank warns that the payment {payment_intent} may be fraud. Many of them are disputed, which "
+        "costs more than the order.",
+        next_step="Look at it in the Stripe dashboard. Returning the money now (`smi jobs refund`) avoids the dispute.",
+    )
+    return "fraud warning"
 
 
 def _began(dispute: Mapping[str, Any]) -> datetime | None:

@@ -1,13 +1,31 @@
 """The frame of a step on a leased row: what each kind of error does to the row and its job."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.backoff import retry_seconds
-from smi_pipeline.core.errors import LeaseLost, PermanentError, TransientError
+from smi_pipeline.core.errors import (
+    AccountError,
+    AmbiguousError,
+    LeaseLost,
+    PermanentError,
+    RateLimited,
+    TransientError,
+)
+from smi_pipeline.core.faults import (
+    NOT_BELIEVED,
+    RESULTS,
+    SUBMISSIONS,
+    Failure,
+    Scope,
+    advice,
+    headline,
+    scope_of_words,
+)
 from smi_pipeline.core.models import UpscaleJob
 from smi_pipeline.core.vocabulary import Queue, StepState
 from smi_pipeline.services.context import ServiceContext
@@ -69,6 +87,7 @@ def job_step(
             raise PermanentError(
                 reasons.SET_ASIDE,
                 f"set aside after {job.attempts - 1} attempts; last error: {job.last_error or 'none'}",
+                breaker=SUBMISSIONS if queue is Queue.SUBMIT else RESULTS,
             )
         return step(job)
 
@@ -76,9 +95,33 @@ def job_step(
         return run_step(ctx, queue, job_id, lease_id, job.attempts, attempt)
     except PermanentError as error:
         try:
-            ctx.state.deliveries.fail(job_id, lease_id, reason=error.reason, message=str(error), actor=ctx.actor)
+            seconds = ctx.state.deliveries.fail(job_id, lease_id, error, policy=ctx.policy, actor=ctx.actor)
         except LeaseLost as lost:
             return StepResult(state=StepState.LOST, message=str(lost))
+        if seconds is not None:
+            return StepResult(state=StepState.LATER, message=str(error), retry_seconds=round(seconds, 1))
+        raise
+
+
+@contextmanager
+def watched(ctx: ServiceContext, breaker: str, work_key: str, *, needs: Sequence[str] = ()) -> Iterator[None]:
+    """Attribute what fails inside to a part of the shop. Raise TransientError at once while its breaker, or one of
+    `needs`, is open and this row does not probe it."""
+    if shut := ctx.state.breakers.in_the_way([breaker, *needs], work_key):
+        raise TransientError(f"waits: {headline(shut)}", retry_after=1.0, counts=False)
+    try:
+        yield
+    except PermanentError as error:
+        error.breaker = error.breaker or breaker
+        raise
+    except RateLimited:
+        raise
+    except TransientError as error:
+        scope = Scope.SHOP if isinstance(error, AccountError) else Scope.UNKNOWN
+        passing = not isinstance(error, AmbiguousError)
+        ctx.state.breakers.note(
+            Failure(breaker=breaker, work_key=work_key, message=str(error), scope=scope, passing=passing)
+        )
         raise
 
 
@@ -88,3 +131,19 @@ def host_outage(error: TransientError, *, since: datetime | None, now: datetime)
     waited = (now - since).total_seconds() if since else 0.0
     pause = error.retry_after if error.retry_after is not None else min(120.0, max(5.0, waited / 4))
     return TransientError(str(error), retry_after=pause, counts=False)
+
+
+def upscale_failed(words: str) -> PermanentError:
+    """Return what it means that Upsampler could not process an image, by its words, or that its result was no good."""
+    reason, _, of_result = words.removeprefix(NOT_BELIEVED).partition(": ")
+    if reason in (reasons.RESULT_REJECTED, reasons.NO_RESULT):
+        return PermanentError(reason, of_result, breaker=RESULTS)
+    message = f"Upsampler could not process it: {words or 'no reason given'}"
+    blamed = scope_of_words(words)
+    return PermanentError(
+        reasons.UPSCALE_FAILED,
+        message,
+        scope=blamed,
+        next_step=advice(SUBMISSIONS) if blamed is Scope.SHOP else "",
+        breaker=RESULTS,  # which an acceptance does not close: these were accepted, too
+    )

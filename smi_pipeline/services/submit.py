@@ -1,17 +1,17 @@
 """A paid job goes to Upsampler: preparation, then the one call that costs credits."""
 
 import statistics
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 from smi_pipeline.core import reasons
-from smi_pipeline.core.errors import AmbiguousError, NotFound, PermanentError, TransientError
+from smi_pipeline.core.errors import AmbiguousError, NotFound, PermanentError, RateLimited, TransientError
+from smi_pipeline.core.faults import RESULTS, STATUS, SUBMISSIONS, Scope, source
 from smi_pipeline.core.image_rules import check_output_size
-from smi_pipeline.core.models import Fetched, ImageInfo, Submission, SubmitRequest, UpscaleJob
+from smi_pipeline.core.models import Fetched, ImageInfo, Submission, SubmitRequest, UpscaleJob, UpscaleReply
 from smi_pipeline.core.vocabulary import CallPurpose, FetchKind, Queue, Stage, StepState, SubmissionState
 from smi_pipeline.services.completions import tell_limiter
 from smi_pipeline.services.context import ServiceContext
-from smi_pipeline.services.steps import StepResult, host_outage, job_step
+from smi_pipeline.services.steps import StepResult, host_outage, job_step, upscale_failed, watched
 
 SECONDS_PER_MEGAPIXEL = 1.5
 """Estimate of the duration until there is history."""
@@ -36,7 +36,14 @@ def _prepare(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> StepResult:
     facts, key = _stored_source(ctx, job) or _store_source(ctx, job)
     expected = expected_seconds(ctx, job)
     ctx.state.submissions.prepared(
-        job.job_id, lease_id, source=facts, source_key=key, expected_seconds=expected, actor=ctx.actor
+        job.job_id,
+        lease_id,
+        source=facts,
+        source_key=key,
+        source_url=job.source_url,
+        expected_seconds=expected,
+        policy=ctx.policy,
+        actor=ctx.actor,
     )
     width, height = job.output_size
     return StepResult(
@@ -59,30 +66,30 @@ def _stored_source(ctx: ServiceContext, job: UpscaleJob) -> tuple[ImageInfo, str
 
 
 def _store_source(ctx: ServiceContext, job: UpscaleJob) -> tuple[ImageInfo, str]:
-    with _fetched(ctx, job) as fetched:
-        facts = ctx.images.check_source(fetched.path)
-        check_output_size(facts, job.scale, ctx.policy.max_output_megapixels)
-        if facts.display_size != (job.source_width, job.source_height):
-            raise PermanentError(
-                reasons.SOURCE_CHANGED,
-                f"the source is {facts.display_size[0]} x {facts.display_size[1]} now, it was "
-                f"{job.source_width} x {job.source_height} when it was ordered",
-            )
+    with ExitStack() as stack:
+        with watched(ctx, source(job.source_url), job.job_id):
+            fetched = _fetched(ctx, job, stack)
+            facts = ctx.images.check_source(fetched.path)
+            check_output_size(facts, job.scale, ctx.policy.max_output_megapixels)
+            if facts.display_size != (job.source_width, job.source_height):
+                raise PermanentError(
+                    reasons.SOURCE_CHANGED,
+                    f"the source is {facts.display_size[0]} x {facts.display_size[1]} now, it was "
+                    f"{job.source_width} x {job.source_height} when it was ordered",
+                )
         key = f"sources/{job.job_id[:2]}/{job.job_id}-{facts.sha256[:16]}.{facts.format.lower()}"
         ctx.storage.put(key, fetched.path)
     return facts, key
 
 
-@contextmanager
-def _fetched(ctx: ServiceContext, job: UpscaleJob) -> Iterator[Fetched]:
-    """Yield the source in a temporary file. An outage of its host is waited out until `start_by` ends the job."""
+def _fetched(ctx: ServiceContext, job: UpscaleJob, stack: ExitStack) -> Fetched:
+    """Return the source in a temporary file that lives as long as `stack`. An outage of its host is waited out until
+    `start_by` ends the job."""
     fetch = ctx.fetcher.fetch(job.source_url, kind=FetchKind.SOURCE, max_bytes=ctx.policy.max_source_bytes)
-    with ExitStack() as stack:
-        try:
-            fetched = stack.enter_context(fetch)
-        except TransientError as error:
-            raise host_outage(error, since=job.recorded_at, now=ctx.state.submissions.now()) from error
-        yield fetched
+    try:
+        return stack.enter_context(fetch)
+    except TransientError as error:
+        raise host_outage(error, since=job.recorded_at, now=ctx.state.submissions.now()) from error
 
 
 def expected_seconds(ctx: ServiceContext, job: UpscaleJob) -> float:
@@ -96,7 +103,39 @@ def _submit(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> StepResult:
     waiting = _close_unanswered(ctx, earlier)
     if waiting is not None:
         raise waiting
-    ctx.limiter.acquire(CallPurpose.SUBMIT)
+    with watched(ctx, SUBMISSIONS, job.job_id, needs=[STATUS, RESULTS]):
+        _refuse_another_call(ctx, earlier)
+        submission_id, reply = _call(ctx, job, lease_id)
+        if not ctx.state.submissions.accepted(submission_id, reply, policy=ctx.policy, actor=ctx.actor):
+            raise _unclear(ctx, f"the id {reply.external_id} belongs to another submission")
+    if reply.stage in (Stage.COMPLETED, Stage.FAILED):  # known at once: no need to ask again
+        ctx.state.submissions.poll_answered(submission_id, reply, policy=ctx.policy, actor=ctx.actor)
+    return StepResult(
+        state=StepState.DONE,
+        message=f"accepted by Upsampler as {reply.external_id}, {reply.stage}",
+        details={"external_id": reply.external_id, "stage": str(reply.stage), "credits": reply.credits},
+    )
+
+
+def _refuse_another_call(ctx: ServiceContext, earlier: list[Submission]) -> None:
+    """Raise PermanentError when the image must not be submitted once more. What was lost while Upsampler gave no clear
+    answer to anybody does not count against this order."""
+    for failed in (s for s in earlier if s.state is SubmissionState.FAILED):
+        error = upscale_failed(failed.error or "")
+        if error.scope is Scope.ORDER:
+            raise error
+    lost = [s for s in earlier if s.state in (SubmissionState.LOST, SubmissionState.SENDING)]
+    if len(lost) >= 2:
+        breaker = ctx.state.breakers.get(SUBMISSIONS)
+        lost = [s for s in lost if not breaker.excuses(s.created_at)]
+    made = sum(s.state is not SubmissionState.REJECTED for s in earlier)
+    if len(lost) >= 2 or made >= ctx.policy.max_submissions:
+        raise PermanentError(reasons.SUBMISSION_LOST, f"submitted to Upsampler {made} times, without a clear answer")
+
+
+def _call(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> tuple[int, UpscaleReply]:
+    """Make the call, with its intent committed before. Return the number of the submission and the reply."""
+    _acquire(ctx)
     begun = ctx.state.submissions.begin(job.job_id, lease_id, actor=ctx.actor)
     if begun is None:
         raise TransientError("a submission of this job is open already", retry_after=10, counts=False)
@@ -108,36 +147,41 @@ def _submit(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> StepResult:
         webhook_url=f"{ctx.policy.public_url}/smi-webhook/upsampler/{token}",
     )
     try:
-        reply = ctx.upscaler.submit(request)
+        return submission_id, ctx.upscaler.submit(request)
     except AmbiguousError as error:
         # The row stays open: only the webhook can tell which upscale it was.
-        raise TransientError(
-            f"no clear answer to the submission: {error}",
-            retry_after=ctx.policy.ambiguous_grace.total_seconds(),
-            counts=False,
-        ) from error
+        raise _unclear(ctx, str(error)) from error
     except (TransientError, PermanentError) as error:
         ctx.state.submissions.mark_rejected(submission_id, str(error))
-        tell_limiter(ctx, error)
-        if isinstance(error, PermanentError):
-            raise
-        raise TransientError(str(error), retry_after=error.retry_after, counts=False) from error
-    ctx.limiter.close_breaker()
-    ctx.state.submissions.accepted(submission_id, reply, policy=ctx.policy, actor=ctx.actor)
-    if reply.stage in (Stage.COMPLETED, Stage.FAILED):  # known at once: no need to ask again
-        ctx.state.submissions.poll_answered(submission_id, reply, policy=ctx.policy, actor=ctx.actor)
-    return StepResult(
-        state=StepState.DONE,
-        message=f"accepted by Upsampler as {reply.external_id}, {reply.stage}",
-        details={"external_id": reply.external_id, "stage": str(reply.stage), "credits": reply.credits},
-    )
+        if isinstance(error, RateLimited):
+            tell_limiter(ctx, CallPurpose.SUBMIT, error)
+            raise _keeping_its_place(error) from error
+        if isinstance(error, TransientError):
+            error.counts = False  # nothing was attempted
+        raise
+
+
+def _acquire(ctx: ServiceContext) -> None:
+    """Take a call of the allowance. There was one when the job was leased, unless a 429 came since."""
+    try:
+        ctx.limiter.acquire(CallPurpose.SUBMIT)
+    except RateLimited as error:
+        raise _keeping_its_place(error) from error
+
+
+def _keeping_its_place(error: RateLimited) -> RateLimited:
+    """Return the error of a job that is due at once: it is leased again, before those paid later, when there is a free
+    call."""
+    return RateLimited(str(error), retry_after=0.0)
+
+
+def _unclear(ctx: ServiceContext, why: str) -> AmbiguousError:
+    grace = ctx.policy.ambiguous_grace.total_seconds()
+    return AmbiguousError(f"no clear answer to the submission: {why}", retry_after=grace, counts=False)
 
 
 def _close_unanswered(ctx: ServiceContext, earlier: list[Submission]) -> TransientError | None:
-    """Return what to wait for before another call may be made, and close a call unanswered for the grace time.
-
-    Raise PermanentError after two calls that may have been carried out: there is never a third one.
-    """
+    """Return what to wait for before another call may be made, and close a call unanswered for the grace time."""
     now = ctx.state.submissions.now()
     for submission in earlier:
         identified = submission.state is SubmissionState.LOST and submission.external_id is not None
@@ -152,6 +196,4 @@ def _close_unanswered(ctx: ServiceContext, earlier: list[Submission]) -> Transie
                     counts=False,
                 )
             ctx.state.submissions.mark_lost(submission.submission_id, actor=ctx.actor)
-    if sum(s.state is not SubmissionState.REJECTED for s in earlier) >= 2:
-        raise PermanentError(reasons.SUBMISSION_LOST, "submitted to Upsampler twice, without a clear answer")
     return None

@@ -1,5 +1,6 @@
 """PostgreSQL, the single source of truth: migrations, one module per aggregate, reports. All SQL lives here."""
 
+from smi_pipeline.state.breakers import Breakers
 from smi_pipeline.state.dashboard import Dashboard
 from smi_pipeline.state.database import Database
 from smi_pipeline.state.deliveries import Deliveries
@@ -12,6 +13,8 @@ from smi_pipeline.state.queries import Queries
 from smi_pipeline.state.reconciliation import Reconciliation
 from smi_pipeline.state.refunds import Refunds
 from smi_pipeline.state.submissions import Submissions
+from smi_pipeline.state.unsold import UnsoldProperties
+from smi_pipeline.state.waiting import Waiting
 from smi_pipeline.state.webhook_inbox import WebhookInbox
 
 
@@ -24,7 +27,8 @@ class State:
     def __init__(self, database: Database, *, secret_key: str, mail_domain: str) -> None:
         self.database = database
         self.leases = Leases(database)
-        self.jobs = Jobs(database)
+        self.breakers = Breakers(database)
+        self.jobs = Jobs(database, mail_domain)
         self.payments = Payments(database)
         self.webhook_inbox = WebhookInbox(database)
         self.submissions = Submissions(database, secret_key)
@@ -34,4 +38,6 @@ class State:
         self.manual_tasks = ManualTasks(database)
         self.queries = Queries(database)
         self.dashboard = Dashboard(database)
+        self.unsold = UnsoldProperties(database)
+        self.waiting = Waiting(database, mail_domain)
         self.reconciliation = Reconciliation(database)

@@ -1,10 +1,29 @@
 """Figures of the operations page: the last 24 hours, today's money, and the details of a job."""
 
+from dataclasses import dataclass
 from typing import Any
 
+from smi_pipeline.core import faults
+from smi_pipeline.core.allowance import Calls
+from smi_pipeline.core.faults import Breaker
 from smi_pipeline.core.models import RecordedPayment
-from smi_pipeline.core.vocabulary import Outcome, RefundState, Status
-from smi_pipeline.state.database import Aggregate
+from smi_pipeline.core.vocabulary import UNFINISHED_REFUNDS, UNSENT, Outcome, RefundState, Status
+from smi_pipeline.state.database import Aggregate, as_record, in_
+from smi_pipeline.state.waiting import WAITS_FOR
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreakerFigures:
+    """A circuit breaker and how much waits for it: refunds for Stripe's, mails for that of mails, else orders."""
+
+    breaker: Breaker
+    waiting: int
+
+    @property
+    def waiting_text(self) -> str:
+        """Return what waits in words, such as `3 orders`."""
+        what = {faults.STRIPE: "refund", faults.MAIL: "mail"}.get(self.breaker.name, "order")
+        return f"{self.waiting:,} {what}{'' if self.waiting == 1 else 's'}"
 
 
 class Dashboard(Aggregate):
@@ -75,12 +94,28 @@ class Dashboard(Aggregate):
             )
         return {**row, "payments": [(pay["received_cents"], pay["fee_cents"], pay["n"]) for pay in payments]}
 
-    def circuit_breaker(self) -> dict[str, Any] | None:
-        """Return why no calls are made to Upsampler now (opened_at, blocked_until, reason), or None."""
+    def pause(self) -> dict[str, Any] | None:
+        """Return until when Upsampler has asked us to make no calls of one kind (blocked_until, reason), or None."""
         return self._database.row(
-            """SELECT opened_at, blocked_until, reason FROM smi.gates
-               WHERE name = 'upsampler' AND (opened_at IS NOT NULL OR blocked_until > smi.now())"""
+            """SELECT blocked_until, reason FROM smi.gates WHERE name = ANY(:names) AND blocked_until > smi.now()
+               ORDER BY blocked_until DESC LIMIT 1""",
+            names=list(Calls),
         )
+
+    def breakers(self) -> list[BreakerFigures]:
+        """Return the circuit breakers that are open, longest first, then those of parts that have begun to fail."""
+        with self._database.transaction() as tx:
+            rows = tx.rows(
+                f"""SELECT b.*, CASE b.name
+                        WHEN '{faults.STRIPE}' THEN
+                            (SELECT count(*) FROM smi.refunds WHERE state IN {in_(UNFINISHED_REFUNDS)})
+                        WHEN '{faults.MAIL}' THEN (SELECT count(*) FROM smi.emails WHERE state IN {in_(UNSENT)})
+                        ELSE (SELECT count(*) FROM smi.upscale_jobs j WHERE j.queue IS NOT NULL AND {WAITS_FOR})
+                        END AS waiting
+                    FROM smi.breakers b WHERE b.opened_at IS NOT NULL OR b.failed <> '{{}}'
+                    ORDER BY b.opened_at NULLS LAST, b.name"""
+            )
+        return [BreakerFigures(breaker=as_record(Breaker, row), waiting=row["waiting"]) for row in rows]
 
     def downloads(self, job_id: str) -> list[dict[str, Any]]:
         """Return the download links of a job without their tokens, oldest first."""

@@ -2,14 +2,20 @@
 
 from datetime import timedelta
 
+from smi_pipeline.core import faults
+from smi_pipeline.core.errors import PermanentError
 from smi_pipeline.core.lifecycle import download_token, token_hash
 from smi_pipeline.core.models import Download, DownloadLink, Verdict
+from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import EmailKind, ManualTaskKind, Status
 from smi_pipeline.state import transitions
+from smi_pipeline.state.another_attempt import note_failure, seconds_until_next
+from smi_pipeline.state.breakers import record_success
 from smi_pipeline.state.database import Database, Transaction, as_record, in_
 from smi_pipeline.state.emails import queue_email
 from smi_pipeline.state.job_rows import forget_files, record_result, touch
 from smi_pipeline.state.manual_tasks import open_task
+from smi_pipeline.state.unsold import note_delivered_properties, note_failed_property
 
 _EXPIRED = f"""files_removed_at IS NULL AND (source_key IS NOT NULL OR result_key IS NOT NULL)
     AND status IN {in_((Status.COMPLETED, Status.REFUNDED, Status.FAILED))}
@@ -27,9 +33,12 @@ class Deliveries:
         self._secret_key = secret_key
         self._mail_domain = mail_domain
 
-    def verified(self, job_id: str, lease_id: str, verdict: Verdict, *, result_key: str, actor: str) -> None:
+    def verified(
+        self, job_id: str, lease_id: str, verdict: Verdict, *, result_key: str, policy: Policy, actor: str
+    ) -> None:
         """Record the checked and stored result. Raise LeaseLost."""
         with self._database.transaction() as tx:
+            record_success(tx, faults.RESULTS, max_hold=policy.max_hold)
             record_result(tx, job_id, lease_id, verdict, result_key=result_key)
             size = verdict.facts.bytes if verdict.facts else None
             tx.audit(job_id, "verified", actor=actor, bytes=size, min_ssim=verdict.min_ssim)
@@ -50,16 +59,26 @@ class Deliveries:
             job = transitions.leased(tx, job_id, lease_id)
             if not transitions.complete(tx, job, actor=actor):
                 return False
+            note_delivered_properties(tx, job)
             self._new_token(tx, job_id, job["round"], ttl)
             queue_email(tx, job_id, EmailKind.COMPLETION, self._mail_domain, again=job["round"] > 1)
             return True
 
-    def fail(self, job_id: str, lease_id: str, *, reason: str, message: str, actor: str) -> bool:
-        """Decide against delivery, with the refund in the same transaction. Return False when the round was decided
-        before. Raise LeaseLost."""
+    def fail(self, job_id: str, lease_id: str, error: PermanentError, *, policy: Policy, actor: str) -> float | None:
+        """Decide against delivery, with the refund in the same transaction, unless the job may wait: its part of the
+        shop fails for every order, or the failure is not believed yet. Return the seconds until such a job is due
+        again, None for one that has ended. Raise LeaseLost.
+
+        Failures are counted here, so that parallel batches together end no more orders than a breaker allows.
+        """
         with self._database.transaction() as tx:
+            breaker = note_failure(tx, job_id, error)
             job = transitions.leased(tx, job_id, lease_id)
-            return transitions.fail(tx, job, reason=reason, message=message, actor=actor)
+            note_failed_property(tx, job, error)
+            seconds = seconds_until_next(tx, job, breaker, error, policy, actor=actor)
+            if seconds is None:
+                transitions.fail(tx, job, reason=error.reason, message=str(error), actor=actor)
+            return seconds
 
     def new_token(self, job_id: str, *, ttl: timedelta, revoke: bool, actor: str) -> int:
         """Make a further download link, and revoke the older ones if asked to. Return its sequence."""

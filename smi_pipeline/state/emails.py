@@ -110,6 +110,19 @@ class Emails:
             uncounted=0 if counts else 1,
         )
 
+    def withdraw(self, email: Email, lease_id: str, *, why: str, actor: str) -> bool:
+        """Remove a mail that is no longer true. Return False when a server may have it, or the lease was lost."""
+        with self._database.transaction() as tx:
+            removed = tx.run(
+                f"""DELETE FROM smi.emails WHERE {_THIS} AND lease_id = :lease_id AND hand_overs = 0
+                    AND state = '{EmailState.CLAIMED}'""",
+                **_key(email),
+                lease_id=lease_id,
+            )
+            if removed:
+                tx.audit(email.job_id, "mail_withdrawn", actor=actor, kind=email.kind, why=why)
+            return bool(removed)
+
     def give_up(self, email: Email, lease_id: str, *, why: str, actor: str) -> None:
         """Fail a mail and open its manual task."""
         with self._database.transaction() as tx:

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from typing import Any
 
 from smi_pipeline.core.errors import LeaseLost
 from smi_pipeline.core.models import Verdict
@@ -70,4 +71,29 @@ def give_outage_time_back(tx: Transaction, *, since: datetime, now: datetime, li
         now=now,
         since=since,
         limit=limit,
+    )
+
+
+def give_waiting_time_back(
+    tx: Transaction, waits_for_it: str, *, since: datetime, limit: timedelta, **parameters: Any
+) -> None:
+    """Make the jobs that waited for a circuit breaker due, and move their clocks by the time they have waited since
+    `since`, at most by `limit` per job and round. `waits_for_it`: condition on `smi.upscale_jobs`, with its parameters.
+    """
+    tx.run(
+        f"""UPDATE smi.upscale_jobs j SET start_by = start_by + given, deadline_at = deadline_at + given,
+                   outage = outage + given, waits_since = smi.now()
+           FROM (SELECT job_id, least(smi.now() - greatest(waits_since, CAST(:since AS timestamptz)),
+                                      greatest(interval '0', CAST(:limit AS interval) - outage)) AS given
+                 FROM smi.upscale_jobs
+                 WHERE queue = '{Queue.SUBMIT}' AND hold_reason IS NULL AND {waits_for_it}) AS waiting
+           WHERE j.job_id = waiting.job_id""",
+        since=since,
+        limit=limit,
+        **parameters,
+    )
+    tx.run(
+        f"""UPDATE smi.upscale_jobs SET next_attempt_at = smi.now()
+            WHERE queue IS NOT NULL AND next_attempt_at > smi.now() AND lease_id IS NULL AND {waits_for_it}""",
+        **parameters,
     )

@@ -5,16 +5,21 @@ from datetime import datetime, timedelta
 
 from smi_pipeline.core.lifecycle import UNFINISHED
 from smi_pipeline.core.models import NewJob
-from smi_pipeline.core.vocabulary import Queue, Status
+from smi_pipeline.core.vocabulary import EmailKind, Queue, Status
 from smi_pipeline.state import transitions
-from smi_pipeline.state.database import Aggregate, in_
+from smi_pipeline.state.database import Database, in_
+from smi_pipeline.state.emails import queue_email
 from smi_pipeline.state.refund_updates import make_refunds_due
 from smi_pipeline.state.submission_updates import extend_submissions, make_polls_due
 from smi_pipeline.state.webhook_inbox import record_event_once
 
 
-class Jobs(Aggregate):
+class Jobs:
     """Upscale jobs."""
+
+    def __init__(self, database: Database, mail_domain: str) -> None:
+        self._database = database
+        self._mail_domain = mail_domain
 
     def register(self, job: NewJob, *, actor: str) -> None:
         """Insert an unpaid job."""
@@ -22,10 +27,11 @@ class Jobs(Aggregate):
         with self._database.transaction() as tx:
             tx.run(
                 """INSERT INTO smi.upscale_jobs (job_id, source_url, file_name, resolution, scale, customer_email,
-                       customer_name, source_format, source_width, source_height, source_bytes, source_sha256,
-                       price_cents, currency, expected_credits)
+                       customer_name, source_format, source_alpha, source_width, source_height, source_bytes,
+                       source_sha256, price_cents, currency, expected_credits)
                    VALUES (:job_id, :source_url, :file_name, :resolution, :scale, :customer_email, :customer_name,
-                       :format, :width, :height, :bytes, :sha256, :price_cents, :currency, :expected_credits)""",
+                       :format, :has_alpha, :width, :height, :bytes, :sha256,
+                       :price_cents, :currency, :expected_credits)""",
                 **{**asdict(job), **asdict(job.source), "width": width, "height": height},
             )
             tx.audit(
@@ -67,6 +73,26 @@ class Jobs(Aggregate):
             id=job_id,
             seconds=seconds,
         )
+
+    def payment_on_its_way(
+        self, job_id: str, payment_intent_id: str, *, actor: str, event: tuple[str, str] | None
+    ) -> bool:
+        """Note that the customer of an unpaid job has paid in a way that the bank decides later, and tell them. Return
+        False when that is known, or the job is no longer unpaid."""
+        with self._database.transaction() as tx:
+            if event and not record_event_once(tx, event[0], event[1], "payment on its way"):
+                return False
+            noted = tx.changes(
+                f"""UPDATE smi.upscale_jobs SET paying_intent = :pi, updated_at = smi.now()
+                   WHERE job_id = :id AND status = '{Status.AWAITING_PAYMENT}'
+                     AND paying_intent IS DISTINCT FROM :pi""",
+                id=job_id,
+                pi=payment_intent_id,
+            )
+            if noted:
+                tx.audit(job_id, "payment_on_its_way", actor=actor, payment_intent=payment_intent_id)
+                queue_email(tx, job_id, EmailKind.PAYMENT_STARTED, self._mail_domain)
+            return noted
 
     def abandon(self, job_id: str, *, actor: str, event: tuple[str, str] | None = None) -> bool:
         """Close an unpaid job. Return False when it is no longer unpaid, or the event is known."""

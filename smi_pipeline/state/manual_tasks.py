@@ -1,7 +1,14 @@
 """Manual tasks: what no rule may settle automatically."""
 
+from dataclasses import dataclass
+from datetime import datetime
+
 from smi_pipeline.core.models import ManualTask
+from smi_pipeline.core.vocabulary import ManualTaskKind
 from smi_pipeline.state.database import Aggregate, Transaction
+
+RECOVERED = "recovered"
+"""Who has closed a task that ended by itself."""
 
 
 def open_task(
@@ -42,6 +49,16 @@ def close_tasks_about(tx: Transaction, *, kind: str, prefix: str, actor: str) ->
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class EndedTask:
+    """A manual task that ended by itself."""
+
+    task_id: int
+    subject: str
+    opened_at: datetime
+    closed_at: datetime
+
+
 class ManualTasks(Aggregate):
     """What only a person can settle."""
 
@@ -74,6 +91,24 @@ class ManualTasks(Aggregate):
     def alerted(self, task_ids: list[int]) -> None:
         """Note that an alert has named these tasks."""
         self._database.run("UPDATE smi.person_tasks SET alerted_at = smi.now() WHERE task_id = ANY(:ids)", ids=task_ids)
+
+    def ended_by_themselves(self, limit: int) -> list[EndedTask]:
+        """Return tasks that ended by themselves after an alert named them, and of whose end nobody was told."""
+        return self._database.records(
+            EndedTask,
+            """SELECT * FROM smi.person_tasks WHERE closed_at IS NOT NULL AND end_told_at IS NULL
+                 AND alerted_at IS NOT NULL AND kind = :kind AND acknowledged_by = :recovered
+               ORDER BY closed_at LIMIT :limit""",
+            kind=ManualTaskKind.BREAKER,
+            recovered=RECOVERED,
+            limit=limit,
+        )
+
+    def end_told(self, task_ids: list[int]) -> None:
+        """Note that an operator was told that these tasks have ended."""
+        self._database.run(
+            "UPDATE smi.person_tasks SET end_told_at = smi.now() WHERE task_id = ANY(:ids)", ids=task_ids
+        )
 
     def close(self, kind: str, subject: str, *, actor: str) -> bool:
         """Close the open task of this name. Return False when there is none."""

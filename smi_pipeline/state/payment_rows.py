@@ -28,9 +28,10 @@ def insert_payment(tx: Transaction, facts: StripePayment, job_id: str | None, ro
         """INSERT INTO smi.payments (payment_intent_id, job_id, role, received_cents, currency, charge_id,
                fee_cents, refunded_cents, paid_at, learned_from)
            VALUES (:payment_intent_id, :job_id, :role, :amount_received_cents, :currency, :charge_id, :fee_cents,
-               :refunded_cents, least(coalesce(CAST(:created_at AS timestamptz), smi.now()), smi.now()), :source)
+               :refunded_cents, least(coalesce(CAST(:paid_at AS timestamptz), smi.now()), smi.now()), :source)
            ON CONFLICT (payment_intent_id) DO NOTHING""",
         **asdict(facts),
+        paid_at=facts.paid_at,
         job_id=job_id,
         role=role,
         source=source,
@@ -84,13 +85,17 @@ def record_kept(tx: Transaction, payment_intent_id: str, kept_cents: int) -> Non
     )
 
 
-def record_dispute(tx: Transaction, payment_intent_id: str, state: DisputeState, began: datetime | None) -> Row | None:
+def record_dispute(
+    tx: Transaction, payment_intent_id: str, state: DisputeState, began: datetime | None, *, appeal: bool = False
+) -> Row | None:
     """Apply the state of a dispute. Return job_id and the dispute state of the payment, None for an unknown payment.
 
-    Events come in any order: a loss is final; else the newest dispute counts, and of that one its end.
+    Events come in any order: a loss is final unless it is appealed; else the newest dispute counts, and of that one its
+    end.
     """
     return tx.row(
         f"""UPDATE smi.payments SET disputed_at = greatest(disputed_at, :began), dispute = CASE
+               WHEN :appeal AND dispute = '{DisputeState.LOST}' THEN :state
                WHEN dispute = '{DisputeState.LOST}' OR :state = '{DisputeState.LOST}' THEN '{DisputeState.LOST}'
                WHEN :began < disputed_at THEN dispute
                WHEN dispute = '{DisputeState.WON}' AND (:began > disputed_at) IS NOT TRUE THEN dispute
@@ -99,4 +104,5 @@ def record_dispute(tx: Transaction, payment_intent_id: str, state: DisputeState,
         pi=payment_intent_id,
         state=state,
         began=began,
+        appeal=appeal,
     )

@@ -68,13 +68,15 @@ class Payments(Aggregate):
         *,
         event: tuple[str, str],
         actor: str,
+        appeal: bool = False,
     ) -> bool:
-        """Record the state of a dispute once per event. Return False when the event or the payment changes nothing."""
+        """Record the state of a dispute once per event; an appeal opens a lost one again. Return False when the event
+        or the payment changes nothing."""
         with self._database.transaction() as tx:
             if not record_event_once(tx, *event, "dispute"):
                 return False
             lock_job_of(tx, payment_intent_id)
-            row = record_dispute(tx, payment_intent_id, state, began)
+            row = record_dispute(tx, payment_intent_id, state, began, appeal=appeal)
             if row is None:
                 return False
             tx.audit(row["job_id"], f"dispute_{state}", actor=actor, payment_intent=payment_intent_id)

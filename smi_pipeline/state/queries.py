@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
+from smi_pipeline.core import faults
+from smi_pipeline.core.allowance import Calls
 from smi_pipeline.core.lifecycle import UNFINISHED
 from smi_pipeline.core.models import Alarm, QueueFigures, RecordedPayment, UpscaleJob
 from smi_pipeline.core.policy import Policy
@@ -11,14 +13,17 @@ from smi_pipeline.core.vocabulary import (
     OPEN_CALLS,
     RETURNED,
     UNSENT,
+    CallPurpose,
     DisputeState,
     Queue,
     RefundState,
     Status,
     SubmissionState,
 )
+from smi_pipeline.state.breakers import STOPPED
 from smi_pipeline.state.database import Aggregate, Transaction, as_record, in_
 from smi_pipeline.state.heartbeat import UP_SINCE
+from smi_pipeline.state.rate_limiter import seconds_for
 
 ALARM = f"""
     SELECT j.job_id, j.status, j.reason_code, j.start_by, j.deadline_at FROM smi.upscale_jobs j
@@ -28,15 +33,23 @@ ALARM = f"""
           + CAST(:patience AS interval) < smi.now()
       AND (j.status IN {in_(UNFINISHED)}
            OR (j.status = '{Status.FAILED}' AND j.round = 1 AND NOT EXISTS (
-               SELECT FROM smi.refunds r WHERE r.job_id = j.job_id AND r.state IN {in_(RETURNED)})))
+               SELECT FROM smi.refunds r WHERE r.job_id = j.job_id
+                 AND (r.state IN {in_(RETURNED)} OR r.state = '{RefundState.OWED}' AND (r.waits_for_balance OR EXISTS (
+                     SELECT FROM smi.breakers b WHERE b.name = '{faults.STRIPE}' AND b.opened_at IS NOT NULL))))))
       AND (j.hold_reason IS NULL
            OR greatest(j.start_by, j.held_at) + CAST(:max_hold AS interval) + CAST(:patience AS interval) < smi.now())
+      AND (j.queue = '{Queue.SUBMIT}' AND coalesce(j.deadline_at, j.start_by) + {STOPPED}
+               + CAST(:patience AS interval) > smi.now()) IS NOT TRUE -- a job at Upsampler is in no queue
+      AND (j.queue = '{Queue.FULFIL}' AND j.result_ready_at + CAST(:result_life AS interval) > smi.now()
+           AND EXISTS (SELECT FROM smi.breakers b WHERE b.name = '{faults.RESULTS}' AND b.opened_at IS NOT NULL))
+          IS NOT TRUE
       AND NOT EXISTS (SELECT FROM smi.person_tasks t WHERE t.job_id = j.job_id AND t.closed_at IS NULL
                       AND t.acknowledged_at IS NOT NULL)
     ORDER BY j.learned_at
 """
 """The alarm: paid, past its last deadline, neither delivered nor refunded, and not acknowledged. Always empty.
-After an outage of the service the patience begins when it is back, as long as `max_outage` covers it."""
+After an outage of the service the patience begins when it is back, as long as `max_outage` covers it; while a circuit
+breaker is open, the clocks of the jobs that wait for it stand still."""
 
 
 def credits_used(tx: Transaction, until: date | None = None) -> int:
@@ -136,9 +149,12 @@ class Queries(Aggregate):
                       (SELECT count(*) FROM smi.refunds WHERE state = '{RefundState.PENDING}') AS refunds_pending,
                       (SELECT count(*) FROM smi.emails WHERE state IN {in_(UNSENT)}) AS mails_owed,
                       (SELECT count(*) FROM smi.person_tasks WHERE closed_at IS NULL) AS person_tasks,
-                      (SELECT count(*) FROM smi.api_calls
-                       WHERE at > smi.now() - interval '1 minute') AS calls_minute,
-                      (SELECT count(*) FROM smi.api_calls WHERE at > smi.now() - interval '1 hour') AS calls_hour,
+                      (SELECT count(*) FROM smi.api_calls WHERE purpose = '{CallPurpose.SUBMIT}'
+                       AND at > smi.now() - interval '1 minute') AS submissions_minute,
+                      (SELECT count(*) FROM smi.api_calls WHERE purpose = '{CallPurpose.SUBMIT}'
+                       AND at > smi.now() - interval '1 hour') AS submissions_hour,
+                      (SELECT count(*) FROM smi.api_calls WHERE purpose <> '{CallPurpose.SUBMIT}'
+                       AND at > smi.now() - interval '1 minute') AS status_calls_minute,
                       (SELECT extract(epoch FROM smi.now() - at)::float FROM smi.heartbeat) AS silent_seconds
                FROM smi.upscale_jobs WHERE queue IS NOT NULL -- both sides by their index: orders wait for this
                   OR (hold_reason IS NOT NULL AND status IN {in_((Status.AWAITING_PAYMENT, *UNFINISHED))})"""
@@ -148,27 +164,38 @@ class Queries(Aggregate):
     def alarms(self, policy: Policy) -> list[Alarm]:
         """Return overdue jobs: there should be none."""
         return self._database.records(
-            Alarm, ALARM, patience=policy.alarm_patience, max_hold=policy.max_hold, max_outage=policy.max_outage
+            Alarm,
+            ALARM,
+            patience=policy.alarm_patience,
+            max_hold=policy.max_hold,
+            max_outage=policy.max_outage,
+            result_life=policy.result_life,
         )
 
     def late_refunds(self, policy: Policy) -> list[LateRefund]:
-        """Return refunds that are owed for longer than `refund_patience` and not blocked by an open dispute."""
+        """Return refunds that are owed for longer than `refund_patience` and wait for nothing that has its own task."""
         return self._database.records(
             LateRefund,
             f"""SELECT r.payment_intent_id, r.job_id, r.last_error
                FROM smi.refunds r LEFT JOIN smi.payments p USING (payment_intent_id)
-               WHERE r.state = '{RefundState.OWED}' AND r.created_at + CAST(:patience AS interval) < smi.now()
+               WHERE r.state = '{RefundState.OWED}'
+                 AND NOT r.waits_for_balance -- which has a task of its own, as has an open circuit breaker
+                 AND NOT EXISTS (SELECT FROM smi.breakers b
+                                 WHERE b.name = '{faults.STRIPE}' AND b.opened_at IS NOT NULL)
+                 AND r.created_at + CAST(:patience AS interval) < smi.now()
                  AND p.dispute IS DISTINCT FROM '{DisputeState.OPEN}' -- which has a task of its own
                ORDER BY r.refund_row""",
             patience=policy.refund_patience,
         )
 
-    def forecast_wait_seconds(self, requests_per_minute: int) -> float:
-        """Return how long a job paid now would wait for its submission: two calls per job ahead of it."""
-        if not requests_per_minute:
-            return 0.0
-        waiting = self.queue().to_submit
-        return waiting * 2 / requests_per_minute * 60
+    def forecast_wait_seconds(self, policy: Policy) -> float:
+        """Return how long a job paid now would wait for its submission: a call for each job ahead of it, by what the
+        API allows today."""
+        with self._database.transaction() as tx:
+            waiting: int = tx.value(
+                f"SELECT count(*) FROM smi.upscale_jobs WHERE queue = '{Queue.SUBMIT}' AND hold_reason IS NULL"
+            )
+            return seconds_for(tx, Calls.SUBMISSIONS, policy.submissions, waiting)
 
     def credits_this_month(self) -> int:
         """Return the credits used since the first of the month, UTC."""

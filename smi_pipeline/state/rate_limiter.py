@@ -1,117 +1,156 @@
-"""The Upsampler allowance and its circuit breaker, shared by every process through the database."""
+"""The allowances of Upsampler, shared by every process through the database."""
 
-from datetime import datetime
-
-from smi_pipeline.core.errors import AccountError, RateLimited
-from smi_pipeline.core.vocabulary import CallPurpose, ManualTaskKind
-from smi_pipeline.state.database import Database
-from smi_pipeline.state.manual_tasks import close_task, open_task
+from smi_pipeline.core.allowance import (
+    RESERVE,
+    Allowance,
+    Calls,
+    Lowered,
+    Room,
+    after_refusal,
+    limits,
+)
+from smi_pipeline.core.errors import RateLimited
+from smi_pipeline.core.vocabulary import CallPurpose
+from smi_pipeline.state.database import Database, Row, Transaction
 
 _LOCK = 727_464_003  # pg_advisory_xact_lock key; the builds of the reports have their own
 
-SLACK_SECONDS = 1.0
-"""Calls reach the API a little after they are granted: the windows are longer by this."""
+UNLIMITED = 1_000_000
+"""Free calls without a limit."""
 
-RESERVE = 2
-"""Calls per minute that only a poll close to its deadline may take."""
-
-BREAKER_SECONDS = 60
-
-HALF_OPEN_SECONDS = 900
-"""How long after the last refusal orders are taken again, although no call has succeeded: without waiting jobs, only a
-new order can try the account."""
+_COUNTED = {
+    Calls.SUBMISSIONS: f"purpose = '{CallPurpose.SUBMIT}'",
+    Calls.STATUS_CALLS: f"purpose <> '{CallPurpose.SUBMIT}'",
+}
+_WINDOWS = ("a minute", "an hour")
 
 
 class RateLimiter:
     """`core.ports.LimiterPort` with exact rolling windows."""
 
-    def __init__(
-        self,
-        database: Database,
-        *,
-        per_minute: int,
-        per_hour: int,
-        windows: tuple[float, float] = (60, 3600),
-    ) -> None:
-        """`windows`: seconds of what is called a minute and an hour here; tests take shorter ones."""
+    def __init__(self, database: Database, *, submissions: Allowance, status_calls: Allowance) -> None:
         self._database = database
-        self._per_minute = per_minute
-        self._per_hour = per_hour
-        self._minute, self._hour = windows
+        self._allowances = {Calls.SUBMISSIONS: submissions, Calls.STATUS_CALLS: status_calls}
 
     def acquire(self, purpose: CallPurpose) -> None:
-        """Take one call. Raise RateLimited without room, AccountError while the circuit breaker is open."""
+        """Take one call. Raise RateLimited without room."""
+        calls = Calls.of(purpose)
+        allowance = self._allowances[calls]
         with self._database.transaction() as tx:
             tx.run("SELECT pg_advisory_xact_lock(:key)", key=_LOCK)
-            breaker = tx.row(
-                """SELECT opened_at, extract(epoch FROM blocked_until - smi.now())::float AS wait, reason
-                   FROM smi.gates WHERE name = 'upsampler'"""
-            )
-            if breaker and breaker["wait"] is not None and breaker["wait"] > 0:
-                if breaker["opened_at"]:
-                    raise AccountError(f"calls to Upsampler are stopped: {breaker['reason']}")
-                raise RateLimited(f"Upsampler asked to wait: {breaker['reason']}", retry_after=breaker["wait"])
-            reserve = 0 if purpose == CallPurpose.URGENT_POLL else min(RESERVE, max(0, self._per_minute - 1))
-            for limit, seconds in ((self._per_minute - reserve, self._minute), (self._per_hour, self._hour)):
-                if limit <= 0:
-                    continue
-                # The call that must leave the window before there is room again.
-                wait = tx.value(
-                    """SELECT extract(epoch FROM at + make_interval(secs => :window) - smi.now())::float
-                       FROM smi.api_calls WHERE at > smi.now() - make_interval(secs => :window)
-                       ORDER BY at DESC OFFSET :before LIMIT 1""",
-                    window=seconds + SLACK_SECONDS,
-                    before=limit - 1,
-                )
-                if wait is not None:
-                    raise RateLimited(
-                        f"our allowance of {limit} calls in {seconds:g} s is used", retry_after=max(0.0, wait)
-                    )
-            if self._per_minute or self._per_hour:
+            room = free_calls(tx, calls, allowance, urgent=purpose is CallPurpose.URGENT_POLL)
+            if room.free <= 0:
+                raise RateLimited(room.reason, retry_after=room.seconds or 0.0)
+            if allowance.per_minute or allowance.per_hour:
                 tx.run("INSERT INTO smi.api_calls (at, purpose) VALUES (smi.now(), :purpose)", purpose=purpose)
                 tx.run("DELETE FROM smi.api_calls WHERE at < smi.now() - interval '2 hours'")
 
-    def blocked_until(self, at: datetime, reason: str) -> None:
-        """Note a 429's Retry-After for every process."""
-        self._database.run(
-            """INSERT INTO smi.gates (name, blocked_until, reason) VALUES ('upsampler', :at, :reason)
-               ON CONFLICT (name) DO UPDATE SET reason = excluded.reason,
-                   blocked_until = greatest(smi.gates.blocked_until, excluded.blocked_until)""",
-            at=at,
-            reason=reason[:300],
-        )
-
-    def open_breaker(self, reason: str) -> None:
-        """Stop all calls for a minute: the account was refused. Open a manual task."""
+    def refused(self, purpose: CallPurpose, *, retry_after: float, reason: str) -> None:
+        """Note a 429 for every process: no call of this kind before `retry_after` seconds, and fewer afterwards."""
+        calls = Calls.of(purpose)
+        allowance = self._allowances[calls]
         with self._database.transaction() as tx:
+            tx.run("SELECT pg_advisory_xact_lock(:key)", key=_LOCK)
+            # The refused call has used nothing; which of those on their way it was makes no difference.
             tx.run(
-                """INSERT INTO smi.gates (name, opened_at, blocked_until, reason)
-                   VALUES ('upsampler', smi.now(), smi.now() + make_interval(secs => :seconds), :reason)
-                   ON CONFLICT (name) DO UPDATE SET opened_at = coalesce(smi.gates.opened_at, excluded.opened_at),
-                       blocked_until = excluded.blocked_until, reason = excluded.reason""",
-                seconds=BREAKER_SECONDS,
-                reason=reason[:300],
+                f"""DELETE FROM smi.api_calls WHERE call_id = (
+                        SELECT call_id FROM smi.api_calls WHERE {_COUNTED[calls]} ORDER BY at DESC LIMIT 1)"""
             )
-            open_task(
-                tx,
-                kind=ManualTaskKind.ACCOUNT,
-                subject="upsampler",
-                message=f"Upsampler refuses our account: {reason}. No new orders are taken; paid ones wait.",
-                next_step="Check the API key and the credits of the account; calls resume by themselves.",
+            minute, hour = (_used(tx, calls, seconds) for seconds in allowance.windows)
+            lowered = after_refusal(
+                allowance,
+                _lowered(_gate(tx, calls)),
+                granted=(minute, hour),
+                retry_after=retry_after,
+                now=tx.value("SELECT smi.now()"),
+            )
+            tx.run(
+                """INSERT INTO smi.gates AS g (name, blocked_until, reason, per_minute, per_hour, lowered_at)
+                   VALUES (:name, smi.now() + make_interval(secs => :pause), :reason, :per_minute, :per_hour, :at)
+                   ON CONFLICT (name) DO UPDATE SET
+                       blocked_until = greatest(g.blocked_until, excluded.blocked_until), reason = excluded.reason,
+                       per_minute = excluded.per_minute, per_hour = excluded.per_hour,
+                       lowered_at = excluded.lowered_at""",
+                name=calls,
+                pause=retry_after,
+                reason=f"{reason} ({calls.words})"[:300],
+                per_minute=lowered.per_minute,
+                per_hour=lowered.per_hour,
+                at=lowered.lowered_at,
             )
 
-    def close_breaker(self) -> None:
-        """Note a call that succeeded, and close the manual task of the breaker."""
-        with self._database.transaction() as tx:
-            closed = tx.run("UPDATE smi.gates SET opened_at = NULL WHERE name = 'upsampler' AND opened_at IS NOT NULL")
-            if closed:
-                close_task(tx, kind=ManualTaskKind.ACCOUNT, subject="upsampler", actor="recovered")
 
-    def breaker_reason(self) -> str | None:
-        """Return why no orders are taken, or None."""
-        reason: str | None = self._database.value(
-            """SELECT reason FROM smi.gates WHERE name = 'upsampler' AND opened_at IS NOT NULL
-               AND blocked_until > smi.now() - make_interval(secs => :seconds)""",
-            seconds=HALF_OPEN_SECONDS,
-        )
-        return reason
+def free_calls(tx: Transaction, calls: Calls, allowance: Allowance, *, urgent: bool = False) -> Room:
+    """Return how many calls may be made now."""
+    gate = _gate(tx, calls)
+    if gate and gate["pause"] > 0:
+        reason = f"Upsampler asked to wait for {gate['pause']:.0f} s more before further {calls.words}"
+        return Room(free=0, seconds=gate["pause"], reason=reason)
+    reserve = RESERVE if calls is Calls.STATUS_CALLS and not urgent else 0
+    room = Room(free=UNLIMITED)
+    for limit, seconds, window in zip(allowed(tx, calls, allowance), allowance.windows, _WINDOWS, strict=True):
+        if not limit:
+            continue
+        usable = limit - min(reserve, limit - 1)
+        free = usable - _used(tx, calls, seconds + allowance.slack)
+        if free < room.free:
+            room = Room(free=free)
+        if free <= 0:
+            wait = _seconds_until_free(tx, calls, seconds + allowance.slack, usable)
+            reason = f"the allowance of {limit:,} {calls.words} {window} is used, the next is free in {wait:.0f} s"
+            return Room(free=0, seconds=wait, reason=reason)
+    return room
+
+
+def allowed(tx: Transaction, calls: Calls, allowance: Allowance) -> tuple[int, int]:
+    """Return the calls per minute and per hour that are allowed now; 0: no limit."""
+    return limits(allowance, _lowered(_gate(tx, calls)), tx.value("SELECT smi.now()"))
+
+
+def seconds_for(tx: Transaction, calls: Calls, allowance: Allowance, count: int) -> float:
+    """Return in about how many seconds so many further calls can have been made: at the pace of the minute, and that
+    of the hour for those beyond what is left of it."""
+    gate = _gate(tx, calls)
+    pause = max(0.0, gate["pause"]) if gate else 0.0
+    per_minute, per_hour = allowed(tx, calls, allowance)
+    minute, hour = allowance.windows
+    paced = count / per_minute * minute if per_minute else 0.0
+    if per_hour:
+        beyond = max(0, count - max(0, per_hour - _used(tx, calls, hour)))
+        paced = max(paced, beyond / per_hour * hour)
+    return pause + paced
+
+
+def _gate(tx: Transaction, calls: Calls) -> Row | None:
+    return tx.row(
+        """SELECT *, coalesce(extract(epoch FROM blocked_until - smi.now()), 0)::float AS pause FROM smi.gates
+           WHERE name = :name""",
+        name=calls,
+    )
+
+
+def _lowered(gate: Row | None) -> Lowered:
+    if gate is None:
+        return Lowered()
+    return Lowered(per_minute=gate["per_minute"], per_hour=gate["per_hour"], lowered_at=gate["lowered_at"])
+
+
+def _used(tx: Transaction, calls: Calls, seconds: float) -> int:
+    used: int = tx.value(
+        f"""SELECT count(*) FROM smi.api_calls
+            WHERE {_COUNTED[calls]} AND at > smi.now() - make_interval(secs => :seconds)""",
+        seconds=seconds,
+    )
+    return used
+
+
+def _seconds_until_free(tx: Transaction, calls: Calls, seconds: float, limit: int) -> float:
+    """Return when the call leaves the window that must leave it before there is room again."""
+    wait = tx.value(
+        f"""SELECT extract(epoch FROM at + make_interval(secs => :seconds) - smi.now())::float FROM smi.api_calls
+            WHERE {_COUNTED[calls]} AND at > smi.now() - make_interval(secs => :seconds)
+            ORDER BY at DESC OFFSET :before LIMIT 1""",
+        seconds=seconds,
+        before=limit - 1,
+    )
+    return max(0.0, wait or 0.0)

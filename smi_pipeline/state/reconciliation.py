@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from smi_pipeline.core.lifecycle import CLOSED, UNFINISHED
 from smi_pipeline.core.models import RecordedPayment
-from smi_pipeline.core.vocabulary import ManualTaskKind, PaymentRole, Queue, RefundState, Status
+from smi_pipeline.core.vocabulary import UNFINISHED_REFUNDS, ManualTaskKind, PaymentRole, Queue, RefundState, Status
 from smi_pipeline.state.database import Aggregate, Transaction, as_record, in_
 
 DIFFERENCES = {
@@ -143,6 +143,16 @@ class Reconciliation(Aggregate):
                WHERE job_id IS NULL AND paid_at >= :since AND paid_at < :until""",
             since=since,
             until=until,
+        )
+        return [row["payment_intent_id"] for row in rows]
+
+    def with_open_refunds(self, before: datetime, limit: int) -> list[str]:
+        """Return the ids of payments made before a time that have a refund which is neither done nor given up."""
+        rows = self._database.rows(
+            f"""SELECT DISTINCT r.payment_intent_id FROM smi.refunds r JOIN smi.payments p USING (payment_intent_id)
+               WHERE r.state IN {in_(UNFINISHED_REFUNDS)} AND p.paid_at < :before LIMIT :limit""",
+            before=before,
+            limit=limit,
         )
         return [row["payment_intent_id"] for row in rows]
 

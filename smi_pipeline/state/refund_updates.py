@@ -31,20 +31,65 @@ _MAIL_KIND = {
 }
 
 
+REQUIRES_ACTION = "requires_action"
+NO_BALANCE = "insufficient_funds"
+_SETTLED = (RefundState.SUCCEEDED, *UNSUCCESSFUL_REFUNDS)
+_KNOWN_WORDS = (RefundState.PENDING, REQUIRES_ACTION, *_SETTLED)
+
+
 def _state_of(facts: StripeRefund) -> RefundState:
-    return RefundState.PENDING if facts.status == "requires_action" else RefundState(facts.status)
+    """Return the state that a word of Stripe means. A word that is not known means that the money is on its way:
+    nothing is returned twice, and nobody is told that it has arrived."""
+    return RefundState(facts.status) if facts.status in _SETTLED else RefundState.PENDING
+
+
+def name_unknown_word(tx: Transaction, facts: StripeRefund) -> None:
+    """Open a manual task for a state of a refund that is not known here."""
+    if facts.status in _KNOWN_WORDS:
+        return
+    open_task(
+        tx,
+        kind=ManualTaskKind.UNKNOWN_WORD,
+        subject=f"refund {facts.status or 'without a status'}"[:100],
+        message=f"Stripe says of the refund {facts.refund_id} that it is {facts.status or 'in no state'!r}, which is "
+        "not known here. Refunds in this state count as on their way.",
+        next_step="See in the Stripe dashboard what it means. If the money does not go back, return it another way.",
+    )
+
+
+def open_balance_task(tx: Transaction, why: str) -> None:
+    """Open the manual task of a balance that is too small for a refund."""
+    open_task(
+        tx,
+        kind=ManualTaskKind.BALANCE,
+        subject="stripe",
+        message=f"The balance at Stripe is too small for the refunds that are owed: {why.rstrip('.')}.",
+        next_step="Add money to the balance in the Stripe dashboard, or pause payouts. The refunds are tried again by "
+        "themselves every quarter of an hour.",
+    )
+
+
+def _close_balance_task(tx: Transaction) -> None:
+    if not tx.value("SELECT 1 FROM smi.refunds WHERE waits_for_balance LIMIT 1"):
+        close_task(tx, kind=ManualTaskKind.BALANCE, subject="stripe", actor="recovered")
 
 
 def settle_refund(tx: Transaction, refund_id: int, facts: StripeRefund, actor: str, mail_domain: str) -> str:
     """Apply what Stripe says of a refund on record. Return its new state, or `known`."""
     state = _state_of(facts)
     before = tx.row("SELECT * FROM smi.refunds WHERE refund_row = :id FOR UPDATE", id=refund_id)
-    if before is None or (before["state"] == state and before["stripe_refund_id"] == facts.refund_id):
+    if before is None:
+        return "known"
+    name_unknown_word(tx, facts)
+    if before["state"] == state and before["stripe_refund_id"] == facts.refund_id:
         tx.run(
-            """UPDATE smi.refunds SET lease_id = NULL, lease_until = NULL,
+            """UPDATE smi.refunds SET lease_id = NULL, lease_until = NULL, stripe_status = :status,
                       next_attempt_at = smi.now() + interval '1 hour' WHERE refund_row = :id""",
             id=refund_id,
+            status=facts.status,
         )
+        if before["stripe_status"] != facts.status:
+            _tell_customer(tx, before, facts, state, mail_domain)
         return "known"
     if before["state"] in UNSUCCESSFUL_REFUNDS:
         return "known"  # terminal at Stripe too: an older event arrived late
@@ -52,6 +97,7 @@ def settle_refund(tx: Transaction, refund_id: int, facts: StripeRefund, actor: s
         return "known"
     tx.run(
         f"""UPDATE smi.refunds SET state = :state, stripe_refund_id = :refund_id, amount_cents = :amount_cents,
+               stripe_status = :status, waits_for_balance = coalesce(:pending_reason = '{NO_BALANCE}', false),
                failure = :failure_reason, lease_id = NULL, lease_until = NULL, attempts = 0,
                first_called_at = coalesce(first_called_at, smi.now()),
                settled_at = CASE WHEN :state = '{RefundState.PENDING}' THEN NULL ELSE smi.now() END,
@@ -70,6 +116,10 @@ def settle_refund(tx: Transaction, refund_id: int, facts: StripeRefund, actor: s
         currency=facts.currency,
         reason=before["reason_code"],
     )
+    if facts.pending_reason == NO_BALANCE:
+        open_balance_task(tx, f"the refund {facts.refund_id} waits for it")
+    elif before["waits_for_balance"]:
+        _close_balance_task(tx)
     if state in UNSUCCESSFUL_REFUNDS:
         if before["kind"] == RefundKind.EXTERNAL and _owed_again(tx, before["job_id"], facts, actor):
             return state
@@ -81,9 +131,17 @@ def settle_refund(tx: Transaction, refund_id: int, facts: StripeRefund, actor: s
         close_task(tx, kind=ManualTaskKind.REFUND_FAILED, subject=before["payment_intent_id"], actor=actor)
     if state is RefundState.SUCCEEDED and before["kind"] in (*REFUNDS_OF_FAILURE, RefundKind.GOODWILL):
         transitions.mark_refunded(tx, before["job_id"], actor=actor)
-    if before["job_id"] and before["kind"] in _MAIL_KIND:
-        queue_email(tx, before["job_id"], _MAIL_KIND[before["kind"]], mail_domain, context={"refund_row": refund_id})
+    _tell_customer(tx, before, facts, state, mail_domain)
     return state
+
+
+def _tell_customer(tx: Transaction, row: Row, facts: StripeRefund, state: RefundState, mail_domain: str) -> None:
+    """Queue the mail about a refund of ours: that it is made, or what the customer must do for it."""
+    if not row["job_id"] or row["kind"] not in _MAIL_KIND or state in UNSUCCESSFUL_REFUNDS:
+        return
+    kind = EmailKind.REFUND_ACTION if facts.status == REQUIRES_ACTION else _MAIL_KIND[row["kind"]]
+    again = kind is EmailKind.REFUND_ACTION and row["stripe_status"] not in (None, REQUIRES_ACTION)
+    queue_email(tx, row["job_id"], kind, mail_domain, context={"refund_row": row["refund_row"]}, again=again)
 
 
 def _owed_again(tx: Transaction, job_id: str | None, facts: StripeRefund, actor: str) -> bool:
@@ -161,6 +219,7 @@ def record_external_refund(tx: Transaction, facts: StripeRefund, actor: str, mai
     payment = tx.row("SELECT * FROM smi.payments WHERE payment_intent_id = :pi FOR UPDATE", pi=facts.payment_intent_id)
     if payment is None:
         return "ignored"
+    name_unknown_word(tx, facts)
     if not facts.alive:
         return "owed again" if _owed_again(tx, payment["job_id"], facts, actor) else "ignored"
     tx.run(  # imported history knows it without its id
@@ -172,10 +231,11 @@ def record_external_refund(tx: Transaction, facts: StripeRefund, actor: str, mai
     )
     tx.run(
         f"""INSERT INTO smi.refunds (job_id, payment_intent_id, kind, n, state, amount_cents, currency,
-                                    stripe_refund_id, reason_code, actor, settled_at)
+                                    stripe_refund_id, stripe_status, reason_code, actor, settled_at)
            VALUES (:job_id, :payment_intent_id, '{RefundKind.EXTERNAL}', 0, :state, :amount_cents, :currency,
-                   :refund_id, :reason, :actor, smi.now())
-           ON CONFLICT (stripe_refund_id) DO UPDATE SET state = excluded.state""",
+                   :refund_id, :status, :reason, :actor, smi.now())
+           ON CONFLICT (stripe_refund_id) DO UPDATE SET state = excluded.state,
+                   stripe_status = excluded.stripe_status""",
         **asdict(facts),
         job_id=payment["job_id"],
         state=_state_of(facts),

@@ -7,7 +7,12 @@ from smi_pipeline.state.emails import queue_email
 from smi_pipeline.state.manual_tasks import close_task
 from smi_pipeline.state.payment_rows import settle_unmatched
 from smi_pipeline.state.pending_refunds import create_pending_refund
-from smi_pipeline.state.refund_updates import record_external_refund, refund_failed, settle_refund
+from smi_pipeline.state.refund_updates import (
+    open_balance_task,
+    record_external_refund,
+    refund_failed,
+    settle_refund,
+)
 from smi_pipeline.state.transitions import mark_refunded
 from smi_pipeline.state.webhook_inbox import record_event_once
 
@@ -58,7 +63,7 @@ class Refunds:
             f"""UPDATE smi.refunds r SET amount_cents = :amount,
                    first_called_at = CASE WHEN :renew OR first_called_at IS NULL THEN smi.now()
                                           ELSE first_called_at END,
-                   n = CASE WHEN :renew THEN next.n ELSE r.n END,
+                   n = CASE WHEN :renew THEN next.n ELSE r.n END, key_spent = r.key_spent AND NOT :renew,
                    idempotency_key = CASE WHEN :renew
                        THEN concat_ws(':', 'refund', coalesce(r.job_id, r.payment_intent_id), next.n::text)
                        ELSE r.idempotency_key END
@@ -73,6 +78,20 @@ class Refunds:
             amount=amount_cents,
             renew=renew_key,
         )
+
+    def spend_key(self, refund_id: int, idempotency_key: str) -> None:
+        """Note that Stripe has answered a key with an error, which it would repeat."""
+        self._database.run(
+            "UPDATE smi.refunds SET key_spent = true WHERE refund_row = :id AND idempotency_key = :key",
+            id=refund_id,
+            key=idempotency_key,
+        )
+
+    def await_balance(self, refund_id: int, *, why: str) -> None:
+        """Note that a refund waits until the shop's balance at Stripe is large enough, and open the task of that."""
+        with self._database.transaction() as tx:
+            tx.run("UPDATE smi.refunds SET waits_for_balance = true WHERE refund_row = :id", id=refund_id)
+            open_balance_task(tx, why)
 
     def settle(self, refund_id: int, facts: StripeRefund, *, actor: str) -> str:
         """Apply Stripe's answer about one of our refunds and queue its mail. Return the recorded state."""

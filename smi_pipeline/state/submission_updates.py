@@ -2,10 +2,13 @@
 
 from datetime import timedelta
 
+from smi_pipeline.core import faults
 from smi_pipeline.core.models import UpscaleReply
 from smi_pipeline.core.policy import Policy
-from smi_pipeline.core.vocabulary import OPEN_CALLS, PollResult, Stage, SubmissionState
+from smi_pipeline.core.vocabulary import OPEN_CALLS, ManualTaskKind, PollResult, Stage, SubmissionState
+from smi_pipeline.state.breakers import STOPPED, extend_probe
 from smi_pipeline.state.database import Row, Transaction, in_
+from smi_pipeline.state.manual_tasks import open_task
 from smi_pipeline.state.transitions import hand_to_fulfilment, mark_submitted
 
 MAY_SUCCEED = f"(state IN {in_(OPEN_CALLS)} OR state = '{SubmissionState.LOST}' AND external_id IS NOT NULL)"
@@ -22,7 +25,11 @@ def accept(tx: Transaction, submission_id: int, reply: UpscaleReply, policy: Pol
         f"""UPDATE smi.submissions SET
                state = CASE WHEN state = '{SubmissionState.SENDING}' THEN '{SubmissionState.ACCEPTED}' ELSE state END,
                external_id = :external_id, accepted_at = smi.now(), finished_at = NULL,
-               deadline_at = smi.now() + CAST(:life AS interval), credits = coalesce(:credits, credits),
+               deadline_at = coalesce((SELECT j.deadline_at + {STOPPED} -- the first acceptance sets it
+                                       FROM smi.upscale_jobs j
+                                       WHERE j.job_id = smi.submissions.job_id AND j.round = smi.submissions.round),
+                                      smi.now() + CAST(:life AS interval)),
+               credits = coalesce(:credits, credits),
                next_poll_at = least(smi.now() + CAST(:every AS interval), smi.now() + CAST(:life AS interval))
            WHERE submission_id = :id AND external_id IS NULL
              AND state IN {in_((SubmissionState.SENDING, SubmissionState.LOST))}
@@ -32,6 +39,7 @@ def accept(tx: Transaction, submission_id: int, reply: UpscaleReply, policy: Pol
         credits=reply.credits,
         life=policy.max_processing,
         every=policy.poll_every,
+        max_hold=policy.max_hold,
     )
     if row is None or row["state"] != SubmissionState.ACCEPTED:
         return
@@ -43,7 +51,22 @@ def accept(tx: Transaction, submission_id: int, reply: UpscaleReply, policy: Pol
         stage=reply.stage if reply.stage in (Stage.QUEUED, Stage.PROCESSING) else Stage.PROCESSING,
         estimated_completion=reply.estimated_completion,
     )
+    extend_probe(tx, faults.RESULTS, row["job_id"], until=row["deadline_at"])
     tx.audit(row["job_id"], "submitted", actor=actor, submission=submission_id, external_id=reply.external_id)
+
+
+def tell_shared_id(tx: Transaction, submission_id: int, external_id: str) -> None:
+    """Open the task for a call that Upsampler has answered with the id of another one."""
+    job_id = tx.value("SELECT job_id FROM smi.submissions WHERE submission_id = :id", id=submission_id)
+    open_task(
+        tx,
+        kind=ManualTaskKind.SHARED_ID,
+        subject=external_id,
+        job_id=job_id,
+        message=f"Upsampler has answered two submissions with the id {external_id}. The second counts as unanswered:"
+        " its webhook may still tell its id, or else the image is submitted once more.",
+        next_step="Ask Upsampler for the credits of the call that cannot be found, and compare both delivered images.",
+    )
 
 
 def finish(tx: Transaction, row: Row, reply: UpscaleReply, actor: str) -> PollResult:
@@ -99,6 +122,33 @@ def _another_may_succeed(tx: Transaction, row: Row) -> bool:
             job_id=row["job_id"],
             round=row["round"],
         )
+    )
+
+
+def calls_of_round(tx: Transaction, job: Row) -> list[SubmissionState]:
+    """Return the states of the calls that were made for this round of a job and not refused."""
+    rows = tx.rows(
+        f"""SELECT state FROM smi.submissions
+            WHERE job_id = :id AND round = :round AND state <> '{SubmissionState.REJECTED}'""",
+        id=job["job_id"],
+        round=job["round"],
+    )
+    return [SubmissionState(row["state"]) for row in rows]
+
+
+def give_up_results(tx: Transaction, job: Row, *, error: str, hits_all: bool) -> None:
+    """Close the completed calls of a round whose result cannot be used: the image is submitted again. `hits_all`: what
+    Upsampler said of its failed calls is not about the image either, as every order fails."""
+    believed = (SubmissionState.COMPLETED, SubmissionState.FAILED) if hits_all else (SubmissionState.COMPLETED,)
+    tx.run(
+        f"""UPDATE smi.submissions SET state = '{SubmissionState.FAILED}',
+                  error = '{faults.NOT_BELIEVED}' || CASE WHEN state = '{SubmissionState.COMPLETED}' THEN :error
+                                                          ELSE coalesce(error, '') END
+            WHERE job_id = :id AND round = :round AND state IN {in_(believed)}
+              AND NOT starts_with(coalesce(error, ''), '{faults.NOT_BELIEVED}')""",
+        id=job["job_id"],
+        round=job["round"],
+        error=error[:450],
     )
 
 

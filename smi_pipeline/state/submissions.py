@@ -4,16 +4,19 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.exc import IntegrityError
 
+from smi_pipeline.core import faults
 from smi_pipeline.core.errors import LeaseLost
 from smi_pipeline.core.lifecycle import callback_token, token_hash
 from smi_pipeline.core.models import ImageInfo, Submission, UpscaleReply
 from smi_pipeline.core.policy import Policy
-from smi_pipeline.core.vocabulary import OPEN_CALLS, PollResult, Queue, Stage, Status, SubmissionState
+from smi_pipeline.core.vocabulary import PollResult, Stage, Status, SubmissionState
 from smi_pipeline.state import transitions
+from smi_pipeline.state.breakers import STOPPED, lock_open, record_success
 from smi_pipeline.state.database import Database, as_record, in_
 from smi_pipeline.state.heartbeat import UP_SINCE, record_heartbeat
 from smi_pipeline.state.job_rows import record_progress
-from smi_pipeline.state.submission_updates import MAY_SUCCEED, POLLABLE, accept, finish, time_out
+from smi_pipeline.state.starts import IN_FLIGHT
+from smi_pipeline.state.submission_updates import MAY_SUCCEED, POLLABLE, accept, finish, tell_shared_id, time_out
 
 LONGEST_CALL = timedelta(minutes=1)
 """Longer than any call to Upsampler: its client times out before."""
@@ -27,10 +30,20 @@ class Submissions:
         self._secret_key = secret_key
 
     def prepared(
-        self, job_id: str, lease_id: str, *, source: ImageInfo, source_key: str, expected_seconds: float, actor: str
+        self,
+        job_id: str,
+        lease_id: str,
+        *,
+        source: ImageInfo,
+        source_key: str,
+        source_url: str,
+        expected_seconds: float,
+        policy: Policy,
+        actor: str,
     ) -> None:
         """Set the job to `processing` with its stored source. Raise LeaseLost."""
         with self._database.transaction() as tx:
+            record_success(tx, faults.source(source_url), max_hold=policy.max_hold)
             transitions.begin_processing(
                 tx,
                 transitions.leased(tx, job_id, lease_id),
@@ -72,11 +85,19 @@ class Submissions:
         except IntegrityError:  # submissions_one_open: another call is open already
             return None
 
-    def accepted(self, submission_id: int, reply: UpscaleReply, *, policy: Policy, actor: str) -> None:
+    def accepted(self, submission_id: int, reply: UpscaleReply, *, policy: Policy, actor: str) -> bool:
         """Record that Upsampler has accepted: the job leaves the queue, its deadline starts. Needs no lease: Upsampler
-        has confirmed it."""
-        with self._database.transaction() as tx:
-            accept(tx, submission_id, reply, policy, actor)
+        has confirmed it. Return False when another call has the same id: the call stays open, with a manual task."""
+        try:
+            with self._database.transaction() as tx:
+                lock_open(tx)
+                record_success(tx, faults.SUBMISSIONS, max_hold=policy.max_hold)
+                accept(tx, submission_id, reply, policy, actor)
+                return True
+        except IntegrityError:  # external_id is unique
+            with self._database.transaction() as tx:
+                tell_shared_id(tx, submission_id, reply.external_id or "")
+                return False
 
     def mark_rejected(self, submission_id: int, error: str) -> None:
         """Close a call that was certainly not accepted."""
@@ -104,6 +125,7 @@ class Submissions:
         """Make the status call of the submission with this token hash due now: its webhook came. Return False for an
         unknown hash."""
         with self._database.transaction() as tx:
+            lock_open(tx)
             row = tx.row("SELECT * FROM smi.submissions WHERE token_hash = :hash FOR UPDATE", hash=hash_)
             if row is None:
                 return False
@@ -154,6 +176,7 @@ class Submissions:
     def poll_answered(self, submission_id: int, reply: UpscaleReply, *, policy: Policy, actor: str) -> PollResult:
         """Apply the answer to a status call."""
         with self._database.transaction() as tx:
+            record_success(tx, faults.STATUS, max_hold=policy.max_hold)
             row = tx.row(
                 "SELECT *, smi.now() AS now FROM smi.submissions WHERE submission_id = :id FOR UPDATE",
                 id=submission_id,
@@ -166,10 +189,15 @@ class Submissions:
                 id=submission_id,
                 credits=reply.credits,
             )
-            if reply.stage in (Stage.COMPLETED, Stage.FAILED):
+            over = row["state"] == SubmissionState.TIMED_OUT or (
+                row["deadline_at"] and row["deadline_at"] <= row["now"]
+            )
+            # The address of a result can come later than its success.
+            if reply.stage is Stage.FAILED or (reply.stage is Stage.COMPLETED and (reply.result_url or over)):
                 return finish(tx, row, reply, actor)
-            if row["state"] == SubmissionState.TIMED_OUT or (row["deadline_at"] and row["deadline_at"] <= row["now"]):
+            if over:
                 return time_out(tx, row, actor)
+            stage = Stage.PROCESSING if reply.stage is Stage.COMPLETED else reply.stage
             tx.run(
                 """UPDATE smi.submissions SET next_poll_at =
                           least(smi.now() + CAST(:every AS interval), greatest(deadline_at, smi.now()))
@@ -177,7 +205,7 @@ class Submissions:
                 id=submission_id,
                 every=policy.poll_every,
             )
-            record_progress(tx, row["job_id"], row["round"], reply.stage, reply.estimated_completion)
+            record_progress(tx, row["job_id"], row["round"], stage, reply.estimated_completion)
             return PollResult.WAITING
 
     def poll_failed(
@@ -220,17 +248,13 @@ class Submissions:
             )
             for row in rows:
                 tx.audit(row["job_id"], "submission_lost", actor="clock", submission=row["submission_id"])
-            return transitions.hand_unstarted_to_fulfilment(tx, max_hold=policy.max_hold, open_call=MAY_SUCCEED)
+            return transitions.hand_unstarted_to_fulfilment(
+                tx, max_hold=policy.max_hold, open_call=MAY_SUCCEED, stopped=STOPPED
+            )
 
     def in_flight(self) -> int:
         """Return the number of open calls and of leased jobs that are about to make one."""
-        count: int = self._database.value(
-            f"""SELECT (SELECT count(*) FROM smi.submissions WHERE state IN {in_(OPEN_CALLS)})
-                    + (SELECT count(*) FROM smi.upscale_jobs j
-                       WHERE queue = '{Queue.SUBMIT}' AND lease_until > smi.now()
-                       AND NOT EXISTS (SELECT FROM smi.submissions s WHERE s.job_id = j.job_id
-                                       AND s.state IN {in_(OPEN_CALLS)}))"""
-        )
+        count: int = self._database.value(f"SELECT {IN_FLIGHT}")
         return count
 
     def recent_seconds(self, megapixels: float) -> list[float]:

@@ -84,7 +84,7 @@ def start_paid(tx: Transaction, job: Row, payment: StripePayment, *, max_wait: t
             "currency": payment.currency,
         },
         payment_intent=payment.payment_intent_id,
-        paid_at=payment.created_at,
+        paid_at=payment.paid_at,
         max_wait=max_wait,
     )
 
@@ -101,7 +101,7 @@ def refuse_amount(tx: Transaction, job: Row, payment: StripePayment, *, message:
         actor,
         {"message": message},
         payment_intent=payment.payment_intent_id,
-        paid_at=payment.created_at,
+        paid_at=payment.paid_at,
         reason=reasons.WRONG_AMOUNT,
         message=message,
     )
@@ -176,17 +176,66 @@ def hand_to_fulfilment(tx: Transaction, job_id: str, round_: int, *, completed: 
     )
 
 
-def hand_unstarted_to_fulfilment(tx: Transaction, *, max_hold: timedelta, open_call: str) -> int:
-    """Queue jobs past `start_by` for fulfilment, which fails them. Return their number.
+def postpone(tx: Transaction, job: Row, *, seconds: float, error: str, uncounted: int = 1) -> None:
+    """End the lease of a job whose failure is not believed yet: it is due again in `seconds`. `uncounted`: so many of
+    its attempts do not count."""
+    tx.run(
+        f"""UPDATE smi.upscale_jobs SET {_END_LEASE}, last_error = :error,
+                  attempts = greatest(attempts - :uncounted, 0),
+                  next_attempt_at = smi.now() + make_interval(secs => :seconds)
+            WHERE job_id = :job_id""",
+        job_id=job["job_id"],
+        seconds=seconds,
+        error=error[:500],
+        uncounted=uncounted,
+    )
+
+
+def hand_back_to_submission(
+    tx: Transaction,
+    job: Row,
+    *,
+    seconds: float,
+    error: str,
+    stopped: timedelta,
+    max_hold: timedelta,
+    new_deadline: bool = False,
+) -> None:
+    """Queue a job whose upscale came to nothing for another submission. Its deadline stays unless it gets a new one,
+    but for the time for which its clocks have `stopped`."""
+    tx.run(
+        f"""UPDATE smi.upscale_jobs SET queue = '{Queue.SUBMIT}', stage = '{Stage.QUEUED}', {_END_LEASE}, attempts = 0,
+                  result_ready_at = NULL, last_error = :error, waits_since = smi.now(),
+                  deadline_at = CASE WHEN NOT :new_deadline THEN deadline_at + given END,
+                  start_by = start_by + given, outage = outage + given,
+                  next_attempt_at = smi.now() + make_interval(secs => :seconds)
+            FROM (SELECT least(CAST(:stopped AS interval),
+                               greatest(interval '0', CAST(:max_hold AS interval) - :outage)) AS given) AS time
+            WHERE job_id = :job_id""",
+        job_id=job["job_id"],
+        seconds=seconds,
+        error=error[:500],
+        stopped=stopped,
+        max_hold=max_hold,
+        outage=job["outage"],
+        new_deadline=new_deadline,
+    )
+
+
+def hand_unstarted_to_fulfilment(tx: Transaction, *, max_hold: timedelta, open_call: str, stopped: str) -> int:
+    """Queue jobs past `start_by`, or past their deadline before they are submitted again, for fulfilment, which fails
+    them. Return their number.
 
     `open_call`: condition on `smi.submissions s` of a call that may still succeed; a job with such a call waits.
+    `stopped`: for how long circuit breakers have stopped the clock of the job `j`.
     """
     return tx.run(
         f"""UPDATE smi.upscale_jobs j SET queue = '{Queue.FULFIL}', next_attempt_at = smi.now(), attempts = 0,
                   {_END_HOLD}, {_END_LEASE}
            WHERE queue = '{Queue.SUBMIT}' AND (lease_id IS NULL OR lease_until <= smi.now())
-             AND start_by + CASE WHEN hold_reason IS NULL THEN interval '0'
-                                 ELSE least(smi.now() - held_at, CAST(:max_hold AS interval)) END <= smi.now()
+             AND coalesce(deadline_at, start_by)
+                 + CASE WHEN hold_reason IS NULL THEN {stopped}
+                        ELSE least(smi.now() - held_at, CAST(:max_hold AS interval)) END <= smi.now()
              AND NOT EXISTS (SELECT FROM smi.submissions s
                              WHERE s.job_id = j.job_id AND s.round = j.round AND {open_call})""",
         max_hold=max_hold,

@@ -283,7 +283,9 @@ def arena(home: Path | None, say: Callable[[str], None]) -> Iterator[Arena]:
         stack.enter_context(_supervised(product))
         place = Arena(memory, product, Shop(memory), say)
         stack.callback(place.close)
-        place.control("upsampler", "/_config", {"rate_minute": 0, "rate_hour": 0, "processing_seconds": 0.4})
+        place.control(
+            "upsampler", "/_config", {"rate_minute": 0, "rate_hour": 0, "rate_status": 0, "processing_seconds": 0.4}
+        )
         yield place
 
 
@@ -297,6 +299,7 @@ def _environment(memory: DemoState) -> dict[str, str]:
         "SMI_DOWNLOAD_TTL_HOURS": "720",  # the links are tried at the very end, after a day of the moved clock
         "UPSAMPLER_REQUESTS_PER_MINUTE": "6000",
         "UPSAMPLER_REQUESTS_PER_HOUR": "100000",
+        "UPSAMPLER_STATUS_CALLS_PER_MINUTE": "6000",
     }
 
 

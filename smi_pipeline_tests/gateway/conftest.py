@@ -39,7 +39,7 @@ def state_url(gateway_database: str) -> str:
 @pytest.fixture(scope="session")
 def running_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     folder = tmp_path_factory.mktemp("sandbox")
-    with Sandbox(folder, rate_minute=0, rate_hour=0, processing_seconds=0.05) as sandbox:
+    with Sandbox(folder, rate_minute=0, rate_hour=0, rate_status=0, processing_seconds=0.05) as sandbox:
         yield sandbox
 
 

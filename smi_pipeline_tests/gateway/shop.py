@@ -17,6 +17,7 @@ import httpx
 import uvicorn
 
 from smi_pipeline.core import reasons
+from smi_pipeline.core.errors import PermanentError
 from smi_pipeline.core.lifecycle import rating_token, view_token
 from smi_pipeline.core.models import (
     ImageInfo,
@@ -132,7 +133,9 @@ class Shop:
             self.lease_id,
             source=ImageInfo(format="PNG", width=640, height=480, bytes=123_456, sha256="0" * 64),
             source_key="sources/x.png",
+            source_url=self.job(job_id).source_url,
             expected_seconds=60,
+            policy=self.ctx.policy,
             actor="test",
         )
         return job_id
@@ -166,16 +169,17 @@ class Shop:
             format="PNG", width=2560, height=1920, bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
         )
         verdict = Verdict(ok=True, facts=facts, min_ssim=0.97, mean_colour_shift=0.4)
-        self.state.deliveries.verified(job_id, self.lease_id, verdict, result_key=key, actor="test")
+        self.state.deliveries.verified(
+            job_id, self.lease_id, verdict, result_key=key, policy=self.ctx.policy, actor="test"
+        )
         assert self.state.deliveries.deliver(job_id, self.lease_id, ttl=timedelta(hours=ttl_hours), actor="test")
         return job_id
 
     def failed(self, reason: str = reasons.UPSCALE_FAILED, **changes: Any) -> str:
         """A failed job whose refund is owed."""
         job_id = self.checking(**changes)
-        self.state.deliveries.fail(
-            job_id, self.lease_id, reason=reason, message="Upsampler said: cuda error at node-7", actor="test"
-        )
+        error = PermanentError(reason, "Upsampler said: cuda error at node-7")
+        self.state.deliveries.fail(job_id, self.lease_id, error, policy=self.ctx.policy, actor="test")
         return job_id
 
     def refunded(self, status: str = "succeeded", **changes: Any) -> str:

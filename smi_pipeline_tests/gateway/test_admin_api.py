@@ -89,3 +89,19 @@ def test_what_makes_no_sense_is_refused_in_one_line_and_changes_nothing(
 
 def test_an_unknown_job_is_a_404(shop: Shop) -> None:
     assert act(shop, "0" * 32, "check").status_code == 404
+
+
+def test_a_breaker_is_opened_and_closed_over_http(shop: Shop) -> None:
+    def call(verb: str, **body: Any) -> Any:
+        path = f"/smi/v1/admin/breakers/source:shop.example/{verb}"
+        return shop.client.post(path, json=body, headers={"Authorization": f"Bearer {ADMIN_KEY}"})
+
+    assert call("open").status_code == 422
+    reply = call("open", reason="the host is moved")
+    assert (reply.status_code, reply.json()["data"]["name"]) == (200, "source:shop.example")
+    assert [breaker.is_open for breaker in shop.state.breakers.all()] == [True]
+    assert call("close", reason="it is moved").status_code == 200
+    assert call("close", reason="it is moved").status_code == 409
+    assert call("burn").status_code == 404
+    unknown = shop.client.post("/smi/v1/admin/moons/1/hold", json={}, headers={"Authorization": f"Bearer {ADMIN_KEY}"})
+    assert unknown.status_code == 404

@@ -13,6 +13,8 @@ from PIL import Image
 from smi_pipeline.core.models import Queue, Status
 from smi_pipeline.services import completions, fulfil, submit
 from smi_pipeline_tests.gateway.shop import Shop, wait_for
+from smi_pipeline_tests.gateway.test_ops import fault
+from smi_pipeline_tests.gateway.test_waiting import path
 
 CHROMIUM = Path("/usr/bin/chromium")
 SIZES = ((390, 844), (1280, 900))
@@ -153,6 +155,16 @@ def test_a_customer_rates_with_the_keyboard(shop: Shop, open_page: Any) -> None:
     assert shop.state.dashboard.rating(job_id)["score"] == 5  # type: ignore[index]
 
 
+def test_an_operator_closes_a_breaker_in_the_browser(shop: Shop, open_page: Any) -> None:
+    fault(shop)
+    page = open_page(f"{shop.url}/ops", http_credentials={"username": "operator", "password": "correct horse"})
+    page.get_by_role("link", name="Close by hand").click()
+    page.get_by_label("What has changed").fill("credits were bought")
+    page.get_by_role("button", name="Close it").click()
+    page.get_by_role("heading", name="submissions: closed").wait_for()
+    assert not any(breaker.is_open for breaker in shop.state.breakers.all())
+
+
 def test_every_page_fits_small_and_large_screens(shop: Shop, open_page: Any) -> None:
     name = "A rather long name of a photograph taken at the lake"
     jobs = {
@@ -180,9 +192,17 @@ def test_every_page_fits_small_and_large_screens(shop: Shop, open_page: Any) -> 
     for state in ("completed", "refund-failed"):
         look_at(page, f"{shop.url}/ops/jobs/{jobs[state]}", f"ops-job-{state}")
     shop.sql("UPDATE smi.clock SET shift = '23 hours'")
-    shop.ctx.limiter.open_breaker("402: no credits left on the account")
-    shop.app.state.overview._taken_at = float("-inf")
+    waiting = shop.paid()
+    fault(shop)
     look_at(page, f"{shop.url}/ops", "ops-alarms")
+    look_at(page, f"{shop.url}/ops/breakers", "ops-breakers")
+    look_at(page, link(shop, waiting), "waiting")
+    shop.sql("UPDATE smi.clock SET shift = '24 hours'")
+    look_at(page, link(shop, waiting), "waiting-late")
+    look_at(page, shop.url + path(shop, waiting), "end-waiting")
+    page.get_by_role("button", name="Cancel and refund $2.49").click()
+    look_at(page, "", "end-waiting-ended")
+    look_at(page, shop.url + path(shop, jobs["processing"]), "end-waiting-too-late")
     shop.sql("UPDATE smi.clock SET shift = '25 hours'")
     look_at(page, link(shop, done), "expired")
     assert open_page.complaints == []

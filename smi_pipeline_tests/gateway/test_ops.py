@@ -8,6 +8,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from smi_pipeline.core import faults
+from smi_pipeline.core.faults import Failure, Scope
 from smi_pipeline.gateway.auth import require_operator
 from smi_pipeline.gateway.ops import without_query
 from smi_pipeline.gateway.rendering import masked_address
@@ -15,6 +17,12 @@ from smi_pipeline_tests.gateway.shop import Shop
 from smi_pipeline_tests.gateway.test_pages import text
 
 AUTH = ("operator", "correct horse")
+
+
+def fault(shop: Shop, name: str = faults.SUBMISSIONS, scope: Scope = Scope.SHOP) -> None:
+    """A fault of the shop."""
+    shop.state.breakers.note(Failure(breaker=name, work_key="x", message="402: no credits", scope=scope))
+    shop.app.state.overview.forget()
 
 
 def ops(shop: Shop, path: str = "/ops") -> Any:
@@ -64,7 +72,6 @@ SAME, CROSS = ("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Site", "same-site")
 def test_what_an_operator_changes_must_come_from_a_page_of_this_site(
     make_shop: Any, headers: list[tuple[str, str]], allowed: bool
 ) -> None:
-    """No page changes anything yet: the rule is there for the first that does."""
     shop = make_shop(smi_public_url="https://Shop.Example:443")
 
     async def change(request: Request) -> PlainTextResponse:
@@ -114,7 +121,7 @@ def test_the_overview_shows_what_is_going_on(shop: Shop) -> None:
         "Revenue $17.43 7 payments",
         "Refunded $2.49",
         "Upscaling cost $0.40 10 credits",
-        "Calls, last minute 0 of 60 allowed",
+        "Submissions, last minute 0 of 60 allowed",
     ):
         assert words in page, words
     assert "Paid to delivered 0." in page
@@ -124,14 +131,14 @@ def test_the_overview_shows_what_is_going_on(shop: Shop) -> None:
 
 def test_the_overview_shows_alarms_tasks_and_a_stopped_service(shop: Shop) -> None:
     job_id = shop.submitted()
-    shop.ctx.limiter.open_breaker("402: no credits")
+    fault(shop)
     shop.sql("UPDATE smi.clock SET shift = '2 hours'")
     page = text(ops(shop))
     assert "1 overdue" in page
     assert job_id in page
-    assert "Calls to Upsampler are stopped" in page
+    assert "Upsampler takes no submissions: 0 orders wait" in page
     assert "1 manual task" in page
-    assert "Check the API key" in page
+    assert "Check UPSAMPLER_API_KEY" in page
 
 
 def test_a_daemon_that_stopped_is_told_where_it_does_not_run(shop: Shop) -> None:
@@ -213,11 +220,12 @@ def test_an_unknown_job_is_a_404_there_too(shop: Shop) -> None:
     assert shop.client.get("/ops/jobs/" + "e" * 32, auth=AUTH).status_code == 404
 
 
-def test_the_operators_pages_change_nothing(shop: Shop) -> None:
+def test_looking_at_the_operators_pages_changes_nothing(shop: Shop) -> None:
     job_id = shop.refunded()
     before = shop.everything()
     ops(shop)
     ops(shop, f"/ops/jobs/{job_id}")
+    ops(shop, "/ops/breakers")
     shop.client.get("/metrics")
     assert shop.everything() == before
     assert shop.client.post("/ops", auth=AUTH).status_code == 405
@@ -245,7 +253,7 @@ def test_metrics_are_read_from_the_state_at_the_scrape(shop: Shop) -> None:
         "smi_refunds_owed 1.0",
         "smi_mails_owed 1.0",
         "smi_alarms 0.0",
-        'smi_api_allowance{window="minute"} 60.0',
+        'smi_api_allowance{calls="submissions",window="minute"} 60.0',
     ):
         assert line in reply.text, line
     shop.sql("UPDATE smi.clock SET shift = '3 hours'")
@@ -296,3 +304,92 @@ def test_pages_and_files_of_the_reports_are_handed_to_operators_alone(shop: Shop
     assert shop.client.get("/ops/reports/day/2026-11-20/index.html").status_code == 401
     for path in ("day/2026-11-21/index.html", "../results/secret.html", "day/2026-11-20/../../../results/secret.html"):
         assert shop.client.get(f"/ops/reports/{path}", auth=AUTH).status_code == 404
+
+
+def test_the_overview_tells_of_an_open_breaker_what_it_is_and_what_to_do(shop: Shop) -> None:
+    shop.paid()
+    shop.paid()
+    fault(shop)
+    page = text(ops(shop))
+    for words in (
+        "Upsampler takes no submissions: 2 orders wait",
+        "402: no credits",
+        "Next step: Check UPSAMPLER_API_KEY",
+        "Open since",
+        "Next probe",
+        "no probes failed so far",
+        "Close by hand",
+    ):
+        assert words in page, words
+    assert "Nothing needs a person" not in page
+
+
+def test_the_overview_tells_of_a_part_that_has_begun_to_fail(shop: Shop) -> None:
+    fault(shop, faults.RESULTS, Scope.UNKNOWN)
+    page = text(ops(shop))
+    assert "Failing: results" in page
+    assert "1 failed in a row" in page
+    assert "Open by hand" in page
+
+
+def act(shop: Shop, **form: str) -> Any:
+    return shop.client.post("/ops/breakers", data=form, auth=AUTH, headers={"Origin": shop.url})
+
+
+def test_an_operator_opens_and_closes_a_breaker_on_its_page(shop: Shop) -> None:
+    assert "Nothing needs a person" in text(ops(shop))
+    reply = act(shop, action="open", name="submissions", reason="the account is moved")
+    assert (reply.status_code, reply.headers["location"]) == (303, "/ops/breakers")
+    page = text(ops(shop, "/ops/breakers"))
+    assert "submissions : open" in page
+    assert "by hand, until it is closed by hand" in page
+    assert "the account is moved" in text(ops(shop)), "the overview is read anew"
+    assert act(shop, action="close", name="submissions", reason="it is moved").status_code == 303
+    assert "submissions : closed" in text(ops(shop, "/ops/breakers"))
+    [event] = shop.sql("SELECT actor FROM smi.job_events WHERE event = 'breaker_closed'")
+    assert event["actor"] == "operator, /ops: it is moved"
+
+
+def test_a_breaker_is_not_changed_without_the_password_from_another_site_or_by_an_unreadable_form(shop: Shop) -> None:
+    form = {"action": "open", "name": "mail", "reason": "why"}
+    own = {"Origin": shop.url}
+    assert shop.client.post("/ops/breakers", data=form, headers=own).status_code == 401
+    assert shop.client.post("/ops/breakers", data=form, auth=AUTH).status_code == 403
+    foreign = {"Origin": "https://evil.example"}
+    assert shop.client.post("/ops/breakers", data=form, auth=AUTH, headers=foreign).status_code == 403
+    assert shop.client.post("/ops/breakers", json=form, auth=AUTH, headers=own).status_code == 415
+    for changes, status in (
+        ({"action": "burn"}, 400),
+        ({"name": "nonsense"}, 400),
+        ({"reason": ""}, 400),
+        ({"reason": " \n"}, 400),
+        ({"action": "close"}, 409),
+    ):
+        assert act(shop, **(form | changes)).status_code == status, changes
+    assert shop.state.breakers.all() == []
+
+
+def test_metrics_tell_which_breaker_is_open_and_how_much_waits(shop: Shop) -> None:
+    page = shop.client.get("/metrics").text
+    assert 'smi_breaker_open{name="submissions"} 0.0' in page
+    shop.paid()
+    fault(shop)
+    fault(shop, "source:shop.example")
+    fault(shop, faults.MAIL, Scope.UNKNOWN)
+    page = shop.client.get("/metrics").text
+    for line in (
+        'smi_breaker_open{name="submissions"} 1.0',
+        'smi_breaker_waiting_orders{name="submissions"} 1.0',
+        'smi_breaker_open{name="source:shop.example"} 1.0',
+        'smi_breaker_waiting_orders{name="source:shop.example"} 1.0',
+        'smi_breaker_open{name="mail"} 0.0',
+        'smi_breaker_waiting_orders{name="stripe"} 0.0',
+    ):
+        assert line in page, line
+
+
+def test_health_names_the_open_breakers_and_stays_200(shop: Shop) -> None:
+    assert shop.client.get("/health").json()["data"]["open_breakers"] == []
+    fault(shop)
+    reply = shop.client.get("/health")
+    assert (reply.status_code, reply.json()["data"]["open_breakers"]) == (200, ["submissions"])

@@ -241,10 +241,9 @@ def test_without_a_database_upsampler_is_asked_to_come_again(dead_shop: Shop) ->
     assert reply.status_code == 503
 
 
-def test_webhooks_are_posted(shop: Shop) -> None:
-    for path in (STRIPE, UPSAMPLER + "f" * 64):
-        reply = shop.client.get(path)
-        assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
+def test_webhooks_of_stripe_are_posted(shop: Shop) -> None:
+    reply = shop.client.get(STRIPE)
+    assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
 
 
 def test_an_immediate_dispatch_that_fails_is_only_logged(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,3 +272,33 @@ def test_webhooks_are_counted_by_what_they_did(whole_shop: Shop) -> None:
     assert 'smi_webhooks_total{outcome="refused",source="stripe"} 1.0' in metrics
     assert 'smi_webhook_seconds_count{source="stripe"} 3.0' in metrics
     assert json.dumps(intent["id"]) not in metrics
+
+
+def test_a_thin_event_and_one_of_a_connected_account_are_a_200(shop: Shop) -> None:
+    thin = {
+        "id": "evt_thin",
+        "object": "v2.core.event",
+        "type": "v1.payment_intent.succeeded",
+        "created": "2026-05-01T12:00:00.000Z",
+        "related_object": {"id": "pi_1", "type": "payment_intent"},
+    }
+    reply = post(shop, json.dumps(thin).encode())
+    assert (reply.status_code, reply.json()["data"]["effect"]) == (200, "not handled")
+    intent = {"id": "pi_1", "object": "payment_intent", "metadata": {"source": "sell-my-images", "job_id": "x"}}
+    theirs = json.loads(stripe_event("payment_intent.succeeded", intent)) | {"account": "acct_theirs"}
+    reply = post(shop, json.dumps(theirs).encode())
+    assert (reply.status_code, reply.json()["data"]["effect"]) == (200, "not ours")
+
+
+@pytest.mark.parametrize("how", ["get", "get with words", "form", "form without words"])
+def test_upsamplers_webhook_may_be_a_get_or_a_form(shop: Shop, how: str) -> None:
+    shop.submitted()
+    path = UPSAMPLER + shop.callback
+    if how.startswith("get"):
+        reply = shop.client.get(path, params={"id": "x", "status": "SUCCESS"} if "words" in how else None)
+    else:
+        fields = {"job_id": "x", "status": "SUCCESS"} if how == "form" else {"unknown": "1"}
+        reply = shop.client.post(path, data=fields)
+    assert (reply.status_code, reply.json()) == (200, {"success": True, "data": {"effect": "noted"}})
+    wait_for(lambda: shop.dispatched[-1:] == [Queue.FULFIL])
+    assert shop.client.get(UPSAMPLER + "f" * 64).status_code == 404

@@ -104,6 +104,7 @@ def environment(state_url: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: p
     """The variables of a deployment against the sandbox, set for this test."""
     urls = sandbox.urls
     variables = {
+        "SMI_MAX_RESUBMISSIONS": "0",
         "SMI_DATABASE_URL": state_url,
         "SMI_STORAGE_URL": str(tmp_path / "storage"),
         "SMI_HOME": str(tmp_path),
@@ -115,6 +116,7 @@ def environment(state_url: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: p
         "UPSAMPLER_WIRE": "documented",
         "UPSAMPLER_REQUESTS_PER_MINUTE": "0",
         "UPSAMPLER_REQUESTS_PER_HOUR": "0",
+        "UPSAMPLER_STATUS_CALLS_PER_MINUTE": "0",
         "STRIPE_API_KEY": sandbox.options.stripe_key,
         "STRIPE_API_BASE": urls.stripe,
         "STRIPE_WEBHOOK_SECRET": sandbox.options.stripe_webhook_secret,
@@ -134,7 +136,7 @@ def environment(state_url: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: p
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
     """The sandbox, with lifted rate limits and quick upscales."""
-    with Sandbox(tmp_path / "sandbox", processing_seconds=0.1, rate_minute=0, rate_hour=0) as running:
+    with Sandbox(tmp_path / "sandbox", processing_seconds=0.1, rate_minute=0, rate_hour=0, rate_status=0) as running:
         yield running
 
 

@@ -7,6 +7,7 @@ from dagster import AssetCheckEvaluation
 
 from smi_pipeline.core.models import Queue
 from smi_pipeline.gateway.metrics import Metrics
+from smi_pipeline.services import admin
 from smi_pipeline.services.alerts import raise_alarms
 from smi_pipeline.settings import Settings
 from smi_pipeline.state.database import Database
@@ -82,3 +83,15 @@ def test_differences_from_stripe_and_the_storage_are_shown_with_what_to_do(shop:
     assert metric(shop, 'smi_differences{compared="payments",kind="payment_differs"}') == 1
     assert metric(shop, 'smi_differences{compared="files",kind="file_missing"}') == 1
     assert len(shop.sandbox.ledger("stripe")["refunds"]) == 0
+
+
+def test_an_open_breaker_is_shown_as_a_check_with_what_waits_and_what_to_do(shop: Shop):
+    assert checks(shop)["upscale_jobs.no_open_breaker"].passed
+    shop.order()
+    admin.open_breaker(shop.ctx, "submissions", "the account is moved")
+    shut = checks(shop)["upscale_jobs.no_open_breaker"]
+    assert not shut.passed
+    assert shut.metadata["open breakers"].value == 1
+    for words in ("the account is moved", "1 order", "smi breakers close submissions"):
+        assert words in said(shut)
+    assert metric(shop, 'smi_breaker_open{name="submissions"}') == 1

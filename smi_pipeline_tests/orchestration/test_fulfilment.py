@@ -41,8 +41,7 @@ def test_a_paid_job_is_submitted_once_delivered_and_mailed(shop: Shop, photo: st
         ({"kind": "black_tile"}, "result_rejected"),
         ({"kind": "bit_flip"}, "result_rejected"),
         ({"kind": "wrong_image"}, "result_rejected"),
-        ({"kind": "no_image_url"}, "no_result"),
-        ({"kind": "reject"}, "rejected_by_api"),
+        ({"kind": "reject", "message": "Unsupported image format"}, "rejected_by_api"),
     ],
 )
 def test_a_failed_upscale_fails_its_step_and_is_refunded_by_the_hook(shop: Shop, fault: dict, reason: str):

@@ -35,6 +35,8 @@ _OWN_PORTS = ("SMI_GATEWAY_PORT", "SMI_DAGSTER_PORT")
 ENVIRONMENT = {
     "UPSAMPLER_REQUESTS_PER_MINUTE": "0",
     "UPSAMPLER_REQUESTS_PER_HOUR": "0",
+    "UPSAMPLER_STATUS_CALLS_PER_MINUTE": "0",
+    "SMI_MAX_IN_FLIGHT": "200",
     "SMI_MAX_PROCESSING_SECONDS": "20",
     "SMI_POLL_SECONDS": "4",
     "SMI_WORKERS": "4",
@@ -207,7 +209,7 @@ def soak(plan: Plan) -> Report:
     demo = soak_state(home, plan.jobs, plan.seed)
     api_format = "live" if plan.seed % 2 else "documented"
     environment = {**stack_environment(demo, api_format), **ENVIRONMENT, **plan.environment}
-    sandbox = {"rate_minute": 0, "rate_hour": 0, "processing_seconds": 0.3}
+    sandbox = {"rate_minute": 0, "rate_hour": 0, "rate_status": 0, "processing_seconds": 0.3}
     with isolated_environment(demo), running_sandbox(demo, **sandbox), contextlib.ExitStack() as running:
         stacks = [running.enter_context(Stack(environment, demo.stack_folder, say=print))]
         if plan.second:

@@ -155,7 +155,9 @@ def _payment(case: _Case) -> None:
 
 
 def _submissions(case: _Case) -> None:
-    allowed = 2 if case.interrupted or _unanswered(case) else 1
+    spoiled = sum(s["status"] == "failed" or bool(faults.MAY_REFUND & set(s["behaviour"])) for s in case.submissions)
+    spoiled += sum((i["service"], i["endpoint"]) == ("upsampler", "cdn") for i in case.injections)
+    allowed = min(4, 1 + spoiled + bool(case.interrupted or _unanswered(case)))
     if len(case.submissions) > allowed:
         case.violations.append(f"was submitted {len(case.submissions)} times instead of {allowed}")
     if any(s["scale"] != case.order.case.scale for s in case.submissions):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from smi_pipeline.core.allowance import Allowance
 from smi_pipeline.core.errors import PermanentError, RateLimited, RefusedError, TransientError
 from smi_pipeline.core.vocabulary import CallPurpose
 from smi_pipeline.settings import Settings, postgres_url
@@ -25,21 +26,24 @@ ROOT = Path(__file__).parents[2]
 NAMES = """
 SMI_DATABASE_URL DAGSTER_POSTGRES_URL SMI_STORAGE_URL SMI_PUBLIC_URL SMI_API_KEY SMI_ADMIN_API_KEY SMI_SHOP_ORIGIN
 SMI_SECRET_KEY SMI_UI_USER SMI_UI_PASSWORD UPSAMPLER_BASE_URL UPSAMPLER_API_KEY UPSAMPLER_WIRE STRIPE_API_KEY
-STRIPE_API_BASE STRIPE_WEBHOOK_SECRET SMTP_HOST SMTP_PORT SMTP_USER SMTP_PASSWORD SMTP_STARTTLS SMI_MAIL_FROM
-SMI_SUPPORT_EMAIL SMI_ADMIN_EMAIL SMI_MAX_PROCESSING_SECONDS SMI_POLL_SECONDS SMI_DOWNLOAD_TTL_HOURS
+STRIPE_API_BASE STRIPE_WEBHOOK_SECRET SMI_PAYMENT_METHODS SMTP_HOST SMTP_PORT SMTP_USER SMTP_PASSWORD SMTP_STARTTLS
+SMI_MAIL_FROM SMI_SUPPORT_EMAIL SMI_ADMIN_EMAIL SMI_MAX_PROCESSING_SECONDS SMI_POLL_SECONDS SMI_DOWNLOAD_TTL_HOURS
 SMI_MONTHLY_CREDIT_BUDGET SMI_ALLOWED_SOURCE_HOSTS SMI_ALLOWED_RESULT_HOSTS SMI_GATEWAY_PORT SMI_DAGSTER_PORT
 SMI_MAX_WAIT_SECONDS SMI_MAX_IN_FLIGHT SMI_AMBIGUOUS_GRACE_SECONDS SMI_MAX_HOLD_HOURS SMI_MAX_SOURCE_BYTES
-SMI_MAX_OUTPUT_MEGAPIXELS SMI_MARKUP_PERCENT SMI_CREDIT_CENTS SMI_STRIPE_FEE_PERCENT SMI_STRIPE_FEE_FIXED_CENTS
-SMI_MARGIN_FLOOR_PERCENT SMI_COMPLETION_FLOOR_PERCENT SMI_FIDELITY SMI_BUDGET_HOLD SMI_ALERT_WEBHOOK_URL
+SMI_MAX_OUTPUT_MEGAPIXELS SMI_UNSOLD_DAYS SMI_MARKUP_PERCENT SMI_CREDIT_CENTS SMI_STRIPE_FEE_PERCENT
+SMI_STRIPE_FEE_FIXED_CENTS SMI_MARGIN_FLOOR_PERCENT SMI_COMPLETION_FLOOR_PERCENT SMI_FIDELITY SMI_BUDGET_HOLD
+SMI_ALERT_WEBHOOK_URL
 """.split()  # noqa: SIM905 - fifty names read better as a text
 BESIDES = [
     "SMI_HOME",
     "SMI_BROKER_URL",
     "SMI_WORKERS",
     "SMI_MAX_OUTAGE_HOURS",
+    "SMI_MAX_RESUBMISSIONS",
     "SMI_REPORTS_FRESH_MINUTES",
     "UPSAMPLER_REQUESTS_PER_MINUTE",
     "UPSAMPLER_REQUESTS_PER_HOUR",
+    "UPSAMPLER_STATUS_CALLS_PER_MINUTE",
     "SMI_FAILPOINTS",
     "SMI_TEAM_URL",
     "SMI_ANALYSTS_URL",
@@ -138,6 +142,7 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SMI_DOWNLOAD_TTL_HOURS", "1e300"),
         ("SMI_MAX_HOLD_HOURS", "-1"),
         ("SMI_MAX_OUTAGE_HOURS", "-1"),
+        ("SMI_MAX_RESUBMISSIONS", "4"),
         ("SMI_AMBIGUOUS_GRACE_SECONDS", "-1"),
         ("SMI_MAX_IN_FLIGHT", "0"),
         ("SMI_MAX_SOURCE_BYTES", "50 MB"),
@@ -152,6 +157,7 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SMI_MONTHLY_CREDIT_BUDGET", "0"),
         ("UPSAMPLER_REQUESTS_PER_MINUTE", "-1"),
         ("UPSAMPLER_REQUESTS_PER_HOUR", "many"),
+        ("UPSAMPLER_STATUS_CALLS_PER_MINUTE", "-1"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_the_name_of_the_variable(
@@ -182,9 +188,13 @@ def test_every_spelling_of_a_postgres_url_means_psycopg2(url: str) -> None:
         ("SMI_MAX_HOLD_HOURS", "2", "max_hold", timedelta(hours=2)),
         ("SMI_MAX_OUTAGE_HOURS", "2", "max_outage", timedelta(hours=2)),
         ("SMI_MAX_IN_FLIGHT", "3", "max_in_flight", 3),
+        ("SMI_MAX_RESUBMISSIONS", "0", "max_resubmissions", 0),
         ("SMI_MAX_SOURCE_BYTES", "1000", "max_source_bytes", 1000),
         ("SMI_MAX_OUTPUT_MEGAPIXELS", "1.5", "max_output_megapixels", 1.5),
-        ("UPSAMPLER_REQUESTS_PER_MINUTE", "5", "requests_per_minute", 5),
+        ("UPSAMPLER_REQUESTS_PER_MINUTE", "5", "submissions", Allowance(per_minute=5, per_hour=1800)),
+        ("UPSAMPLER_REQUESTS_PER_HOUR", "50", "submissions", Allowance(per_minute=60, per_hour=50)),
+        ("UPSAMPLER_STATUS_CALLS_PER_MINUTE", "7", "status_calls", Allowance(per_minute=7)),
+        ("SMI_UNSOLD_DAYS", "3", "unsold_days", 3),
         ("SMI_MONTHLY_CREDIT_BUDGET", "100", "monthly_credit_budget", 100),
         ("SMI_BUDGET_HOLD", "true", "budget_hold", True),
     ],
@@ -344,14 +354,23 @@ def test_the_webhook_secret_decides_which_events_are_believed() -> None:
         ctx(stripe_webhook_secret="whsec_wrong").payments.parse_webhook(body, header)
 
 
-@pytest.mark.parametrize("setting", ["upsampler_requests_per_minute", "upsampler_requests_per_hour"])
-def test_the_allowance_is_kept(state_url: str, setting: str) -> None:
-    others = {"upsampler_requests_per_minute": 0, "upsampler_requests_per_hour": 0}
-    made = ctx(smi_database_url=state_url, **(others | {setting: 3}))
+@pytest.mark.parametrize(
+    ("setting", "purpose", "other"),
+    [
+        ("upsampler_requests_per_minute", CallPurpose.SUBMIT, CallPurpose.POLL),
+        ("upsampler_requests_per_hour", CallPurpose.SUBMIT, CallPurpose.POLL),
+        ("upsampler_status_calls_per_minute", CallPurpose.URGENT_POLL, CallPurpose.SUBMIT),
+    ],
+)
+def test_each_allowance_is_kept(state_url: str, setting: str, purpose: CallPurpose, other: CallPurpose) -> None:
+    none = {"upsampler_requests_per_minute": 0, "upsampler_requests_per_hour": 0}
+    none |= {"upsampler_status_calls_per_minute": 0}
+    made = ctx(smi_database_url=state_url, **(none | {setting: 3}))
     for _ in range(3):
-        made.limiter.acquire(CallPurpose.URGENT_POLL)
+        made.limiter.acquire(purpose)
     with pytest.raises(RateLimited):
-        made.limiter.acquire(CallPurpose.URGENT_POLL)
+        made.limiter.acquire(purpose)
+    made.limiter.acquire(other)
 
 
 def test_the_mail_settings_decide_the_connection() -> None:
@@ -384,3 +403,12 @@ def test_alerts_are_posted_only_where_told(server: ScriptedServer) -> None:
     (call,) = server.requests
     assert call.path == "/alerts"
     assert "one thing" in call.body.decode()
+
+
+def test_the_payment_methods_of_checkout_are_a_setting() -> None:
+    def offered(**values: Any) -> tuple[str, ...]:
+        return Settings(_env_file=None, **values).policy.payment_methods
+
+    assert offered() == ("card",)
+    assert offered(smi_payment_methods="card,sepa_debit") == ("card", "sepa_debit")
+    assert offered(smi_payment_methods="") == ()

@@ -9,6 +9,7 @@ import http.client
 import ssl
 import tempfile
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import BinaryIO
 from urllib.parse import urljoin
 
 from smi_pipeline.adapters.fetching.allowed_hosts import AllowedHosts
+from smi_pipeline.adapters.fetching.bodies import LONGEST_HEAD, Decoder, encoding_of, instead_of_image
 from smi_pipeline.adapters.fetching.pinned_http import PinnedHttp, Resolver, system_resolver
 from smi_pipeline.adapters.retry_after import retry_after
 from smi_pipeline.core import reasons
@@ -30,7 +32,6 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 _TRANSIENT_STATUS = {408, 425, 429}
 _UNREACHABLE = {"source": reasons.SOURCE_UNREACHABLE, "result": reasons.RESULT_UNREACHABLE}
 _TOO_LARGE = {"source": reasons.SOURCE_TOO_LARGE, "result": reasons.RESULT_REJECTED}
-_EMPTY = {"source": reasons.INVALID_IMAGE, "result": reasons.NO_RESULT}
 _NOUN = {"source": "image", "result": "upscaled image"}
 
 
@@ -70,9 +71,10 @@ class HttpFetcher:
     def fetch(self, url: str, *, kind: str, max_bytes: int) -> Iterator[Fetched]:
         """Stream `url` into a temporary file that lives as long as the context; `kind` is 'source' or 'result'.
 
-        Raises PermanentError for a refused URL or address, a status that says the file is not there, an encoded body,
-        an empty one (source: invalid_image, result: no_result) and one over `max_bytes` (source: source_too_large,
-        result: result_rejected); TransientError for every failure that may pass.
+        A gzip or deflate body is decoded, although none is asked for. Raises PermanentError for a refused URL or
+        address, a status that says the file is not there, an empty body, a page or a message instead of an image
+        (source: source_unreachable, result: result_unreachable) and a body over `max_bytes` when decoded (source:
+        source_too_large, result: result_rejected); TransientError for every failure that may pass.
         """
         path = self._temporary()
         try:
@@ -127,39 +129,51 @@ class HttpFetcher:
             raise PermanentError(_UNREACHABLE[kind], said)
         if status not in (200, 203, 204, 205):
             raise TransientError(said)
-        encodings = (
-            response.headers.get(name, "").strip().lower() for name in ("Content-Encoding", "Transfer-Encoding")
-        )
-        encoding = next((value for value in encodings if value not in ("", "identity", "chunked")), "")
-        if encoding:
-            # We asked for identity: an encoded body is either a mistake or a bomb.
-            raise PermanentError(_UNREACHABLE[kind], f"{host} sent the {_NOUN[kind]} encoded as {encoding[:20]!r}.")
 
     def _receive(
         self, response: http.client.HTTPResponse, host: str, kind: str, max_bytes: int, file: BinaryIO
     ) -> tuple[int, str]:
         """Stream the body into `file`; return its size and SHA-256."""
+        encoding = encoding_of(*(response.headers.get(name, "") for name in ("Content-Encoding", "Transfer-Encoding")))
+        if not Decoder.can_decode(encoding):
+            raise PermanentError(_UNREACHABLE[kind], f"{host} sent the {_NOUN[kind]} encoded as {encoding[:20]!r}.")
+        decoder = Decoder(encoding)
         announced = None if response.chunked else _content_length(response)
         too_large = PermanentError(_TOO_LARGE[kind], f"The {_NOUN[kind]} is larger than {max_bytes:,} bytes.")
-        if announced is not None and announced > max_bytes:
+        sent_limit = max_bytes + (
+            max_bytes // 100 + 1000 if encoding else 0
+        )  # what cannot be compressed grows a little
+        if announced is not None and announced > sent_limit:
             raise too_large
-        digest, size = hashlib.sha256(), 0
+        digest, size, received, head = hashlib.sha256(), 0, 0, b""
         # read1 returns what has arrived, so that the limit holds at once. Nothing is read beyond the announced length:
         # a server may keep the connection open in spite of our `Connection: close`.
-        while announced is None or size < announced:
-            block = response.read1(_CHUNK if announced is None else min(_CHUNK, announced - size))
+        while announced is None or received < announced:
+            block = response.read1(_CHUNK if announced is None else min(_CHUNK, announced - received))
             if not block:
                 break
-            size += len(block)
-            if size > max_bytes:
+            received += len(block)
+            if received > sent_limit:
                 raise too_large
-            digest.update(block)
-            _write(file, block)
+            try:
+                for piece in decoder.pieces(block):
+                    size += len(piece)
+                    if size > max_bytes:
+                        raise too_large
+                    head = head or piece[:LONGEST_HEAD]
+                    digest.update(piece)
+                    _write(file, piece)
+            except zlib.error:
+                raise TransientError(f"{host} sent the {_NOUN[kind]} as {encoding} that cannot be decoded.") from None
         _write(file, b"")
-        if announced is not None and size != announced:
-            raise TransientError(f"{host} sent {size:,} of {announced:,} bytes of the {_NOUN[kind]}.")
+        if announced is not None and received != announced:
+            raise TransientError(f"{host} sent {received:,} of {announced:,} bytes of the {_NOUN[kind]}.")
+        if not decoder.complete:
+            raise TransientError(f"{host} sent the {_NOUN[kind]} as {encoding} that breaks off.")
         if size == 0:
-            raise PermanentError(_EMPTY[kind], f"The {_NOUN[kind]} at {host} is empty.")
+            raise PermanentError(_UNREACHABLE[kind], f"The {_NOUN[kind]} at {host} is empty.")
+        if other := instead_of_image(response.headers.get("Content-Type", ""), head):
+            raise PermanentError(_UNREACHABLE[kind], f"{host} sent {other} instead of the {_NOUN[kind]}.")
         return size, digest.hexdigest()
 
 

@@ -231,5 +231,6 @@ def _image(path: Path) -> _Image:
         height=layout.height,
         bytes=path.stat().st_size,
         exif_orientation=containers.orientation(layout.exif),
+        has_alpha=layout.has_alpha,
     )
     return _Image(path, facts, layout)

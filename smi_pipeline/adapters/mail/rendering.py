@@ -58,6 +58,9 @@ class MailRenderer:
             "refund": self._refund,
             "duplicate_payment": self._duplicate_payment,
             "goodwill": self._goodwill,
+            "delay": self._delay,
+            "refund_action": self._refund_action,
+            "payment_started": self._payment_started,
             "alert": self._alert,
         }
 
@@ -144,16 +147,26 @@ class MailRenderer:
             ],
         }
 
+    def _payment_started(self, context: Mapping[str, Any], _at: datetime) -> dict[str, Any]:
+        price = formatting.money(context["price_cents"], context["currency"])
+        return self._customer(context) | {
+            "template": "payment_started",
+            "subject": f"Your payment of {price} is on its way",
+            "heading": "Your payment is on its way",
+            "price": price,
+        }
+
     def _money_back(self, context: Mapping[str, Any]) -> dict[str, Any]:
         state = context["refund_state"]
         if state not in REFUND_STATES:
-            # Refunds in Stripe's other states (failed, canceled, requires_action) are manual tasks.
+            # One that waits for the customer has a mail of its own; failed and canceled ones are manual tasks.
             raise RefusedError(f"no mail may promise a refund that is {state!r}")
         return self._customer(context) | {
             "template": "refund",
             "amount": formatting.money(context["amount_cents"], context["currency"]),
             "reason": formatting.one_line(context["reason"], 300),
             "pending": state == "pending",
+            "action": "",
         }
 
     def _refund(self, context: Mapping[str, Any], _at: datetime) -> dict[str, Any]:
@@ -184,6 +197,28 @@ class MailRenderer:
             "heading": f"We {'are returning' if started else 'have returned'} your payment",
             "intro": "As a gesture of goodwill, we refund an order that we have already delivered.",
             "aside": "The image we delivered is yours to keep.",
+        }
+
+    def _delay(self, context: Mapping[str, Any], _at: datetime) -> dict[str, Any]:
+        return self._customer(context) | {
+            "template": "delay",
+            "subject": "Your image takes longer than we promised",
+            "resolution": formatting.one_line(context["resolution"], 20),
+            "file_name": formatting.one_line(context["file_name"], 120),
+            "price": formatting.money(context["price_cents"], context["currency"]),
+            "end_waiting_url": content.link(context["end_waiting_url"], "end_waiting_url"),
+        }
+
+    def _refund_action(self, context: Mapping[str, Any], _at: datetime) -> dict[str, Any]:
+        view = self._money_back({**context, "refund_state": "pending"})
+        return view | {
+            "subject": f"Your refund of {view['amount']} needs your bank details",
+            "heading": "Your refund needs your bank details",
+            "intro": "We have started your refund, but the money cannot go back the way you paid. Our payment provider "
+            "Stripe needs to know where to send it.",
+            "aside": "Your refund is made as soon as Stripe has your details.",
+            "action": "Stripe has sent you an e-mail that asks for your bank details. Please follow its instructions. "
+            "If you do not find it, look into your spam folder or write to us.",
         }
 
     def _alert(self, context: Mapping[str, Any], _at: datetime) -> dict[str, Any]:

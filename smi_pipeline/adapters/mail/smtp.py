@@ -7,6 +7,7 @@ What matters is whether the server can have accepted the message: before its fir
 import logging
 import re
 import smtplib
+import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,7 +16,8 @@ from time import monotonic
 from typing import Any
 
 from smi_pipeline.adapters.mail.rendering import MailRenderer
-from smi_pipeline.core.errors import AmbiguousError, PermanentError, TransientError
+from smi_pipeline.core.errors import AccountError, AmbiguousError, PermanentError, TransientError
+from smi_pipeline.core.faults import Scope
 from smi_pipeline.core.models import RenderedMail
 
 MAIL_REFUSED = "mail_refused"
@@ -67,8 +69,9 @@ class SmtpMailer:
         return self._renderer.render(kind, to=to, message_id=message_id, context=context, at=at)
 
     def send(self, mail: RenderedMail) -> None:
-        """Hand `mail.content` to the server unchanged. Raises TransientError (certainly not accepted), AmbiguousError
-        (may have been accepted), PermanentError(reason 'mail_refused')."""
+        """Hand `mail.content` to the server unchanged. Raises TransientError (certainly not accepted; AccountError: it
+        refuses us, whatever the mail), AmbiguousError (may have been accepted), PermanentError(reason
+        'mail_refused'; of scope ORDER: it refuses the recipient)."""
         ends = monotonic() + self._session_seconds
         with self._session() as smtp:
             with self._before_content():
@@ -124,11 +127,21 @@ class SmtpMailer:
         options = [f"SIZE={len(mail.content)}"] if smtp.has_extn("size") else []
         if not all(address.isascii() for address in (mail.sender, *mail.recipients)):
             if not smtp.has_extn("smtputf8"):
-                raise PermanentError(MAIL_REFUSED, "The mail server cannot reach addresses with letters beyond ASCII.")
+                raise PermanentError(
+                    MAIL_REFUSED,
+                    "The mail server cannot reach addresses with letters beyond ASCII.",
+                    scope=Scope.ORDER,
+                )
             options += ["SMTPUTF8", "BODY=8BITMIME"]
-        self._expect(smtp.mail(mail.sender, options), "the sender", 250)
+        code, text = smtp.mail(mail.sender, options)
+        if code // 100 == 5:  # the sender is ours in every mail
+            raise AccountError(f"The mail server refused the sender: {code} {_scrub(text)}")
+        self._expect((code, text), "the sender", 250)
         customer, *copies = mail.recipients
-        self._expect(smtp.rcpt(customer), "the recipient", 250, 251)
+        try:
+            self._expect(smtp.rcpt(customer), "the recipient", 250, 251)
+        except PermanentError as error:
+            raise PermanentError(MAIL_REFUSED, str(error), scope=Scope.ORDER) from None
         for copy in copies:
             code, _ = smtp.rcpt(copy)
             if code not in (250, 251):
@@ -156,16 +169,15 @@ class SmtpMailer:
         try:
             yield
         except smtplib.SMTPNotSupportedError as error:
-            raise TransientError(
-                f"The mail server does not offer what is configured: {error}", retry_after=60.0, counts=False
-            ) from None
+            raise AccountError(f"The mail server does not offer what is configured: {error}") from None
         except smtplib.SMTPResponseException as error:
             # Greeting, EHLO, STARTTLS and AUTH do not concern this mail: a wrong password must not fail it permanently.
-            raise TransientError(
-                f"The mail server refuses us: {error.smtp_code} {_scrub(error.smtp_error)}",
-                retry_after=60.0,
-                counts=False,
-            ) from None
+            said = f"The mail server refuses us: {error.smtp_code} {_scrub(error.smtp_error)}"
+            if error.smtp_code // 100 == 5:
+                raise AccountError(said) from None
+            raise TransientError(said, retry_after=60.0, counts=False) from None
+        except (ConnectionRefusedError, socket.gaierror, ssl.SSLCertVerificationError) as error:
+            raise AccountError(f"No connection to the mail server ({_cause(error)}).") from None
         except (OSError, smtplib.SMTPException, UnicodeError) as error:
             raise TransientError(f"No connection to the mail server ({_cause(error)}).", counts=False) from None
 
@@ -176,7 +188,7 @@ class SmtpMailer:
             return
         said = f"The mail server refused {what}: {code} {_scrub(text)}"
         if code in _ACCOUNT_CODES:
-            raise TransientError(said, retry_after=60.0, counts=False)
+            raise AccountError(said)
         if code // 100 == 5:
             raise PermanentError(MAIL_REFUSED, said)
         raise TransientError(said)

@@ -6,6 +6,7 @@ crash the same call is repeated with the same key.
 
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from http.cookiejar import DefaultCookiePolicy
@@ -39,9 +40,10 @@ class StripePayments:
     """Implement `core.ports.PaymentsPort`. Safe to share between threads; build it after a fork, not before.
 
     `api_base` None means Stripe itself. `timeout` in seconds bounds connecting (at most 5) and waiting for each
-    answer; a call is tried three times, so it may last three times as long. `clock_tolerance` in seconds is the age up
-    to which a signed webhook is accepted. The environment's proxies and .netrc are not used and redirects are not
-    followed. Raises ValueError for an unusable base URL, key or tolerance.
+    answer; a call is tried three times, so it may last three times as long. `webhook_secret` may hold several,
+    separated by commas: of two endpoints, or while one is being replaced. `clock_tolerance` in seconds is how far the
+    time of a signed webhook may lie in the past or in the future. The environment's proxies and .netrc are not used
+    and redirects are not followed. Raises ValueError for an unusable base URL, key or tolerance.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class StripePayments:
         stripe.enable_telemetry = False
         logging.getLogger("stripe").setLevel(logging.WARNING)
         self._api_base = api_base.rstrip("/") if api_base else None
-        self._webhook_secret = webhook_secret.strip()
+        self._webhook_secrets = [secret.strip() for secret in webhook_secret.split(",") if secret.strip()]
         self._clock_tolerance = clock_tolerance
         self._client = stripe.StripeClient(
             api_key,
@@ -82,9 +84,11 @@ class StripePayments:
         """Open a Checkout session for one upscale. A second try needs the same parameters, `expires_at` included, or
         Stripe refuses its key."""
         metadata = {"job_id": request.job_id, "resolution": request.resolution, "source": SOURCE}
+        options: Any = {"payment_method_types": list(request.payment_methods)} if request.payment_methods else {}
         with translated():
             session = self._client.v1.checkout.sessions.create(
-                {
+                options
+                | {
                     "mode": "payment",
                     "line_items": [
                         {
@@ -152,20 +156,21 @@ class StripePayments:
         transaction = charge.get("balance_transaction")
         # A payment settled in another currency has its fee in that currency: it counts as not known.
         transaction = transaction if isinstance(transaction, Mapping) else {}
-        comparable = transaction.get("currency") == intent["currency"]
+        comparable = transaction.get("currency") == intent.get("currency")
         disputed = bool(charge.get("disputed"))
         return StripePayment(
             payment_intent_id=intent["id"],
-            status=intent["status"],
+            status=_word(intent.get("status")),
             amount_received_cents=intent.get("amount_received") or 0,
-            currency=intent["currency"],
+            currency=_word(intent.get("currency")),
             metadata=dict(intent.get("metadata") or {}),
             charge_id=charge.get("id"),
             refunded_cents=charge.get("amount_refunded") or 0,
             disputed=disputed,
             refundable=not disputed or self._refundable(intent["id"]),
             fee_cents=transaction.get("fee") if comparable else None,
-            created_at=_moment(intent["created"]),
+            created_at=_moment(intent["created"]) if intent.get("created") else None,
+            charged_at=_moment(charge["created"]) if charge.get("created") else None,
         )
 
     def _refundable(self, payment_intent_id: str) -> bool:
@@ -231,12 +236,20 @@ class StripePayments:
             for event in _all_pages(events):
                 yield _event(event.to_dict())
 
-    def parse_webhook(self, body: bytes, signature: str) -> StripeEvent:
-        """Verify the Stripe-Signature header and its age, then return the event. Raises RefusedError (400)."""
+    def _is_signed(self, body: bytes, signature: str, secret: str) -> bool:
         try:
-            stripe.WebhookSignature.verify_header(body, signature, self._webhook_secret, self._clock_tolerance)
+            stripe.WebhookSignature.verify_header(body, signature, secret, self._clock_tolerance)
         except (stripe.SignatureVerificationError, ValueError, TypeError):  # the last two: bytes that are not text
-            raise RefusedError("The webhook's signature is not valid.") from None
+            return False
+        # The library accepts any time in the future: such a webhook could be sent again until then.
+        times = [part.removeprefix("t=") for part in signature.split(",") if part.startswith("t=")]
+        return all(int(moment) <= time.time() + self._clock_tolerance for moment in times)
+
+    def parse_webhook(self, body: bytes, signature: str) -> StripeEvent:
+        """Verify the Stripe-Signature header and its time, then return the event; that of a thin event (v2) is without
+        an object. Raises RefusedError (400)."""
+        if not any(self._is_signed(body, signature, secret) for secret in self._webhook_secrets):
+            raise RefusedError("The webhook's signature is not valid.")
         try:
             return _event(json.loads(body))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, OSError):
@@ -295,8 +308,8 @@ def _checkout(session: Mapping[str, Any]) -> CheckoutSession:
     return CheckoutSession(
         session_id=session["id"],
         url=session.get("url"),
-        status=session["status"],
-        payment_status=session["payment_status"],
+        status=_word(session.get("status")),
+        payment_status=_word(session.get("payment_status")),
         payment_intent_id=_id(session.get("payment_intent")),
         metadata=dict(session.get("metadata") or {}),
     )
@@ -306,11 +319,12 @@ def _refund(refund: Mapping[str, Any]) -> StripeRefund:
     return StripeRefund(
         refund_id=refund["id"],
         payment_intent_id=_id(refund.get("payment_intent")) or "",
-        amount_cents=refund["amount"],
-        currency=refund["currency"],
-        status=refund["status"],
+        amount_cents=int(refund["amount"]),
+        currency=_word(refund.get("currency")),
+        status=_word(refund.get("status")),
         metadata=dict(refund.get("metadata") or {}),
         failure_reason=refund.get("failure_reason"),
+        pending_reason=refund.get("pending_reason"),
     )
 
 
@@ -333,10 +347,24 @@ def _booking(transaction: Mapping[str, Any]) -> BalanceTransaction | None:
 
 
 def _event(event: Mapping[str, Any]) -> StripeEvent:
-    event_id, kind, subject = event["id"], event["type"], event["data"]["object"]
+    event_id, kind, account = event["id"], event["type"], event.get("account")
+    thin = event.get("object") == "v2.core.event"
+    subject = {} if thin else event["data"]["object"]
     if not (isinstance(event_id, str) and isinstance(kind, str) and isinstance(subject, Mapping)):
         raise TypeError("not a Stripe event")
-    return StripeEvent(event_id=event_id, type=kind, created_at=_moment(event["created"]), object=subject)
+    created = datetime.fromisoformat(event["created"]) if thin else _moment(event["created"])
+    return StripeEvent(
+        event_id=event_id,
+        type=kind,
+        created_at=created,
+        object=subject,
+        account=account if isinstance(account, str) else None,
+    )
+
+
+def _word(value: Any) -> str:
+    """Return a word of Stripe, empty if there is none: new words and nulls come without notice."""
+    return value if isinstance(value, str) else ""
 
 
 def _id(value: Any) -> str | None:

@@ -26,8 +26,9 @@ STAGES: dict[str, Stage] = {
     "in_queue": Stage.QUEUED,
     "in_progress": Stage.PROCESSING,
     "success": Stage.COMPLETED,
+    **dict.fromkeys(("canceled", "cancelled", "error", "timeout", "expired", "nsfw"), Stage.FAILED),
 }
-"""Status words of both API formats, in lower case."""
+"""Status words of both API formats, and those that other APIs of this kind use, in lower case."""
 
 
 def submission(request: SubmitRequest, api_format: ApiFormat) -> dict[str, Any]:
@@ -73,15 +74,25 @@ def reply(data: Mapping[str, Any], *, missing: Stage) -> UpscaleReply:
     refused = data.get("success") is False
     if refused and error is None:
         error = one_line(_words(data.get("message")), MAX_MESSAGE) or None
+    stage = _stage(data.get("status"), Stage.FAILED if refused and external_id else missing)
+    if stage is Stage.FAILED and error is None and str(data.get("status", "failed")).lower() != Stage.FAILED:
+        error = f"status {data['status']}"
     url = data.get("result_url") or data.get("imageUrl")
     cost = data.get("credits_used")
     return UpscaleReply(
         external_id=external_id,
-        stage=_stage(data.get("status"), Stage.FAILED if refused and external_id else missing),
+        stage=stage,
         result_url=url if isinstance(url, str) and url.isprintable() and len(url) <= MAX_URL else None,
         credits=_credits(data.get("creditCost") if cost is None else cost),
         error=error,
         estimated_completion=_moment(data.get("estimated_completion")),
+    )
+
+
+def is_page(media_type: str, body: bytes) -> bool:
+    """Return whether an answer is an HTML page, which the API never sends: something in front of it does."""
+    return media_type.lower().startswith("text/html") or body[:200].lstrip().lower().startswith(
+        (b"<!doctype", b"<html")
     )
 
 

@@ -28,10 +28,14 @@ from smi_pipeline.core.errors import (
     RefusedError,
     TransientError,
 )
+from smi_pipeline.core.faults import Scope, scope_of_words
 from smi_pipeline.core.models import ApiFormat, Stage, SubmitRequest, UpscaleReply
 
 DEFAULT_RETRY_AFTER = 30.0  # seconds, when a 429 names no time
 MAX_RETRY_AFTER = 3600.0  # seconds, the longest window of the API's own limits; a longer wait is taken as this
+
+_NOT_PASSED_ON = frozenset({503, 521, 522, 523, 525, 526})
+"""No server behind the proxy was reached; Cloudflare's words for 52x. After 502, 520 or 524 it may have been."""
 
 
 class UpsamplerClient:
@@ -86,6 +90,7 @@ class UpsamplerClient:
     def submit(self, request: SubmitRequest) -> UpscaleReply:
         """Start one upscale, which costs credits; never repeated here. See `UpscalerPort.submit` for the errors.
 
+        A page with status 200 comes from something in front of the API, which has carried nothing out.
         A 404, 405 or redirect means that the address is wrong, not the image: AccountError, so that a misconfigured
         base URL stops submissions instead of refunding every order. An upscale that fails at once has stage FAILED,
         possibly without an external id; any other reply has an id.
@@ -93,14 +98,20 @@ class UpsamplerClient:
         answer = self._exchange("POST", "/precise-upscale", api_format.submission(request, self._api_format))
         if not answer.ok:
             raise self._refusal(answer)
+        if answer.page:
+            raise TransientError("Upsampler's API is not reached: an HTML page answers", counts=False)
         data = api_format.json_object(answer.body)
         if data is None:
             raise AmbiguousError("Upsampler's answer to a submission is not readable")
         reply = self._reply(data, missing=Stage.QUEUED)
+        if reply.stage is Stage.FAILED and scope_of_words(reply.error or "") is Scope.SHOP:
+            raise AccountError(f"Upsampler refuses the account ({reply.error})")
         if reply.external_id is None and reply.stage is not Stage.FAILED:
             if data.get("success") is False:
                 words = reply.error or "no reason given"
-                raise PermanentError(reasons.REJECTED_BY_API, f"Upsampler refused the image ({words})")
+                raise PermanentError(
+                    reasons.REJECTED_BY_API, f"Upsampler refused the image ({words})", scope=scope_of_words(words)
+                )
             raise AmbiguousError("Upsampler's answer to a submission names no id")
         return reply
 
@@ -183,6 +194,8 @@ class UpsamplerClient:
         """Return the error that a status outside 2xx means in answer to a submission."""
         code = answer.status
         said = self._without_key(api_format.error_words(answer.body))
+        if answer.page:
+            said = said or "an HTML page"
         words = f"{code}: {said}" if said else str(code)
         if code == 429:
             return RateLimited("Upsampler's rate limit is reached", retry_after=answer.pause or DEFAULT_RETRY_AFTER)
@@ -190,13 +203,17 @@ class UpsamplerClient:
             return AccountError(f"Upsampler refuses the account ({words})")
         if code < 400 or code in (404, 405):
             return AccountError(f"Upsampler's API is not at the configured address ({words})")
-        if code == 503:
+        if code in _NOT_PASSED_ON:
             return TransientError(f"Upsampler is unavailable ({words})", retry_after=answer.pause, counts=False)
         if code >= 500:
             return AmbiguousError(f"Upsampler failed ({words})")
         if code in (408, 425):  # about the connection, not about the image
             return TransientError(f"Upsampler did not take the request ({words})")
-        return PermanentError(reasons.REJECTED_BY_API, f"Upsampler refused the image ({words})")
+        return PermanentError(
+            reasons.REJECTED_BY_API,
+            f"Upsampler refused the image ({words})",
+            scope=scope_of_words(said),
+        )
 
     def _reply(self, data: Mapping[str, Any], *, missing: Stage) -> UpscaleReply:
         reply = api_format.reply(data, missing=missing)
@@ -214,6 +231,11 @@ class _Answer(NamedTuple):
     @property
     def ok(self) -> bool:
         return 200 <= self.status < 300
+
+    @property
+    def page(self) -> bool:
+        """Return whether an HTML page answers, of a proxy or bot protection in front of the API."""
+        return api_format.is_page(self.headers.get("Content-Type", ""), self.body)
 
     @property
     def pause(self) -> float | None:

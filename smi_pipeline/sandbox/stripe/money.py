@@ -2,15 +2,18 @@
 
 Faults, matched by ``job_id`` (of the metadata) or ``payment_intent``:
 
-- ``refund_pending`` ``{"seconds": 5, "then": "succeeded"}``: the refund is pending, then ``succeeded``, ``failed`` or
-  ``canceled``; null: it stays pending;
+- ``refund_pending`` ``{"seconds": 5, "then": "succeeded", "status": "pending"}``: the refund is pending (or what
+  ``status`` says: ``requires_action``, a word that nobody knows, null), then ``succeeded``, ``failed`` or ``canceled``;
+  ``then`` null: it stays so;
+- ``refund_refused`` ``{"why": "error"}``: the refund is not made; the key replays the answer: a 500, or with
+  ``insufficient_balance`` or ``other`` a 400;
 - ``refund_fails`` ``{"seconds": 0}``: the refund fails at once; with seconds: it succeeds and fails later;
 - ``dispute`` ``{"seconds": 0, "inquiry": false, "outcome": null, "outcome_seconds": 5}``: this long after the payment
   the bank disputes it, and after ``outcome_seconds`` it is ``won`` or ``lost``; null: it stays open.
 """
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from smi_pipeline.sandbox.faults import Kind
@@ -24,8 +27,10 @@ if TYPE_CHECKING:
 
 MONEY_KINDS: Mapping[str, Kind] = {
     "refund_pending": Kind(
-        defaults={"seconds": 5.0, "then": "succeeded"}, choices={"then": ("succeeded", "failed", "canceled", None)}
+        defaults={"seconds": 5.0, "then": "succeeded", "status": "pending"},
+        choices={"then": ("succeeded", "failed", "canceled", None)},
     ),
+    "refund_refused": Kind(defaults={"why": "error"}, choices={"why": ("error", "insufficient_balance", "other")}),
     "refund_fails": Kind(defaults={"seconds": 0}),
     "dispute": Kind(
         defaults={"seconds": 0, "inquiry": False, "outcome": None, "outcome_seconds": 5.0},
@@ -33,6 +38,13 @@ MONEY_KINDS: Mapping[str, Kind] = {
     ),
 }
 _GONE = ("failed", "canceled")  # refunds in these states moved no money
+_REFUSALS: Mapping[str, Callable[[], StripeError]] = {
+    "error": lambda: StripeError("An unknown error occurred", status=500, type="api_error", remembered=True),
+    "insufficient_balance": lambda: StripeError(  # without a code, as reported of this error
+        "Insufficient funds in your Stripe balance to refund this amount.", remembered=True
+    ),
+    "other": lambda: StripeError("This charge cannot be refunded.", remembered=True),
+}
 
 
 class Money:
@@ -189,11 +201,15 @@ class Money:
             )
             raise StripeError(message, code="amount_too_large", param="amount", remembered=True)
         refund = objects.refund(now=self._now(), charge=charge, amount=amount, reason=reason, metadata=metadata or {})
-        taken = self._faults({"refund_pending", "refund_fails"}, "refund", charge, refund)
+        taken = self._faults({"refund_pending", "refund_fails", "refund_refused"}, "refund", charge, refund)
+        if "refund_refused" in taken:
+            raise _REFUSALS[taken["refund_refused"]["why"]]()
         with self._ledger.transaction():
             refund["balance_transaction"] = self.move("refund", -amount, 0, refund)
             if "refund_pending" in taken:
-                refund["status"] = "pending"
+                refund["status"] = taken["refund_pending"]["status"]
+                if refund["status"] == "requires_action":
+                    refund["next_action"] = {"type": "display_details"}
             self._ledger.put("refunds", refund["id"], refund)
             self._ledger.put("refund_details", refund["id"], {"idempotency_key": idempotency_key})
             self._recount(charge)

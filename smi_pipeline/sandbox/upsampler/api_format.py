@@ -79,15 +79,21 @@ def _scale(value: Any, name: str) -> int:
     return int(value)
 
 
+def _word(record: dict[str, Any]) -> str:
+    """Return the status word of a record: its own, or that of the API format."""
+    word = _LIVE_WORDS[record["status"]] if record["api_format"] == "live" else record["status"]
+    return str(record.get("word") or word)
+
+
 def accepted(record: dict[str, Any]) -> dict[str, Any]:
     """Return the response to a submission."""
     if record["api_format"] == "live":
-        reply = {"id": record["id"], "status": _LIVE_WORDS[record["status"]]}
+        reply = {"id": record["id"], "status": _word(record)}
     else:
         reply = {
             "success": record["status"] != "failed",
             "job_id": record["id"],
-            "status": record["status"],
+            "status": _word(record),
             "estimated_completion": _iso(record["estimated_completion"]),
         }
     if record["status"] == "failed":
@@ -100,7 +106,7 @@ def status(record: dict[str, Any], result_url: str | None) -> dict[str, Any]:
     if record["api_format"] == "live":
         return {
             "id": record["id"],
-            "status": _LIVE_WORDS[record["status"]],
+            "status": _word(record),
             "imageUrl": result_url,
             "compressedImageUrl": result_url,
             "creditCost": record["credits"],
@@ -108,7 +114,7 @@ def status(record: dict[str, Any], result_url: str | None) -> dict[str, Any]:
         }
     return {
         "job_id": record["id"],
-        "status": record["status"],
+        "status": _word(record),
         "result_url": result_url,
         "credits_used": record["credits"],
         "error": record["error"],
@@ -124,7 +130,7 @@ def webhook(record: dict[str, Any], result_url: str | None) -> dict[str, Any]:
         return answer
     return {
         "job_id": record["id"],
-        "status": record["status"],
+        "status": _word(record),
         "result_url": result_url,
         "error": record["error"],
         "metadata": record["metadata"],

@@ -10,6 +10,7 @@ import requests
 from smi_pipeline.sandbox import files
 from smi_pipeline.sandbox.ledger import Ledger, Record
 from smi_pipeline.sandbox.upsampler import corruption
+from smi_pipeline.sandbox.upsampler.alterations import ALTERATIONS
 from smi_pipeline.sandbox.upsampler.upscaling import EXTENSIONS, UnusableImage, Upscaled, credits_for, upscale
 
 FETCH_TIMEOUT_SECONDS = 20
@@ -28,6 +29,12 @@ class Processor:
         """Make the result of a submission; return its file, format, credits and checksum. Raises UnusableImage."""
         source = _fetch(record["image_url"])
         result, stored = self._upscaled(source, record["scale"])
+        for kind, params in record["behaviour"].items():
+            if kind in ALTERATIONS:
+                result = ALTERATIONS[kind](result, params)
+                digest = hashlib.sha256(result.body).hexdigest()[:32]
+                stored = f"{digest}-{kind}.{EXTENSIONS[result.format]}"
+                files.write(self.folder / stored, result.body)
         for kind, params in record["behaviour"].items():
             if kind in corruption.CORRUPTIONS:
                 stored = self._corrupted(result, stored, kind, params)

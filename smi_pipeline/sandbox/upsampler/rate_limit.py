@@ -1,9 +1,7 @@
-"""The rate limit of Upsampler: a maximum number of requests in any rolling minute and hour."""
+"""A rate limit of Upsampler: a maximum number of requests in rolling windows of time."""
 
 from collections import deque
-from collections.abc import Iterable
-
-WINDOWS_SECONDS = (60.0, 3600.0)
+from collections.abc import Iterable, Mapping
 
 
 class RateLimit:
@@ -13,11 +11,12 @@ class RateLimit:
         """``earlier``: times of requests admitted before a restart, in unix seconds, oldest first."""
         self._times = deque(earlier)
 
-    def admit(self, now: float, per_minute: int, per_hour: int) -> float | None:
-        """Admit a request at ``now`` (unix seconds) and return None, or return the seconds to wait. 0: no limit."""
-        while self._times and self._times[0] <= now - WINDOWS_SECONDS[-1]:
+    def admit(self, now: float, limits: Mapping[float, int]) -> float | None:
+        """Admit a request at ``now`` (unix seconds) and return None, or return the seconds to wait. ``limits``: the
+        maximum by the seconds of its window; 0: no limit."""
+        while self._times and self._times[0] <= now - max(limits):
             self._times.popleft()
-        for limit, window in zip((per_minute, per_hour), WINDOWS_SECONDS, strict=True):
+        for window, limit in limits.items():
             if limit and len(self._times) >= limit:
                 # the request that must leave the window first
                 blocking = self._times[-limit]

@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 
 from pydantic import BaseModel, Field
 
-from smi_pipeline.core.errors import PermanentError, RefusedError, TransientError
+from smi_pipeline.core.errors import PermanentError, RefusedError, TransientError, UnreadableError
 from smi_pipeline.core.models import StripeEvent
 from smi_pipeline.core.vocabulary import ManualTaskKind
-from smi_pipeline.services.context import ServiceContext
+from smi_pipeline.services.context import ServiceContext, log
 from smi_pipeline.services.intake import DISPUTE_EVENTS, HANDLED_EVENTS, REFUND_EVENTS, handle_stripe_event
 from smi_pipeline.services.reconciliation.progress import Progress
 from smi_pipeline.services.reconciliation.time_windows import TimeWindowReader
@@ -50,8 +50,9 @@ def reconcile_events(ctx: ServiceContext, *, limit: int = 2000, seconds: float =
     """Apply stored Stripe events that are not in the inbox, oldest first, for `seconds`; the rest is for the next scan.
     Return the number of events per effect.
 
-    An unreadable event becomes a manual task. An event without an answer from Stripe is asked for again by each scan
-    and becomes a manual task after an hour; neither delays the others. Raise TransientError, after the others, when
+    An unreadable event becomes a manual task, as does one that cannot be applied for any reason. An event without an
+    answer from Stripe is asked for again by each scan and becomes a manual task after an hour. Neither delays the
+    others. Raise TransientError, after the others, when
     Stripe did not answer about one.
     """
     scan = _EventScan(ctx, limit=limit, seconds=seconds)
@@ -80,6 +81,7 @@ class _EventScan:
         self._asked: set[str] = set()
         self.tally: Counter[str] = Counter()
         self.unanswered: TransientError | None = None
+        self._failed: set[str] = set()
 
     def read_on(self) -> None:
         """Read and apply events from where the last scan has ended."""
@@ -115,9 +117,11 @@ class _EventScan:
             if self._asked and (self._left <= 0 or time.monotonic() > self._ends):
                 return False
             if not self._handle(event):
-                if len(self._place.waiting) >= MAX_WAITING:
+                if sum(not each.reported for each in self._place.waiting.values()) >= MAX_WAITING:
                     return False
-                self._place.waiting[event.event_id] = _Waiting(created=event.created_at, since=self._now)
+                self._place.waiting[event.event_id] = _Waiting(
+                    created=event.created_at, since=self._now, reported=event.event_id in self._failed
+                )
         return True
 
     def _handle(self, event: StripeEvent) -> bool:
@@ -126,12 +130,21 @@ class _EventScan:
         self._asked.add(event.event_id)
         try:
             effect = handle_stripe_event(self._ctx, event, source="stripe reconciliation")
+        except UnreadableError:
+            return False
         except TransientError as error:
             self.unanswered = error
             return False
         except (RefusedError, PermanentError) as error:
             effect = "unreadable"
             self._report(event.event_id, f"({event.type}) could not be applied: {error}.")
+        except Exception as error:
+            # Whatever it is, it is about this event: the others go on.
+            log.exception("the Stripe event %s could not be applied", event.event_id)
+            self._failed.add(event.event_id)
+            self.tally["failed"] += 1
+            self._report(event.event_id, f"({event.type}) could not be applied ({type(error).__name__}).")
+            return False
         about_a_payment = event.type in (*REFUND_EVENTS, *DISPUTE_EVENTS)
         if effect == "not ours" and about_a_payment and (self._place.waiting or self.unanswered):
             return False  # it may be about a payment that was not answered for
@@ -157,7 +170,9 @@ class _EventScan:
             except TransientError as error:
                 self.unanswered = error
             age = self._now - entry.since
-            if age > REPORT_AFTER and not entry.reported:
+            if event_id in self._failed:
+                entry.reported = True
+            elif age > REPORT_AFTER and not entry.reported:
                 entry.reported = True
                 self._report(event_id, "could not be applied: Stripe lists it, but does not return its object.")
             if age <= GIVE_UP_AFTER:

@@ -7,10 +7,12 @@ import time
 from collections import Counter
 from datetime import datetime, timedelta
 
-from smi_pipeline.core.errors import NotFound, PermanentError, TransientError
+from pydantic import Field
+
+from smi_pipeline.core.errors import NotFound, PermanentError, TransientError, UnreadableError
 from smi_pipeline.core.models import StripePayment
 from smi_pipeline.core.vocabulary import RETURNED, ManualTaskKind, PaymentRole
-from smi_pipeline.services.context import ServiceContext
+from smi_pipeline.services.context import ServiceContext, log
 from smi_pipeline.services.intake import learn_of_payment
 from smi_pipeline.services.reconciliation.progress import Progress
 from smi_pipeline.services.reconciliation.time_windows import TimeWindowReader
@@ -24,16 +26,25 @@ RECENT = timedelta(hours=24)
 DEEP, DEEP_EVERY = timedelta(days=30), timedelta(hours=6)
 """... and how far a deep one goes, and how often: refunds fail up to 30 days later, and databases are restored."""
 
+MAX_OLD = 500
+"""At most so many older payments, those whose refunds are open, are compared by a deep comparison."""
+
+REPORT_AFTER = timedelta(hours=1)
+"""How long a payment may be unreadable until it becomes a manual task."""
+
 _MAX_UNANSWERED = 5
 _PAID = "succeeded"
 
 
 class _Place(Progress):
-    """Up to where payments were compared (`at` None: no comparison is under way), and when a deep one began."""
+    """Up to where payments were compared (`at` None: no comparison is under way), when a deep one began, since when
+    payments were not readable, and which older ones are still to be compared."""
 
     at: datetime | None = None
     width: timedelta | None = None
     deep: datetime | None = None
+    unreadable: dict[str, datetime] = Field(default_factory=dict)
+    open_refunds: list[str] = Field(default_factory=list)
 
 
 def compare_payments(ctx: ServiceContext, *, seconds: float = 30.0) -> Counter[str]:
@@ -52,7 +63,9 @@ def compare_payments(ctx: ServiceContext, *, seconds: float = 30.0) -> Counter[s
             place.deep, at = now, now - DEEP
         else:
             at = now - RECENT
-    comparison = _Comparison(ctx, tally, ends=time.monotonic() + seconds)
+        if place.deep == now:
+            place.open_refunds = ctx.state.reconciliation.with_open_refunds(now - DEEP, MAX_OLD)
+    comparison = _Comparison(ctx, tally, place, now, ends=time.monotonic() + seconds)
     walk = TimeWindowReader(
         ctx.payments.payments_since,
         at,
@@ -61,6 +74,7 @@ def compare_payments(ctx: ServiceContext, *, seconds: float = 30.0) -> Counter[s
         width=place.width,
     )
     try:
+        comparison.named(place.open_refunds)
         for start, end, listed in walk:
             if not comparison.slice(listed, start, end):
                 walk.shorten()
@@ -88,8 +102,9 @@ def _name_unmatched(ctx: ServiceContext) -> None:
 
 
 class _Comparison:
-    def __init__(self, ctx: ServiceContext, tally: Counter[str], *, ends: float) -> None:
+    def __init__(self, ctx: ServiceContext, tally: Counter[str], place: _Place, now: datetime, *, ends: float) -> None:
         self._ctx, self._tally, self._ends = ctx, tally, ends
+        self._place, self._now = place, now
         self._differing = {
             task.subject for task in ctx.state.manual_tasks.opened() if task.kind == ManualTaskKind.PAYMENT_DIFFERS
         }
@@ -105,13 +120,45 @@ class _Comparison:
             for name in part:
                 if time.monotonic() > self._ends:
                     return False
-                try:
-                    self._tally[self._payment(name, theirs.get(name), rows.get(name))] += 1
-                except TransientError:  # compared next time; the others now
-                    self._tally["unanswered"] += 1
-                    if self._tally["unanswered"] >= _MAX_UNANSWERED:
-                        raise
+                self._one(name, theirs.get(name), rows.get(name))
         return True
+
+    def named(self, names: list[str]) -> None:
+        """Compare payments by their ids, which are removed from the list."""
+        while names and time.monotonic() < self._ends:
+            name = names.pop()
+            row = self._ctx.state.reconciliation.payments([name]).get(name)
+            if row is not None:
+                self._one(name, None, row)
+
+    def _one(self, name: str, facts: StripePayment | None, row: ComparedPayment | None) -> None:
+        """Compare one payment. What is wrong with it stays with it: the others are compared."""
+        try:
+            result = self._payment(name, facts, row)
+            self._place.unreadable.pop(name, None)
+        except UnreadableError as error:
+            result = "unreadable"
+            since = self._place.unreadable.setdefault(name, self._now)
+            if self._now - since >= REPORT_AFTER:
+                self._report(name, row, str(error))
+        except TransientError:  # compared next time; the others now
+            result = "unanswered"
+            if self._tally["unanswered"] + 1 >= _MAX_UNANSWERED:
+                raise
+        except Exception as error:
+            result = "failed"
+            log.exception("the payment %s could not be compared", name)
+            self._report(name, row, type(error).__name__)
+        self._tally[result] += 1
+
+    def _report(self, name: str, row: ComparedPayment | None, why: str) -> None:
+        self._ctx.state.manual_tasks.open(
+            kind=ManualTaskKind.PAYMENT_DIFFERS,
+            subject=name,
+            job_id=row.payment.job_id if row else None,
+            message=f"The payment {name} could not be compared with Stripe's: {why}.",
+            next_step="Look at it and at its refunds in the Stripe dashboard.",
+        )
 
     def _payment(self, name: str, facts: StripePayment | None, row: ComparedPayment | None) -> str:
         if row is None:

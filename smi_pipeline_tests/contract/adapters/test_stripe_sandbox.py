@@ -10,7 +10,15 @@ import pytest
 import stripe
 
 from smi_pipeline.adapters.stripe.payments import StripePayments
-from smi_pipeline.core.errors import AccountError, AmbiguousError, NotFound, PermanentError, RefusedError, SmiError
+from smi_pipeline.core.errors import (
+    AccountError,
+    AmbiguousError,
+    AnsweredError,
+    NotFound,
+    PermanentError,
+    RefusedError,
+    SmiError,
+)
 from smi_pipeline.core.models import CheckoutRequest, CheckoutSession, StripePayment
 from smi_pipeline.sandbox.server import Sandbox
 from smi_pipeline_tests.contract.adapters.conftest import ScriptedServer
@@ -115,7 +123,7 @@ def test_a_session_that_stripe_would_refuse_is_a_permanent_error(
 ) -> None:
     with pytest.raises(PermanentError) as raised:
         opened(payments, **changes)
-    assert raised.value.reason == "stripe_refused"
+    assert raised.value.reason == ("amount_too_small" if "amount_cents" in changes else "stripe_refused")
 
 
 def test_an_open_session_is_expired_and_others_are_left_alone(payments: StripePayments, sandbox: Sandbox) -> None:
@@ -180,7 +188,7 @@ def test_more_than_was_paid_is_never_refunded(payments: StripePayments, sandbox:
     give_back(300, "c")
     with pytest.raises(PermanentError) as again:
         give_back(1, "d")
-    assert (too_much.value.reason, again.value.reason) == ("stripe_refused", "charge_already_refunded")
+    assert (too_much.value.reason, again.value.reason) == ("amount_too_large", "charge_already_refunded")
     assert sum(r["amount"] for r in refunds_in_ledger(sandbox, payment)) == 500
 
 
@@ -217,6 +225,43 @@ def test_a_500_that_stripe_remembers_stays_ambiguous_and_the_refund_is_found_by_
     assert [(r.status, r.metadata) for r in payments.refunds_of(payment.payment_intent_id)] == [
         ("succeeded", {"job_id": "j"})
     ]
+
+
+def test_a_500_without_effect_is_repeated_for_the_key_and_another_key_refunds(
+    payments: StripePayments, sandbox: Sandbox
+) -> None:
+    payment = paid(payments, sandbox)
+    sandbox.fault("stripe", "refund_refused", match={"payment_intent": payment.payment_intent_id})
+    call: dict[str, Any] = {"payment_intent_id": payment.payment_intent_id, "amount_cents": 500, "metadata": {}}
+    for _ in range(2):
+        with pytest.raises(AnsweredError):
+            payments.create_refund(idempotency_key=f"refund:{payment.payment_intent_id}:1", **call)
+    assert payments.refunds_of(payment.payment_intent_id) == []
+    assert payments.create_refund(idempotency_key=f"refund:{payment.payment_intent_id}:2", **call).alive
+
+
+def test_a_balance_that_is_too_small_is_named(payments: StripePayments, sandbox: Sandbox) -> None:
+    payment = paid(payments, sandbox)
+    match = {"payment_intent": payment.payment_intent_id}
+    sandbox.fault("stripe", "refund_refused", why="insufficient_balance", match=match)
+    with pytest.raises(PermanentError) as refused:
+        payments.create_refund(
+            payment_intent_id=payment.payment_intent_id, amount_cents=500, idempotency_key="refund:b:1", metadata={}
+        )
+    assert refused.value.reason == "insufficient_balance"
+
+
+@pytest.mark.parametrize("status", ["requires_action", "on_hold", None])
+def test_a_refund_in_any_state_is_read(payments: StripePayments, sandbox: Sandbox, status: str | None) -> None:
+    payment = paid(payments, sandbox)
+    match = {"payment_intent": payment.payment_intent_id}
+    sandbox.fault("stripe", "refund_pending", status=status, then=None, match=match)
+    made = payments.create_refund(
+        payment_intent_id=payment.payment_intent_id, amount_cents=500, idempotency_key=f"refund:{status}", metadata={}
+    )
+    assert made.status == (status or "")
+    assert made.alive, "nothing is returned twice"
+    assert payments.refunds_of(payment.payment_intent_id) == [made]
 
 
 def test_pending_and_failed_refunds_are_told_apart(payments: StripePayments, sandbox: Sandbox) -> None:
@@ -351,7 +396,7 @@ def test_more_failed_tries_are_ambiguous(payments: StripePayments, sandbox: Sand
     sandbox.fault("stripe", "status", code=503, times=3, match={"endpoint": "payment_intents"})
     with pytest.raises(SmiError) as raised:
         payments.payment("pi_1")
-    assert type(raised.value) is AmbiguousError
+    assert type(raised.value) is AnsweredError
 
 
 # -- the balance -----------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from smi_pipeline.core.errors import (
     SmiError,
     TransientError,
 )
+from smi_pipeline.core.faults import Scope, scope_of_words
 from smi_pipeline.core.models import ApiFormat, Stage, SubmitRequest, UpscaleReply
 from smi_pipeline_tests.contract.adapters.conftest import ScriptedServer
 
@@ -201,6 +202,28 @@ def test_an_unknown_status_word_is_still_processing_and_logged(
     assert "unknown" in caplog.text
 
 
+@pytest.mark.parametrize("word", ["CANCELED", "cancelled", "ERROR", "TIMEOUT", "EXPIRED"])
+def test_other_words_for_a_failure_are_failures_that_blame_nobody(server: ScriptedServer, word: str) -> None:
+    server.says(200, {"id": "u1", "status": word}).says(200, {"id": "u1", "status": word, "error": "Worker lost"})
+    plain, with_words = (client_of(server).status("u1") for _ in range(2))
+    assert (plain.stage, plain.error) == (Stage.FAILED, f"status {word}")
+    assert scope_of_words(plain.error or "") is Scope.UNKNOWN
+    assert (with_words.stage, with_words.error) == (Stage.FAILED, "Worker lost")
+
+
+def test_nsfw_is_a_failure_that_blames_the_image(server: ScriptedServer) -> None:
+    server.says(200, {"id": "u1", "status": "NSFW"})
+    reply = client_of(server).status("u1")
+    assert (reply.stage, scope_of_words(reply.error or "")) == (Stage.FAILED, Scope.ORDER)
+
+
+@pytest.mark.parametrize("words", ["Insufficient credits", "Invalid API key", "unauthorized"])
+def test_an_account_that_is_refused_with_status_200_is_no_failed_image(server: ScriptedServer, words: str) -> None:
+    server.says(200, {"status": "FAILED", "error": words})
+    with pytest.raises(AccountError, match=words):
+        client_of(server).submit(REQUEST)
+
+
 def test_a_result_without_url_is_left_to_the_caller(server: ScriptedServer) -> None:
     server.says(200, {"id": "u1", "status": "SUCCESS"})
     reply = client_of(server).status("u1")
@@ -320,6 +343,12 @@ STATUSES = [
     (502, AmbiguousError, TransientError),
     (503, TransientError, TransientError),
     (504, AmbiguousError, TransientError),
+    (520, AmbiguousError, TransientError),
+    (521, TransientError, TransientError),
+    (522, TransientError, TransientError),
+    (523, TransientError, TransientError),
+    (524, AmbiguousError, TransientError),
+    (525, TransientError, TransientError),
 ]
 
 
@@ -442,6 +471,40 @@ def test_a_connect_timeout_is_certainly_not_a_submission(monkeypatch: pytest.Mon
     assert type(raised.value) is TransientError
 
 
+PAGE = b"<!DOCTYPE html><title>Just a moment...</title>"
+
+
+@pytest.mark.parametrize("headers", [{"Content-Type": "text/html; charset=utf-8"}, {}], ids=["html", "no type"])
+@pytest.mark.parametrize("status", [200, 503, 521, 522])
+def test_a_page_instead_of_the_api_has_carried_nothing_out(
+    server: ScriptedServer, status: int, headers: dict[str, str]
+) -> None:
+    server.says(status, PAGE, headers=headers)
+    client = client_of(server)
+    with pytest.raises(TransientError) as submitted:
+        client.submit(REQUEST)
+    assert (type(submitted.value), submitted.value.counts) == (TransientError, False)
+    with pytest.raises(TransientError):
+        client.status("u1")
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("status", [500, 502, 504, 520, 524])
+def test_a_page_of_a_proxy_that_may_have_passed_the_request_on_is_ambiguous(
+    server: ScriptedServer, status: int
+) -> None:
+    server.says(status, PAGE, headers={"Content-Type": "text/html"})
+    with pytest.raises(AmbiguousError):
+        client_of(server).submit(REQUEST)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_page_that_refuses_programs_stops_submissions(server: ScriptedServer, status: int) -> None:
+    server.says(status, PAGE, headers={"Content-Type": "text/html"})
+    with pytest.raises(AccountError, match="an HTML page"):
+        client_of(server).submit(REQUEST)
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -449,13 +512,12 @@ def test_a_connect_timeout_is_certainly_not_a_submission(monkeypatch: pytest.Mon
         {"hold": 5},
         {"body": b'{"id": "u1"', "cut": True},
         {"body": b""},
-        {"body": b"<html>"},
         {"body": b'["u1"]'},
         {"body": {"status": "IN_QUEUE"}},
         {"body": b" " * 2000},
         {"body": b" " * 900, "drip": 0.01},
     ],
-    ids=["dropped", "silent", "cut off", "empty", "html", "list", "no id", "too long", "dripping"],
+    ids=["dropped", "silent", "cut off", "empty", "list", "no id", "too long", "dripping"],
 )
 def test_an_answer_that_is_lost_or_unreadable_makes_a_submission_ambiguous_and_is_not_repeated(
     server: ScriptedServer, answer: dict[str, Any]

@@ -32,7 +32,13 @@ PHOTO = "/photos/coffee-200.jpg"
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     folder = tmp_path_factory.mktemp("sandbox")
     with Sandbox(
-        folder, only=("upsampler", "origin"), rate_minute=0, rate_hour=0, processing_seconds=0.2, upsampler_key=KEY
+        folder,
+        only=("upsampler", "origin"),
+        rate_minute=0,
+        rate_hour=0,
+        rate_status=0,
+        processing_seconds=0.2,
+        upsampler_key=KEY,
     ) as sandbox:
         yield sandbox
 
@@ -41,7 +47,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 def sandbox(running: Sandbox) -> Iterator[Sandbox]:
     yield running
     running.clear_faults("upsampler")
-    running.configure("upsampler", rate_minute=0, rate_hour=0)
+    running.configure("upsampler", rate_minute=0, rate_hour=0, rate_status=0)
 
 
 @pytest.fixture(params=list(ApiFormat))
@@ -202,7 +208,7 @@ def test_a_wrong_path_stops_submissions_instead_of_convicting_images(sandbox: Sa
 
 
 def test_the_rate_limit_is_told_with_the_time_to_wait(client: UpsamplerClient, sandbox: Sandbox) -> None:
-    sandbox.configure("upsampler", rate_minute=1)
+    sandbox.configure("upsampler", rate_status=1)
     with pytest.raises(RateLimited) as raised:
         for _ in range(2):
             with pytest.raises(NotFound):

@@ -18,7 +18,7 @@ KEY = "upsampler-sandbox-key"
 
 
 class Receiver:
-    """A web server that keeps what is posted to it. A path answers the statuses put for it, one by one, then 200.
+    """A web server that keeps what is sent to it. A path answers the statuses put for it, one by one, then 200.
 
     A body that its sender, killed in between, did not send whole is no delivery: it is neither kept nor answered.
     """
@@ -40,6 +40,12 @@ class Receiver:
                 receiver.received.append((self.path, dict(self.headers), body))
                 waiting = receiver.statuses.get(self.path, [])
                 self.send_response(waiting.pop(0) if waiting else 200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                receiver.received.append((self.path, dict(self.headers), b""))
+                self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
@@ -70,7 +76,7 @@ def until(question: Callable[[], Any], seconds: float = 5) -> Any:
 
 @pytest.fixture(scope="session")
 def shared_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    options: dict[str, Any] = {"processing_seconds": 0.08, "rate_minute": 0, "rate_hour": 0}
+    options: dict[str, Any] = {"processing_seconds": 0.08, "rate_minute": 0, "rate_hour": 0, "rate_status": 0}
     options |= {"upsampler_webhook_retry_seconds": 0.02, "stripe_webhook_retry_seconds": 0.02}
     with Sandbox(tmp_path_factory.mktemp("sandbox"), **options) as sandbox:
         yield sandbox

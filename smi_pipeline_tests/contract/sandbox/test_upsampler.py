@@ -2,6 +2,7 @@
 
 import io
 import time
+from email.utils import parsedate_to_datetime
 
 import pytest
 import requests
@@ -135,18 +136,51 @@ def test_a_source_that_is_no_usable_image_ends_failed_without_credits(shop: Shop
     assert message in answer["error"]
 
 
-def test_more_than_the_allowed_requests_in_a_minute_get_429_with_retry_after(tmp_path, receiver: Receiver) -> None:
-    with Sandbox(tmp_path, only=["upsampler"], rate_minute=5, rate_hour=0) as sandbox:
+def test_more_than_the_allowed_status_calls_in_a_minute_get_429_with_retry_after(tmp_path) -> None:
+    with Sandbox(tmp_path, only=["upsampler"], rate_status=5) as sandbox:
         replies = [requests.get(f"{sandbox.urls.upsampler}/status/x", timeout=10) for _ in range(8)]
         assert [reply.status_code for reply in replies] == [401] * 5 + [429] * 3
         assert 1 <= int(replies[-1].headers["Retry-After"]) <= 60
     # the window survives a restart
-    with Sandbox(tmp_path, only=["upsampler"], rate_minute=5, rate_hour=0) as sandbox:
+    with Sandbox(tmp_path, only=["upsampler"], rate_status=5) as sandbox:
         assert requests.get(f"{sandbox.urls.upsampler}/status/x", timeout=10).status_code == 429
-        sandbox.configure("upsampler", rate_minute=0)
+        sandbox.configure("upsampler", rate_status=0)
         assert requests.get(f"{sandbox.urls.upsampler}/status/x", timeout=10).status_code == 401
-        sandbox.configure("upsampler", rate_hour=6)
-        assert requests.get(f"{sandbox.urls.upsampler}/status/x", timeout=10).status_code == 429
+
+
+def test_submissions_and_status_calls_have_limits_of_their_own(tmp_path) -> None:
+    with Sandbox(tmp_path, only=["upsampler"], rate_minute=2, rate_hour=0, rate_status=3) as sandbox:
+
+        def submissions(count: int) -> list[int]:
+            url = f"{sandbox.urls.upsampler}/precise-upscale"
+            return [requests.post(url, json={}, timeout=10).status_code for _ in range(count)]
+
+        def status_calls(count: int) -> list[int]:
+            url = f"{sandbox.urls.upsampler}/status/x"
+            return [requests.get(url, timeout=10).status_code for _ in range(count)]
+
+        assert submissions(3) == [401, 401, 429]
+        assert status_calls(4) == [401, 401, 401, 429], "the refused submission has used none of them"
+        sandbox.configure("upsampler", rate_minute=0, rate_hour=3)
+        assert submissions(2) == [401, 429]
+
+
+def test_a_minute_of_the_rate_limit_can_be_shorter(tmp_path) -> None:
+    with Sandbox(tmp_path, only=["upsampler"], rate_minute=1, rate_hour=0, rate_minute_seconds=0.5) as sandbox:
+        url = f"{sandbox.urls.upsampler}/precise-upscale"
+        assert requests.post(url, json={}, timeout=10).status_code == 401
+        assert requests.post(url, json={}, timeout=10).status_code == 429
+        time.sleep(0.5)
+        assert requests.post(url, json={}, timeout=10).status_code == 401
+
+
+def test_the_end_of_a_pause_can_be_named_as_a_date(tmp_path) -> None:
+    with Sandbox(tmp_path, only=["upsampler"], rate_minute=1, rate_hour=0, retry_after="date") as sandbox:
+        url = f"{sandbox.urls.upsampler}/precise-upscale"
+        requests.post(url, json={}, timeout=10)
+        named = requests.post(url, json={}, timeout=10).headers["Retry-After"]
+        assert named.endswith(" GMT")
+        assert 0 < parsedate_to_datetime(named).timestamp() - time.time() <= 61
 
 
 def test_a_webhook_is_tried_four_times_until_it_is_taken(shop: Shop, receiver: Receiver) -> None:

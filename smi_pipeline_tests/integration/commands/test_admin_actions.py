@@ -9,13 +9,14 @@ from smi_pipeline import cli
 from smi_pipeline.fulfilment.admin import ADMIN_JOBS
 from smi_pipeline.gateway.admin_api import ACTIONS, BODIES
 from smi_pipeline.services import admin
-from smi_pipeline.services.admin_actions import Action, Interface, Target
+from smi_pipeline.services.admin_actions import HTTP_PATHS, Action, Interface, Target
 
+GROUPS = {Target.TASK: "tasks", Target.BREAKER: "breakers", Target.PROPERTY: "unsold"}
 NAMES = [f"{action.name}, {'/'.join(sorted(set(Interface) - set(action.not_offered)))}" for action in admin.actions]
 
 
 def command_of(action: Action) -> click.Command | None:
-    group = cli.smi.commands["tasks" if action.target is Target.TASK else "jobs"]
+    group = cli.smi.commands[GROUPS.get(action.target, "jobs")]
     assert isinstance(group, click.Group)
     return group.get_command(click.Context(group), action.verb)
 
@@ -36,20 +37,23 @@ def test_an_action_is_offered_everywhere_with_its_parameters_or_says_why_not(act
         (op,) = job.all_node_defs
         assert set(op.config_schema.config_type.fields) == names  # type: ignore[union-attr]  # Dagster types them loosely
     if Interface.HTTP not in action.not_offered:
-        assert ACTIONS[action.verb] is action
-        assert BODIES[action.verb].model_fields.keys() == names - {"job_id"}
+        kind, subject = HTTP_PATHS[action.target]
+        assert ACTIONS[kind][action.verb] is action
+        assert BODIES[kind, action.verb].model_fields.keys() == names - {subject}
 
 
 def test_nothing_is_offered_that_is_not_in_the_registry() -> None:
     assert {job.name for job in ADMIN_JOBS} == {f"admin_{a.name}" for a in admin.actions.over(Interface.DAGSTER)}
-    assert set(ACTIONS) == {action.verb for action in admin.actions.over(Interface.HTTP)}
+    offered = {(HTTP_PATHS[a.target][0], a.verb) for a in admin.actions.over(Interface.HTTP)}
+    assert {(kind, verb) for kind, known in ACTIONS.items() for verb in known} == offered
 
 
 def test_the_admin_jobs_of_dagster_keep_their_names() -> None:
     assert {job.name for job in ADMIN_JOBS} - {"admin_assign_payment"} == {
         f"admin_{name}"
         for name in ("retry", "check", "extend", "refund", "resend", "token", "cancel", "hold", "release",
-                     "adopt_payment", "refund_payment", "acknowledge_task", "close_task")
+                     "adopt_payment", "refund_payment", "acknowledge_task", "close_task",
+                     "open_breaker", "close_breaker", "lift_unsold")
     }  # fmt: skip
 
 

@@ -57,6 +57,7 @@ def test_the_commands_are_these() -> None:
             "add", "list", "show", "retry", "check", "extend", "refund", "resend", "token", "cancel", "hold", "release",
             "assign", "adopt", "refund-payment")),
         *(f"tasks {name}" for name in ("list", "acknowledge", "close")),
+        *(f"breakers {name}" for name in ("list", "open", "close")), "unsold list", "unsold lift",
     }  # fmt: skip
 
 

@@ -145,3 +145,11 @@ def test_migrate_creates_the_databases_and_says_its_revision(
     with create_engine(postgres.url("postgres")).connect() as connection:
         names = {row[0] for row in connection.execute(text("SELECT datname FROM pg_database"))}
     assert {"fresh_state", "fresh_dagster"} <= names
+
+
+def test_an_open_breaker_is_said_with_what_to_do(smi: Smi, configured: Sandbox) -> None:
+    assert found(smi)["circuit breakers"] == ("ok", "none is open; ")
+    assert smi("breakers", "open", "submissions", "the account is moved").code == 0
+    state, line = found(smi)["circuit breakers"]
+    assert state == "wrong"
+    assert "the account is moved (0 orders waiting); Close it when the work is done" in line

@@ -4,11 +4,13 @@ import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from smi_pipeline.core.allowance import Allowance
 from smi_pipeline.core.errors import NotFound, PermanentError, RefusedError
 from smi_pipeline.core.models import (
     Fetched,
@@ -66,7 +68,7 @@ class FakeUpscaler(Outside):
             external_id=external_id, stage=Stage.COMPLETED, result_url=url, credits=2
         )
 
-    def fail(self, external_id: str, error: str = "no faces") -> None:
+    def fail(self, external_id: str, error: str = "Unsupported image") -> None:
         """From now on this upscale is known to have failed."""
         self.replies[external_id] = UpscaleReply(external_id=external_id, stage=Stage.FAILED, error=error, credits=1)
 
@@ -214,11 +216,14 @@ class Shop:
     """The service context with its fakes in reach, and the steps of the product as a test says them."""
 
     def __init__(self, url: str, *, policy: Policy | None = None, per_minute: int = 0, prices: Prices | None = None):
-        self.policy = policy or Policy()
+        allowance = Allowance(per_minute=per_minute)
+        self.policy = replace(policy or Policy(), submissions=allowance, status_calls=allowance)
         self.database = Database(url, pool_size=4)
         self.upscaler, self.payments, self.mailer = FakeUpscaler(), FakePayments(), FakeMailer()
         self.fetcher, self.images, self.storage = FakeFetcher(), FakeImages(), FakeStorage()
-        self.limiter = RateLimiter(self.database, per_minute=per_minute, per_hour=0)
+        self.limiter = RateLimiter(
+            self.database, submissions=self.policy.submissions, status_calls=self.policy.status_calls
+        )
         self.ctx = ServiceContext(
             state=State(self.database, secret_key=SECRET_KEY, mail_domain="shop.example"),
             upscaler=self.upscaler,

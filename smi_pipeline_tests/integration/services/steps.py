@@ -63,7 +63,7 @@ class Steps(Shop):
 
     def begin(self, queue: Queue) -> tuple[str, list[str]] | None:
         """A run starts on what is due."""
-        leased = self.state.leases.lease(queue, 25)
+        leased = self.state.leases.lease(queue, 25, policy=self.ctx.policy)
         return (leased[0], self.state.leases.start(queue, leased[0])) if leased else None
 
     def submit_due(self) -> list[StepResult | PermanentError]:
@@ -149,6 +149,7 @@ class Steps(Shop):
         self.poll()
         self.fulfil_due()
         assert self.job(job_id).status == "failed"
+        self.state.breakers.note_success("results", self.ctx.policy)  # many in a row would be a fault of the shop
         return job_id
 
     def outcomes(self, job_id: str) -> list[tuple[int, str]]:

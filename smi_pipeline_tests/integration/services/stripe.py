@@ -1,5 +1,6 @@
 """A Stripe in memory."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -10,7 +11,8 @@ from smi_pipeline_tests.integration.services.outside import Outside
 
 
 class FakePayments(Outside):
-    """A Stripe that refuses over-refunds and replays idempotency keys. `refund_status` is what a new refund says."""
+    """A Stripe that refuses over-refunds and replays idempotency keys, errors included (`refusals` are the next ones of
+    refunds). `refund_status` is what a new refund says."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,6 +23,8 @@ class FakePayments(Outside):
         self.sessions: dict[str, CheckoutSession] = {}
         self.events: list[StripeEvent] = []
         self.refund_status = "succeeded"
+        self.refusals: deque[Exception] = deque()
+        self.kept: dict[str, Exception] = {}
 
     def pay(self, job_id: str, amount_cents: int, *, currency: str = "usd", at: datetime | None = None) -> str:
         """A customer pays; returns the PaymentIntent."""
@@ -60,8 +64,8 @@ class FakePayments(Outside):
 
     def returned_cents(self, payment_intent: str) -> int:
         """Money given back or on its way, by the ledger."""
-        alive = ("pending", "requires_action", "succeeded")
-        return sum(r.amount_cents for r in self.refunds_in(payment_intent) if r.status in alive)
+        gone = ("failed", "canceled")
+        return sum(r.amount_cents for r in self.refunds_in(payment_intent) if r.status not in gone)
 
     def refunds_in(self, payment_intent: str) -> list[StripeRefund]:
         """The ledger's refunds of one payment."""
@@ -125,6 +129,10 @@ class FakePayments(Outside):
     ) -> StripeRefund:
         self.called("payments.create_refund")
         self.keys.append(idempotency_key)
+        if self.refusals and idempotency_key not in self.kept:
+            self.kept[idempotency_key] = self.refusals.popleft()
+        if idempotency_key in self.kept:
+            raise self.kept[idempotency_key]
         if idempotency_key in self.by_key:
             refund_id, amount = self.by_key[idempotency_key]
             assert amount == amount_cents, "an idempotency key was used again with other parameters"

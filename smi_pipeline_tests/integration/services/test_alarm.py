@@ -1,5 +1,6 @@
 """Rule 11 and W25: nobody who paid is forgotten, and a person hears of what only a person can settle."""
 
+from smi_pipeline.core import faults
 from smi_pipeline.core.errors import TransientError
 from smi_pipeline.services import admin
 from smi_pipeline.services.alerts import raise_alarms, send_alerts
@@ -88,3 +89,11 @@ def test_a_sensor_of_the_clocks_that_is_switched_off_is_told_while_the_others_wo
     shop.poll()
     raise_alarms(shop.ctx)
     assert shop.tasks() == []
+
+
+def test_an_order_at_upsampler_is_overdue_also_while_a_breaker_is_open(shop: Steps) -> None:
+    job_id = shop.paid()
+    shop.submit_due()
+    shop.state.breakers.open_by_hand(faults.SUBMISSIONS, message="the account is moved", actor="test")
+    shop.later(hours=3)
+    assert [row.job_id for row in shop.state.queries.alarms(shop.policy)] == [job_id]

@@ -5,8 +5,10 @@ from datetime import timedelta
 
 import pytest
 
+from smi_pipeline.core.allowance import Allowance
 from smi_pipeline.core.errors import (
     AccountError,
+    RateLimited,
     TransientError,
     Unavailable,
 )
@@ -28,7 +30,7 @@ def test_a_refused_account_opens_the_breaker_and_no_orders_are_taken(shop: Steps
     shop.submit_due()
     assert shop.job(job_id).status == "processing"
     assert shop.job(job_id).attempts == 0
-    assert shop.tasks() == ["account"]
+    assert shop.tasks() == ["breaker"]
     with pytest.raises(Unavailable) as refused:
         shop.register()
     assert refused.value.status == 503
@@ -114,8 +116,10 @@ def test_submissions_pause_at_the_limit_in_flight(shop: Steps) -> None:
 
 
 def test_no_orders_are_taken_while_the_queue_is_longer_than_the_promise(shop: Steps) -> None:
-    shop.ctx = replace(shop.ctx, policy=replace(shop.policy, max_wait=timedelta(seconds=3), requests_per_minute=60))
-    for _ in range(2):
+    shop.ctx = replace(
+        shop.ctx, policy=replace(shop.policy, max_wait=timedelta(seconds=3), submissions=Allowance(per_minute=60))
+    )
+    for _ in range(4):
         shop.paid()
     with pytest.raises(Unavailable, match="too many are waiting"):
         shop.register()
@@ -130,14 +134,14 @@ def test_no_orders_are_taken_once_the_budget_is_used(shop: Steps) -> None:
     shop.register()
 
 
-def test_a_poll_close_to_its_deadline_goes_before_submissions(empty_url: str) -> None:
+def test_a_poll_close_to_its_deadline_goes_before_the_others(empty_url: str) -> None:
     shop = Steps(empty_url, per_minute=6)
     job_id = shop.paid()
     shop.submit_due()
-    for _ in range(3):
-        shop.limiter.acquire(CallPurpose.SUBMIT)
-    shop.paid()
-    assert shop.submit_due()[0].state == "later"  # type: ignore[union-attr]
+    for _ in range(4):
+        shop.limiter.acquire(CallPurpose.POLL)
+    with pytest.raises(RateLimited):
+        shop.limiter.acquire(CallPurpose.POLL)
     shop.change("UPDATE smi.submissions SET deadline_at = smi.now() + interval '30 seconds'")
     shop.upscaler.finish(shop.external_id(job_id))
     shop.poll()

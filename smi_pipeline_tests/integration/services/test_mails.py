@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from smi_pipeline.core.errors import AmbiguousError, Conflict, PermanentError, TransientError
+from smi_pipeline.core.errors import AccountError, AmbiguousError, Conflict, PermanentError, TransientError
+from smi_pipeline.core.faults import Scope
 from smi_pipeline.core.models import Queue, RenderedMail
 from smi_pipeline.services import admin, lease_renewal, notify, refund
 from smi_pipeline_tests.integration.services.steps import Steps
@@ -203,3 +204,55 @@ def test_a_step_that_takes_longer_than_it_may_loses_its_row(shop: Steps, monkeyp
     monkeypatch.setattr(shop.mailer, "send", hanging)
     notify.send_owed(shop.ctx, failed)
     assert taken == [[f"{failed}/refund/1"]]
+
+
+def test_a_refused_login_stops_all_mails_with_one_task_until_one_gets_through(shop: Steps) -> None:
+    for _ in range(3):
+        shop.failed()
+    shop.refund_due()
+    shop.mailer.faults.append(AccountError("535 5.7.139 Authentication unsuccessful"))
+    lease_id, keys = shop.begin(Queue.MAIL) or ("", [])
+    assert {notify.send(shop.ctx, key, lease_id).state for key in keys} == {"later"}
+    assert shop.mailer.calls.count("mailer.send") == 1
+    assert shop.tasks() == ["breaker"]
+    for _ in range(2):
+        shop.later(minutes=2)
+        shop.mail_due()
+    assert shop.mailer.subjects() == ["refund"] * 3
+    assert shop.tasks() == []
+
+
+def test_a_refused_recipient_is_a_fault_of_the_order_however_many_there_are(shop: Steps) -> None:
+    for _ in range(4):
+        shop.failed()
+    shop.refund_due()
+    shop.mailer.faults.extend([PermanentError("mail_refused", "550 no such user", scope=Scope.ORDER)] * 4)
+    shop.mail_due()
+    assert shop.tasks() == ["mail_failed"] * 4
+
+
+def test_greylisted_recipients_stop_no_other_mail(shop: Steps) -> None:
+    for _ in range(4):
+        shop.failed()
+    shop.refund_due()
+    for _ in range(3):
+        shop.mailer.faults.extend([TransientError("451 greylisted")] * 4)
+        shop.mail_due()
+        shop.later(minutes=20)
+    assert shop.tasks() == []
+    shop.mail_due()
+    assert shop.mailer.subjects() == ["refund"] * 4
+
+
+def test_contents_refused_three_times_in_a_row_are_a_fault_of_the_shop(shop: Steps) -> None:
+    for _ in range(5):
+        shop.failed()
+    shop.refund_due()
+    shop.mailer.faults.extend([PermanentError("mail_refused", "554 looks like spam")] * 3)
+    shop.mail_due()
+    assert shop.tasks() == ["mail_failed", "mail_failed", "breaker"]
+    for _ in range(3):
+        shop.later(minutes=3)
+        shop.mail_due()
+    assert shop.mailer.subjects() == ["refund"] * 3
+    assert "breaker" not in shop.tasks()

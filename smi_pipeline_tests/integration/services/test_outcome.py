@@ -198,20 +198,33 @@ def test_many_workers_never_get_the_same_row(shop: Steps) -> None:
         (Verdict(ok=False, facts=None, reason="", message="?"), "result_rejected"),
     ],
 )
-def test_a_rejected_result_is_refunded_not_delivered(shop: Steps, verdict: Verdict, reason: str) -> None:
+def test_a_result_that_is_rejected_three_times_is_refunded_not_delivered(
+    shop: Steps, verdict: Verdict, reason: str
+) -> None:
     job_id = ready(shop)
     shop.images.verdict = verdict
     shop.fulfil_due()
+    for _ in range(2):
+        assert shop.job(job_id).status == "processing"
+        assert shop.job(job_id).queue == "submit"
+        shop.later(seconds=30)
+        shop.submit_due()
+        shop.upscaler.finish(shop.external_id(job_id))
+        shop.poll()
+        shop.fulfil_due()
+    assert len(shop.upscaler.submissions) == 3
     assert shop.job(job_id).reason_code == reason
     assert shop.state.deliveries.current_token(job_id) is None
 
 
-def test_success_without_an_image_is_refunded(shop: Steps) -> None:
+def test_success_that_never_has_an_image_is_refunded(shop: Steps) -> None:
     job_id = shop.paid()
-    shop.submit_due()
-    shop.upscaler.finish(shop.external_id(job_id), url=None)  # type: ignore[arg-type]
-    shop.poll()
-    shop.fulfil_due()
+    for _ in range(3):
+        shop.submit_due()
+        shop.upscaler.finish(shop.external_id(job_id), url=None)  # type: ignore[arg-type]
+        shop.later(minutes=16)
+        shop.poll()
+        shop.fulfil_due()
     assert shop.job(job_id).reason_code == "no_result"
 
 

@@ -1,13 +1,23 @@
 """Rules 1 and 8, W1, W2 and W24: what Stripe's events do, odd payments, and what was missed."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
-from smi_pipeline.core.errors import AmbiguousError, Conflict, NotFound, Unavailable
+from smi_pipeline.core.errors import (
+    AccountError,
+    AmbiguousError,
+    Conflict,
+    NotFound,
+    PermanentError,
+    RefusedError,
+    Unavailable,
+)
+from smi_pipeline.gateway import progress
 from smi_pipeline.services import admin, intake
 from smi_pipeline.services.reconciliation import stripe_events, stripe_payments
-from smi_pipeline_tests.integration.services.steps import Steps
+from smi_pipeline_tests.integration.services.steps import IMAGE, Steps
 
 
 @pytest.mark.parametrize("again", ["the same event", "another event of the same payment"])
@@ -43,7 +53,7 @@ def test_an_event_that_had_its_effect_is_answered_without_stripe(shop: Steps) ->
 def test_a_session_that_is_completed_and_not_paid_starts_nothing(shop: Steps) -> None:
     job_id = shop.register().job_id
     body = {"object": "checkout.session", "payment_intent": "pi_1", "payment_status": "unpaid"}
-    assert shop.tell("checkout.session.completed", body, job_id) == "not paid yet"
+    assert shop.tell("checkout.session.completed", body, job_id) == "on its way"
     assert shop.job(job_id).status == "awaiting_payment"
 
 
@@ -283,3 +293,136 @@ def test_an_outage_of_stripe_moves_no_cursor(shop: Steps) -> None:
     with pytest.raises(AmbiguousError):
         stripe_events.reconcile_events(shop.ctx)
     assert shop.state.reconciliation.cursor(stripe_events.CURSOR) is None
+
+
+def test_a_type_of_event_that_is_not_known_is_a_persons_task_if_it_is_about_a_payment_of_ours(shop: Steps) -> None:
+    payment_intent = shop.job(shop.paid()).payment_intent_id
+    for number in range(2):
+        body = {"object": "charge", "id": f"ch_{number}", "payment_intent": payment_intent}
+        assert shop.tell("charge.rerouted", body) == "not handled"
+    assert shop.tell("charge.vanished", {"object": "charge", "payment_intent": "pi_of_others"}) == "not handled"
+    assert shop.tell("charge.succeeded", {"object": "charge", "payment_intent": payment_intent}) == "not handled"
+    assert shop.tasks() == ["unknown_word"]
+
+
+@pytest.mark.parametrize("status", ["", "reviewing"])
+def test_a_payment_in_a_state_that_is_not_known_is_not_paid_yet_and_a_persons_task(shop: Steps, status: str) -> None:
+    job_id = shop.register().job_id
+    payment_intent = shop.payments.pay(job_id, shop.job(job_id).price_cents)
+    shop.payments.intents[payment_intent] = replace(shop.payments.intents[payment_intent], status=status)
+    body = {"object": "payment_intent", "id": payment_intent}
+    assert shop.tell("payment_intent.succeeded", body, job_id) == "not paid yet"
+    assert shop.job(job_id).status == "awaiting_payment"
+    assert shop.tasks() == ["unknown_word"]
+
+
+def test_events_of_connected_accounts_and_thin_events_change_nothing(shop: Steps) -> None:
+    job_id = shop.register().job_id
+    payment_intent = shop.payments.pay(job_id, shop.job(job_id).price_cents)
+    body = {"object": "payment_intent", "id": payment_intent}
+    theirs = replace(shop.stripe_event("payment_intent.succeeded", body, job_id), account="acct_theirs")
+    thin = replace(theirs, account=None, object={})
+    assert intake.handle_stripe_event(shop.ctx, theirs, source="test") == "not ours"
+    assert intake.handle_stripe_event(shop.ctx, thin, source="test") == "not handled"
+    assert shop.job(job_id).status == "awaiting_payment"
+    stripe_payments.compare_payments(shop.ctx)
+    assert shop.job(job_id).status == "pending", "the comparison finds the payment"
+
+
+def delayed(shop: Steps) -> tuple[str, str]:
+    """An order paid by a method whose bank decides later: (job_id, PaymentIntent)."""
+    job_id = shop.register().job_id
+    payment_intent = shop.payments.pay(job_id, shop.job(job_id).price_cents)
+    shop.payments.intents[payment_intent] = replace(shop.payments.intents[payment_intent], status="processing")
+    session_id = shop.job(job_id).checkout_session_id or ""
+    shop.payments.sessions[session_id] = replace(
+        shop.payments.sessions[session_id], status="complete", payment_intent_id=payment_intent
+    )
+    return job_id, payment_intent
+
+
+@pytest.mark.parametrize("told_by", ["webhook", "clean-up"])
+def test_a_payment_on_its_way_is_told_and_nothing_is_abandoned_until_it_is_decided(shop: Steps, told_by: str) -> None:
+    job_id, payment_intent = delayed(shop)
+    session = {"object": "checkout.session", "id": "cs_1", "payment_intent": payment_intent}
+    if told_by == "webhook":
+        assert shop.tell("checkout.session.completed", session | {"payment_status": "unpaid"}, job_id) == "on its way"
+    for _ in range(4):
+        shop.later(hours=25)
+        assert intake.close_abandoned(shop.ctx) == 0
+    shop.mail_due()
+    assert shop.mailer.subjects() == ["payment_started"]
+    shown = progress.snapshot(shop.ctx, shop.job(job_id), full=True)
+    assert (shown["step"], shown["payment_on_its_way"]) == ("awaiting_payment", True)
+    shop.payments.intents[payment_intent] = replace(shop.payments.intents[payment_intent], status="succeeded")
+    session["payment_status"] = "paid"
+    assert shop.tell("checkout.session.async_payment_succeeded", session, job_id) == "order"
+    assert not progress.snapshot(shop.ctx, shop.job(job_id), full=True)["payment_on_its_way"]
+
+
+@pytest.mark.parametrize("told_by", ["webhook", "clean-up"])
+def test_a_payment_on_its_way_that_fails_closes_the_order(shop: Steps, told_by: str) -> None:
+    job_id, payment_intent = delayed(shop)
+    session = {"object": "checkout.session", "id": "cs_1", "payment_intent": payment_intent, "payment_status": "unpaid"}
+    shop.tell("checkout.session.completed", session, job_id)
+    failed = replace(shop.payments.intents[payment_intent], status="requires_payment_method")
+    shop.payments.intents[payment_intent] = failed
+    if told_by == "webhook":
+        shop.tell("checkout.session.async_payment_failed", session, job_id)
+    else:
+        shop.later(hours=25)
+        assert intake.close_abandoned(shop.ctx) == 1
+    assert shop.job(job_id).status == "abandoned"
+
+
+@pytest.mark.parametrize(
+    ("reason", "field"), [("amount_too_small", "price"), ("amount_too_large", "price"), ("email_invalid", "email")]
+)
+def test_what_stripe_refuses_of_an_order_is_named_to_the_shop(shop: Steps, reason: str, field: str) -> None:
+    shop.payments.faults.append(PermanentError(reason, "Stripe refused: no"))
+    with pytest.raises(RefusedError, match=field) as refused:
+        shop.register()
+    assert refused.value.status == 422
+    assert shop.tasks() == []
+
+
+def test_the_domain_of_an_address_goes_to_stripe_in_ascii(shop: Steps) -> None:
+    asked = []
+    create = shop.payments.create_checkout
+    shop.payments.create_checkout = lambda request: asked.append(request) or create(request)  # type: ignore
+    request = intake.JobRequest(image_url=IMAGE, resolution="4x", email="anna@b\u00fccher.example")
+    job_id = intake.register_job(shop.ctx, request).job_id
+    assert asked[0].customer_email == "anna@xn--bcher-kva.example"
+    assert shop.job(job_id).customer_email == "anna@b\u00fccher.example"
+
+
+def test_a_refused_key_at_an_order_opens_the_breaker_and_an_order_closes_it(shop: Steps) -> None:
+    shop.payments.faults.append(AccountError("Stripe refuses the account"))
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            shop.register()
+    assert shop.payments.calls.count("payments.create_checkout") == 1
+    assert shop.tasks() == ["breaker"]
+    shop.later(minutes=20)
+    shop.register()
+    assert shop.tasks() == []
+
+
+def test_the_time_of_a_payment_is_that_of_its_charge(shop: Steps) -> None:
+    job_id = shop.register().job_id
+    charged = shop.state.submissions.now()
+    first_try = charged - timedelta(hours=5)
+    payment_intent = shop.payments.pay(job_id, shop.job(job_id).price_cents, at=first_try)
+    shop.payments.intents[payment_intent] = replace(shop.payments.intents[payment_intent], charged_at=charged)
+    shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": payment_intent}, job_id)
+    assert shop.job(job_id).paid_at == charged
+    recorded = shop.state.queries.payment(payment_intent)
+    assert recorded and recorded.paid_at == charged
+
+
+def test_an_early_fraud_warning_is_a_persons_task(shop: Steps) -> None:
+    payment_intent = shop.job(shop.delivered()).payment_intent_id
+    body = {"object": "radar.early_fraud_warning", "id": "issfr_1", "payment_intent": payment_intent}
+    assert shop.tell("radar.early_fraud_warning.created", body) == "fraud warning"
+    assert shop.tell("radar.early_fraud_warning.created", body) == "repeated"
+    assert shop.tasks() == ["fraud_warning"]

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from smi_pipeline.core.errors import AmbiguousError
+from smi_pipeline.core.errors import AccountError, AmbiguousError, AnsweredError, PermanentError
 from smi_pipeline.core.models import Queue
-from smi_pipeline.services import admin, intake, refund
+from smi_pipeline.gateway import progress
+from smi_pipeline.services import admin, alerts, intake, refund
 from smi_pipeline.services.reconciliation import stripe_payments
 from smi_pipeline_tests.integration.services.steps import Steps
 
@@ -67,6 +68,142 @@ def test_after_23_hours_a_new_key_is_used_if_no_refund_is_found(shop: Steps) -> 
     shop.refund_due()
     assert shop.payments.keys == [f"refund:{job_id}:2"]
     assert shop.payments.returned_cents(payment_of(shop, job_id)) == shop.job(job_id).price_cents
+
+
+def test_after_a_5xx_and_no_refund_a_new_key_is_used_at_once(shop: Steps) -> None:
+    job_id = shop.failed()
+    shop.payments.refusals.append(AnsweredError("500"))
+    shop.refund_due()
+    shop.later(minutes=1)
+    shop.refund_due()
+    assert shop.payments.keys == [f"refund:{job_id}:1", f"refund:{job_id}:2"]
+    assert shop.job(job_id).status == "refunded"
+
+
+def test_after_a_5xx_that_hid_a_refund_it_is_adopted(shop: Steps) -> None:
+    job_id = shop.failed()
+    shop.payments.after_effect.append(AnsweredError("500"))
+    shop.refund_due()
+    shop.later(minutes=1)
+    shop.refund_due()
+    assert shop.payments.keys == [f"refund:{job_id}:1"]
+    assert shop.job(job_id).status == "refunded"
+
+
+def test_a_refund_that_a_dispute_refused_has_a_new_key_when_the_dispute_is_won(shop: Steps) -> None:
+    job_id = shop.failed()
+    shop.payments.refusals.append(PermanentError("charge_disputed", "disputed between look and call"))
+    shop.refund_due()
+    shop.later(minutes=1)
+    shop.refund_due()
+    assert shop.payments.keys == [f"refund:{job_id}:1", f"refund:{job_id}:2"]
+    assert shop.job(job_id).status == "refunded"
+
+
+def test_refunds_that_the_balance_does_not_allow_are_tried_for_days_and_one_task_names_it(shop: Steps) -> None:
+    job_ids = [shop.failed() for _ in range(4)]
+    for _ in range(4 * 3 * 24):
+        shop.payments.refusals.append(PermanentError("insufficient_balance", "Insufficient funds"))
+    for _ in range(3):
+        shop.refund_due()
+        shop.later(hours=24)
+        alerts.raise_alarms(shop.ctx)
+        assert shop.tasks() == ["balance"]
+        assert all(states(shop, job_id) == [("failure", "owed")] for job_id in job_ids)
+    shop.payments.refusals.clear()
+    shop.refund_due()
+    assert {shop.job(job_id).status for job_id in job_ids} == {"refunded"}
+    assert shop.tasks() == []
+
+
+def test_a_refund_that_needs_the_customer_tells_the_customer_what_to_do(shop: Steps) -> None:
+    job_id = shop.failed()
+    shop.payments.refund_status = "requires_action"
+    shop.refund_due()
+    shop.mail_due()
+    assert states(shop, job_id) == [("failure", "pending")]
+    assert shop.mailer.subjects() == ["refund_action"]
+    (shown,) = progress.snapshot(shop.ctx, shop.job(job_id), full=True)["refunds"]
+    assert shown["action_needed"]
+    shop.payments.set_refund("re_1", "succeeded")
+    shop.later(hours=2)
+    shop.refund_due()
+    shop.mail_due()
+    assert shop.mailer.subjects() == ["refund", "refund_action"]
+    assert shop.job(job_id).status == "refunded"
+
+
+def test_a_pending_refund_that_needs_the_customer_later_tells_the_customer_then(shop: Steps) -> None:
+    job_id = shop.failed()
+    shop.payments.refund_status = "pending"
+    shop.refund_due()
+    shop.payments.set_refund("re_1", "requires_action")
+    body = {"object": "refund", "id": "re_1", "payment_intent": payment_of(shop, job_id)}
+    shop.tell("refund.updated", body)
+    shop.mail_due()
+    assert shop.mailer.subjects() == ["refund", "refund_action"]
+
+
+def test_a_late_failure_is_learned_from_the_event_of_older_api_versions(shop: Steps) -> None:
+    job_id = shop.failed()
+    shop.payments.refund_status = "pending"
+    shop.refund_due()
+    shop.payments.set_refund("re_1", "failed", "expired_or_canceled_card")
+    body = {"object": "refund", "id": "re_1", "payment_intent": payment_of(shop, job_id)}
+    shop.tell("charge.refund.updated", body)
+    assert states(shop, job_id) == [("failure", "failed")]
+    assert shop.tasks() == ["refund_failed"]
+
+
+@pytest.mark.parametrize("status", ["", "reviewing"])
+def test_a_state_of_a_refund_that_is_not_known_counts_as_on_its_way_and_is_a_persons_task(
+    shop: Steps, status: str
+) -> None:
+    job_ids = [shop.failed(), shop.failed()]
+    shop.payments.refund_status = status
+    shop.refund_due()
+    assert [states(shop, job_id) for job_id in job_ids] == [[("failure", "pending")]] * 2
+    assert shop.tasks() == ["unknown_word"], "one task for the word"
+    for name in ("re_1", "re_2"):
+        shop.payments.set_refund(name, "succeeded")
+    shop.later(hours=2)
+    shop.refund_due()
+    assert {shop.job(job_id).status for job_id in job_ids} == {"refunded"}
+
+
+def test_a_refused_api_key_stops_the_refunds_until_one_of_them_gets_through(shop: Steps) -> None:
+    for _ in range(3):
+        shop.failed()
+    shop.payments.faults.append(AccountError("Stripe refuses the account"))
+    lease_id, keys = shop.begin(Queue.REFUND) or ("", [])
+    assert len(keys) == 3
+    assert {refund.process(shop.ctx, key, lease_id).state for key in keys} == {"later"}
+    assert shop.tasks() == ["breaker"]
+    assert shop.payments.calls.count("payments.payment") == 3 + 1, "payments of the orders, and one call"
+    shop.later(minutes=2)
+    _, probes = shop.take(Queue.REFUND)
+    assert len(probes) == 1
+    shop.later(minutes=2)
+    shop.refund_due()
+    assert shop.tasks() == []
+    shop.later(minutes=2)
+    shop.refund_due()
+    assert shop.payments.keys and len(shop.payments.refunds) == 3
+
+
+def test_three_refused_refunds_in_a_row_are_no_fault_of_theirs(shop: Steps) -> None:
+    job_ids = [shop.failed() for _ in range(5)]
+    for _ in range(5):
+        shop.payments.refusals.append(PermanentError("stripe_refused", "account under review"))
+    shop.refund_due()
+    assert [states(shop, job_id)[0][1] for job_id in job_ids] == ["failed", "failed", "owed", "owed", "owed"]
+    assert shop.tasks() == ["refund_failed", "refund_failed", "breaker"]
+    shop.payments.refusals.clear()
+    for _ in range(3):
+        shop.later(minutes=2)
+        shop.refund_due()
+    assert [states(shop, job_id)[0][1] for job_id in job_ids[2:]] == ["succeeded"] * 3
+    assert "breaker" not in shop.tasks()
 
 
 def test_a_partial_refund_made_by_hand_is_completed_not_repeated(shop: Steps) -> None:
@@ -346,3 +483,37 @@ def test_a_refund_worker_that_lost_its_lease_asks_nothing_of_stripe(shop: Steps)
     shop.take(Queue.REFUND)
     assert refund.process(shop.ctx, key, zombie).state == "lost"
     assert shop.payments.keys == []
+
+
+def test_a_prevented_dispute_has_returned_the_money(shop: Steps) -> None:
+    job_id = shop.failed()
+    payment_intent = payment_of(shop, job_id)
+    shop.payments.dispute(payment_intent, refundable=False)
+    body = {"object": "dispute", "id": "dp_1", "payment_intent": payment_intent, "status": "prevented"}
+    shop.tell("charge.dispute.created", body)
+    shop.refund_due()
+    assert shop.payments.keys == []
+    assert shop.job(job_id).status == "refunded"
+    assert shop.tasks() == []
+
+
+def test_an_appeal_opens_a_lost_dispute_again(shop: Steps) -> None:
+    payment_intent = payment_of(shop, shop.delivered())
+    body = {"object": "dispute", "id": "dp_1", "payment_intent": payment_intent}
+    shop.tell("charge.dispute.closed", body | {"status": "lost"})
+    assert shop.tasks() == []
+    shop.tell("charge.dispute.updated", body | {"status": "appeal_needs_response"})
+    assert shop.tasks() == ["dispute"]
+    shop.tell("charge.dispute.closed", body | {"status": "won"})
+    assert shop.tasks() == []
+
+
+def test_a_state_of_a_dispute_that_is_not_known_counts_as_open_and_is_a_persons_task(shop: Steps) -> None:
+    job_id = shop.failed()
+    payment_intent = payment_of(shop, job_id)
+    shop.payments.dispute(payment_intent, refundable=False)
+    body = {"object": "dispute", "id": "dp_1", "payment_intent": payment_intent, "status": "arbitrated"}
+    shop.tell("charge.dispute.closed", body)
+    shop.refund_due()
+    assert states(shop, job_id) == [("failure", "owed")], "it is not taken for lost"
+    assert sorted(shop.tasks()) == ["dispute", "unknown_word"]

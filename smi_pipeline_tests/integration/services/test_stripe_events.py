@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from smi_pipeline.core.errors import AmbiguousError, TransientError
+from smi_pipeline.core.errors import AmbiguousError, TransientError, UnreadableError
 from smi_pipeline.core.models import StripeEvent, StripePayment
 from smi_pipeline.services.reconciliation import stripe_events
 from smi_pipeline.services.reconciliation.time_windows import TimeWindowReader
@@ -238,3 +238,52 @@ def test_a_clock_of_stripes_behind_or_ahead_of_ours_hides_no_event(shop: Steps) 
         event(shop, name, *job, minutes=minutes)
         look(shop)
         assert shop.job(job[0]).status == "pending", name
+
+
+def test_an_event_that_raises_anything_becomes_a_task_and_the_others_are_applied(
+    shop: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [unpaid(shop) for _ in range(3)]
+    for number, (job_id, payment_intent) in enumerate(jobs):
+        event(shop, str(number), job_id, payment_intent, minutes=10 - number)
+    read = shop.payments.payment
+    broken = [jobs[0][1]]
+
+    def payment(name: str) -> StripePayment:
+        if name in broken:
+            raise ValueError("'reviewing' is not a valid state")
+        return read(name)
+
+    monkeypatch.setattr(shop.payments, "payment", payment)
+    assert look(shop) == ""
+    assert [shop.job(job_id).status for job_id, _ in jobs] == ["awaiting_payment", "pending", "pending"]
+    assert shop.tasks() == ["stripe_event"]
+    assert look(shop) == ""
+    assert shop.tasks() == ["stripe_event"]
+    broken.clear()
+    shop.later(minutes=1)
+    assert look(shop) == ""
+    assert shop.job(jobs[0][0]).status == "pending"
+    assert shop.tasks() == [], "it is applied: nothing is left for a person"
+
+
+def test_an_event_about_an_unreadable_object_waits_and_becomes_a_task_after_an_hour(
+    shop: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job_id, payment_intent), other = unpaid(shop), unpaid(shop)
+    event(shop, "odd", job_id, payment_intent, minutes=3)
+    event(shop, "good", *other, minutes=2)
+    read = shop.payments.payment
+
+    def payment(name: str) -> StripePayment:
+        if name == payment_intent:
+            raise UnreadableError("Stripe's answer is not readable (TypeError)")
+        return read(name)
+
+    monkeypatch.setattr(shop.payments, "payment", payment)
+    assert look(shop) == ""
+    assert shop.job(other[0]).status == "pending"
+    assert shop.tasks() == []
+    shop.later(hours=2)
+    assert look(shop) == ""
+    assert shop.tasks() == ["stripe_event"]

@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from smi_pipeline.core.errors import AmbiguousError, NotFound
-from smi_pipeline.core.models import ManualTask
+from smi_pipeline.core.errors import AmbiguousError, NotFound, UnreadableError
+from smi_pipeline.core.models import ManualTask, StripeRefund
 from smi_pipeline.services.reconciliation.stripe_payments import compare_payments
 from smi_pipeline_tests.integration.services.steps import Steps
 
@@ -244,3 +244,59 @@ def test_a_refund_of_last_month_is_still_compared_but_not_every_time(
     shop.later(hours=7)
     compare_payments(shop.ctx)
     assert [round(span / timedelta(days=1)) for span in asked] == [30, 1, 1, 30]
+
+
+@pytest.mark.parametrize("status", ["", "reviewing"])
+def test_a_refund_in_a_state_that_is_not_known_stops_no_comparison(shop: Steps, status: str) -> None:
+    names = [shop.job(shop.delivered()).payment_intent_id or "" for _ in range(3)]
+    shop.payments.refund_by_hand(names[0], 20, status=status)
+    missed = shop.register().job_id
+    shop.payments.pay(missed, shop.job(missed).price_cents)
+    assert compare_payments(shop.ctx)["order"] + compare_payments(shop.ctx)["known"] >= 3
+    assert shop.job(missed).status == "pending"
+    assert shop.tasks() == ["unknown_word"]
+
+
+def test_what_fails_about_one_payment_is_its_task_and_the_others_are_compared(
+    shop: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = shop.job(shop.delivered()).payment_intent_id or ""
+    shop.payments.refund_by_hand(odd, 20)
+    missed = [shop.register().job_id for _ in range(2)]
+    for job_id in missed:
+        shop.payments.pay(job_id, shop.job(job_id).price_cents)
+    read = shop.payments.refunds_of
+    errors: list[Exception] = [KeyError("status")]
+
+    def refunds_of(name: str) -> list[StripeRefund]:
+        if name == odd and errors:
+            raise errors[0]
+        return read(name)
+
+    monkeypatch.setattr(shop.payments, "refunds_of", refunds_of)
+    compare_payments(shop.ctx)
+    assert {shop.job(job_id).status for job_id in missed} == {"pending"}
+    assert "could not be compared" in task(shop).message
+    errors.clear()
+    compare_payments(shop.ctx)
+    compare_payments(shop.ctx)
+    assert shop.tasks() == []
+    errors.append(UnreadableError("Stripe's answer is not readable (TypeError)"))
+    compare_payments(shop.ctx)
+    assert shop.tasks() == [], "it may be an outage"
+    shop.later(hours=2)
+    compare_payments(shop.ctx)
+    assert "not readable" in task(shop).message
+
+
+def test_an_older_payment_is_compared_while_a_refund_of_it_is_open(shop: Steps) -> None:
+    job_id = shop.delivered()
+    name = shop.job(job_id).payment_intent_id or ""
+    shop.payments.intents[name] = replace(shop.payments.intents[name], created_at=shop.state.submissions.now())
+    made = shop.payments.refund_by_hand(name, 20, status="pending")
+    compare_payments(shop.ctx)
+    shop.later(days=40)
+    shop.payments.set_refund(made.refund_id, "failed", "expired_or_canceled_card")
+    compare_payments(shop.ctx)
+    assert [refund.state for refund in shop.state.refunds.of_job(job_id)] == ["failed"]
+    assert shop.tasks() == ["refund_failed"]

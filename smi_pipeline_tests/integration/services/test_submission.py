@@ -11,8 +11,9 @@ from smi_pipeline.core.errors import (
     TransientError,
     Unavailable,
 )
+from smi_pipeline.core.faults import Scope
 from smi_pipeline.core.lifecycle import callback_token
-from smi_pipeline.core.vocabulary import CallPurpose
+from smi_pipeline.core.models import Stage, UpscaleReply
 from smi_pipeline.services.completions import check_completions, take_hint
 from smi_pipeline_tests.integration.services.service_context import SECRET_KEY
 from smi_pipeline_tests.integration.services.steps import Steps
@@ -145,20 +146,33 @@ def test_an_outage_of_the_image_host_is_not_an_attempt_and_ends_at_start_by(shop
     assert shop.job(job_id).submitted_at is not None
 
 
-def test_a_429_stops_the_calls_of_every_process(shop: Steps) -> None:
+def test_a_429_stops_the_submissions_of_every_process(shop: Steps) -> None:
     shop.paid(), shop.paid()
     shop.upscaler.faults.append(RateLimited("429", retry_after=30))
     shop.submit_due()
     assert shop.upscaler.calls.count("upscaler.submit") == 1
 
 
-def test_a_429_to_a_status_call_stops_the_calls_of_every_process(shop: Steps) -> None:
+def test_a_429_of_a_submission_does_not_stop_status_calls(shop: Steps) -> None:
     shop.paid()
+    shop.submit_due()
+    shop.paid()
+    shop.upscaler.faults.append(RateLimited("429", retry_after=30))
+    shop.submit_due()
+    shop.poll()
+    assert shop.upscaler.calls.count("upscaler.status") == 1
+
+
+def test_a_429_of_a_status_call_stops_status_calls_and_no_submission(shop: Steps) -> None:
+    first = shop.paid()
     shop.submit_due()
     shop.upscaler.faults.append(RateLimited("429", retry_after=30))
     shop.poll()
-    with pytest.raises(RateLimited):
-        shop.limiter.acquire(CallPurpose.SUBMIT)
+    shop.poll()
+    assert shop.upscaler.calls.count("upscaler.status") == 1
+    second = shop.paid()
+    shop.submit_due()
+    assert states(shop, first) == states(shop, second) == ["accepted"]
 
 
 def test_a_key_that_is_refused_for_status_calls_opens_the_breaker_too(shop: Steps) -> None:
@@ -176,6 +190,9 @@ def test_the_breaker_does_not_lock_the_shop_for_ever_when_nothing_is_left_to_sub
     shop.submit_due()
     shop.later(hours=2)
     check_completions(shop.ctx)
+    assert shop.job(job_id).queue == "submit"  # its clock stands still, for a day at most
+    shop.later(hours=24)
+    check_completions(shop.ctx)
     shop.fulfil_due()
     assert shop.job(job_id).reason_code == "not_started_in_time"
     shop.register()  # the next order tries the account again
@@ -183,7 +200,7 @@ def test_the_breaker_does_not_lock_the_shop_for_ever_when_nothing_is_left_to_sub
 
 def test_bad_input_is_refunded_at_once(shop: Steps) -> None:
     job_id = shop.paid()
-    shop.upscaler.faults.append(PermanentError("rejected_by_api", "422: no image"))
+    shop.upscaler.faults.append(PermanentError("rejected_by_api", "422: no image", scope=Scope.ORDER))
     shop.submit_due()
     assert shop.job(job_id).reason_code == "rejected_by_api"
     shop.refund_due()
@@ -199,3 +216,55 @@ def test_a_source_that_changed_after_the_order_is_refused(shop: Steps) -> None:
     shop.fetcher.bodies[shop.job(swapped).source_url] = b"TIFF 200 80"
     shop.submit_due()
     assert shop.job(swapped).reason_code == "unsupported_format"
+
+
+def test_two_orders_with_one_id_are_one_call_and_one_without_a_clear_answer(shop: Steps) -> None:
+    first, second = shop.paid(), shop.paid()
+    one = UpscaleReply(external_id="up_shared", stage=Stage.QUEUED)
+    shop.upscaler.replies["up_shared"] = one
+    shop.upscaler.submit = lambda request: one  # type: ignore
+    shop.submit_due()
+    assert (states(shop, first), states(shop, second)) == (["accepted"], ["sending"])
+    assert shop.tasks() == ["shared_id"]
+    task = shop.state.manual_tasks.opened()[0]
+    assert (task.subject, task.job_id) == ("up_shared", second)
+    assert "up_shared" in task.message
+    del shop.upscaler.submit
+    shop.later(seconds=130)
+    shop.submit_due()
+    assert states(shop, second) == ["lost", "accepted"]
+    assert shop.external_id(second) != "up_shared"
+
+
+def test_the_webhook_of_a_call_that_got_the_id_of_another_tells_its_own(shop: Steps) -> None:
+    shop.paid()
+    shop.submit_due()
+    job_id = shop.paid()
+    taken = shop.sql("SELECT external_id FROM smi.submissions")[0]["external_id"]
+    shop.upscaler.submit = lambda request: UpscaleReply(external_id=taken, stage=Stage.QUEUED)  # type: ignore
+    shop.submit_due()
+    take_hint(shop.ctx, token(shop, job_id), b"up_its_own")
+    assert (states(shop, job_id), shop.external_id(job_id)) == (["accepted"], "up_its_own")
+
+
+def test_a_success_without_an_address_is_still_running_until_the_deadline(shop: Steps) -> None:
+    job_id = shop.paid()
+    shop.submit_due()
+    external_id = shop.external_id(job_id)
+    shop.upscaler.finish(external_id, url="")
+    shop.poll()
+    assert (states(shop, job_id), shop.job(job_id).stage) == (["accepted"], "processing")
+    shop.upscaler.finish(external_id)
+    shop.poll()
+    assert states(shop, job_id) == ["completed"]
+
+
+def test_a_success_without_an_address_at_the_deadline_is_no_result(shop: Steps) -> None:
+    job_id = shop.paid()
+    shop.submit_due()
+    shop.upscaler.finish(shop.external_id(job_id), url="")
+    shop.later(minutes=16)
+    shop.poll()
+    assert states(shop, job_id) == ["completed"]
+    shop.fulfil_due()
+    assert shop.job(job_id).reason_code == "no_result"

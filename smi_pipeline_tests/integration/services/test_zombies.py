@@ -6,13 +6,14 @@ from datetime import timedelta
 
 import pytest
 
-from smi_pipeline.core.errors import LeaseLost
+from smi_pipeline.core.errors import LeaseLost, PermanentError
 from smi_pipeline.core.models import ImageInfo, Queue, Verdict
 from smi_pipeline.services import fulfil
 from smi_pipeline_tests.integration.services.steps import Steps
 
 FACTS = ImageInfo(format="PNG", width=1, height=1, bytes=1, sha256="zombie")
 GOOD = Verdict(ok=True, facts=FACTS)
+CANCELLED = PermanentError("cancelled", "w")
 
 Prepare = Callable[[Steps], str]
 Write = Callable[[Steps, str, str], object]
@@ -51,7 +52,14 @@ WRITES: dict[str, tuple[Queue, Prepare, Write]] = {
         Queue.SUBMIT,
         to_submit,
         lambda s, key, lease: s.state.submissions.prepared(
-            key, lease, source=FACTS, source_key="k", expected_seconds=1, actor="zombie"
+            key,
+            lease,
+            source=FACTS,
+            source_key="k",
+            source_url="https://images.example/a.png",
+            expected_seconds=1,
+            policy=s.ctx.policy,
+            actor="zombie",
         ),
     ),
     "begins a submission": (
@@ -62,7 +70,7 @@ WRITES: dict[str, tuple[Queue, Prepare, Write]] = {
     "fails a job": (
         Queue.SUBMIT,
         to_submit,
-        lambda s, key, lease: s.state.deliveries.fail(key, lease, reason="cancelled", message="w", actor="zombie"),
+        lambda s, key, lease: s.state.deliveries.fail(key, lease, CANCELLED, policy=s.ctx.policy, actor="zombie"),
     ),
     "reschedules a job": (
         Queue.SUBMIT,
@@ -72,7 +80,9 @@ WRITES: dict[str, tuple[Queue, Prepare, Write]] = {
     "keeps a result": (
         Queue.FULFIL,
         to_fulfil,
-        lambda s, key, lease: s.state.deliveries.verified(key, lease, GOOD, result_key="k", actor="zombie"),
+        lambda s, key, lease: s.state.deliveries.verified(
+            key, lease, GOOD, result_key="k", policy=s.ctx.policy, actor="zombie"
+        ),
     ),
     "delivers": (
         Queue.FULFIL,

@@ -4,6 +4,7 @@ import sys
 import time
 
 from smi_pipeline.adapters.upsampler.client import UpsamplerClient
+from smi_pipeline.core.allowance import Allowance
 from smi_pipeline.core.errors import NotFound, RateLimited
 from smi_pipeline.core.models import ApiFormat
 from smi_pipeline.core.vocabulary import CallPurpose
@@ -13,7 +14,8 @@ from smi_pipeline.state.rate_limiter import RateLimiter
 
 def main(state_url: str, base_url: str, key: str, minute: float, hour: float, per_minute: int, per_hour: int) -> None:
     """Never returns."""
-    limiter = RateLimiter(Database(state_url), per_minute=per_minute, per_hour=per_hour, windows=(minute, hour))
+    allowance = Allowance(per_minute=per_minute, per_hour=per_hour, windows=(minute, hour))
+    limiter = RateLimiter(Database(state_url), submissions=Allowance(), status_calls=allowance)
     client = UpsamplerClient(base_url, key, ApiFormat.LIVE)
     while True:
         try:

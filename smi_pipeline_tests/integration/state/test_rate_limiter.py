@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from smi_pipeline.core.allowance import SLACK_SECONDS
 from smi_pipeline.sandbox.server import Sandbox
-from smi_pipeline.state.rate_limiter import SLACK_SECONDS
 
 FULL = os.environ.get("SMI_FULL") == "1"
 MINUTE, HOUR, PER_MINUTE, PER_HOUR = (60.0, 600.0, 60, 300) if FULL else (1.0, 3.0, 60, 90)
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(1500 if FULL else 90)
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
     """Its own limit is lifted: it only looks."""
-    with Sandbox(tmp_path / "sandbox", only=("upsampler",), rate_minute=0, rate_hour=0) as sandbox:
+    with Sandbox(tmp_path / "sandbox", only=("upsampler",), rate_minute=0, rate_hour=0, rate_status=0) as sandbox:
         yield sandbox
 
 

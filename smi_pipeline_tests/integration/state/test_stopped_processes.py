@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from smi_pipeline.core.allowance import Allowance
 from smi_pipeline.core.errors import TransientError
 from smi_pipeline.core.vocabulary import CallPurpose
 from smi_pipeline.state.database import Database
@@ -14,7 +15,7 @@ ALLOWANCE_LOCK = "SELECT pg_advisory_xact_lock(727464003)"
 
 def test_the_locks_of_a_process_that_was_stopped_in_a_transaction_are_given_to_the_others(state_url: str) -> None:
     stopped, other = Database(state_url, idle_seconds=0.5), Database(state_url)
-    limiter = RateLimiter(other, per_minute=60, per_hour=1800)
+    limiter = RateLimiter(other, submissions=Allowance(per_minute=60), status_calls=Allowance())
     acquired = False
     try:
         with pytest.raises(TransientError), stopped.transaction() as transaction:

@@ -7,6 +7,8 @@ import socket
 import ssl
 import threading
 import time
+import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import trustme
 
 from smi_pipeline.adapters.fetching.fetcher import MAX_REDIRECTS, HttpFetcher
 from smi_pipeline.core.errors import PermanentError, TransientError
+from smi_pipeline.core.faults import Scope
 from smi_pipeline.core.models import Fetched
 from smi_pipeline_tests.unit.fetch.servers import PUBLIC, Loopback, Origin, serving
 
@@ -254,9 +257,9 @@ def test_a_body_of_exactly_the_limit_passes(make: Make, origin: Origin) -> None:
     assert get(make(), f"{origin.url}/a", max_bytes=100).bytes == 100
 
 
-@pytest.mark.parametrize(("kind", "reason"), [("source", "invalid_image"), ("result", "no_result")])
+@pytest.mark.parametrize(("kind", "reason"), [("source", "source_unreachable"), ("result", "result_unreachable")])
 @pytest.mark.parametrize("status", [200, 204])
-def test_an_empty_body_is_final(make: Make, origin: Origin, kind: str, reason: str, status: int) -> None:
+def test_an_empty_body_is_not_there_now(make: Make, origin: Origin, kind: str, reason: str, status: int) -> None:
     origin.on("/a", b"", status=status)
     with pytest.raises(PermanentError, match="is empty") as caught:
         get(make(), f"{origin.url}/a", kind=kind)
@@ -275,25 +278,120 @@ def test_a_chunked_body_that_breaks_off_is_worth_another_try(make: Make, origin:
         get(make(), f"{origin.url}/a")
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "identity, gzip", "x" * 200])
-def test_an_encoded_body_is_refused(make: Make, origin: Origin, encoding: str) -> None:
-    origin.on("/a", gzip.compress(b"\0" * 1_000_000), Content_Encoding=encoding)
-    with pytest.raises(PermanentError, match="encoded as"):
-        get(make(), f"{origin.url}/a")
+def _raw_deflate(body: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(body) + packer.flush()
 
 
 @pytest.mark.parametrize("kind", ["source", "result"])
-def test_a_gzip_bomb_is_never_unpacked(make: Make, origin: Origin, temp_dir: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [
+        ("gzip", gzip.compress),
+        ("X-Gzip", gzip.compress),
+        ("identity, gzip", gzip.compress),
+        ("gzip", lambda body: gzip.compress(body[:999]) + gzip.compress(body[999:])),
+        ("deflate", zlib.compress),
+        ("deflate", _raw_deflate),
+    ],
+    ids=["gzip", "x-gzip", "in a list", "in two members", "deflate", "deflate without a header"],
+)
+def test_an_encoded_body_is_decoded_although_none_was_asked_for(
+    make: Make, origin: Origin, kind: str, encoding: str, pack: Callable[[bytes], bytes]
+) -> None:
+    origin.on("/a", pack(IMAGE), Content_Encoding=encoding)
+    with make().fetch(f"{origin.url}/a", kind=kind, max_bytes=len(IMAGE)) as fetched:
+        assert fetched.path.read_bytes() == IMAGE
+    assert (fetched.bytes, fetched.sha256) == (len(IMAGE), hashlib.sha256(IMAGE).hexdigest())
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "x" * 200])
+def test_an_encoding_that_nobody_asked_for_is_not_there_now(make: Make, origin: Origin, encoding: str) -> None:
+    origin.on("/a", IMAGE, Content_Encoding=encoding)
+    with pytest.raises(PermanentError, match="encoded as") as caught:
+        get(make(), f"{origin.url}/a")
+    assert caught.value.reason == "source_unreachable"
+
+
+@pytest.mark.parametrize("body", [b"no gzip at all", gzip.compress(IMAGE)[:1000], gzip.compress(IMAGE)[:-9]])
+def test_an_encoded_body_that_cannot_be_decoded_is_worth_another_try(
+    make: Make, origin: Origin, temp_dir: Path, body: bytes
+) -> None:
+    origin.on("/a", body, Content_Encoding="gzip")
+    with pytest.raises(TransientError, match="gzip"):
+        get(make(), f"{origin.url}/a")
+    assert list(temp_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("source", "source_too_large"), ("result", "result_rejected")])
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_a_bomb_is_unpacked_up_to_the_limit_and_no_further(
+    make: Make, origin: Origin, temp_dir: Path, kind: str, reason: str, encoding: str
+) -> None:
+    content = bytes(50_000_000)
+    bomb = gzip.compress(content) if encoding == "gzip" else zlib.compress(content)
+    origin.on("/announced", bomb, Content_Encoding=encoding)
+    tracemalloc.start()
+    with pytest.raises(PermanentError, match="larger than 3,000,000 bytes") as caught:
+        get(make(), f"{origin.url}/announced", kind=kind, max_bytes=3_000_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert caught.value.reason == reason
+    assert peak < 3_000_000, "no more is unpacked at once than is written"
+    assert list(temp_dir.iterdir()) == []
+
+
+def test_a_bomb_without_an_encoding_or_as_a_transfer_is_never_unpacked(make: Make, origin: Origin) -> None:
     bomb = gzip.compress(bytes(50_000_000))
-    origin.on("/announced", bomb, Content_Encoding="gzip")
-    with pytest.raises(PermanentError, match="encoded as 'gzip'"):
-        get(make(), f"{origin.url}/announced", kind=kind)
     origin.on("/bare", bomb, Content_Type="image/png")
-    assert get(make(), f"{origin.url}/bare", kind=kind).bytes == len(bomb), "what it is, is asked of the image checks"
+    assert get(make(), f"{origin.url}/bare").bytes == len(bomb), "what it is, is asked of the image checks"
     origin.raw("/transfer", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n" + bomb)
     with pytest.raises(PermanentError, match="encoded as 'gzip, chunked'"):
-        get(make(), f"{origin.url}/transfer", kind=kind)
-    assert list(temp_dir.iterdir()) == []
+        get(make(), f"{origin.url}/transfer")
+
+
+PAGE = b"<!DOCTYPE html><title>Just a moment...</title>"
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("source", "source_unreachable"), ("result", "result_unreachable")])
+@pytest.mark.parametrize(
+    ("media_type", "body"),
+    [
+        ("text/html; charset=utf-8", PAGE),
+        ("image/png", b"\xef\xbb\xbf \n" + PAGE.lower()),
+        ("application/octet-stream", b"<html><body>Maintenance"),
+        ("application/json", b'{"error": "Not ready"}'),
+        ("application/octet-stream", b' {"error": "Not ready"}'),
+        ("text/plain", b"Not found"),
+        ("application/xml", b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"),
+    ],
+)
+def test_a_page_or_json_instead_of_an_image_is_not_there_now(
+    make: Make, origin: Origin, media_type: str, body: bytes, kind: str, reason: str
+) -> None:
+    origin.on("/a", body, Content_Type=media_type)
+    origin.on("/packed", gzip.compress(body), Content_Type=media_type, Content_Encoding="gzip")
+    for path in ("/a", "/packed"):
+        with pytest.raises(PermanentError, match="instead of") as caught:
+            get(make(), f"{origin.url}{path}", kind=kind)
+        assert (caught.value.reason, caught.value.scope) == (reason, Scope.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("media_type", "body"),
+    [
+        ("text/html", b"\x89PNG\r\n\x1a\n" + IMAGE),
+        ("text/plain", b"\xff\xd8\xff" + IMAGE),
+        ("application/json", b"RIFF\0\0\0\0WEBP" + IMAGE),
+        ("application/octet-stream", IMAGE),
+        ("image/svg+xml", b'<svg xmlns="http://www.w3.org/2000/svg"/>'),
+        ("image/gif", b"GIF89a" + IMAGE),
+        ("text/html", b"GIF89a" + IMAGE),
+    ],
+)
+def test_an_image_under_a_wrong_type_passes(make: Make, origin: Origin, media_type: str, body: bytes) -> None:
+    origin.on("/a", body, Content_Type=media_type)
+    assert get(make(), f"{origin.url}/a").bytes == len(body), "what it is, is asked of the image checks"
 
 
 @pytest.mark.parametrize("how", ["chunks", "one chunk without end", "no length", "headers"])

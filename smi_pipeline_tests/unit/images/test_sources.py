@@ -159,7 +159,9 @@ def test_an_output_that_would_be_too_large_is_refused_by_scale(write: Write) -> 
     image = photo("astronaut.png", 200)
     facts = VipsImages(256, 10**7).inspect(write(image))
     image_rules.check_output_size(facts, 4, 0.64)
-    with pytest.raises(PermanentError, match=r"8x of 200 x 200 pixels would be 2\.6 megapixels") as caught:
+    with pytest.raises(
+        PermanentError, match=r"8x of 200 x 200 pixels would be 2\.56 megapixels, the limit is 0\.64; 4x gives 0\.64"
+    ) as caught:
         image_rules.check_output_size(facts, 8, 0.64)
     assert caught.value.reason == reasons.SOURCE_TOO_LARGE
     with pytest.raises(PermanentError):

@@ -52,6 +52,21 @@ def refund() -> dict[str, Any]:
 
 
 @pytest.fixture
+def delay() -> dict[str, Any]:
+    return {
+        "job_id": "3f2a9c7be1d04f6c8a5b2e90d1c4f7a8",
+        "customer_name": "Anna",
+        "resolution": "4x",
+        "file_name": "sunset",
+        "price_cents": 120,
+        "currency": "eur",
+        "status_url": "https://shop.example.com/smi/v1/jobs/3f2a?view=abc",
+        "end_waiting_url": "https://shop.example.com/smi/v1/end-waiting/3f2a9c7be1d04f6c8a5b2e90d1c4f7a8?key="
+        + "a1" * 16,
+    }
+
+
+@pytest.fixture
 def alert() -> dict[str, Any]:
     return {
         "subject": "3 orders are past their deadline",

@@ -82,6 +82,22 @@ def test_goodwill_leaves_the_delivered_image_with_the_customer(render: Render, r
     assert all("yours to keep" in text for text in both(mail))
 
 
+def test_a_mail_about_a_delay_says_that_nothing_need_be_done_and_how_to_end_the_waiting(
+    render: Render, delay: Facts
+) -> None:
+    mail = render("delay", delay)
+    assert mail.subject == "Your image takes longer than we promised"
+    for text in both(mail):
+        for fact in (
+            "Hello Anna,", "it goes on by itself", "There is nothing you need to do, and your money is safe",
+            "cancel the order and get €1.20 back", "sunset", "help@example.com", delay["job_id"],
+        ):  # fmt: skip
+            assert fact.lower() in text.lower(), fact
+    for url in (delay["status_url"], delay["end_waiting_url"]):
+        assert url.replace("&", "&amp;") in body(mail.content, "html")
+        assert url in body(mail.content, "plain")
+
+
 @pytest.mark.parametrize("state", ["failed", "canceled", "requires_action", ""])
 def test_no_mail_promises_a_refund_that_is_not_on_its_way(render: Render, refund: Facts, state: str) -> None:
     with pytest.raises(RefusedError, match="no mail may promise"):

@@ -16,7 +16,8 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from smi_pipeline.adapters.mail.smtp import SmtpMailer
-from smi_pipeline.core.errors import AmbiguousError, PermanentError, TransientError
+from smi_pipeline.core.errors import AccountError, AmbiguousError, PermanentError, TransientError
+from smi_pipeline.core.faults import Scope
 from smi_pipeline.core.models import RenderedMail
 from smi_pipeline_tests.unit.mail.conftest import AT, CUSTOMER, MESSAGE_ID, OWNER
 
@@ -161,14 +162,22 @@ def test_a_451_at_any_stage_means_try_again(
     assert len(postbox.accepted) == 1
 
 
-@pytest.mark.parametrize("stage", ["MAIL", "RCPT", "DATA"])
-def test_a_550_at_any_stage_is_final(
-    make_mailer: Make, port: int, postbox: Postbox, mail: RenderedMail, stage: str
+def test_a_5xx_for_the_sender_is_about_us_and_not_about_the_mail(
+    make_mailer: Make, port: int, postbox: Postbox, mail: RenderedMail
+) -> None:
+    postbox.faults["MAIL"] = "550 5.7.60 account suspended"
+    with pytest.raises(AccountError, match="550"):
+        make_mailer(port=port).send(mail)
+
+
+@pytest.mark.parametrize(("stage", "scope"), [("RCPT", Scope.ORDER), ("DATA", Scope.UNKNOWN)])
+def test_a_550_for_the_recipient_or_the_content_is_final(
+    make_mailer: Make, port: int, postbox: Postbox, mail: RenderedMail, stage: str, scope: Scope
 ) -> None:
     postbox.faults[stage] = f"550 5.1.1 <{CUSTOMER}> unknown, see https://mail.example.com/why?{CUSTOMER}"
     with pytest.raises(PermanentError, match="550") as caught:
         make_mailer(port=port).send(mail)
-    assert caught.value.reason == "mail_refused"
+    assert (caught.value.reason, caught.value.scope) == ("mail_refused", scope)
     assert CUSTOMER not in str(caught.value)
     assert "https://" not in str(caught.value)
 

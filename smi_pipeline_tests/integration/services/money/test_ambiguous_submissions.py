@@ -124,7 +124,7 @@ def test_a_first_call_that_failed_and_a_second_that_was_lost_are_two_there_is_no
         shop.later(seconds=150)
     shop.fulfil_due()
     assert len(shop.upscaler.submissions) == 2
-    assert shop.job(job_id).reason_code == "submission_lost"
+    assert shop.job(job_id).reason_code == "upscale_failed"
     shop.refund_due()
     assert shop.job(job_id).status == "refunded"
 

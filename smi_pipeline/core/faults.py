@@ -1,0 +1,229 @@
+"""Whose fault a failure is, and what the shop does about it: circuit breakers.
+
+A fault of one order ends that order. A fault of the shop (a key, a setting, the state of a provider) hits every order,
+so it must end none: its circuit breaker opens, orders wait, and one of them at a time probes whether it is over. What
+could be either is asked again while there is time, and is taken for the shop's after `ORDERS_IN_A_ROW` orders.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from smi_pipeline.core import reasons
+
+ORDERS_IN_A_ROW = 3
+"""So many orders that fail in a row, without one success of that part between them, are a fault of the shop."""
+
+OUTAGE = timedelta(minutes=1)
+"""How long a part gives no answer before that is a fault of the shop: waiting costs nothing, and most hiccups pass."""
+
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=5), timedelta(minutes=1)
+"""Between two probes; each that fails doubles it."""
+
+SUBMISSIONS = "submissions"
+STATUS = "status"
+RESULTS = "results"
+STRIPE = "stripe"
+MAIL = "mail"
+_SOURCE = "source:"
+
+
+def source(url: str) -> str:
+    """Return the name of the breaker for the host of a source image."""
+    return _SOURCE + url.split("/", 3)[2].lower()
+
+
+def is_source(name: str) -> bool:
+    """Return whether a breaker belongs to the host of source images."""
+    return name.startswith(_SOURCE)
+
+
+class Scope(StrEnum):
+    """Whose fault a failure is."""
+
+    ORDER = "order"
+    SHOP = "shop"
+    UNKNOWN = "unknown"
+
+
+_OF_THE_ACCOUNT = re.compile(
+    r"credit|api.?key|unauthori[sz]ed|authenticat|forbidden|payment required|quota|balance|billing|subscription"
+    r"|suspended|account|plan\b|permission",
+    re.IGNORECASE,
+)
+_OF_THE_IMAGE = re.compile(
+    r"(unsupported|invalid|corrupt\w*|damaged|unreadable|broken|bad) (image|file|picture|photo|format)"
+    r"|too (large|big|small)|exceed|not allowed|nsfw|prohibited|content policy|dimension|megapixel|aspect ratio"
+    r"|(cannot|could not) (decode|read)|no recogni[sz]able content",
+    re.IGNORECASE,
+)
+
+
+NOT_BELIEVED = "not believed: "
+"""Begins the words for a failure that are ours, or that every order gets: they name nobody's fault."""
+
+
+def scope_of_words(words: str) -> Scope:
+    """Return whose fault Upsampler's words for a failure name: the account, the image, or neither."""
+    if words.startswith(NOT_BELIEVED):
+        return Scope.UNKNOWN
+    if _OF_THE_ACCOUNT.search(words):
+        return Scope.SHOP
+    return Scope.ORDER if _OF_THE_IMAGE.search(words) else Scope.UNKNOWN
+
+
+class Again(StrEnum):
+    """What can be done about a failure whose scope is unknown, while there is time."""
+
+    SAME = "same"  # ask for the same thing again
+    RESUBMIT = "resubmit"  # have the image upscaled again
+    NEVER = "never"
+
+
+AGAIN = {
+    reasons.SOURCE_UNREACHABLE: Again.SAME,
+    reasons.REJECTED_BY_API: Again.SAME,
+    reasons.RESULT_UNREACHABLE: Again.SAME,
+    reasons.UPSCALE_FAILED: Again.RESUBMIT,
+    reasons.NO_RESULT: Again.RESUBMIT,
+    reasons.RESULT_REJECTED: Again.RESUBMIT,
+    reasons.TIMED_OUT: Again.RESUBMIT,
+}
+"""The reasons that are not believed at first sight; all others end a job unless they hit every order."""
+
+BELIEVED = frozenset({reasons.TIMED_OUT})
+"""A deadline that has passed ends a job, unless it passes for every order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """One failure of a part of the shop, for one order. `passing`: no answer, rather than a definite no."""
+
+    breaker: str
+    work_key: str
+    message: str
+    scope: Scope = Scope.UNKNOWN
+    passing: bool = False
+    next_step: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Breaker:
+    """A circuit breaker. `failed`: work keys that failed since the last success; `by_hand`: opened by an operator, who
+    must close it, too."""
+
+    name: str
+    failed: Sequence[str] = ()
+    failing_since: datetime | None = None
+    message: str = ""
+    next_step: str = ""
+    opened_at: datetime | None = None
+    by_hand: bool = False
+    probe: str | None = None
+    probe_until: datetime | None = None
+    next_probe_at: datetime | None = None
+    failed_probes: int = 0
+    last_fault_from: datetime | None = None
+    last_fault_until: datetime | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether orders wait."""
+        return self.opened_at is not None
+
+    def excuses(self, at: datetime) -> bool:
+        """Return whether what went wrong at this time belongs to the present or to the last fault of the shop."""
+        if self.opened_at and self.failing_since and at >= self.failing_since:
+            return True
+        return bool(
+            self.last_fault_from and self.last_fault_until and self.last_fault_from <= at <= self.last_fault_until
+        )
+
+
+def after_failure(breaker: Breaker, failure: Failure, now: datetime) -> Breaker:
+    """Return the breaker after a failure. A fault of the order itself tells nothing about the shop."""
+    probed = breaker.probe == failure.work_key
+    if failure.scope is Scope.ORDER:
+        return replace(breaker, probe=None, next_probe_at=now) if probed else breaker
+    failed = [*(key for key in breaker.failed if key != failure.work_key), failure.work_key][-ORDERS_IN_A_ROW:]
+    since = breaker.failing_since or now
+    in_a_row = len(failed) >= ORDERS_IN_A_ROW and not (failure.passing and now - since < OUTAGE)
+    told = replace(
+        breaker,
+        failed=failed,
+        failing_since=since,
+        message=failure.message,
+        next_step=failure.next_step or advice(breaker.name),
+    )
+    if not breaker.is_open:
+        if failure.scope is Scope.SHOP or in_a_row:
+            return replace(told, opened_at=now, next_probe_at=now, probe=None, failed_probes=0)
+        return told
+    if not probed:  # it still fails: no order is to be taken to try it
+        return replace(told, next_probe_at=max(now, breaker.next_probe_at or now))
+    pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(breaker.failed_probes, 10))
+    return replace(told, probe=None, next_probe_at=now + pause, failed_probes=breaker.failed_probes + 1)
+
+
+def may_wait(
+    breaker: Breaker,
+    scope: Scope,
+    again: Again,
+    *,
+    now: datetime,
+    until: datetime,
+    until_while_open: datetime,
+    left: int,
+    believed: bool,
+) -> bool:
+    """Return whether a failed order may wait for another attempt instead of ending. `until`: its clock for that;
+    `left`: how often its image may still be submitted for a failure that is its own. `believed`: nothing but a fault of
+    the shop keeps it from ending."""
+    if scope is Scope.ORDER:
+        return False
+    if breaker.is_open:
+        return now < until_while_open
+    return not believed and again is not Again.NEVER and now < until and (again is Again.SAME or left > 0)
+
+
+def headline(name: str) -> str:
+    """Return what is wrong while a breaker is open, in words."""
+    if is_source(name):
+        return f"The images at {name.removeprefix(_SOURCE)} cannot be fetched"
+    return {
+        SUBMISSIONS: "Upsampler takes no submissions",
+        STATUS: "Upsampler does not tell how upscales are doing",
+        RESULTS: "Upsampler's results cannot be used",
+        STRIPE: "Stripe does not carry out our calls",
+        MAIL: "Mails cannot be sent",
+    }[name]
+
+
+def to_customers(name: str) -> str:
+    """Return the same for somebody who wants to order."""
+    if is_source(name):
+        return "the image host does not hand out its images"
+    return {
+        SUBMISSIONS: "the upscaling service is not available",
+        STATUS: "the upscaling service does not work as it should",
+        RESULTS: "the upscaling service does not work as it should",
+        STRIPE: "the payment service is not available",
+    }[name]
+
+
+def advice(name: str) -> str:
+    """Return what an operator should look at first."""
+    if is_source(name):
+        return (
+            "Open an image of the shop from this server: bot protection, a firewall or a certificate may stop "
+            "programs. Allow the user agent smi-pipeline there, and check SMI_ALLOWED_SOURCE_HOSTS."
+        )
+    return {
+        SUBMISSIONS: "Check UPSAMPLER_API_KEY, UPSAMPLER_BASE_URL, and the credits and the state of the account.",
+        STATUS: "Check UPSAMPLER_API_KEY and UPSAMPLER_BASE_URL, and whether Upsampler reports an outage.",
+        RESULTS: "Look at a failed upscale at Upsampler, and check SMI_ALLOWED_RESULT_HOSTS.",
+        STRIPE: "Check STRIPE_API_KEY and the state of the account in the Stripe dashboard.",
+        MAIL: "Check SMTP_HOST, SMTP_USER and SMTP_PASSWORD, and whether the account may send.",
+    }[name]
