@@ -94,16 +94,6 @@ SPECIAL = (
         mail_says="could not process",
     ),
     Case(
-        name="wrong-dimensions",
-        resolution="4x",
-        photo="coffee-400.jpg",
-        expected="refunded",
-        description="every result is 16 pixels too small",
-        faults=_result("wrong_dimensions", times=None),
-        mail_says="quality check",
-        submissions=3,
-    ),
-    Case(
         name="black-tile",
         resolution="4x",
         photo="astronaut-400.png",

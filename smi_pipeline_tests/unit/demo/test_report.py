@@ -50,7 +50,7 @@ def findings() -> list[Finding]:
     return [
         finding("good-4x", "delivered", mails=1, submissions=1, credits=1, submitted_at=1000.25, closed_at=1004.0),
         finding("source-swapped", "refunded", mails=1, refunds=1, refunded_cents=50, closed_at=1003.0),
-        finding("wrong-dimensions", "lost"),
+        finding("black-tile", "lost"),
     ]
 
 
@@ -72,9 +72,7 @@ def test_the_json_file_has_the_promised_shape(findings: list[Finding], tmp_path:
 
 def test_the_table_names_jobs_totals_and_violations(findings: list[Finding]) -> None:
     out = io.StringIO()
-    report.show(
-        Console(file=out, width=200), report.job_rows(findings, {}), ["wrong-dimensions (job 1) was lost"], 61.2
-    )
+    report.show(Console(file=out, width=200), report.job_rows(findings, {}), ["black-tile (job 1) was lost"], 61.2)
     text = out.getvalue()
     for expected in ("no fault", "3 jobs", "1 delivered, 1 refunded, 1 lost", "1 violations", "was lost"):
         assert expected in text
@@ -105,7 +103,7 @@ def test_progress_shows_every_stage_and_a_bar_on_a_terminal() -> None:
 
 
 def test_too_few_jobs_are_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(RefusedError, match="at least 12 jobs"):
+    with pytest.raises(RefusedError, match="at least 11 jobs"):
         run_demo(5, True, None, tmp_path)
 
 
