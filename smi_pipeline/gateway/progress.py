@@ -18,8 +18,8 @@ CHECKING_PERCENT = 90
 """Lowest progress while the result is checked: the estimate by time is too low when it arrives early."""
 
 WAITING_TEXT = (
-    "A service that we use to make your image has a problem at the moment. Your order waits, and it goes on by itself "
-    "as soon as the problem is solved. Your money is safe: you get your image, or your money back."
+    "A service that we use to make your image has a problem at the moment. Your order waits, and it continues "
+    "automatically as soon as the problem is solved. Your money is safe: you get your image, or your money back."
 )
 
 POLL_SECONDS = 10
@@ -47,7 +47,7 @@ def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, A
         "payment_on_its_way": on_its_way,
         "progress": max(progress, CHECKING_PERCENT) if step == "checking" else progress,
         "eta": eta,
-        "eta_text": "Waiting; it goes on by itself." if since else _eta_text(step, eta),
+        "eta_text": "Waiting; it continues automatically." if since else _eta_text(step, eta),
         "estimated_completion": _iso(job.estimated_completion),
         "updated_at": _iso(job.updated_at),
         "waiting": {"since": _iso(since), "message": WAITING_TEXT} if since else None,

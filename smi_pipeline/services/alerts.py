@@ -138,7 +138,7 @@ def send_resolved(ctx: ServiceContext, to: str | None, post: Post | None, *, lim
     subject = f"Resolved: {what[0] if len(ended) == 1 else f'{len(ended)} problems'}" if ended else ""
     lines = [
         f"{words}: over after {duration((task.closed_at - task.opened_at).total_seconds())}, since "
-        f"{task.closed_at:%H:%M} UTC. What waited goes on by itself; there is nothing to do."
+        f"{task.closed_at:%H:%M} UTC. What waited continues automatically; there is nothing to do."
         for words, task in zip(what, ended, strict=True)
     ]
     if not ended or not _told(ctx, to, post, f"resolved.{ended[0].task_id}", subject, lines):

@@ -143,7 +143,7 @@ def record_failure(tx: Transaction, failure: Failure) -> Breaker:
             job_id=None,
             message=f"{faults.headline(after.name)}: {after.message[:300].rstrip('.')}. Orders wait; none is refunded "
             "for this.",
-            next_step=f"{after.next_step} It is tried again by itself, and the orders then go on.",
+            next_step=f"{after.next_step} It is retried automatically, and the orders then continue.",
         )
     return after
 

@@ -35,12 +35,12 @@ def test_the_page_and_the_status_say_at_once_that_the_order_waits_and_the_money_
     fault(shop)
     now = shop.status(job_id, view=view)
     assert (now["status"], now["step"]) == ("queued", "queued"), "the known words stay"
-    assert (now["eta"], now["eta_text"]) == (None, "Waiting; it goes on by itself.")
+    assert (now["eta"], now["eta_text"]) == (None, "Waiting; it continues automatically.")
     assert now["waiting"]["since"]
     assert now["revision"] != before["revision"], "an open page loads itself anew"
     for words in (now["waiting"]["message"], text(shop.page(job_id, view=view))):
         assert "A service that we use to make your image has a problem" in words
-        assert "it goes on by itself" in words
+        assert "it continues automatically" in words
         assert "Your money is safe" in words
         assert "Upsampler" not in words and "credits" not in words
     assert "<h1>Your order is waiting</h1>" in shop.page(job_id, view=view)

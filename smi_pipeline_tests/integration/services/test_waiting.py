@@ -140,7 +140,7 @@ def test_who_got_the_alert_is_told_when_a_breaker_closes_by_itself(shop: Steps) 
     assert send_resolved(shop.ctx, "owner@example.com", lambda *message: posted.append(message)) == 1
     assert send_resolved(shop.ctx, "owner@example.com", lambda *message: posted.append(message)) == 0
     assert [subject for subject, _ in posted][1:] == ["Resolved: Upsampler takes no submissions"]
-    assert "goes on by itself" in posted[1][1][0]
+    assert "continues automatically" in posted[1][1][0]
     assert len(shop.mailer.taken) == 2
     assert shop.tasks() == []
 

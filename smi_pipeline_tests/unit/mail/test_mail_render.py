@@ -89,7 +89,7 @@ def test_a_mail_about_a_delay_says_that_nothing_need_be_done_and_how_to_end_the_
     assert mail.subject == "Your image takes longer than we promised"
     for text in both(mail):
         for fact in (
-            "Hello Anna,", "it goes on by itself", "There is nothing you need to do, and your money is safe",
+            "Hello Anna,", "it continues automatically", "There is nothing you need to do, and your money is safe",
             "cancel the order and get €1.20 back", "sunset", "help@example.com", delay["job_id"],
         ):  # fmt: skip
             assert fact.lower() in text.lower(), fact
