@@ -16,11 +16,17 @@ from smi_pipeline.core import reasons
 ORDERS_IN_A_ROW = 3
 """So many orders that fail in a row, without one success of that part between them, are a fault of the shop."""
 
+KEPT = 20
+"""How many orders are kept in mind that failed before others succeeded."""
+
 OUTAGE = timedelta(minutes=1)
 """How long a part gives no answer before that is a fault of the shop: waiting costs nothing, and most hiccups pass."""
 
-FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=5), timedelta(minutes=1)
-"""Between two probes; each that fails doubles it."""
+FIRST_PAUSE, LONGEST_PAUSE, LONGEST_COSTLY_PAUSE = timedelta(seconds=5), timedelta(minutes=1), timedelta(minutes=5)
+"""Between two probes; each that fails doubles it. The third if the probe cost one of the order's submissions."""
+
+PROBES_WITH_A_QUESTION = 4
+"""So many probes of submissions in a row first ask for a status; the next one does without, in case only that fails."""
 
 SUBMISSIONS = "submissions"
 STATUS = "status"
@@ -84,6 +90,7 @@ class Again(StrEnum):
 
 AGAIN = {
     reasons.SOURCE_UNREACHABLE: Again.SAME,
+    reasons.SOURCE_CHANGED: Again.SAME,
     reasons.REJECTED_BY_API: Again.SAME,
     reasons.RESULT_UNREACHABLE: Again.SAME,
     reasons.UPSCALE_FAILED: Again.RESUBMIT,
@@ -99,23 +106,26 @@ BELIEVED = frozenset({reasons.TIMED_OUT})
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """One failure of a part of the shop, for one order. `passing`: no answer, rather than a definite no."""
+    """One failure of a part of the shop, for one order. `passing`: no answer, rather than a definite no. `costly`: it
+    used up one of the order's submissions."""
 
     breaker: str
     work_key: str
     message: str
     scope: Scope = Scope.UNKNOWN
     passing: bool = False
+    costly: bool = False
     next_step: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Breaker:
-    """A circuit breaker. `failed`: work keys that failed since the last success; `by_hand`: opened by an operator, who
-    must close it, too."""
+    """A circuit breaker. `failed`: work keys that failed since the last success; `failed_before`: those that had failed
+    when others succeeded; `by_hand`: opened by an operator, who must close it, too."""
 
     name: str
     failed: Sequence[str] = ()
+    failed_before: Sequence[str] = ()
     failing_since: datetime | None = None
     message: str = ""
     next_step: str = ""
@@ -133,6 +143,11 @@ class Breaker:
         """Whether orders wait."""
         return self.opened_at is not None
 
+    @property
+    def asks_first(self) -> bool:
+        """Whether the next probe is to ask for a status, which costs nothing, before it submits an image."""
+        return self.is_open and self.failed_probes % (PROBES_WITH_A_QUESTION + 1) < PROBES_WITH_A_QUESTION
+
     def excuses(self, at: datetime) -> bool:
         """Return whether what went wrong at this time belongs to the present or to the last fault of the shop."""
         if self.opened_at and self.failing_since and at >= self.failing_since:
@@ -147,9 +162,9 @@ def after_failure(breaker: Breaker, failure: Failure, now: datetime) -> Breaker:
     probed = breaker.probe == failure.work_key
     if failure.scope is Scope.ORDER:
         return replace(breaker, probe=None, next_probe_at=now) if probed else breaker
-    failed = [*(key for key in breaker.failed if key != failure.work_key), failure.work_key][-ORDERS_IN_A_ROW:]
+    failed = [*(key for key in breaker.failed if key != failure.work_key), failure.work_key][-2 * ORDERS_IN_A_ROW :]
     since = breaker.failing_since or now
-    in_a_row = len(failed) >= ORDERS_IN_A_ROW and not (failure.passing and now - since < OUTAGE)
+    in_a_row = _orders_in(failed, breaker) >= ORDERS_IN_A_ROW and not (failure.passing and now - since < OUTAGE)
     told = replace(
         breaker,
         failed=failed,
@@ -163,8 +178,15 @@ def after_failure(breaker: Breaker, failure: Failure, now: datetime) -> Breaker:
         return told
     if not probed:  # it still fails: no order is to be taken to try it
         return replace(told, next_probe_at=max(now, breaker.next_probe_at or now))
-    pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(breaker.failed_probes, 10))
+    longest = LONGEST_COSTLY_PAUSE if failure.costly else LONGEST_PAUSE
+    pause = min(longest, FIRST_PAUSE * 2 ** min(breaker.failed_probes, 10))
     return replace(told, probe=None, next_probe_at=now + pause, failed_probes=breaker.failed_probes + 1)
+
+
+def _orders_in(failed: Sequence[str], breaker: Breaker) -> float:
+    """Return how many orders have failed in a row. One that failed while others succeeded counts half: its image may be
+    to blame."""
+    return sum(0.5 if key in breaker.failed_before else 1.0 for key in failed)
 
 
 def may_wait(

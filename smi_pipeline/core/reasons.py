@@ -20,9 +20,7 @@ DUPLICATE_PAYMENT = "duplicate_payment"
 GOODWILL = "goodwill"
 REFUNDED_OUTSIDE = "refunded_outside"
 
-FAULTS_OF_THE_ORDER = frozenset(
-    {UNSUPPORTED_FORMAT, SOURCE_TOO_LARGE, SOURCE_CHANGED, INVALID_IMAGE, WRONG_AMOUNT, CANCELLED}
-)
+FAULTS_OF_THE_ORDER = frozenset({UNSUPPORTED_FORMAT, SOURCE_TOO_LARGE, INVALID_IMAGE, WRONG_AMOUNT, CANCELLED})
 """What our own checks say of one order: no fault of the shop, however many orders have it."""
 
 REFUNDED_IN_FULL = "already refunded in full"

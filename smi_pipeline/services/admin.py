@@ -192,7 +192,7 @@ def hold(ctx: ServiceContext, job_id: JobId, reason: Annotated[str, "Why it is h
     if not reason:
         raise RefusedError("give a reason for the hold")
     job = require_known(ctx, job_id)
-    if not ctx.state.jobs.hold(job.job_id, reason, actor=ctx.actor):
+    if not ctx.state.jobs.hold(job.job_id, reason, policy=ctx.policy, actor=ctx.actor):
         raise Conflict(f"job {job.job_id} is {job.status}: it cannot be held")
     return "held"
 
@@ -203,7 +203,7 @@ def release(ctx: ServiceContext, job_id: JobId) -> str:
     job = require_known(ctx, job_id)
     if job.hold_reason is None:
         raise Conflict(f"job {job.job_id} is not on hold")
-    ctx.state.jobs.hold(job.job_id, None, actor=ctx.actor)
+    ctx.state.jobs.release(job.job_id, actor=ctx.actor)
     return "released"
 
 

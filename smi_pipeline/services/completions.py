@@ -59,7 +59,7 @@ def _check(ctx: ServiceContext, submission: Submission) -> PollResult:
     )
     try:
         ctx.limiter.acquire(CallPurpose.URGENT_POLL if urgent else CallPurpose.POLL)
-        reply = _ask(ctx, submission.external_id)
+        reply = ask_status(ctx, submission.external_id)
     except (RateLimited, AccountError) as error:
         # No call was made: the last call after the deadline is still due, but only for `last_poll_patience`.
         return failed(seconds=error.retry_after or 5, counts=False)
@@ -69,8 +69,8 @@ def _check(ctx: ServiceContext, submission: Submission) -> PollResult:
     return state.poll_answered(submission.submission_id, reply, policy=ctx.policy, actor=ctx.actor)
 
 
-def _ask(ctx: ServiceContext, external_id: str) -> UpscaleReply:
-    """Make a status call."""
+def ask_status(ctx: ServiceContext, external_id: str) -> UpscaleReply:
+    """Make a status call. Raise NotFound or TransientError, which the limiter or the circuit breaker is told."""
     try:
         return ctx.upscaler.status(external_id)
     except RateLimited as error:

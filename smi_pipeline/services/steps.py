@@ -118,9 +118,16 @@ def watched(ctx: ServiceContext, breaker: str, work_key: str, *, needs: Sequence
         raise
     except TransientError as error:
         scope = Scope.SHOP if isinstance(error, AccountError) else Scope.UNKNOWN
-        passing = not isinstance(error, AmbiguousError)
+        ambiguous = isinstance(error, AmbiguousError)
         ctx.state.breakers.note(
-            Failure(breaker=breaker, work_key=work_key, message=str(error), scope=scope, passing=passing)
+            Failure(
+                breaker=breaker,
+                work_key=work_key,
+                message=str(error),
+                scope=scope,
+                passing=not ambiguous,
+                costly=ambiguous and breaker == SUBMISSIONS,
+            )
         )
         raise
 

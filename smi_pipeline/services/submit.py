@@ -2,14 +2,22 @@
 
 import statistics
 from contextlib import ExitStack
+from pathlib import Path
 
 from smi_pipeline.core import reasons
-from smi_pipeline.core.errors import AmbiguousError, NotFound, PermanentError, RateLimited, TransientError
+from smi_pipeline.core.errors import (
+    AccountError,
+    AmbiguousError,
+    NotFound,
+    PermanentError,
+    RateLimited,
+    TransientError,
+)
 from smi_pipeline.core.faults import RESULTS, STATUS, SUBMISSIONS, Scope, source
 from smi_pipeline.core.image_rules import check_output_size
 from smi_pipeline.core.models import Fetched, ImageInfo, Submission, SubmitRequest, UpscaleJob, UpscaleReply
 from smi_pipeline.core.vocabulary import CallPurpose, FetchKind, Queue, Stage, StepState, SubmissionState
-from smi_pipeline.services.completions import tell_limiter
+from smi_pipeline.services.completions import ask_status, tell_limiter
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.steps import StepResult, host_outage, job_step, upscale_failed, watched
 
@@ -69,17 +77,27 @@ def _store_source(ctx: ServiceContext, job: UpscaleJob) -> tuple[ImageInfo, str]
     with ExitStack() as stack:
         with watched(ctx, source(job.source_url), job.job_id):
             fetched = _fetched(ctx, job, stack)
-            facts = ctx.images.check_source(fetched.path)
+            facts = _as_ordered(ctx, job, fetched.path)
             check_output_size(facts, job.scale, ctx.policy.max_output_megapixels)
-            if facts.display_size != (job.source_width, job.source_height):
-                raise PermanentError(
-                    reasons.SOURCE_CHANGED,
-                    f"the source is {facts.display_size[0]} x {facts.display_size[1]} now, it was "
-                    f"{job.source_width} x {job.source_height} when it was ordered",
-                )
         key = f"sources/{job.job_id[:2]}/{job.job_id}-{facts.sha256[:16]}.{facts.format.lower()}"
         ctx.storage.put(key, fetched.path)
     return facts, key
+
+
+def _as_ordered(ctx: ServiceContext, job: UpscaleJob, path: Path) -> ImageInfo:
+    """Return the facts of a source. Raise PermanentError when it is bad, or not the image that passed the same check
+    when it was ordered: its host may show a placeholder instead of each image."""
+    ordered = f"it was {job.source_width} x {job.source_height} when it was ordered"
+    try:
+        facts = ctx.images.check_source(path)
+    except PermanentError as error:
+        if error.reason != reasons.UNSUPPORTED_FORMAT:
+            raise
+        raise PermanentError(reasons.SOURCE_CHANGED, f"the source is another file now: {error}; {ordered}") from error
+    if facts.display_size != (job.source_width, job.source_height):
+        width, height = facts.display_size
+        raise PermanentError(reasons.SOURCE_CHANGED, f"the source is {width} x {height} now, {ordered}")
+    return facts
 
 
 def _fetched(ctx: ServiceContext, job: UpscaleJob, stack: ExitStack) -> Fetched:
@@ -105,6 +123,7 @@ def _submit(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> StepResult:
         raise waiting
     with watched(ctx, SUBMISSIONS, job.job_id, needs=[STATUS, RESULTS]):
         _refuse_another_call(ctx, earlier)
+        _ask_whether_it_answers(ctx)
         submission_id, reply = _call(ctx, job, lease_id)
         if not ctx.state.submissions.accepted(submission_id, reply, policy=ctx.policy, actor=ctx.actor):
             raise _unclear(ctx, f"the id {reply.external_id} belongs to another submission")
@@ -131,6 +150,23 @@ def _refuse_another_call(ctx: ServiceContext, earlier: list[Submission]) -> None
     made = sum(s.state is not SubmissionState.REJECTED for s in earlier)
     if len(lost) >= 2 or made >= ctx.policy.max_submissions:
         raise PermanentError(reasons.SUBMISSION_LOST, f"submitted to Upsampler {made} times, without a clear answer")
+
+
+def _ask_whether_it_answers(ctx: ServiceContext) -> None:
+    """Let a probe first ask for the status of any upscale: while Upsampler does not answer that either, no submission
+    is used up. An unknown upscale is an answer, too. Raise TransientError without one."""
+    external_id = ctx.state.submissions.latest_external_id()
+    if external_id is None or not ctx.state.breakers.get(SUBMISSIONS).asks_first:
+        return
+    try:
+        ctx.limiter.acquire(CallPurpose.POLL)
+        ask_status(ctx, external_id)
+    except NotFound:
+        return
+    except (RateLimited, AccountError):
+        raise
+    except TransientError as error:
+        raise TransientError(f"no status call is answered either: {error}", retry_after=5, counts=False) from error
 
 
 def _call(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> tuple[int, UpscaleReply]:

@@ -7,9 +7,10 @@ from typing import Any
 
 from smi_pipeline.core import faults
 from smi_pipeline.core.faults import Breaker, Failure
+from smi_pipeline.core.lifecycle import UNFINISHED
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import ManualTaskKind, Queue, Stage, SubmissionState
-from smi_pipeline.state.database import Aggregate, Row, Transaction, as_record
+from smi_pipeline.state.database import Aggregate, Row, Transaction, as_record, in_
 from smi_pipeline.state.job_rows import give_waiting_time_back
 from smi_pipeline.state.manual_tasks import close_task, open_task
 
@@ -25,6 +26,8 @@ _BREAKER_OF_HOST = "'source:' || lower(split_part(source_url, '/', 3))"
 
 OF_SUBMISSIONS = (faults.SUBMISSIONS, faults.STATUS, faults.RESULTS)
 """Breakers for which all jobs that are not submitted wait."""
+
+_FORGET_FAILURES = f"failed = '{{}}', failed_before = (failed || failed_before)[1:{faults.KEPT}]"
 
 STOPPED = f"""coalesce((
     SELECT max(least(smi.now() - greatest(b.opened_at, j.waits_since), CAST(:max_hold AS interval)))
@@ -155,16 +158,17 @@ def record_success(tx: Transaction, name: str, *, max_hold: timedelta) -> None:
     )
     if failed and not _close(tx, name, max_hold=max_hold, actor="itself", also_by_hand=False):
         tx.run(
-            "UPDATE smi.breakers SET failed = '{}', failing_since = NULL WHERE name = :name AND opened_at IS NULL",
+            f"""UPDATE smi.breakers SET {_FORGET_FAILURES}, failing_since = NULL
+                WHERE name = :name AND opened_at IS NULL""",
             name=name,
         )
 
 
 def _close(tx: Transaction, name: str, *, max_hold: timedelta, actor: str, also_by_hand: bool) -> bool:
     opened_at: datetime | None = tx.value(
-        """WITH before AS (SELECT name, opened_at FROM smi.breakers
+        f"""WITH before AS (SELECT name, opened_at FROM smi.breakers
                            WHERE name = :name AND opened_at IS NOT NULL AND (:also OR NOT by_hand) FOR UPDATE)
-           UPDATE smi.breakers b SET failed = '{}', opened_at = NULL, by_hand = false,
+           UPDATE smi.breakers b SET {_FORGET_FAILURES}, opened_at = NULL, by_hand = false,
                   last_fault_from = coalesce(failing_since, before.opened_at), last_fault_until = smi.now(),
                   failing_since = NULL,
                   probe = NULL, probe_until = NULL, next_probe_at = NULL, failed_probes = 0
@@ -184,11 +188,16 @@ def _close(tx: Transaction, name: str, *, max_hold: timedelta, actor: str, also_
 
 def choices(tx: Transaction, queue: Queue) -> list[Choice]:
     """Return which rows of a queue may be leased, in the order of preference: all, unless a breaker is open."""
-    rows = tx.rows("SELECT * FROM smi.breakers WHERE opened_at IS NOT NULL ORDER BY name FOR UPDATE")
+    rows = tx.rows(
+        f"""SELECT b.*, EXISTS (SELECT FROM smi.upscale_jobs j WHERE j.job_id = b.probe
+                               AND (j.hold_reason IS NOT NULL OR j.status NOT IN {in_(UNFINISHED)})) AS probe_is_over
+            FROM smi.breakers b WHERE opened_at IS NOT NULL ORDER BY name FOR UPDATE"""
+    )
     if not rows:
         return [Choice()]
     now = tx.value("SELECT smi.now()")
-    open_ = {row["name"]: row for row in rows}
+    # An order that has ended for a reason of its own, or is held, no longer probes: another one can.
+    open_ = {row["name"]: {**row, "probe": None} if row["probe_is_over"] else row for row in rows}
     if queue is Queue.FULFIL:
         return _results(open_.get(faults.RESULTS), now)
     if queue is Queue.SUBMIT:

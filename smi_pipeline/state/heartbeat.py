@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+from smi_pipeline.core.policy import Policy
+from smi_pipeline.state.breakers import STOPPED
 from smi_pipeline.state.database import Transaction
 from smi_pipeline.state.job_rows import give_outage_time_back
 
@@ -13,9 +15,8 @@ UP_SINCE = f"""(SELECT CASE WHEN at < smi.now() - interval '{OUTAGE.total_second
 """SQL: since when the service runs without an outage; now, during one; NULL before the first heartbeat."""
 
 
-def record_heartbeat(tx: Transaction, *, limit: timedelta) -> None:
-    """Record a heartbeat. After an outage, give each job that waited for its submission that time back, at most `limit`
-    per job and round."""
+def record_heartbeat(tx: Transaction, policy: Policy) -> None:
+    """Record a heartbeat. After an outage, give each job that waited for its submission that time back."""
     last = tx.row("SELECT at, smi.now() AS now FROM smi.heartbeat FOR UPDATE")
     if last is None:
         tx.run("INSERT INTO smi.heartbeat (at, up_since) VALUES (smi.now(), smi.now()) ON CONFLICT DO NOTHING")
@@ -25,5 +26,5 @@ def record_heartbeat(tx: Transaction, *, limit: timedelta) -> None:
         tx.run("UPDATE smi.heartbeat SET at = :now", now=last["now"])
         return
     tx.run("UPDATE smi.heartbeat SET at = :now, up_since = :now", now=last["now"])
-    waited = give_outage_time_back(tx, since=last["at"], now=last["now"], limit=limit)
+    waited = give_outage_time_back(tx, STOPPED, since=last["at"], now=last["now"], policy=policy)
     tx.audit(None, "outage", actor="clock", seconds=round(down.total_seconds()), jobs_waiting=waited)

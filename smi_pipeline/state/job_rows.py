@@ -6,6 +6,7 @@ from typing import Any
 
 from smi_pipeline.core.errors import LeaseLost
 from smi_pipeline.core.models import Verdict
+from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import Queue, Stage, Status
 from smi_pipeline.state.database import Transaction
 
@@ -57,20 +58,23 @@ def forget_files(tx: Transaction, job_id: str) -> None:
     )
 
 
-def give_outage_time_back(tx: Transaction, *, since: datetime, now: datetime, limit: timedelta) -> int:
-    """Move `start_by` of waiting jobs by an outage, at most by `limit` per job and round. Return the number of jobs.
+def give_outage_time_back(tx: Transaction, stopped: str, *, since: datetime, now: datetime, policy: Policy) -> int:
+    """Move `start_by` of waiting jobs by an outage, at most by `max_outage` per job and round. Return the number of
+    jobs.
 
-    The clock of a job on hold stands still already.
+    The clock of a job on hold stands still already, and so does that of a job that waits for a circuit breaker.
+    `stopped`: for how long breakers have stopped the clock of the job `j`; they give it back when they close.
     """
     return tx.run(
         f"""UPDATE smi.upscale_jobs j SET start_by = start_by + given, outage = outage + given
-           FROM (SELECT job_id, least(:now - greatest(waits_since, CAST(:since AS timestamptz)),
+           FROM (SELECT job_id, least(:now - greatest(waits_since, CAST(:since AS timestamptz)) - {stopped},
                                       CAST(:limit AS interval) - outage) AS given
-                 FROM smi.upscale_jobs WHERE queue = '{Queue.SUBMIT}' AND hold_reason IS NULL) AS waiting
+                 FROM smi.upscale_jobs j WHERE queue = '{Queue.SUBMIT}' AND hold_reason IS NULL) AS waiting
            WHERE j.job_id = waiting.job_id AND given > interval '0'""",
         now=now,
         since=since,
-        limit=limit,
+        limit=policy.max_outage,
+        max_hold=policy.max_hold,
     )
 
 

@@ -5,13 +5,17 @@ from datetime import datetime, timedelta
 
 from smi_pipeline.core.lifecycle import UNFINISHED
 from smi_pipeline.core.models import NewJob
+from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import EmailKind, Queue, Status
 from smi_pipeline.state import transitions
+from smi_pipeline.state.breakers import STOPPED
 from smi_pipeline.state.database import Database, in_
 from smi_pipeline.state.emails import queue_email
 from smi_pipeline.state.refund_updates import make_refunds_due
 from smi_pipeline.state.submission_updates import extend_submissions, make_polls_due
 from smi_pipeline.state.webhook_inbox import record_event_once
+
+_CAN_BE_HELD = in_((*UNFINISHED, Status.AWAITING_PAYMENT))
 
 
 class Jobs:
@@ -117,25 +121,45 @@ class Jobs:
                 return None
             return transitions.retry(tx, job, max_wait=max_wait, actor=actor)
 
-    def hold(self, job_id: str, reason: str | None, *, actor: str) -> bool:
-        """Hold an open job for `reason`, or release it (None). Return False when it is closed.
+    def hold(self, job_id: str, reason: str, *, policy: Policy, actor: str) -> bool:
+        """Hold an open job for `reason`. Return False when it is closed.
 
-        The time on hold does not count against the promise.
+        The time on hold does not count against the promise, nor does that for which breakers have stopped its clocks.
         """
         with self._database.transaction() as tx:
-            changed = tx.run(
-                f"""UPDATE smi.upscale_jobs SET hold_reason = :reason,
-                       held_at = CASE WHEN CAST(:reason AS text) IS NOT NULL THEN coalesce(held_at, smi.now()) END,
-                       start_by = CASE WHEN CAST(:reason AS text) IS NULL AND held_at IS NOT NULL
-                                       THEN start_by + (smi.now() - held_at) ELSE start_by END,
-                       waits_since = CASE WHEN CAST(:reason AS text) IS NULL THEN smi.now() ELSE waits_since END
-                   WHERE job_id = :id AND status IN {in_((*UNFINISHED, Status.AWAITING_PAYMENT))}""",
+            changed = tx.changes(
+                f"""WITH held AS (
+                        SELECT job_id, CASE WHEN queue = '{Queue.SUBMIT}' AND hold_reason IS NULL THEN
+                                 least({STOPPED}, greatest(interval '0', CAST(:max_hold AS interval) - outage))
+                               ELSE interval '0' END AS given
+                        FROM smi.upscale_jobs j WHERE job_id = :id AND status IN {_CAN_BE_HELD} FOR UPDATE)
+                    UPDATE smi.upscale_jobs j SET hold_reason = :reason, held_at = coalesce(held_at, smi.now()),
+                           start_by = start_by + given, deadline_at = deadline_at + given, outage = outage + given
+                    FROM held WHERE j.job_id = held.job_id""",
                 id=job_id,
                 reason=reason,
+                max_hold=policy.max_hold,
             )
             if changed:
-                tx.audit(job_id, "hold" if reason else "release", actor=actor, reason=reason)
-            return bool(changed)
+                tx.audit(job_id, "hold", actor=actor, reason=reason)
+            return changed
+
+    def release(self, job_id: str, *, actor: str) -> None:
+        """End the hold of an open job."""
+        with self._database.transaction() as tx:
+            released = tx.changes(
+                f"""WITH held AS (
+                        SELECT job_id, smi.now() - held_at AS by, queue = '{Queue.SUBMIT}' AS waits
+                        FROM smi.upscale_jobs
+                        WHERE job_id = :id AND held_at IS NOT NULL AND status IN {_CAN_BE_HELD} FOR UPDATE)
+                    UPDATE smi.upscale_jobs j SET hold_reason = NULL, held_at = NULL, waits_since = smi.now(),
+                           start_by = start_by + by,
+                           deadline_at = CASE WHEN waits THEN deadline_at + by ELSE deadline_at END
+                    FROM held WHERE j.job_id = held.job_id""",
+                id=job_id,
+            )
+            if released:
+                tx.audit(job_id, "release", actor=actor)
 
     def extend(self, job_id: str, by: timedelta, *, actor: str) -> bool:
         """Move the deadlines of a job that is not in fulfilment yet. Return False for any other job."""

@@ -238,7 +238,7 @@ class Submissions:
         """Hand jobs past `start_by` without an open call to fulfilment, which fails them. Return their number. Close
         unanswered calls whose jobs nobody works on any more."""
         with self._database.transaction() as tx:
-            record_heartbeat(tx, limit=policy.max_outage)
+            record_heartbeat(tx, policy)
             # The worker of such a call is gone, and its job may be closed or on hold: nothing else would close it.
             rows = tx.rows(
                 f"""UPDATE smi.submissions SET state = '{SubmissionState.LOST}', finished_at = smi.now()
@@ -251,6 +251,14 @@ class Submissions:
             return transitions.hand_unstarted_to_fulfilment(
                 tx, max_hold=policy.max_hold, open_call=MAY_SUCCEED, stopped=STOPPED
             )
+
+    def latest_external_id(self) -> str | None:
+        """Return the id of the latest upscale that Upsampler has accepted, or None."""
+        latest: str | None = self._database.value(
+            """SELECT external_id FROM smi.submissions WHERE external_id IS NOT NULL
+               ORDER BY submission_id DESC LIMIT 1"""
+        )
+        return latest
 
     def in_flight(self) -> int:
         """Return the number of open calls and of leased jobs that are about to make one."""

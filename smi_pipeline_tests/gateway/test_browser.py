@@ -187,7 +187,7 @@ def test_every_page_fits_small_and_large_screens(shop: Shop, open_page: Any) -> 
     look_at(page, f"{shop.url}/smi/v1/rate/{done}?key={shop.rating_key(done)}&stars=4", "rating")
     page.get_by_role("button").click()
     look_at(page, "", "thanks")
-    shop.state.jobs.hold(jobs["queued"], "the owner asked", actor="test")
+    shop.state.jobs.hold(jobs["queued"], "the owner asked", policy=shop.ctx.policy, actor="test")
     look_at(page, f"{shop.url}/ops", "ops")
     for state in ("completed", "refund-failed"):
         look_at(page, f"{shop.url}/ops/jobs/{jobs[state]}", f"ops-job-{state}")

@@ -90,7 +90,7 @@ def test_results_that_hit_every_order_are_submitted_again_when_results_are_good_
 def test_calls_without_a_clear_answer_stop_after_three_orders_and_the_lost_ones_are_excused(shop: Steps) -> None:
     jobs = paid(shop, 8)
     shop.upscaler.faults.extend([AmbiguousError("Upsampler failed (502)")] * 12)
-    for _ in range(40):
+    for _ in range(80):
         shop.submit_due()
         if not shop.upscaler.faults:
             break

@@ -40,6 +40,7 @@ NO_KILL_POINT = {
     "jobs.check_now": ADMIN,
     "jobs.extend": ADMIN,
     "jobs.hold": ADMIN,
+    "jobs.release": ADMIN,
     "jobs.retry": ADMIN,
     "jobs.payment_on_its_way": NEXT_TICK,
     "jobs.postpone_abandonment": NEXT_TICK,
