@@ -149,7 +149,7 @@ def test_a_head_that_never_ends_is_given_up(shop: Shop, monkeypatch: pytest.Monk
     assert answer_to(shop.url, b"") == b""
     second = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /hea"
     assert answer_to(shop.url, second).count(b"HTTP/1.1") == 1
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 10
 
 
 def test_an_endless_head_is_refused(shop: Shop) -> None:

@@ -134,4 +134,4 @@ def test_a_database_that_is_down_is_a_503_that_says_when_to_come_again(dead_shop
     assert int(reply.headers["retry-after"]) > 0
     assert reply.headers["access-control-allow-origin"] == "https://shop.example"
     assert "127.0.0.1" not in reply.text
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 20

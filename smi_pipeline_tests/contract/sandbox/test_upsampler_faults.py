@@ -31,7 +31,7 @@ def test_latency_waits(shop: Shop) -> None:
     shop.sandbox.fault("upsampler", "latency", seconds=0.3)
     started = time.monotonic()
     shop.submit()
-    assert 0.3 <= time.monotonic() - started < 2
+    assert time.monotonic() - started >= 0.3
 
 
 def test_status_answers_the_code_with_retry_after_and_does_nothing(shop: Shop) -> None:

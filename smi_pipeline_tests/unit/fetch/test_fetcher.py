@@ -107,10 +107,10 @@ def test_a_body_without_a_length_ends_with_the_connection(make: Make, origin: Or
 
 
 def test_a_server_that_keeps_the_connection_open_is_not_waited_for(make: Make, origin: Origin) -> None:
-    origin.raw("/a", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello, and more", stay=1)
+    origin.raw("/a", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello, and more", stay=10)
     started = time.monotonic()
     assert get(make(), f"{origin.url}/a").bytes == 5
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 5
 
 
 # Redirects
@@ -231,12 +231,12 @@ def test_an_unreadable_retry_after_is_ignored(make: Make, origin: Origin, value:
 def test_a_body_announced_too_large_is_refused_without_reading_it(
     make: Make, origin: Origin, kind: str, reason: str
 ) -> None:
-    origin.raw("/a", b"HTTP/1.1 200 OK\r\nContent-Length: 10000001\r\n\r\n", stay=1)
+    origin.raw("/a", b"HTTP/1.1 200 OK\r\nContent-Length: 10000001\r\n\r\n", stay=10)
     started = time.monotonic()
     with pytest.raises(PermanentError, match="larger than 10,000,000 bytes") as caught:
         get(make(), f"{origin.url}/a", kind=kind)
     assert caught.value.reason == reason
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("chunked", [True, False])
@@ -448,7 +448,7 @@ def test_a_server_that_is_not_there_is_worth_another_try(make: Make) -> None:
 
 
 def test_a_silent_server_is_given_up_after_the_read_timeout(make: Make, origin: Origin) -> None:
-    origin.raw("/a", stay=1)
+    origin.raw("/a", stay=10)
     with pytest.raises(TransientError, match="no answer in time"):
         get(make(read_timeout=0.2), f"{origin.url}/a")
 
@@ -464,11 +464,11 @@ def test_a_silent_server_is_given_up_after_the_read_timeout(make: Make, origin: 
     ],
 )
 def test_a_server_that_trickles_is_cut_off_at_the_deadline(make: Make, origin: Origin, start: bytes) -> None:
-    origin.raw("/a", start, *([b"x"] * 60), pause=0.02)
+    origin.raw("/a", start, *([b"x"] * 500), pause=0.02)
     started = time.monotonic()
     with pytest.raises(TransientError, match="within the time allowed"):
         get(make(total_timeout=0.4, read_timeout=5), f"{origin.url}/a")
-    assert time.monotonic() - started < 0.8
+    assert time.monotonic() - started < 5
 
 
 def test_the_deadline_covers_all_redirects_together(make: Make, origin: Origin) -> None:
@@ -477,7 +477,7 @@ def test_the_deadline_covers_all_redirects_together(make: Make, origin: Origin) 
     started = time.monotonic()
     with pytest.raises(TransientError):
         get(make(total_timeout=0.4), f"{origin.url}/a")
-    assert time.monotonic() - started < 0.8
+    assert time.monotonic() - started < 5
 
 
 def test_a_full_disk_is_worth_another_try(make: Make, origin: Origin) -> None:
@@ -693,7 +693,7 @@ def test_a_resolver_that_hangs_is_given_up(temp_dir: Path) -> None:
     release = threading.Event()
 
     def resolver(host: str, port: int) -> list[str]:
-        release.wait(5)
+        release.wait(30)
         return [PUBLIC]
 
     started = time.monotonic()
@@ -703,7 +703,7 @@ def test_a_resolver_that_hangs_is_given_up(temp_dir: Path) -> None:
             "https://images.example.com/a.png",
         )
     release.set()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
 
 
 def test_the_next_address_is_tried_when_one_does_not_answer(
@@ -730,7 +730,7 @@ def test_a_handshake_that_trickles_is_cut_off(trusting: ssl.SSLContext, temp_dir
                 over_tls(temp_dir, client, ["images.example.com"], total_timeout=0.3),
                 "https://images.example.com/a.png",
             )
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
 
 
 # The two lists

@@ -366,7 +366,7 @@ def test_a_server_that_hangs_up_on_quit_has_still_accepted(make_mailer: Make, ma
     started = time.monotonic()
     with scripted(*lines, after=last) as port:
         make_mailer(port=port).send(mail)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8
 
 
 def test_a_server_that_is_slow_at_every_word_gets_no_content(
