@@ -59,14 +59,15 @@ def forget_files(tx: Transaction, job_id: str) -> None:
 
 
 def give_outage_time_back(tx: Transaction, stopped: str, *, since: datetime, now: datetime, policy: Policy) -> int:
-    """Move `start_by` of waiting jobs by an outage, at most by `max_outage` per job and round. Return the number of
+    """Move the clocks of waiting jobs by an outage, at most by `max_outage` per job and round. Return the number of
     jobs.
 
     The clock of a job on hold stands still already, and so does that of a job that waits for a circuit breaker.
     `stopped`: for how long breakers have stopped the clock of the job `j`; they give it back when they close.
     """
     return tx.run(
-        f"""UPDATE smi.upscale_jobs j SET start_by = start_by + given, outage = outage + given
+        f"""UPDATE smi.upscale_jobs j SET start_by = start_by + given, deadline_at = deadline_at + given,
+                  outage = outage + given
            FROM (SELECT job_id, least(:now - greatest(waits_since, CAST(:since AS timestamptz)) - {stopped},
                                       CAST(:limit AS interval) - outage) AS given
                  FROM smi.upscale_jobs j WHERE queue = '{Queue.SUBMIT}' AND hold_reason IS NULL) AS waiting

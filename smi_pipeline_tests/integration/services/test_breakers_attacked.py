@@ -330,3 +330,17 @@ def test_closing_a_breaker_and_accepting_its_probe_at_once_do_not_lock_each_othe
             tx.run("UPDATE smi.upscale_jobs SET next_attempt_at = smi.now() WHERE queue = 'submit'")
         accepting.result(timeout=10)
     assert shop.state.submissions.of_job(job_id)[0].state == "accepted"
+
+
+def test_an_outage_while_an_order_waits_to_be_submitted_again_does_not_count(shop: Steps) -> None:
+    (job_id,) = paid(shop, 1)
+    shop.submit_due()
+    shop.upscaler.fail(shop.external_id(job_id), "Internal error")
+    shop.poll()
+    shop.fulfil_due()
+    assert shop.job(job_id).queue == "submit"
+    check_completions(shop.ctx)
+    shop.down(hours=1)
+    check_completions(shop.ctx)
+    drain(shop, [job_id])
+    assert shop.job(job_id).status == "completed"
