@@ -1,4 +1,8 @@
-"""How many calls Upsampler takes: what the settings say, lowered by its 429s and slowly raised again.
+"""How many calls Upsampler takes: what the settings say, lowered by what its 429s prove, and raised again.
+
+A 429 always pauses, for what it asks. It proves a smaller limit if half of ours was used, or if it comes again soon
+after the pause although calls were taken meanwhile. Any other may come from an overload or a burst: calls go on at no
+more than twice the even pace, and a pause after which no call was taken is followed by a longer one.
 
 Submissions and status calls have an allowance each; a 429 of one says nothing about the other.
 """
@@ -9,8 +13,15 @@ from enum import StrEnum
 
 from smi_pipeline.core.vocabulary import CallPurpose
 
-RAISE_EVERY = timedelta(minutes=10)
-"""A lowered limit is raised this often, by a tenth of what the settings say."""
+RAISE_EVERY = (timedelta(minutes=5), timedelta(hours=1))
+"""A lowered limit of the minute and of the hour is raised this often: by a tenth of what the settings say, then by
+twice as much each time. A raise too far costs one 429."""
+
+LONGEST_BACKOFF = timedelta(minutes=5)
+"""Repeated pauses become no longer than this, unless Upsampler asks for more."""
+
+TENTHS = 10
+"""Parts of a minute within which calls are spread after a 429."""
 
 SLACK_SECONDS = 1.0
 """Calls reach the API a little after they are granted: the windows are longer by this."""
@@ -57,12 +68,22 @@ class Allowance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lowered:
-    """The limits that 429s have taught, as they were at `lowered_at`; None: never lowered."""
+class Taught:
+    """What 429s have taught: the limits as they were at the last one, None if not lowered, and until when it paused."""
 
     per_minute: int | None = None
     per_hour: int | None = None
-    lowered_at: datetime | None = None
+    refused_at: datetime | None = None
+    blocked_until: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """So many calls may be made within so many seconds; 0: no limit. `words`: the window in a sentence."""
+
+    limit: int
+    seconds: float
+    words: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,41 +95,70 @@ class Room:
     reason: str = ""
 
 
-def limits(allowance: Allowance, lowered: Lowered, now: datetime) -> tuple[int, int]:
+def limits(allowance: Allowance, taught: Taught, now: datetime) -> tuple[int, int]:
     """Return the calls per minute and per hour that may be made now; 0: no limit."""
+    if taught.refused_at is None:
+        return allowance.per_minute, allowance.per_hour
+    minutes, hours = ((now - taught.refused_at) // every for every in RAISE_EVERY)
     return (
-        _raised(allowance.per_minute, lowered.per_minute, lowered.lowered_at, now),
-        _raised(allowance.per_hour, lowered.per_hour, lowered.lowered_at, now),
+        _raised(allowance.per_minute, taught.per_minute, minutes),
+        _raised(allowance.per_hour, taught.per_hour, hours),
     )
 
 
-def _raised(setting: int, taught: int | None, since: datetime | None, now: datetime) -> int:
-    if not setting or taught is None or since is None:
+def _raised(setting: int, lowered: int | None, steps: int) -> int:
+    if not setting or lowered is None:
         return setting
-    steps = max(0, (now - since) // RAISE_EVERY)
-    return min(setting, taught + steps * _tenth(setting))
+    steps = min(max(0, steps), TENTHS)  # ten tenths are all of it
+    return min(setting, lowered + ((1 << steps) - 1) * _tenth(setting))
+
+
+def windows(allowance: Allowance, taught: Taught, now: datetime) -> list[Window]:
+    """Return what bounds the calls now. After a 429 they are spread, too: it may have come from a burst."""
+    minute, hour = limits(allowance, taught, now)
+    bounds = [
+        Window(limit=minute, seconds=allowance.windows[0] + allowance.slack, words="a minute"),
+        Window(limit=hour, seconds=allowance.windows[1] + allowance.slack, words="an hour"),
+    ]
+    if taught.refused_at is not None and now < taught.refused_at + RAISE_EVERY[0]:
+        twice_the_pace = -(-2 * minute // TENTHS)
+        bounds.append(Window(limit=twice_the_pace, seconds=allowance.windows[0] / TENTHS, words="in a few seconds"))
+    return bounds
 
 
 def after_refusal(
-    allowance: Allowance, lowered: Lowered, *, granted: tuple[int, int], retry_after: float, now: datetime
-) -> Lowered:
-    """Return the limits after a 429. `granted`: calls within the last minute and the last hour, the refused one left
-    out.
+    allowance: Allowance,
+    taught: Taught,
+    *,
+    granted: tuple[int, int],
+    since_pause: int,
+    retry_after: float,
+    now: datetime,
+) -> Taught:
+    """Return what is known after a 429. `granted`: calls within the last minute and the last hour, `since_pause`: since
+    the last pause ended; the refused one is left out.
 
-    Who has to wait for longer than a minute has met the limit of the hour. A tenth of the setting always stays: a 429
-    may also come from an overload, when few calls had been made.
+    Who has to wait for longer than a minute has met the limit of the hour. A limit is at most halved at once, and a
+    tenth of the setting always stays.
     """
-    minute, hour = limits(allowance, lowered, now)
-    if retry_after > allowance.windows[0] + 1:
-        hour = min(hour, max(granted[1], _tenth(allowance.per_hour)))
-    else:
-        minute = min(minute, max(granted[0], _tenth(allowance.per_minute)))
-    return Lowered(
-        per_minute=minute if minute < allowance.per_minute else None,
-        per_hour=hour if hour < allowance.per_hour else None,
-        lowered_at=now,
+    limit = list(limits(allowance, taught, now))
+    which = int(retry_after > allowance.windows[0] + 1)
+    setting = (allowance.per_minute, allowance.per_hour)[which]
+    ended = taught.blocked_until
+    repeated = ended is not None and ended <= now < ended + timedelta(seconds=allowance.windows[which])
+    calls_were_taken = since_pause > (allowance.places or PLACES)  # so many may be on their way and refused as well
+    if 2 * granted[which] >= limit[which] or (repeated and calls_were_taken):
+        limit[which] = min(limit[which], max(granted[which], limit[which] // 2, _tenth(setting)))
+    pause = timedelta(seconds=retry_after)
+    if repeated and not calls_were_taken and ended and taught.refused_at:
+        pause = max(pause, min(2 * (ended - taught.refused_at), LONGEST_BACKOFF))
+    return Taught(
+        per_minute=limit[0] if limit[0] < allowance.per_minute else None,
+        per_hour=limit[1] if limit[1] < allowance.per_hour else None,
+        refused_at=now,
+        blocked_until=max(now + pause, ended or now),
     )
 
 
 def _tenth(setting: int) -> int:
-    return max(1, setting // 10)
+    return max(1, setting // TENTHS)

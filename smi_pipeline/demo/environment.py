@@ -75,7 +75,6 @@ def stack_environment(demo: DemoState, api_format: str) -> dict[str, str]:
         "SMI_ALLOWED_SOURCE_HOSTS": url("origin"),
         "SMI_ALLOWED_RESULT_HOSTS": url("upsampler"),
         "SMI_MAX_PROCESSING_SECONDS": str(MAX_PROCESSING_SECONDS),
-        "UPSAMPLER_REQUESTS_PER_MINUTE": "0",  # the 429 of one case would teach a limit that holds up the demo
         "SMI_POLL_SECONDS": str(POLL_SECONDS),
         "SMI_AMBIGUOUS_GRACE_SECONDS": str(AMBIGUOUS_GRACE_SECONDS),
         "SMI_CREDIT_CENTS": str(CREDIT_CENTS),

@@ -4,10 +4,11 @@ from smi_pipeline.core.allowance import (
     RESERVE,
     Allowance,
     Calls,
-    Lowered,
     Room,
+    Taught,
     after_refusal,
     limits,
+    windows,
 )
 from smi_pipeline.core.errors import RateLimited
 from smi_pipeline.core.vocabulary import CallPurpose
@@ -22,7 +23,6 @@ _COUNTED = {
     Calls.SUBMISSIONS: f"purpose = '{CallPurpose.SUBMIT}'",
     Calls.STATUS_CALLS: f"purpose <> '{CallPurpose.SUBMIT}'",
 }
-_WINDOWS = ("a minute", "an hour")
 
 
 class RateLimiter:
@@ -41,12 +41,12 @@ class RateLimiter:
             room = free_calls(tx, calls, allowance, urgent=purpose is CallPurpose.URGENT_POLL)
             if room.free <= 0:
                 raise RateLimited(room.reason, retry_after=room.seconds or 0.0)
-            if allowance.per_minute or allowance.per_hour:
-                tx.run("INSERT INTO smi.api_calls (at, purpose) VALUES (smi.now(), :purpose)", purpose=purpose)
-                tx.run("DELETE FROM smi.api_calls WHERE at < smi.now() - interval '2 hours'")
+            tx.run("INSERT INTO smi.api_calls (at, purpose) VALUES (smi.now(), :purpose)", purpose=purpose)
+            tx.run("DELETE FROM smi.api_calls WHERE at < smi.now() - interval '2 hours'")
 
     def refused(self, purpose: CallPurpose, *, retry_after: float, reason: str) -> None:
-        """Note a 429 for every process: no call of this kind before `retry_after` seconds, and fewer afterwards."""
+        """Note a 429 for every process: no call of this kind before `retry_after` seconds, and then what
+        `core.allowance` concludes."""
         calls = Calls.of(purpose)
         allowance = self._allowances[calls]
         with self._database.transaction() as tx:
@@ -57,26 +57,31 @@ class RateLimiter:
                         SELECT call_id FROM smi.api_calls WHERE {_COUNTED[calls]} ORDER BY at DESC LIMIT 1)"""
             )
             minute, hour = (_used(tx, calls, seconds) for seconds in allowance.windows)
-            lowered = after_refusal(
+            before = _taught(_gate(tx, calls))
+            taught = after_refusal(
                 allowance,
-                _lowered(_gate(tx, calls)),
+                before,
                 granted=(minute, hour),
+                since_pause=tx.value(
+                    f"SELECT count(*) FROM smi.api_calls WHERE {_COUNTED[calls]} AND at >= :ended",
+                    ended=before.blocked_until,
+                ),
                 retry_after=retry_after,
                 now=tx.value("SELECT smi.now()"),
             )
             tx.run(
-                """INSERT INTO smi.gates AS g (name, blocked_until, reason, per_minute, per_hour, lowered_at)
-                   VALUES (:name, smi.now() + make_interval(secs => :pause), :reason, :per_minute, :per_hour, :at)
+                """INSERT INTO smi.gates (name, blocked_until, reason, per_minute, per_hour, lowered_at)
+                   VALUES (:name, :until, :reason, :per_minute, :per_hour, :at)
                    ON CONFLICT (name) DO UPDATE SET
-                       blocked_until = greatest(g.blocked_until, excluded.blocked_until), reason = excluded.reason,
+                       blocked_until = excluded.blocked_until, reason = excluded.reason,
                        per_minute = excluded.per_minute, per_hour = excluded.per_hour,
                        lowered_at = excluded.lowered_at""",
                 name=calls,
-                pause=retry_after,
+                until=taught.blocked_until,
                 reason=f"{reason} ({calls.words})"[:300],
-                per_minute=lowered.per_minute,
-                per_hour=lowered.per_hour,
-                at=lowered.lowered_at,
+                per_minute=taught.per_minute,
+                per_hour=taught.per_hour,
+                at=taught.refused_at,
             )
 
 
@@ -88,23 +93,24 @@ def free_calls(tx: Transaction, calls: Calls, allowance: Allowance, *, urgent: b
         return Room(free=0, seconds=gate["pause"], reason=reason)
     reserve = RESERVE if calls is Calls.STATUS_CALLS and not urgent else 0
     room = Room(free=UNLIMITED)
-    for limit, seconds, window in zip(allowed(tx, calls, allowance), allowance.windows, _WINDOWS, strict=True):
-        if not limit:
+    for window in windows(allowance, _taught(gate), tx.value("SELECT smi.now()")):
+        if not window.limit:
             continue
-        usable = limit - min(reserve, limit - 1)
-        free = usable - _used(tx, calls, seconds + allowance.slack)
+        usable = window.limit - min(reserve, window.limit - 1)
+        free = usable - _used(tx, calls, window.seconds)
         if free < room.free:
             room = Room(free=free)
         if free <= 0:
-            wait = _seconds_until_free(tx, calls, seconds + allowance.slack, usable)
-            reason = f"the allowance of {limit:,} {calls.words} {window} is used, the next is free in {wait:.0f} s"
+            wait = _seconds_until_free(tx, calls, window.seconds, usable)
+            used = f"the allowance of {window.limit:,} {calls.words} {window.words} is used"
+            reason = f"{used}, the next is free in {wait:.0f} s"
             return Room(free=0, seconds=wait, reason=reason)
     return room
 
 
 def allowed(tx: Transaction, calls: Calls, allowance: Allowance) -> tuple[int, int]:
     """Return the calls per minute and per hour that are allowed now; 0: no limit."""
-    return limits(allowance, _lowered(_gate(tx, calls)), tx.value("SELECT smi.now()"))
+    return limits(allowance, _taught(_gate(tx, calls)), tx.value("SELECT smi.now()"))
 
 
 def seconds_for(tx: Transaction, calls: Calls, allowance: Allowance, count: int) -> float:
@@ -129,10 +135,15 @@ def _gate(tx: Transaction, calls: Calls) -> Row | None:
     )
 
 
-def _lowered(gate: Row | None) -> Lowered:
+def _taught(gate: Row | None) -> Taught:
     if gate is None:
-        return Lowered()
-    return Lowered(per_minute=gate["per_minute"], per_hour=gate["per_hour"], lowered_at=gate["lowered_at"])
+        return Taught()
+    return Taught(
+        per_minute=gate["per_minute"],
+        per_hour=gate["per_hour"],
+        refused_at=gate["lowered_at"],
+        blocked_until=gate["blocked_until"],
+    )
 
 
 def _used(tx: Transaction, calls: Calls, seconds: float) -> int:

@@ -61,7 +61,7 @@ def test_a_job_that_was_told_to_wait_by_a_429_is_the_next_to_start(shop: Steps) 
     shop.submit_due()
     assert lease(shop) == [], "nothing is leased while Upsampler asks to wait"
     shop.later(seconds=31)
-    assert lease(shop) == jobs[:1], "the one call that is left of the allowance is for the first"
+    assert lease(shop) == jobs[:2], "the first ones, no more at once than twice the pace of the allowance"
     assert shop.job(jobs[0]).attempts == 0
 
 
@@ -136,8 +136,8 @@ def test_a_long_pause_is_not_waited_for(shop: Steps) -> None:
     shop.paid()
     shop.limiter.refused(CallPurpose.SUBMIT, retry_after=60, reason="429")
     began = shop.state.submissions.now()
-    assert not list(next_batches(shop.ctx, Queue.SUBMIT, max_leases=4, limit=25, patience=3))
-    assert shop.state.submissions.now() - began < timedelta(seconds=1)
+    assert not list(next_batches(shop.ctx, Queue.SUBMIT, max_leases=4, limit=25, patience=30))
+    assert shop.state.submissions.now() - began < timedelta(seconds=20)
 
 
 def test_the_wait_is_forecast_by_one_call_for_each_job_ahead(shop: Steps) -> None:

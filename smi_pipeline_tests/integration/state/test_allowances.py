@@ -40,6 +40,15 @@ def granted(limiter: RateLimiter, purpose: CallPurpose) -> int:
         return count
 
 
+def granted_in_a_minute(limiter: RateLimiter, database: Database) -> int:
+    """Where calls are spread."""
+    count = 0
+    for _ in range(9):
+        count += granted(limiter, CallPurpose.SUBMIT)
+        later(database, timedelta(seconds=6.5))
+    return count
+
+
 def later(database: Database, span: timedelta) -> None:
     database.run("UPDATE smi.clock SET shift = shift + CAST(:by AS interval)", by=span)
 
@@ -79,11 +88,53 @@ def test_after_a_429_no_more_is_granted_than_before_it(limiter: RateLimiter, dat
         limiter.acquire(CallPurpose.SUBMIT)
     limiter.refused(CallPurpose.SUBMIT, retry_after=10, reason="429")
     later(database, timedelta(seconds=62))
-    assert granted(limiter, CallPurpose.SUBMIT) == 11
+    assert granted_in_a_minute(limiter, database) == 11
+    later(database, timedelta(minutes=5))
+    assert granted_in_a_minute(limiter, database) == 13
     later(database, timedelta(minutes=10))
-    assert granted(limiter, CallPurpose.SUBMIT) == 13
-    later(database, timedelta(minutes=40))
-    assert granted(limiter, CallPurpose.SUBMIT) == 20
+    assert granted_in_a_minute(limiter, database) == 20
+
+
+def test_a_429_after_few_calls_lowers_nothing_and_spreads_the_calls(limiter: RateLimiter, database: Database) -> None:
+    for _ in range(6):
+        limiter.acquire(CallPurpose.SUBMIT)
+    limiter.refused(CallPurpose.SUBMIT, retry_after=2, reason="429")
+    later(database, timedelta(seconds=62))
+    assert granted(limiter, CallPurpose.SUBMIT) == 4, "twice the even pace of six seconds"
+    with pytest.raises(RateLimited, match="in a few seconds") as raised:
+        limiter.acquire(CallPurpose.SUBMIT)
+    assert raised.value.retry_after == pytest.approx(6, abs=1)
+    later(database, timedelta(seconds=7))
+    assert 4 + granted_in_a_minute(limiter, database) == 20
+
+
+def test_429s_that_go_on_after_each_pause_make_the_pauses_longer(limiter: RateLimiter, database: Database) -> None:
+    pauses = []
+    for _ in range(4):
+        limiter.acquire(CallPurpose.SUBMIT)
+        limiter.refused(CallPurpose.SUBMIT, retry_after=5, reason="429")
+        with pytest.raises(RateLimited) as raised:
+            limiter.acquire(CallPurpose.SUBMIT)
+        pauses.append(round(raised.value.retry_after or 0))
+        later(database, timedelta(seconds=pauses[-1] + 1))
+    assert pauses == [5, 10, 20, 40]
+    later(database, timedelta(seconds=62))
+    assert granted_in_a_minute(limiter, database) == 20
+
+
+def test_a_429_that_comes_again_although_calls_were_taken_lowers_the_limit(
+    limiter: RateLimiter, database: Database
+) -> None:
+    counts = []
+    for _ in range(3):
+        for _ in range(5):  # the API takes four a minute
+            limiter.acquire(CallPurpose.SUBMIT)
+            later(database, timedelta(seconds=4))
+        limiter.refused(CallPurpose.SUBMIT, retry_after=50, reason="429")
+        later(database, timedelta(seconds=51))
+        with database.transaction() as tx:
+            counts.append(allowed(tx, Calls.SUBMISSIONS, SUBMISSIONS)[0])
+    assert counts == [20, 10, 5]
 
 
 def test_several_429s_at_once_lower_it_to_what_the_api_took(limiter: RateLimiter, database: Database) -> None:
@@ -92,7 +143,7 @@ def test_several_429s_at_once_lower_it_to_what_the_api_took(limiter: RateLimiter
     for _ in range(4):
         limiter.refused(CallPurpose.SUBMIT, retry_after=10, reason="429")
     later(database, timedelta(seconds=62))
-    assert granted(limiter, CallPurpose.SUBMIT) == 10
+    assert granted_in_a_minute(limiter, database) == 10
 
 
 def test_without_a_limit_of_ours_a_429_still_pauses(database: Database) -> None:
@@ -103,6 +154,10 @@ def test_without_a_limit_of_ours_a_429_still_pauses(database: Database) -> None:
     later(database, timedelta(seconds=31))
     for _ in range(50):
         limiter.acquire(CallPurpose.SUBMIT)
+    limiter.refused(CallPurpose.SUBMIT, retry_after=30, reason="429")
+    with pytest.raises(RateLimited) as raised:
+        limiter.acquire(CallPurpose.SUBMIT)
+    assert raised.value.retry_after == pytest.approx(30, abs=2), "calls were taken since the pause before"
 
 
 def test_a_running_installation_is_upgraded_with_its_calls_and_its_pause(state_url: str) -> None:
