@@ -138,16 +138,17 @@ def test_the_clock_of_a_waiting_order_stands_still_while_a_breaker_is_open(shop:
 
 
 def test_a_shop_where_nothing_waits_takes_the_order_that_probes_after_a_minute(shop: Steps) -> None:
-    for job_id in paid(shop, 3):
+    jobs = paid(shop, 3)
+    for job_id in jobs:
         shop.submit_due()
         shop.upscaler.fail(shop.external_id(job_id), "Unsupported image")
         shop.poll()
         shop.fulfil_due()
-    shop.later(minutes=20)  # the third waited for the breaker, and is refunded at its deadline
+    shop.later(minutes=20)  # the third waits for the breaker
     shop.poll()
     shop.fulfil_due()
     assert [one.name for one in shop.state.breakers.all() if one.is_open] == ["results"]
-    shop.change("UPDATE smi.upscale_jobs SET queue = NULL, lease_id = NULL")
+    assert shop.state.waiting.end(jobs[2], actor="its customer") == "ended"
     shop.change("UPDATE smi.breakers SET next_probe_at = smi.now()")
     with pytest.raises(Unavailable):
         shop.register()
