@@ -38,6 +38,11 @@ def number(value: float, *, locale: str = LOCALE) -> str:
     return format_decimal(digits, "#,##0", locale=locale, decimal_quantization=False)
 
 
+def counted(count: int, noun: str, *, locale: str = LOCALE) -> str:
+    """Return a number of things: `1 credit`, `1,200 credits`."""
+    return f"{format_decimal(count, '#,##0', locale=locale)} {noun}{'' if count == 1 else 's'}"
+
+
 def percent(share: float | None, *, decimals: int = 1, locale: str = LOCALE) -> str:
     """Return a share as `95.8%`, a dash for None."""
     return NONE if share is None else format_percent(share, f"0.{'0' * decimals}%", locale=locale)

@@ -16,15 +16,19 @@ PRODUCTS = (
     ("end_to_end/test_wheel.py", "end_to_end/test_starting_and_stopping.py"),
 )
 """What the first and the second process do before they share in the rest: no more than two products run at once."""
+SHARED = "faults/test_faults.py"
+"""Its tests are long and need nothing of each other: any process takes the next one, and they are the last."""
 LONG = "integration/services/test_state_machine.py"
 """One test that takes as long as a file of many: it begins the rest, which ends with the files of the fewest tests."""
 
 
 class Distribution(LoadFileScheduling):  # type: ignore[misc, unused-ignore]
-    """Units of work are files, as with `--dist loadfile`, and the folder `ONE_PRODUCT`."""
+    """Units of work are files, as with `--dist loadfile`, the folder `ONE_PRODUCT`, and the tests of `SHARED`."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid).removeprefix("smi_pipeline_tests/")
+        if file == SHARED:
+            return nodeid
         return ONE_PRODUCT if file.startswith(f"{ONE_PRODUCT}/") else file
 
     def _assign_work_unit(self, node: WorkerController) -> None:

@@ -205,18 +205,22 @@ def refusals(found: Measured, limits: Thresholds) -> list[str]:
     if found.tile_colour >= limits.tile_colour:
         messages.append(f"tile {found.tile_colour_at} is off by {found.tile_colour:.0f} levels")
     if found.foreign_tiles:
-        messages.append(f"{found.foreign_tiles} tiles show something else")
+        messages.append(f"{_count(found.foreign_tiles, 'tile shows', 'tiles show')} something else")
     elif found.foreign_block_share >= limits.foreign_block_share:
         messages.append(f"{found.foreign_block_share:.0%} of a tile shows something else")
     elif found.colour_outlier >= limits.colour_outlier:
         messages.append(f"a part has another colour ({found.colour_outlier:.1f} times what its contrast allows)")
     if found.shifted_alone:
-        messages.append(f"{found.shifted_alone} tiles are shifted")
+        messages.append(f"{_count(found.shifted_alone, 'tile is', 'tiles are')} shifted")
     if found.rotated_tiles:
-        messages.append(f"{found.rotated_tiles} tiles are mirrored or rotated")
+        messages.append(f"{_count(found.rotated_tiles, 'tile is', 'tiles are')} mirrored or rotated")
     if found.drift >= limits.drift_levels:
         messages.append(f"from some row on all colours are off by {found.drift:.0f} levels: damaged image data")
     return messages
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def fine_points(found: Measured, limits: Thresholds) -> list[str]:

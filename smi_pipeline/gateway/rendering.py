@@ -48,6 +48,7 @@ class Pages:
             "moment": formatting.moment,
             "dimensions": lambda size: formatting.dimensions(*size),
             "file_size": formatting.file_size,
+            "counted": formatting.counted,
             "money": formatting.money,
             "duration": formatting.duration,
             "stamp": stamp,

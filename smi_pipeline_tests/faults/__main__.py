@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, text
 from smi_pipeline.sandbox.server import Sandbox
 from smi_pipeline.state.embedded import EmbeddedPostgres
 from smi_pipeline.state.schema import ensure_database, migrate
-from smi_pipeline_tests.faults.drawn import draw
+from smi_pipeline_tests.faults.drawn import draw, shortened
 from smi_pipeline_tests.faults.run import Run, carry_out
 
 TEMPLATE = "smi_faults_template"
@@ -52,6 +52,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--first", type=int, default=0, help="number of the first run")
     parser.add_argument("--only", type=int, nargs="*", help="carry out only the runs of these numbers")
+    parser.add_argument("--short", action="store_true", help="fewer orders and minutes, as in `make test`")
     parser.add_argument("--list", action="store_true", help="print what is drawn, and carry out nothing")
     given = parser.parse_args()
     numbers = given.only if given.only is not None else range(given.first, given.first + given.runs)
@@ -72,9 +73,14 @@ def main() -> int:
         try:
             with Sandbox(home / "sandbox", processing_seconds=0.05, rate_minute=0, rate_hour=0) as sandbox:
                 for number in numbers:
+                    drawn = draw(given.seed, number)
                     with fresh_database(server, f"smi_faults_{number}") as url:
                         run = carry_out(
-                            draw(given.seed, number), url, home / f"run-{number}", sandbox, mark=f"n{number}"
+                            shortened(drawn) if given.short else drawn,
+                            url,
+                            home / f"run-{number}",
+                            sandbox,
+                            mark=f"n{number}",
                         )
                     violations += len(run.violations)
                     print(report(given.seed, number, run), flush=True)

@@ -2,13 +2,14 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from smi_pipeline.core import faults
 
 SHORTEST_MINUTES, LONGEST_MINUTES = 2, 9
 """How long a fault lasts by the moved clock: shorter than Upsampler may take for one order (15 minutes)."""
+SHORTENED_MINUTES = 2.5
 ORDERS = 30
 SLOW_SECONDS = 1.5
 """Longer than the clients of the harness wait."""
@@ -45,6 +46,7 @@ class Drawn:
     single: bool = False
     breakers: frozenset[str] = frozenset()
     tasks: frozenset[str] = frozenset()
+    orders: int = ORDERS
 
     def __str__(self) -> str:
         words = ", ".join(map(str, self.calls)) or f"{len(self.bad)} single orders: {self.always[0]}"
@@ -253,3 +255,8 @@ def draw(seed: int, number: int) -> Drawn:
     minutes = chance.uniform(SHORTEST_MINUTES, LONGEST_MINUTES)
     after = 0 if kind in (single_orders, sources) else chance.choice((0, 0, 0, 5, 12))
     return Drawn(minutes=minutes, after=after, **kind(chance))
+
+
+def shortened(drawn: Drawn) -> Drawn:
+    """Return the same fault for fewer orders and minutes, as `make test` carries it out."""
+    return replace(drawn, orders=ORDERS // 2, minutes=min(drawn.minutes, SHORTENED_MINUTES))

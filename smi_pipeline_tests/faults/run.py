@@ -11,7 +11,7 @@ import httpx
 
 from smi_pipeline.core import faults
 from smi_pipeline.sandbox.server import Sandbox
-from smi_pipeline_tests.faults.drawn import ORDERS, Call, Drawn, name_of
+from smi_pipeline_tests.faults.drawn import Call, Drawn, name_of
 from smi_pipeline_tests.faults.shop import Shop, running
 
 MAY_BE_LOST = 3
@@ -65,7 +65,7 @@ class _Course:
 
     def go(self) -> None:
         with ThreadPoolExecutor(4) as customers:
-            self.paid = list(customers.map(self._order, range(ORDERS)))
+            self.paid = list(customers.map(self._order, range(self.drawn.orders)))
         for call in self.drawn.always:
             self._add(call)
         ends = time.monotonic() + REAL_SECONDS

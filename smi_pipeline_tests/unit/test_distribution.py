@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from smi_pipeline_tests.distribution import LONG, ONE_PRODUCT, PRODUCTS, Distribution
+from smi_pipeline_tests.distribution import LONG, ONE_PRODUCT, PRODUCTS, SHARED, Distribution
 
 TESTS = Path(__file__).parents[1]
 PRODUCT_UNITS = [unit for line in PRODUCTS for unit in line]
@@ -21,7 +21,7 @@ class Process:
         self.given += indexes
 
 
-@pytest.mark.parametrize("unit", [*PRODUCT_UNITS, LONG])
+@pytest.mark.parametrize("unit", [*PRODUCT_UNITS, LONG, SHARED])
 def test_what_is_named_is_there(unit: str) -> None:
     assert (TESTS / unit).exists()
 
@@ -47,3 +47,9 @@ def test_products_come_first_and_two_at_a_time_and_the_rest_is_shared(turns: tup
     named = [ONE_PRODUCT if file.startswith(ONE_PRODUCT) else file for file in files]
     assert [[named[n] for n in process.given] for process in processes] == [list(share) for share in shares]
     assert not scheduler.workqueue
+
+
+def test_each_fault_goes_to_the_next_process_that_is_free() -> None:
+    scheduler: Any = object.__new__(Distribution)
+    tests = [f"smi_pipeline_tests/{SHARED}::test_it[{number}]" for number in range(2)]
+    assert [scheduler._split_scope(test) for test in tests] == tests

@@ -32,6 +32,11 @@ def test_amounts_are_written_with_the_decimals_of_their_currency(cents: int, cur
     assert formatting.money(cents, currency) == text
 
 
+@pytest.mark.parametrize(("count", "text"), [(0, "0 credits"), (1, "1 credit"), (1200, "1,200 credits")])
+def test_one_thing_is_named_in_the_singular(count: int, text: str) -> None:
+    assert formatting.counted(count, "credit") == text
+
+
 def test_a_currency_that_is_no_code_is_refused() -> None:
     with pytest.raises(RefusedError, match="ISO 4217"):
         formatting.money(1, "euro")

@@ -156,7 +156,7 @@ def test_a_tile_blurred_beyond_recognition_is_refused(check: Check) -> None:
     result = upscale(source, 4, "texture")
     place = (400, 300, 540, 420)
     result.paste(result.crop(place).filter(ImageFilter.GaussianBlur(40)), place)
-    assert_refused(check(source, result), "1 tiles show something else")
+    assert_refused(check(source, result), "1 tile shows something else")
 
 
 def test_flipped_bits_that_decode_without_error_are_refused_when_they_can_be_seen(check: Check) -> None:
