@@ -148,7 +148,8 @@ class _Course:
         alone = self.shop.sql(
             """SELECT 1 FROM smi.breakers WHERE opened_at IS NOT NULL
                AND greatest(opened_at, next_probe_at) < smi.now() - interval '55 seconds'
-               AND NOT EXISTS (SELECT FROM smi.upscale_jobs WHERE status IN ('pending', 'processing'))"""
+               AND NOT EXISTS (SELECT FROM smi.upscale_jobs
+                               WHERE status IN ('awaiting_payment', 'pending', 'processing'))"""
         )
         number = len(self.paid)
         email = f"{number:02d}-{self.mark}@customers.example"

@@ -14,6 +14,7 @@ import httpx
 import uvicorn
 
 from smi_pipeline.adapters.fetching.fetcher import HttpFetcher
+from smi_pipeline.adapters.stripe.payments import StripePayments
 from smi_pipeline.adapters.upsampler.client import UpsamplerClient
 from smi_pipeline.core.errors import PermanentError
 from smi_pipeline.core.models import Queue
@@ -82,7 +83,13 @@ class Shop:
             "smtp_starttls": False,
         }
         settings = Settings(_env_file=None, **values)  # type: ignore[call-arg]
-        built = build_context(settings, actor="harness", pool_size=WORKERS * 2 + 4)
+        payments = StripePayments(
+            settings.stripe_api_key.get_secret_value(),
+            settings.stripe_webhook_secret.get_secret_value(),
+            settings.stripe_api_base,
+            clock_tolerance=24 * 3600,  # webhooks are signed by the moved clock
+        )
+        built = replace(build_context(settings, actor="harness", pool_size=WORKERS * 2 + 4), payments=payments)
         self._folder = folder
         upscaler = UpsamplerClient(
             urls.upsampler,
