@@ -164,6 +164,7 @@ class ManualTaskKind(StrEnum):
     MAIL_FAILED = "mail_failed"
     OVERDUE = "overdue"
     PAYMENT_DIFFERS = "payment_differs"
+    PRICE_REFUSED = "price_refused"
     REFUND_FAILED = "refund_failed"
     REFUND_LATE = "refund_late"
     RUN_FAILED = "run_failed"

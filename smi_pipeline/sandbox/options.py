@@ -46,6 +46,8 @@ class Options:
     fee_percent: float = _of("stripe", 2.9)
     fee_fixed_cents: int = _of("stripe", 30)
     dispute_fee_cents: int = _of("stripe", 1500)
+    settlement_currency: str = _of("stripe", "", "currency of the balance (default: that of each charge)")
+    default_currency: str = _of("stripe", "usd", "default currency of the account (default %(default)s)")
     smtp_user: str = _of("mail", "", "user name that the mail server requires (default: no login)")
     smtp_password: str = _of("mail", "")
 

@@ -22,7 +22,7 @@ from smi_pipeline.core.models import (
     UpscaleJob,
 )
 from smi_pipeline.core.vocabulary import FetchKind, ManualTaskKind, Queue
-from smi_pipeline.formatting import one_line
+from smi_pipeline.formatting import money, one_line
 from smi_pipeline.services import notify, refund
 from smi_pipeline.services.context import ServiceContext, log
 
@@ -169,6 +169,8 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
         # Nobody can have paid: the address of the session was never given out.
         ctx.state.jobs.abandon(job_id, actor=ctx.actor)
         reason = error.reason if isinstance(error, PermanentError) else None
+        if reason == "amount_too_small":
+            _name_price_setting(ctx, job.price_cents, error)
         if reason in REFUSED_FIELDS:
             raise RefusedError(f"{REFUSED_FIELDS[reason]}: {error}", status=422) from error
         if isinstance(error, AccountError):
@@ -185,6 +187,17 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
         output_height=height * scale,
         checkout_url=session.url or "",
         status_url=status_url,
+    )
+
+
+def _name_price_setting(ctx: ServiceContext, price_cents: int, error: Exception) -> None:
+    """Open a manual task: Stripe judges the smallest amount in the currency of the payout, which only it knows."""
+    price, currency = money(price_cents, ctx.policy.currency), ctx.policy.currency.upper()
+    ctx.state.manual_tasks.open(
+        kind=ManualTaskKind.PRICE_REFUSED,
+        subject=ctx.policy.currency,
+        message=f"Stripe refuses the price of {price} as too small, and these orders are refused: {error}.",
+        next_step=f"Raise SMI_MINIMUM_PRICE_CENTS above {price_cents} (smallest units of {currency}) and restart.",
     )
 
 

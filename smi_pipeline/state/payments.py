@@ -8,6 +8,7 @@ from smi_pipeline.core.lifecycle import UNPAID
 from smi_pipeline.core.models import StripePayment
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import DisputeState, ManualTaskKind, PaymentRole, RefundKind
+from smi_pipeline.formatting import money, told_money
 from smi_pipeline.state import transitions
 from smi_pipeline.state.database import Aggregate, Row, Transaction
 from smi_pipeline.state.job_rows import touch
@@ -133,10 +134,11 @@ def _apply(tx: Transaction, job: Row, facts: StripePayment, role: PaymentRole, s
         )
         tx.audit(job["job_id"], "second_payment", actor=source, payment_intent=facts.payment_intent_id)
     else:
-        message = (
-            f"paid {facts.amount_received_cents} {facts.currency} cents instead of "
-            f"{job['price_cents']} {job['currency']} cents"
+        paid, price = (
+            told_money(facts.amount_received_cents, facts.currency),
+            money(job["price_cents"], job["currency"]),
         )
+        message = f"paid {paid} instead of {price}"
         transitions.refuse_amount(tx, job, facts, message=message, actor=source)
         open_task(
             tx,

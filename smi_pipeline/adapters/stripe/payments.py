@@ -203,6 +203,13 @@ class StripePayments:
             refunds = self._client.v1.refunds.list({"payment_intent": payment_intent_id, "limit": _PAGE})
             return [_refund(refund.to_dict()) for refund in _all_pages(refunds)]
 
+    # -- the account ---------------------------------------------------------------------------------------------
+
+    def default_currency(self) -> str:
+        """Return the default currency of the account. Raises AccountError for a key that may not read it."""
+        with translated():
+            return _word(self._client.v1.accounts.retrieve_current().to_dict().get("default_currency"))
+
     # -- balance -------------------------------------------------------------------------------------------------
 
     def bookings(self, since: datetime, until: datetime) -> Iterator[BalanceTransaction]:

@@ -44,6 +44,7 @@ class Api:
 
     def __init__(self, service: "SandboxService", money: Money, checkout: Checkout) -> None:
         self._ledger = service.ledger
+        self._settings = service.settings
         self._money = money
         self._checkout = checkout
         one = r"([A-Za-z]+_\w+)"
@@ -57,7 +58,7 @@ class Api:
     def endpoint_of(self, path: str) -> str:
         """Return the name by which faults match: ``refunds``, ``checkout/sessions``, ``events`` …"""
         rest = path.removeprefix("/v1/")
-        names = (*_READABLE, "balance")
+        names = (*_READABLE, "balance", "account")
         return next((name for name in names if rest == name or rest.startswith(name + "/")), "unknown")
 
     def run(self, method: str, path: str, params: Params, idempotency_key: str | None) -> Object:
@@ -84,6 +85,8 @@ class Api:
             ]
             nothing = [{**amount, "amount": 0, "source_types": {"card": 0}} for amount in amounts]
             return {"object": "balance", "available": amounts, "pending": nothing, "livemode": False}
+        if rest == "account":
+            return {"id": "acct_sandbox", "object": "account", "default_currency": self._settings["default_currency"]}
         if found := re.fullmatch(r"checkout/sessions/(cs_\w+)/line_items", rest):
             return self._checkout.line_items(find(self._ledger, "sessions", found[1], "checkout.session"))
         if rest in _READABLE:

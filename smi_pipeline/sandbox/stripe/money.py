@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from smi_pipeline.sandbox.faults import Kind
 from smi_pipeline.sandbox.stripe import objects
+from smi_pipeline.sandbox.stripe.currencies import converted, formatted, rate
 from smi_pipeline.sandbox.stripe.disputes import Disputes
 from smi_pipeline.sandbox.stripe.events import Events
 from smi_pipeline.sandbox.stripe.forms import Object, Params, StripeError, find
@@ -146,10 +147,12 @@ class Money:
         self._events.emit("payment_intent.payment_failed", intent)
 
     def _settle(self, intent: Object) -> None:
-        now, amount = self._now(), intent["amount"]
+        now, currency = self._now(), intent["currency"]
+        settled, amount = self.settlement(currency), intent["amount"]
         charge = objects.charge(now=now, intent=intent, email=intent["receipt_email"])
         settings = self._service.settings
-        fee = min(amount, round(amount * settings["fee_percent"] / 100) + settings["fee_fixed_cents"])
+        booked = converted(amount, rate(currency, settled)) if settled != currency else amount
+        fee = min(booked, round(booked * settings["fee_percent"] / 100) + settings["fee_fixed_cents"])
         charge["balance_transaction"] = self.move("charge", amount, fee, charge)
         intent.update(
             status="succeeded",
@@ -196,9 +199,8 @@ class Money:
         if amount <= 0:
             raise StripeError("Invalid positive integer", code="parameter_invalid_integer", param="amount")
         if amount > left:
-            message = (
-                f"Refund amount (${amount / 100:.2f}) is greater than unrefunded amount on charge (${left / 100:.2f})"
-            )
+            asked, rest = (formatted(cents, charge["currency"]) for cents in (amount, left))
+            message = f"Refund amount ({asked}) is greater than unrefunded amount on charge ({rest})"
             raise StripeError(message, code="amount_too_large", param="amount", remembered=True)
         refund = objects.refund(now=self._now(), charge=charge, amount=amount, reason=reason, metadata=metadata or {})
         taken = self._faults({"refund_pending", "refund_fails", "refund_refused"}, "refund", charge, refund)
@@ -270,10 +272,24 @@ class Money:
             totals[move["currency"]] = totals.get(move["currency"], 0) + move["net"]
         return totals
 
+    def settlement(self, currency: str) -> str:
+        """Return the currency in which a charge in `currency` reaches the balance."""
+        return str(self._service.settings["settlement_currency"] or currency)
+
     def move(self, type: str, amount: int, fee: int, source: Object) -> str:
-        """Record a balance transaction (cents, negative when money leaves); return its id."""
+        """Record a balance transaction of an amount in the currency of its source (negative when money leaves), and of
+        a fee in that of the balance; return its id."""
+        currency = source["currency"]
+        settled = self.settlement(currency)
+        factor = rate(currency, settled) if settled != currency else None
         move = objects.balance_transaction(
-            now=self._now(), type=type, amount=amount, fee=fee, currency=source["currency"], source=source["id"]
+            now=self._now(),
+            type=type,
+            amount=converted(amount, factor) if factor else amount,
+            fee=fee,
+            currency=settled,
+            source=source["id"],
+            exchange_rate=round(float(factor), 6) if factor else None,
         )
         self._ledger.put("balance_transactions", move["id"], move)
         return str(move["id"])

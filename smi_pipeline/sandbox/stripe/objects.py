@@ -79,8 +79,11 @@ def charge(*, now: int, intent: Object, email: str | None) -> Object:
     }
 
 
-def balance_transaction(*, now: int, type: str, amount: int, fee: int, currency: str, source: str) -> Object:
-    """Return a balance transaction; ``amount`` and ``fee`` in cents, ``amount`` negative when money leaves."""
+def balance_transaction(
+    *, now: int, type: str, amount: int, fee: int, currency: str, source: str, exchange_rate: float | None = None
+) -> Object:
+    """Return a balance transaction; ``amount`` and ``fee`` in cents, ``amount`` negative when money leaves. An amount
+    in the currency of the source times ``exchange_rate`` is one in ``currency``."""
     details = {
         "amount": fee,
         "currency": currency,
@@ -96,7 +99,7 @@ def balance_transaction(*, now: int, type: str, amount: int, fee: int, currency:
         "created": now,
         "currency": currency,
         "description": None,
-        "exchange_rate": None,
+        "exchange_rate": exchange_rate,
         "fee": fee,
         "fee_details": [details] if fee else [],
         "net": amount - fee,

@@ -12,6 +12,7 @@ from pydantic import Field
 from smi_pipeline.core.errors import NotFound, PermanentError, TransientError, UnreadableError
 from smi_pipeline.core.models import StripePayment
 from smi_pipeline.core.vocabulary import RETURNED, ManualTaskKind, PaymentRole
+from smi_pipeline.formatting import told_money
 from smi_pipeline.services.context import ServiceContext, log
 from smi_pipeline.services.intake import learn_of_payment
 from smi_pipeline.services.reconciliation.progress import Progress
@@ -219,7 +220,8 @@ class _Comparison:
             if theirs is None and ours.state in RETURNED:
                 if not self._made_just_now(ours.stripe_refund_id):
                     problems.append(
-                        f"Stripe does not know the refund {ours.stripe_refund_id} of {ours.amount_cents} cents"
+                        f"Stripe does not know the refund {ours.stripe_refund_id} of "
+                        f"{told_money(ours.amount_cents or 0, row.payment.currency)}"
                     )
             elif theirs is not None and theirs.alive != (ours.state in RETURNED):
                 problems.append(f"the refund {theirs.refund_id} is {ours.state} here and {theirs.status} at Stripe")
@@ -244,8 +246,8 @@ class _Comparison:
             problems.append(f"it is {facts.status} at Stripe, and paid here")
         elif (facts.amount_received_cents, facts.currency) != (row.payment.received_cents, row.payment.currency):
             problems.append(
-                f"Stripe received {facts.amount_received_cents} {facts.currency} cents, "
-                f"we recorded {row.payment.received_cents} {row.payment.currency} cents"
+                f"Stripe received {told_money(facts.amount_received_cents, facts.currency)}, "
+                f"we recorded {told_money(row.payment.received_cents, row.payment.currency)}"
             )
         if facts.disputed and row.payment.dispute is None:
             problems.append("Stripe shows a dispute that is not on record")

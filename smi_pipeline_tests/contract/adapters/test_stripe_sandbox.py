@@ -10,6 +10,7 @@ import pytest
 import stripe
 
 from smi_pipeline.adapters.stripe.payments import StripePayments
+from smi_pipeline.core.currencies import minimum_charge
 from smi_pipeline.core.errors import (
     AccountError,
     AmbiguousError,
@@ -39,7 +40,7 @@ def sandbox(running: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandb
     monkeypatch.setattr(stripe.HTTPClient, "INITIAL_DELAY", 0.001)
     yield running
     running.clear_faults("stripe")
-    running.configure("stripe", webhook_url="")
+    running.configure("stripe", webhook_url="", settlement_currency="")
 
 
 @pytest.fixture
@@ -124,6 +125,42 @@ def test_a_session_that_stripe_would_refuse_is_a_permanent_error(
     with pytest.raises(PermanentError) as raised:
         opened(payments, **changes)
     assert raised.value.reason == ("amount_too_small" if "amount_cents" in changes else "stripe_refused")
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "settled", "reason"),
+    [
+        (50, "usd", "", None),
+        (50, "usd", "eur", "amount_too_small"),
+        (62, "usd", "eur", None),
+        (49, "jpy", "", "amount_too_small"),
+        (50, "jpy", "", None),
+        (50, "jpy", "usd", "amount_too_small"),
+        (399, "hkd", "", "amount_too_small"),
+        (5121, "kwd", "", "stripe_refused"),
+        (5130, "kwd", "", None),
+        (1250, "isk", "", "stripe_refused"),
+        (500, "xau", "", "stripe_refused"),
+    ],
+)
+def test_what_is_too_little_is_judged_in_the_currency_of_the_balance(
+    payments: StripePayments, sandbox: Sandbox, amount: int, currency: str, settled: str, reason: str | None
+) -> None:
+    sandbox.configure("stripe", settlement_currency=settled)
+    if reason is None:
+        assert opened(payments, amount_cents=amount, currency=currency).status == "open"
+        return
+    with pytest.raises(PermanentError) as raised:
+        opened(payments, amount_cents=amount, currency=currency)
+    assert raised.value.reason == reason
+
+
+def test_every_smallest_charge_of_ours_is_taken_and_nothing_less(payments: StripePayments, sandbox: Sandbox) -> None:
+    for currency in ("usd", "eur", "gbp", "jpy", "sek", "hkd", "mxn", "czk", "pln"):
+        least = minimum_charge(currency)
+        assert opened(payments, amount_cents=least, currency=currency).status == "open"
+        with pytest.raises(PermanentError, match="at least"):
+            opened(payments, amount_cents=least - 1, currency=currency)
 
 
 def test_an_open_session_is_expired_and_others_are_left_alone(payments: StripePayments, sandbox: Sandbox) -> None:

@@ -92,6 +92,22 @@ def test_in_earnest_the_public_address_must_be_reachable_and_encrypted(
     assert words in line
 
 
+def test_a_currency_other_than_the_accounts_is_noted(
+    smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert found(smi)["SMI_CURRENCY"] == ("ok", "usd, the default currency of the Stripe account; ")
+    monkeypatch.setenv("SMI_CURRENCY", "eur")
+    state, line = found(smi)["SMI_CURRENCY"]
+    assert state == "note"
+    assert "is eur" in line and "Stripe account is usd" in line
+    configured.fault("stripe", "status", match={"endpoint": "account"}, code=403, times=None)
+    assert "not known" in found(smi)["SMI_CURRENCY"][1]
+    configured.clear_faults("stripe")
+    monkeypatch.setenv("SMI_CURRENCY", "dem")
+    state, line = found(smi)["SMI_CURRENCY"]
+    assert (state, "'dem' is not a currency that Stripe charges in" in line) == ("wrong", True)
+
+
 def test_a_misspelt_variable_is_noted(smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMI_POL_SECONDS", "3")
     assert found(smi)["SMI_POL_SECONDS"][0] == "note"
