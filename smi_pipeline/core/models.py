@@ -154,7 +154,7 @@ class CheckoutRequest:
     resolution: str
     amount_cents: int
     currency: str
-    customer_email: str
+    customer_email: str  # empty: Checkout asks for it
     description: str
     success_url: str
     cancel_url: str
@@ -173,6 +173,7 @@ class CheckoutSession:
     payment_status: str  # unpaid | paid | no_payment_required
     payment_intent_id: str | None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    customer_email: str = ""  # given by the shop, or entered at Checkout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +221,7 @@ class NewJob:
     file_name: str
     resolution: str
     scale: int
-    customer_email: str
+    customer_email: str  # empty: Checkout asks for it
     customer_name: str | None
     source: ImageInfo
     price_cents: int
@@ -247,7 +248,7 @@ class UpscaleJob:
     file_name: str
     resolution: str
     scale: int
-    customer_email: str
+    customer_email: str  # empty: not known, or not yet
     customer_name: str | None
     source_format: str
     source_width: int

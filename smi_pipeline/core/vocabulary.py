@@ -162,6 +162,7 @@ class ManualTaskKind(StrEnum):
     FILE_DAMAGED = "file_damaged"
     FILE_MISSING = "file_missing"
     MAIL_FAILED = "mail_failed"
+    NO_ADDRESS = "no_address"
     OVERDUE = "overdue"
     PAYMENT_DIFFERS = "payment_differs"
     PRICE_REFUSED = "price_refused"

@@ -9,7 +9,15 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from smi_pipeline.core import faults, properties
-from smi_pipeline.core.errors import AccountError, NotFound, PermanentError, RefusedError, TransientError, Unavailable
+from smi_pipeline.core.errors import (
+    AccountError,
+    NotFound,
+    PermanentError,
+    RefusedError,
+    TransientError,
+    Unavailable,
+    UnreadableError,
+)
 from smi_pipeline.core.faults import Failure
 from smi_pipeline.core.image_rules import check_output_size
 from smi_pipeline.core.models import (
@@ -92,7 +100,7 @@ class JobRequest:
 
     image_url: str
     resolution: str
-    email: str
+    email: str | None = None  # None: Checkout asks for it
     customer_name: str | None = None
     return_url: str | None = None
 
@@ -119,7 +127,7 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
     if request.resolution not in SCALES:
         raise RefusedError(f"resolution must be one of {', '.join(SCALES)}", status=422)
     scale = SCALES[request.resolution]
-    email = _checked_email(request.email)
+    email = checked_email(request.email) if request.email is not None else ""
     try:
         with ctx.fetcher.fetch(
             request.image_url, kind=FetchKind.SOURCE, max_bytes=ctx.policy.max_source_bytes
@@ -155,7 +163,7 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
         resolution=request.resolution,
         amount_cents=job.price_cents,
         currency=job.currency,
-        customer_email=_for_the_wire(email),
+        customer_email=_for_the_wire(email) if email else "",
         description=f"{request.resolution} upscale of {job.file_name}, {width * scale} x {height * scale} pixels",
         success_url=status_url,
         cancel_url=request.return_url or status_url,
@@ -243,7 +251,8 @@ def handle_stripe_event(ctx: ServiceContext, event: StripeEvent, *, source: str)
             return "not paid yet"
         if body.get("object") == "checkout.session" and body.get("payment_status") != "paid":
             # Of a method whose bank decides days later, or in words that are not known: the intent tells.
-            noted = ctx.state.jobs.payment_on_its_way(job_id, payment_intent, actor=source, event=name)
+            address = address_of(ctx, job_id, payment_intent)
+            noted = ctx.state.jobs.payment_on_its_way(job_id, payment_intent, actor=source, event=name, address=address)
             return "on its way" if noted else "not paid yet"
         if ctx.state.webhook_inbox.seen([event.event_id]):
             return "repeated"
@@ -266,10 +275,27 @@ def learn_of_payment(
         return "not paid yet"
     # Refunds first: without an answer the payment event is repeated too, and no refunded work starts.
     refunds = refund.refunds_made(ctx, facts)
-    role = ctx.state.payments.record_payment(facts, job_id, event=event, source=source, policy=ctx.policy)
+    address = address_of(ctx, job_id, payment_intent_id)
+    role = ctx.state.payments.record_payment(
+        facts, job_id, event=event, source=source, policy=ctx.policy, address=address
+    )
     for made in refunds:
         ctx.state.refunds.settle_by_facts(made, event=None, actor=source)
     return str(role)
+
+
+def address_of(ctx: ServiceContext, job_id: str, payment_intent_id: str) -> str:
+    """Return the e-mail address that the customer has entered at Checkout, empty if there is none. An order that has
+    one costs no call. What is wrong with the session keeps no payment from being recorded."""
+    job = ctx.state.queries.job(job_id) if re.fullmatch(r"[0-9a-f]{32}", job_id) else None
+    if job is None or job.customer_email:
+        return ""
+    try:
+        session = ctx.payments.checkout_of(payment_intent_id)
+        return checked_email(session.customer_email) if session and session.customer_email else ""
+    except (NotFound, PermanentError, AccountError, UnreadableError, RefusedError) as error:
+        log.warning("no e-mail address was found for job %s (%s)", job_id, type(error).__name__)
+        return ""
 
 
 def _unknown_event(ctx: ServiceContext, event: StripeEvent, payment_intent: str | None) -> str:
@@ -327,7 +353,8 @@ def _lives(ctx: ServiceContext, session: CheckoutSession, job_id: str) -> bool:
     elif status in ("canceled", "requires_payment_method"):
         return False
     else:
-        ctx.state.jobs.payment_on_its_way(job_id, intent, actor=ctx.actor, event=None)
+        address = address_of(ctx, job_id, intent)
+        ctx.state.jobs.payment_on_its_way(job_id, intent, actor=ctx.actor, event=None, address=address)
     return True
 
 
@@ -380,7 +407,8 @@ def _payment_intent_id(body: Mapping[str, Any]) -> str | None:
     return intent.get("id") if isinstance(intent, Mapping) else intent
 
 
-def _checked_email(address: str) -> str:
+def checked_email(address: str) -> str:
+    """Return an e-mail address as it is written to. Raises RefusedError (422)."""
     from email_validator import EmailNotValidError, validate_email
 
     try:

@@ -85,6 +85,8 @@ class StripePayments:
         Stripe refuses its key."""
         metadata = {"job_id": request.job_id, "resolution": request.resolution, "source": SOURCE}
         options: Any = {"payment_method_types": list(request.payment_methods)} if request.payment_methods else {}
+        if request.customer_email:  # else Checkout asks for it
+            options["customer_email"] = request.customer_email
         with translated():
             session = self._client.v1.checkout.sessions.create(
                 options
@@ -100,7 +102,6 @@ class StripePayments:
                             },
                         }
                     ],
-                    "customer_email": request.customer_email,
                     "metadata": metadata,
                     "payment_intent_data": {"metadata": metadata, "description": request.description},
                     "success_url": request.success_url,
@@ -115,6 +116,12 @@ class StripePayments:
         """Return the session as it is now. Raises NotFound."""
         with translated():
             return _checkout(self._client.v1.checkout.sessions.retrieve(session_id).to_dict())
+
+    def checkout_of(self, payment_intent_id: str) -> CheckoutSession | None:
+        """Return the session in which a payment was made, None for one that was made elsewhere."""
+        with translated():
+            sessions = self._client.v1.checkout.sessions.list({"payment_intent": payment_intent_id, "limit": 1})
+            return next((_checkout(session.to_dict()) for session in _all_pages(sessions)), None)
 
     def expire_checkout(self, session_id: str) -> None:
         """Close an open session; leave any other as it is. Raises NotFound."""
@@ -312,6 +319,7 @@ def leaves_refundable(dispute: Mapping[str, Any]) -> bool:
 
 
 def _checkout(session: Mapping[str, Any]) -> CheckoutSession:
+    details = session.get("customer_details") or {}
     return CheckoutSession(
         session_id=session["id"],
         url=session.get("url"),
@@ -319,6 +327,7 @@ def _checkout(session: Mapping[str, Any]) -> CheckoutSession:
         payment_status=_word(session.get("payment_status")),
         payment_intent_id=_id(session.get("payment_intent")),
         metadata=dict(session.get("metadata") or {}),
+        customer_email=_word(details.get("email")) or _word(session.get("customer_email")),
     )
 
 

@@ -73,12 +73,12 @@ class Checkout:
         if request.method == "POST" and status == "open":
             form = {name: values[0] for name, values in parse_qs((await request.body()).decode()).items()}
             email = form.get("email", "").strip()
-            if email and not session["customer_email"]:
-                details = self._ledger.get("session_details", session["id"]) or {}
-                self._ledger.put("session_details", session["id"], {**details, "email": email})
-            if form.get("card", "").replace(" ", "") == _DECLINED_CARD:
-                error = "Your card was declined."
-            self._money.pay(session, outcome="declined" if error else "paid")
+            if not (email or session["customer_email"]):
+                error = "Enter your email."
+            else:
+                if form.get("card", "").replace(" ", "") == _DECLINED_CARD:
+                    error = "Your card was declined."
+                self._money.pay(session, outcome="declined" if error else "paid", email=email)
         if request.method == "POST" and not error and status in ("open", "complete"):  # or the button was pressed twice
             target = session["success_url"].replace("{CHECKOUT_SESSION_ID}", session["id"])
             return RedirectResponse(target, status_code=303)

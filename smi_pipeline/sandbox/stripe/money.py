@@ -67,16 +67,18 @@ class Money:
         currency: str | None = None,
         outcome: str = "paid",
         seconds: float = 2.0,
+        email: str | None = "customer@example.com",
     ) -> Object:
         """Pay a Checkout session as its page does; return the PaymentIntent.
 
         ``outcome``: ``paid``; ``declined`` (the session stays open); ``async`` or ``async_failed`` (a bank debit that
-        is decided ``seconds`` later). ``amount`` (cents) and ``currency`` override those of the session.
+        is decided ``seconds`` later). ``amount`` (cents) and ``currency`` override those of the session. ``email`` is
+        what the customer enters when the session names no address, None for nothing.
         """
         if session["status"] != "open":
             raise StripeError(f"This Checkout session is {session['status']}", code="checkout_session_not_open")
         private = self._ledger.get("session_details", session["id"]) or {}
-        email = session["customer_email"] or private.get("email") or "customer@example.com"
+        email = session["customer_email"] or email
         intent = objects.intent(
             now=self._now(),
             amount=amount if amount is not None else session["amount_total"],
@@ -99,7 +101,7 @@ class Money:
                 amount_total=intent["amount"],
                 amount_subtotal=intent["amount"],
                 currency=intent["currency"],
-                customer_details={"email": email, "name": None, "address": None, "phone": None, "tax_ids": []},
+                customer_details=objects.customer_details(email),
             )
             if outcome == "paid":
                 self._settle(intent)

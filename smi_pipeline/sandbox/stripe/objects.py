@@ -194,6 +194,11 @@ def session(*, now: int, base_url: str, expires_at: int, amount: int, currency: 
     }
 
 
+def customer_details(email: str | None) -> Object:
+    """Return what a Checkout session knows of its customer after the payment."""
+    return {"email": email, "name": None, "address": None, "phone": None, "tax_exempt": "none", "tax_ids": []}
+
+
 def event(*, now: int, type: str, subject: Object, request_id: str | None, idempotency_key: str | None) -> Object:
     """Return an event about ``subject``, which is already a snapshot."""
     return {

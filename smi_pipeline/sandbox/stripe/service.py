@@ -8,7 +8,8 @@ An idempotency key replays the error of a ``status`` fault with ``after_work``, 
 
 Control endpoints, all POST with JSON, which return the object:
 
-- ``/_pay`` ``{"session", "amount"?, "currency"?, "outcome"?: paid|declined|async|async_failed, "seconds"?}``, or
+- ``/_pay`` ``{"session", "amount"?, "currency"?, "outcome"?: paid|declined|async|async_failed, "seconds"?, "email"?}``
+  (``email``: what the customer enters where the session names none; null for nothing), or
   ``{"amount", "currency", "metadata"}`` for a payment without session;
 - ``/_dispute`` ``{"payment_intent"|"charge", "amount"?, "reason"?, "inquiry"?}``, or ``{"dispute", "outcome"}``;
 - ``/_refund`` ``{"payment_intent"|"charge", "amount"?, "metadata"?}``: a refund made in Stripe's dashboard;
@@ -202,7 +203,7 @@ class Stripe(SandboxService):
                 amount=amount, currency=body.get("currency", "usd"), metadata=body.get("metadata") or {}
             )
         session = find(self.ledger, "sessions", body["session"], "checkout.session")
-        return self.money.pay(session, **_given(body, "amount", "currency", "outcome", "seconds"))
+        return self.money.pay(session, **_given(body, "amount", "currency", "outcome", "seconds", "email"))
 
     def _dispute(self, body: dict[str, Any]) -> Object:
         if "dispute" in body:

@@ -98,6 +98,20 @@ def test_a_session_is_opened_paid_and_read_with_its_payment(payments: StripePaym
     assert facts.created_at is not None and abs(datetime.now(UTC) - facts.created_at) < timedelta(seconds=60)
 
 
+@pytest.mark.parametrize("entered", ["ben@example.org", None])
+def test_the_address_that_a_customer_enters_at_checkout_is_read(
+    payments: StripePayments, sandbox: Sandbox, entered: str | None
+) -> None:
+    session = opened(payments, customer_email="")
+    assert session.customer_email == ""
+    payment_intent = sandbox.pay(session.session_id, email=entered)["id"]
+    found = payments.checkout_of(payment_intent)
+    assert found and (found.session_id, found.customer_email) == (session.session_id, entered or "")
+    named = opened(payments)
+    assert named.customer_email == "ann@example.com"
+    assert payments.checkout_of("pi_of_nobody") is None
+
+
 def test_opening_a_session_again_with_the_same_key_is_the_same_session(payments: StripePayments) -> None:
     same = {
         "idempotency_key": "checkout:same",
