@@ -178,7 +178,8 @@ class CheckoutSession:
 
 @dataclass(frozen=True, kw_only=True)
 class BalanceTransaction:
-    """One line of Stripe's balance, in cents; a negative amount leaves the balance, the fee leaves in addition."""
+    """One line of Stripe's balance, in cents of the payment's currency; a negative amount leaves the balance, the fee
+    leaves in addition."""
 
     booking_id: str
     created_at: datetime

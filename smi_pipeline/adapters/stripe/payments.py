@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import ROUND_HALF_UP, Decimal
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
@@ -161,9 +162,8 @@ class StripePayments:
         charge = intent.get("latest_charge")
         charge = charge if isinstance(charge, Mapping) else {}
         transaction = charge.get("balance_transaction")
-        # A payment settled in another currency has its fee in that currency: it counts as not known.
-        transaction = transaction if isinstance(transaction, Mapping) else {}
-        comparable = transaction.get("currency") == intent.get("currency")
+        charged = {"currency": intent.get("currency"), **charge}
+        booked = _in_currency_of(charged, transaction) if isinstance(transaction, Mapping) else None
         disputed = bool(charge.get("disputed"))
         return StripePayment(
             payment_intent_id=intent["id"],
@@ -175,7 +175,7 @@ class StripePayments:
             refunded_cents=charge.get("amount_refunded") or 0,
             disputed=disputed,
             refundable=not disputed or self._refundable(intent["id"]),
-            fee_cents=transaction.get("fee") if comparable else None,
+            fee_cents=booked[1] if booked else None,
             created_at=_moment(intent["created"]) if intent.get("created") else None,
             charged_at=_moment(charge["created"]) if charge.get("created") else None,
         )
@@ -350,16 +350,34 @@ def _booking(transaction: Mapping[str, Any]) -> BalanceTransaction | None:
     payment_intent = _id(source.get("payment_intent"))
     if source.get("object") not in ("charge", "refund", "dispute") or not payment_intent:
         return None
+    booked = _in_currency_of(source, transaction)
+    amount, fee = booked or (transaction["amount"], transaction["fee"])
     return BalanceTransaction(
         booking_id=transaction["id"],
         created_at=_moment(transaction["created"]),
         source_id=source["id"],
         kind=source["object"],
         payment_intent_id=payment_intent,
-        amount_cents=transaction["amount"],
-        fee_cents=transaction["fee"],
-        currency=transaction["currency"],
+        amount_cents=amount,
+        fee_cents=fee,
+        currency=source["currency"] if booked else transaction["currency"],
     )
+
+
+def _in_currency_of(source: Mapping[str, Any], transaction: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return amount and fee of a balance transaction in the currency of its charge, refund or dispute; None when they
+    are not known there.
+
+    One that is settled in another currency is converted at its own rate: that of its two amounts, which Stripe rounds
+    to its `exchange_rate` (docs.stripe.com/api/balance_transactions/object). The fee is rounded half up."""
+    amount, fee = transaction.get("amount"), transaction.get("fee")
+    if transaction.get("currency") == source.get("currency"):
+        return (amount or 0, fee) if fee is not None else None
+    whole = source.get("amount_captured") or source.get("amount")
+    if not (whole and amount) or fee is None:
+        return None
+    converted = (Decimal(fee) * whole / abs(amount)).to_integral_value(ROUND_HALF_UP)
+    return (whole if amount > 0 else -whole), int(converted)
 
 
 def _event(event: Mapping[str, Any]) -> StripeEvent:

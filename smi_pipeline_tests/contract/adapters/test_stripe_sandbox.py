@@ -74,6 +74,13 @@ def refunds_in_ledger(sandbox: Sandbox, payment: StripePayment) -> list[dict[str
     return [r for r in sandbox.ledger("stripe")["refunds"] if r["payment_intent"] == payment.payment_intent_id]
 
 
+def balance_of(sandbox: Sandbox, payment: StripePayment) -> list[dict[str, Any]]:
+    """The balance transactions of a charge, as Stripe shows them."""
+    client = stripe.StripeClient(KEY, base_addresses={"api": sandbox.urls.stripe})
+    found = client.v1.balance_transactions.list({"source": payment.charge_id or ""})
+    return [each.to_dict() for each in found.data]
+
+
 def until(ready: Callable[[], bool], seconds: float = 5) -> None:
     end = time.monotonic() + seconds
     while not ready():
@@ -448,6 +455,43 @@ def test_more_failed_tries_are_ambiguous(payments: StripePayments, sandbox: Sand
     with pytest.raises(SmiError) as raised:
         payments.payment("pi_1")
     assert type(raised.value) is AnsweredError
+
+
+@pytest.mark.parametrize(
+    ("currency", "amount", "settled", "booked", "fee"),
+    [
+        ("eur", 1000, "usd", 1234, 66 / 1.234),  # 2.9% of $12.34 and 30 cents
+        ("usd", 500, "jpy", 746, 52 / 1.492),  # 2.9% of 746 yen and 30 yen
+        ("jpy", 1000, "usd", 670, 49 / 0.67),
+        ("kwd", 5000, "usd", 1625, 77 / 0.325),
+    ],
+)
+def test_a_fee_in_the_currency_of_the_balance_is_converted_at_its_own_rate(
+    payments: StripePayments, sandbox: Sandbox, currency: str, amount: int, settled: str, booked: int, fee: float
+) -> None:
+    sandbox.configure("stripe", settlement_currency=settled)
+    began = datetime.now(UTC)
+    session = opened(payments, amount_cents=amount, currency=currency)
+    facts = payments.payment(sandbox.pay(session.session_id)["id"])
+    (move,) = balance_of(sandbox, facts)
+    assert (move["amount"], move["currency"]) == (booked, settled)
+    assert move["exchange_rate"] == pytest.approx(booked / amount, rel=0.002)
+    assert (facts.amount_received_cents, facts.currency, facts.fee_cents) == (amount, currency, round(fee))
+    payments.create_refund(
+        payment_intent_id=facts.payment_intent_id,
+        amount_cents=amount,
+        idempotency_key=f"{session.session_id}",
+        metadata={},
+    )
+    sandbox.control("stripe", "/_dispute", payment_intent=facts.payment_intent_id)
+    found = {
+        b.kind: (b.amount_cents, b.fee_cents, b.currency)
+        for b in payments.bookings(began, datetime.now(UTC))
+        if b.payment_intent_id == facts.payment_intent_id
+    }
+    assert found["charge"] == (amount, round(fee), currency)
+    assert found["refund"] == (-amount, 0, currency)
+    assert found["dispute"] == (-amount, round(1500 * amount / booked), currency)
 
 
 # -- the balance -----------------------------------------------------------------------------------------------------
