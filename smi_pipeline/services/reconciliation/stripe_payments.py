@@ -39,13 +39,14 @@ _PAID = "succeeded"
 
 class _Place(Progress):
     """Up to where payments were compared (`at` None: no comparison is under way), when a deep one began, since when
-    payments were not readable, and which older ones are still to be compared."""
+    payments were not readable, which older ones are still to be compared, and how many were."""
 
     at: datetime | None = None
     width: timedelta | None = None
     deep: datetime | None = None
     unreadable: dict[str, datetime] = Field(default_factory=dict)
     open_refunds: list[str] = Field(default_factory=list)
+    so_far: int = 0
 
 
 def compare_payments(ctx: ServiceContext, *, seconds: float = 30.0) -> Counter[str]:
@@ -82,7 +83,9 @@ def compare_payments(ctx: ServiceContext, *, seconds: float = 30.0) -> Counter[s
                 break
     finally:
         place.at, place.width = (None, None) if walk.finished else (walk.at, walk.width)
-        place.ended = now if walk.finished else place.ended
+        place.so_far += tally["known"] + tally["missed"] + tally["differs"]
+        if walk.finished:
+            place.ended, place.compared, place.so_far = now, place.so_far, 0
         ctx.state.reconciliation.set_cursor(CURSOR, place.model_dump_json())
     return tally
 
