@@ -162,6 +162,7 @@ def connections(settings: Settings) -> Iterator[Finding]:
         ("mail server", _mail, "correct SMTP_HOST, SMTP_PORT, SMTP_USER, SMTP_PASSWORD, SMTP_STARTTLS"),
         ("Stripe", _stripe, "correct STRIPE_API_KEY or STRIPE_API_BASE"),
         ("SMI_CURRENCY", _currency, "correct STRIPE_API_KEY or STRIPE_API_BASE"),
+        ("Stripe webhook", _webhook, "correct STRIPE_API_KEY or STRIPE_API_BASE"),
         ("Upsampler", _upsampler, "correct UPSAMPLER_API_KEY or UPSAMPLER_BASE_URL"),
     ):
         yield _asked(name, look, to_do, settings)
@@ -288,6 +289,24 @@ def _stripe(settings: Settings) -> str:
     return "key accepted, payments can be listed" + (
         "; test mode" if "_test_" in _value(settings, "STRIPE_API_KEY") else ""
     )
+
+
+def _webhook(settings: Settings) -> str | Finding:
+    from smi_pipeline.services.intake import HANDLED_EVENTS
+
+    name, url = "Stripe webhook", f"{settings.public_url}/smi-webhook/stripe"
+    add = "add it in the Stripe dashboard, with the events of docs/external-services.md"
+    try:
+        enabled = _payments(settings).webhook_events(url)
+    except SmiError:  # a restricted key may not list them; the check of Stripe names all else
+        return Finding(name, "note", "its events are not known: they cannot be listed", f"look for {url} yourself")
+    if enabled is None:
+        late = "payments are found by asking only, minutes later"
+        return Finding(name, "note", f"Stripe has no enabled webhook endpoint {url}: {late}", add)
+    missing = [event for event in HANDLED_EVENTS if "*" not in enabled and event not in enabled]
+    if missing:
+        return wrong(name, f"the endpoint does not get {', '.join(missing)}", "enable them in the Stripe dashboard")
+    return f"{url} gets all {len(HANDLED_EVENTS)} types of events that are handled"
 
 
 def _currency(settings: Settings) -> str | Finding:

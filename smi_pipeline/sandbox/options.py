@@ -40,6 +40,9 @@ class Options:
     workers: int = _of("upsampler", 2, "threads that resize images")
     stripe_key: str = _of("stripe", "sk_test_sandbox", setting="api_key")
     stripe_webhook_url: str = _of("stripe", "", setting="webhook_url")
+    stripe_webhook_events: str = _of(
+        "stripe", "*", "events that the endpoint is enabled for, by commas", setting="webhook_events"
+    )
     stripe_webhook_secret: str = _of("stripe", "whsec_sandbox", setting="webhook_secret")
     stripe_webhook_retry_seconds: float = _of("stripe", 1.0, setting="webhook_retry_seconds")
     webhooks_per_second: int = _of("stripe", 0, "resend old Stripe events up to this rate; 0: never")

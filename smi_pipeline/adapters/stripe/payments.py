@@ -217,6 +217,18 @@ class StripePayments:
         with translated():
             return _word(self._client.v1.accounts.retrieve_current().to_dict().get("default_currency"))
 
+    def webhook_events(self, url: str) -> frozenset[str] | None:
+        """Return the types of events that the enabled webhook endpoints at `url` get (`*`: all), None without such an
+        endpoint. Raises AccountError for a key that may not read them."""
+        with translated():
+            endpoints = [
+                each.to_dict() for each in _all_pages(self._client.v1.webhook_endpoints.list({"limit": _PAGE}))
+            ]
+        ours = [
+            each for each in endpoints if str(each.get("url")).rstrip("/") == url and each.get("status") == "enabled"
+        ]
+        return frozenset(event for each in ours for event in each.get("enabled_events") or ()) if ours else None
+
     # -- balance -------------------------------------------------------------------------------------------------
 
     def bookings(self, since: datetime, until: datetime) -> Iterator[BalanceTransaction]:

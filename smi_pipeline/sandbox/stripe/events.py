@@ -55,9 +55,18 @@ class Events:
             idempotency_key=idempotency_key,
         )
         self._service.ledger.put("events", event["id"], event)
-        if self._service.settings["webhook_url"]:
+        if self._service.settings["webhook_url"] and self._is_enabled(type):
             self._plan(event)
         return event
+
+    def endpoints(self) -> list[dict[str, Any]]:
+        """Return the webhook endpoints of the account: the one that is configured."""
+        url, events = (self._service.settings[f"webhook_{name}"] for name in ("url", "events"))
+        return [objects.webhook_endpoint(now=0, url=url, events=events.split(","))] if url else []
+
+    def _is_enabled(self, type: str) -> bool:
+        enabled = self._service.settings["webhook_events"].split(",")
+        return "*" in enabled or type in enabled
 
     def resend(self, event: dict[str, Any], times: int) -> None:
         """Deliver a stored event again, this many times, without faults."""

@@ -194,6 +194,23 @@ def session(*, now: int, base_url: str, expires_at: int, amount: int, currency: 
     }
 
 
+def webhook_endpoint(*, now: int, url: str, events: list[str]) -> Object:
+    """Return an endpoint; ``events`` are the types that it gets, or ``*``."""
+    return {
+        "id": "we_sandbox",
+        "object": "webhook_endpoint",
+        "api_version": None,
+        "application": None,
+        "created": now,
+        "description": None,
+        "enabled_events": events,
+        "livemode": False,
+        "metadata": {},
+        "status": "enabled",
+        "url": url,
+    }
+
+
 def customer_details(email: str | None) -> Object:
     """Return what a Checkout session knows of its customer after the payment."""
     return {"email": email, "name": None, "address": None, "phone": None, "tax_exempt": "none", "tax_ids": []}

@@ -43,9 +43,9 @@ _EXPIRY_CHECK_SECONDS = 0.5
 
 
 class Stripe(SandboxService):
-    """Settings: api_key, webhook_url, webhook_secret, webhook_retry_seconds, fee_percent, fee_fixed_cents,
-    dispute_fee_cents, settlement_currency, default_currency, webhooks_per_second (old events are resent up to this
-    rate; 0: never)."""
+    """Settings: api_key, webhook_url, webhook_events (``*``, or types by commas), webhook_secret,
+    webhook_retry_seconds, fee_percent, fee_fixed_cents, dispute_fee_cents, settlement_currency, default_currency,
+    webhooks_per_second (old events are resent up to this rate; 0: never)."""
 
     name = "stripe"
     kinds: ClassVar[Mapping[str, Kind]] = {**REQUEST_KINDS, **DELIVERY_KINDS, **MONEY_KINDS}
@@ -55,7 +55,7 @@ class Stripe(SandboxService):
         self.events = Events(self)
         self.money = Money(self, self.events)
         self._checkout = Checkout(self, self.money)
-        self._api = Api(self, self.money, self._checkout)
+        self._api = Api(self, self.money, self._checkout, self.events.endpoints)
         self._idempotency = Idempotency(self.ledger)
 
     def routes(self) -> list[BaseRoute]:
