@@ -33,6 +33,7 @@ _READABLE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "refunds": ("refunds", "refund", ("payment_intent", "charge")),
     "events": ("events", "event", ("type",)),
     "disputes": ("disputes", "dispute", ("payment_intent", "charge")),
+    "radar/early_fraud_warnings": ("fraud_warnings", "early fraud warning", ("payment_intent", "charge")),
     "balance_transactions": ("balance_transactions", "balance transaction", ("type", "source", "currency")),
 }
 _PAGING = ("limit", "starting_after", "ending_before", "created")

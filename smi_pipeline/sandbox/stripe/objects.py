@@ -2,6 +2,7 @@
 
 import secrets
 import string
+from datetime import datetime
 from typing import Any
 
 API_VERSION = "2026-10-28.endive"
@@ -191,6 +192,35 @@ def session(*, now: int, base_url: str, expires_at: int, amount: int, currency: 
         "ui_mode": "hosted",
         "url": f"{base_url}/c/pay/{id}",
         **fields,
+    }
+
+
+def fraud_warning(*, now: int, charge: Object, fraud_type: str) -> Object:
+    """Return an early fraud warning, which names the payment besides the charge."""
+    return {
+        "id": new_id("issfr"),
+        "object": "radar.early_fraud_warning",
+        "actionable": not charge["refunded"] and not charge["disputed"],
+        "charge": charge["id"],
+        "created": now,
+        "fraud_type": fraud_type,
+        "livemode": False,
+        "payment_intent": charge["payment_intent"],
+    }
+
+
+def thin_event(*, now: datetime, type: str, about: Object) -> Object:
+    """Return an event of API v2, which names its object instead of holding it."""
+    path = {"payment_intent": "payment_intents", "charge": "charges", "refund": "refunds"}[about["object"]]
+    related = {"id": about["id"], "type": about["object"], "url": f"/v1/{path}/{about['id']}"}
+    return {
+        "id": new_id("evt_test", 40),
+        "object": "v2.core.event",
+        "context": None,
+        "created": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "livemode": False,
+        "related_object": related,
+        "type": type,
     }
 
 

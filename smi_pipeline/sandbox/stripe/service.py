@@ -11,7 +11,11 @@ Control endpoints, all POST with JSON, which return the object:
 - ``/_pay`` ``{"session", "amount"?, "currency"?, "outcome"?: paid|declined|async|async_failed, "seconds"?, "email"?}``
   (``email``: what the customer enters where the session names none; null for nothing), or
   ``{"amount", "currency", "metadata"}`` for a payment without session;
-- ``/_dispute`` ``{"payment_intent"|"charge", "amount"?, "reason"?, "inquiry"?}``, or ``{"dispute", "outcome"}``;
+- ``/_dispute`` ``{"payment_intent"|"charge", "amount"?, "reason"?, "inquiry"?, "prevented"?}``, then
+  ``{"dispute", "outcome"}`` (``won``, ``lost``), and after a lost one ``{"dispute", "appeal"}`` (its status, such as
+  ``appeal_under_review``);
+- ``/_warn`` ``{"payment_intent"|"charge", "fraud_type"?}``: an early fraud warning;
+- ``/_thin`` ``{"payment_intent", "type"?}``: a thin event (v2) about a payment;
 - ``/_refund`` ``{"payment_intent"|"charge", "amount"?, "metadata"?}``: a refund made in Stripe's dashboard;
 - ``/_event`` ``{"id", "times"?}``: resends a stored event. ``GET /_webhooks`` lists all deliveries, and
   ``GET /_disputes`` all disputes.
@@ -63,6 +67,8 @@ class Stripe(SandboxService):
         return [
             Route("/_pay", self._control(self._pay), methods=["POST"]),
             Route("/_dispute", self._control(self._dispute), methods=["POST"]),
+            Route("/_warn", self._control(self._warn), methods=["POST"]),
+            Route("/_thin", self._control(self._thin), methods=["POST"]),
             Route("/_refund", self._control(self._refund), methods=["POST"]),
             Route("/_event", self._control(self._event), methods=["POST"]),
             self.log_route("webhooks"),
@@ -206,9 +212,21 @@ class Stripe(SandboxService):
         return self.money.pay(session, **_given(body, "amount", "currency", "outcome", "seconds", "email"))
 
     def _dispute(self, body: dict[str, Any]) -> Object:
+        if "appeal" in body:
+            disputed = find(self.ledger, "disputes", body["dispute"], "dispute")
+            return self.money.disputes.appeal(disputed, body["appeal"])
         if "dispute" in body:
             return self.money.disputes.close(find(self.ledger, "disputes", body["dispute"], "dispute"), body["outcome"])
-        return self.money.disputes.open(self._api.charge_of(body), **_given(body, "amount", "reason", "inquiry"))
+        return self.money.disputes.open(
+            self._api.charge_of(body), **_given(body, "amount", "reason", "inquiry", "prevented")
+        )
+
+    def _warn(self, body: dict[str, Any]) -> Object:
+        return self.money.disputes.warn(self._api.charge_of(body), **_given(body, "fraud_type"))
+
+    def _thin(self, body: dict[str, Any]) -> Object:
+        about = find(self.ledger, "intents", body.get("payment_intent", ""), "payment_intent")
+        return self.events.emit_thin(body.get("type", "v1.payment_intent.succeeded"), about)
 
     def _refund(self, body: dict[str, Any]) -> Object:
         return self.money.refund(self._api.charge_of(body), body.get("amount"), metadata=body.get("metadata"))
