@@ -59,7 +59,7 @@ def test_a_prevented_dispute_an_appeal_and_a_warning_of_the_sandbox_reach_the_te
 
     def dispute_of(job_id: str) -> str | None:
         payment = shop.ctx.state.queries.payment(shop.job(job_id).payment_intent_id or "")
-        return payment and payment.dispute
+        return payment.dispute if payment else None
 
     prevented, appealed, warned = shop.order(), shop.order("rocket-200.jpg"), shop.order("coffee-200.jpg")
     intents = [shop.job(job_id).payment_intent_id for job_id in (prevented, appealed, warned)]
