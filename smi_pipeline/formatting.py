@@ -32,6 +32,14 @@ def money(smallest: int, currency: str, *, symbol: bool = True, locale: str = LO
     return format_currency(units, code, pattern, locale=locale, decimal_quantization=False)
 
 
+def told_money(smallest: int, currency: str) -> str:
+    """Return an amount that another service has told like `money`, or in its own words if they name no currency."""
+    try:
+        return money(smallest, currency)
+    except RefusedError:
+        return f"{smallest} {currency!r}"
+
+
 def number(value: float, *, locale: str = LOCALE) -> str:
     """Return a number with three significant digits, or with all digits before the point: `0.07`, `44.1`, `12,345`."""
     digits = Decimal(f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}")

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from smi_pipeline.core.allowance import Allowance
+from smi_pipeline.core.currencies import charged_currency
 from smi_pipeline.core.models import ApiFormat
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.pricing import Prices
@@ -129,6 +130,8 @@ class Settings(BaseSettings):
     smi_fidelity: Literal["observe", "enforce"] = "observe"
 
     # Money
+    smi_currency: Annotated[str, AfterValidator(charged_currency)] = "usd"
+    smi_minimum_price_cents: int = Field(0, ge=0, le=100_000_000)
     smi_markup_percent: Decimal = Field(Decimal(200), ge=0, le=100_000)
     smi_credit_cents: Decimal = Field(Decimal(4), ge=0, le=100_000)
     smi_stripe_fee_percent: Decimal = Field(Decimal("2.9"), ge=0, le=100)
@@ -170,6 +173,8 @@ class Settings(BaseSettings):
             credit_cents=self.smi_credit_cents,
             fee_percent=self.smi_stripe_fee_percent,
             fee_fixed_cents=self.smi_stripe_fee_fixed_cents,
+            currency=self.smi_currency,
+            minimum_cents=self.smi_minimum_price_cents,
         )
 
     @property
@@ -177,6 +182,7 @@ class Settings(BaseSettings):
         """Return the promises and limits of the services."""
         return Policy(
             public_url=self.public_url,
+            currency=self.smi_currency,
             payment_methods=self.smi_payment_methods,
             mail_domain=self.smi_mail_from.rpartition("@")[2].strip("> ") or "localhost",
             max_processing=timedelta(seconds=self.smi_max_processing_seconds),

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
@@ -14,6 +15,9 @@ from smi_pipeline.commands.cli_support import load_settings
 from smi_pipeline.commands.errors import lines, scrubbed, settings_problems
 from smi_pipeline.core.errors import NotFound, RateLimited, SmiError
 from smi_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from smi_pipeline.adapters.stripe.payments import StripePayments
 
 SHORTEST_SECRET = 32
 SHORTEST_API_KEY = 16
@@ -157,6 +161,8 @@ def connections(settings: Settings) -> Iterator[Finding]:
         ("storage", _storage, "correct SMI_STORAGE_URL or the folder's permissions"),
         ("mail server", _mail, "correct SMTP_HOST, SMTP_PORT, SMTP_USER, SMTP_PASSWORD, SMTP_STARTTLS"),
         ("Stripe", _stripe, "correct STRIPE_API_KEY or STRIPE_API_BASE"),
+        ("SMI_CURRENCY", _currency, "correct STRIPE_API_KEY or STRIPE_API_BASE"),
+        ("Stripe webhook", _webhook, "correct STRIPE_API_KEY or STRIPE_API_BASE"),
         ("Upsampler", _upsampler, "correct UPSAMPLER_API_KEY or UPSAMPLER_BASE_URL"),
     ):
         yield _asked(name, look, to_do, settings)
@@ -271,13 +277,49 @@ def _mail(settings: Settings) -> str:
     return f"{mailer.check()}: login accepted"
 
 
-def _stripe(settings: Settings) -> str:
+def _payments(settings: Settings) -> "StripePayments":
     from smi_pipeline.adapters.stripe.payments import StripePayments
 
     key = _required(settings, "STRIPE_API_KEY")
-    payments = StripePayments(key, "whsec_unused", settings.stripe_api_base, timeout=10)
-    next(iter(payments.payments_since(datetime.now(UTC))), None)
-    return "key accepted, payments can be listed" + ("; test mode" if "_test_" in key else "")
+    return StripePayments(key, "whsec_unused", settings.stripe_api_base, timeout=10)
+
+
+def _stripe(settings: Settings) -> str:
+    next(iter(_payments(settings).payments_since(datetime.now(UTC))), None)
+    return "key accepted, payments can be listed" + (
+        "; test mode" if "_test_" in _value(settings, "STRIPE_API_KEY") else ""
+    )
+
+
+def _webhook(settings: Settings) -> str | Finding:
+    from smi_pipeline.services.intake import HANDLED_EVENTS
+
+    name, url = "Stripe webhook", f"{settings.public_url}/smi-webhook/stripe"
+    add = "add it in the Stripe dashboard, with the events of docs/external-services.md"
+    try:
+        enabled = _payments(settings).webhook_events(url)
+    except SmiError:  # a restricted key may not list them; the check of Stripe names all else
+        return Finding(name, "note", "its events are not known: they cannot be listed", f"look for {url} yourself")
+    if enabled is None:
+        late = "payments are found by asking only, minutes later"
+        return Finding(name, "note", f"Stripe has no enabled webhook endpoint {url}: {late}", add)
+    missing = [event for event in HANDLED_EVENTS if "*" not in enabled and event not in enabled]
+    if missing:
+        return wrong(name, f"the endpoint does not get {', '.join(missing)}", "enable them in the Stripe dashboard")
+    return f"{url} gets all {len(HANDLED_EVENTS)} types of events that are handled"
+
+
+def _currency(settings: Settings) -> str | Finding:
+    ours = settings.smi_currency
+    try:
+        theirs = _payments(settings).default_currency()
+    except SmiError:  # a restricted key may not read the account; the check of Stripe names all else
+        theirs = ""
+    if theirs and theirs != ours:
+        found = f"is {ours}, the default currency of the Stripe account is {theirs}: Stripe converts, for a fee"
+        to_do = "this is right if prices are meant so; SMI_CREDIT_CENTS and the fees are amounts of SMI_CURRENCY, too"
+        return Finding("SMI_CURRENCY", "note", found, to_do)
+    return f"{ours}, the default currency of the Stripe account" if theirs else f"{ours}; the account's is not known"
 
 
 def _upsampler(settings: Settings) -> str:

@@ -21,11 +21,13 @@ def jobs() -> None:
 @jobs.command()
 @click.argument("url")
 @click.argument("resolution", metavar="4x|8x")
-@click.argument("email")
+@click.argument("email", required=False)
 @click.option("--name", help="The customer's name, for the mails.")
 @json_option
-def add(url: str, resolution: str, email: str, name: str | None, as_json: bool) -> None:
-    """Register an order for the image at URL and print where EMAIL pays. This charges nobody."""
+def add(url: str, resolution: str, email: str | None, name: str | None, as_json: bool) -> None:
+    """Register an order for the image at URL and print where EMAIL pays. This charges nobody.
+
+    Without EMAIL Checkout asks for it."""
     from smi_pipeline.formatting import dimensions, money
     from smi_pipeline.services.intake import JobRequest, register_job
 
@@ -100,7 +102,7 @@ def _show(known: dict[str, Any]) -> None:
         "on hold": job.hold_reason,
         "why": job.reason_text,
         "last error": job.last_error,
-        "customer": f"{job.customer_name or ''} <{job.customer_email}>".strip(),
+        "customer": f"{job.customer_name or ''} <{job.customer_email or 'no address'}>".strip(),
         "source": f"{job.source_url} ({job.source_format}, {dimensions(job.source_width, job.source_height)})",
         "bought": f"{job.resolution}, {dimensions(*job.output_size)}, {money(job.price_cents, job.currency)}",
         "payment": job.payment_intent_id,

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from smi_pipeline.core import pricing, reasons
-from smi_pipeline.core.currencies import to_smallest
+from smi_pipeline.core.currencies import minimum_charge, to_smallest
 from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.core.vocabulary import Status
 from smi_pipeline.state.imported_jobs import HistoricJob
@@ -124,7 +124,7 @@ def _job(row: Mapping[str, str], timezone: tzinfo, currency: str) -> HistoricJob
         source_format=_FORMATS.get(PurePosixPath(url.path).suffix.lower(), "JPEG"),
         source_width=width,
         source_height=height,
-        price_cents=charged or pricing.MINIMUM_PRICE_CENTS,
+        price_cents=charged or minimum_charge(currency),
         currency=currency,
         expected_credits=credits or pricing.credits(pricing.output_megapixels(width, height, scale)),
         payment_intent_id=row.get("stripe_payment_intent_id") or row.get("payment_intent_id") if paid_at else None,

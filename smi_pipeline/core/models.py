@@ -154,7 +154,7 @@ class CheckoutRequest:
     resolution: str
     amount_cents: int
     currency: str
-    customer_email: str
+    customer_email: str  # empty: Checkout asks for it
     description: str
     success_url: str
     cancel_url: str
@@ -173,11 +173,13 @@ class CheckoutSession:
     payment_status: str  # unpaid | paid | no_payment_required
     payment_intent_id: str | None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    customer_email: str = ""  # given by the shop, or entered at Checkout
 
 
 @dataclass(frozen=True, kw_only=True)
 class BalanceTransaction:
-    """One line of Stripe's balance, in cents; a negative amount leaves the balance, the fee leaves in addition."""
+    """One line of Stripe's balance, in cents of the payment's currency; a negative amount leaves the balance, the fee
+    leaves in addition."""
 
     booking_id: str
     created_at: datetime
@@ -220,7 +222,7 @@ class NewJob:
     file_name: str
     resolution: str
     scale: int
-    customer_email: str
+    customer_email: str  # empty: Checkout asks for it
     customer_name: str | None
     source: ImageInfo
     price_cents: int
@@ -247,7 +249,7 @@ class UpscaleJob:
     file_name: str
     resolution: str
     scale: int
-    customer_email: str
+    customer_email: str  # empty: not known, or not yet
     customer_name: str | None
     source_format: str
     source_width: int

@@ -54,6 +54,9 @@ class PaymentsPort(Protocol):
     def checkout(self, session_id: str) -> CheckoutSession:
         """Return a Checkout session as it is now."""
 
+    def checkout_of(self, payment_intent_id: str) -> CheckoutSession | None:
+        """Return the Checkout session in which a payment was made, None for one that was made elsewhere."""
+
     def expire_checkout(self, session_id: str) -> None:
         """Close an open session; leave one that is no longer open as it is."""
 

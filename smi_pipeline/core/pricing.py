@@ -1,16 +1,18 @@
 """Calculate cost, price, fee and margin of an upscale, without floats.
 
 Upsampler's precise-upscale charges 0.25 credits per output megapixel, rounded up, at least one, at $0.04 each. The
-price is that of the WordPress plugin: cost x (1 + markup), at least Stripe's minimum of $0.50. Costs and prices are
-rounded up to whole cents, so that the shop never asks for less; Stripe's fee to the nearest cent, as Stripe rounds it.
+price is that of the WordPress plugin: cost x (1 + markup), at least Stripe's minimum. A cent is the smallest unit of
+the shop's currency, as Stripe counts it: a cent of a dollar, one yen, a thousandth of a dinar. Costs and prices are
+rounded up, so that the shop never asks for less; Stripe's fee to the nearest cent, as Stripe rounds it.
 """
 
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
 
+from smi_pipeline.core.currencies import chargeable, minimum_charge
+
 PIXELS_PER_MEGAPIXEL = 1_000_000
 CREDITS_PER_MEGAPIXEL = Decimal("0.25")
-MINIMUM_PRICE_CENTS = 50  # Stripe refuses smaller card payments in USD
 _CENT = Decimal(1)
 _HUNDRED = Decimal(100)
 
@@ -49,13 +51,15 @@ class Quote:
 @dataclass(frozen=True)
 class Prices:
     """The shop's price list. `markup_percent` 200 means three times the cost; `credit_cents` is what a credit costs
-    the shop; `fee_percent` of the payment plus `fee_fixed_cents` is what Stripe keeps.
-    Raises ValueError for negative or non-finite values."""
+    the shop; `fee_percent` of the payment plus `fee_fixed_cents` is what Stripe keeps. No price is below
+    `minimum_cents`, nor below Stripe's minimum for `currency`. Raises ValueError for negative or non-finite values."""
 
     markup_percent: Decimal = Decimal(200)
     credit_cents: Decimal = Decimal(4)
     fee_percent: Decimal = Decimal("2.9")
     fee_fixed_cents: int = 30
+    currency: str = "usd"
+    minimum_cents: int = 0
 
     def __post_init__(self) -> None:
         for name in ("markup_percent", "credit_cents", "fee_percent", "fee_fixed_cents"):
@@ -68,10 +72,12 @@ class Prices:
         return int((credits * Decimal(self.credit_cents)).to_integral_value(ROUND_CEILING))
 
     def price_cents(self, credits: int) -> int:
-        """Return what the customer pays: the unrounded cost plus the markup, rounded up to a cent, at least
-        `MINIMUM_PRICE_CENTS`."""
+        """Return what the customer pays: the unrounded cost plus the markup, at least the minimum, rounded up to an
+        amount that Stripe charges."""
         price = credits * Decimal(self.credit_cents) * (_HUNDRED + Decimal(self.markup_percent)) / _HUNDRED
-        return max(MINIMUM_PRICE_CENTS, int(price.to_integral_value(ROUND_CEILING)))
+        return chargeable(
+            max(price, Decimal(self.minimum_cents), Decimal(minimum_charge(self.currency))), self.currency
+        )
 
     def stripe_fee_cents(self, received_cents: int) -> int:
         """Return an estimate of Stripe's fee, used until its balance transaction is known; 0 for no payment."""

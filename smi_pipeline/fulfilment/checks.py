@@ -92,7 +92,10 @@ def _agreement(ctx: ServiceContext, *comparisons: str) -> AssetCheckResult:
         metadata[f"{what}: last complete comparison"] = "never" if age is None else f"{age / 60:.0f} minutes ago"
         if age is None or age > _STALE_SECONDS[what]:
             stale.append(what)
+        if standing[what].compared is not None:
+            metadata[f"{what}: compared"] = standing[what].compared
         kinds.update(standing[what].differences)
+    empty = [what for what in comparisons if standing[what].compared == 0]
     tasks = [task for task in ctx.state.manual_tasks.opened() if task.kind in kinds]
     metadata["differences"] = len(tasks)
     if tasks:
@@ -106,7 +109,7 @@ def _agreement(ctx: ServiceContext, *comparisons: str) -> AssetCheckResult:
     return AssetCheckResult(
         passed=not tasks and not stale,
         severity=AssetCheckSeverity.ERROR if tasks else AssetCheckSeverity.WARN,
-        description=description or "no differences",
+        description=description or (f"compared nothing: there were no {empty[0]}" if empty else "no differences"),
         metadata=metadata,
     )
 

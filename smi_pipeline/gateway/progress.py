@@ -80,6 +80,7 @@ def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, A
             "height": height,
             "price_cents": job.price_cents,
             "currency": job.currency,
+            "mailed": bool(job.customer_email),
         },
         "reason": _reason(job),
         "download": download,

@@ -69,7 +69,9 @@ def commands(text: str) -> Markup:
 
 
 def masked_address(address: str) -> str:
-    """Return `a***@e***.com`, enough to recognise a known address."""
+    """Return `a***@e***.com`, enough to recognise a known address; a dash for none."""
+    if not address:
+        return formatting.NONE
     local, _, domain = address.rpartition("@")
     name, dot, ending = domain.rpartition(".")
     return f"{local[:1]}***@{name[:1]}***{dot}{ending}"

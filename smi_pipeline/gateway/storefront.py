@@ -44,7 +44,14 @@ class Order(Body):
 
     image_url: Annotated[str, Field(max_length=4096, description="Where the image is fetched from"), _PRINTABLE]
     resolution: Annotated[str, Field(max_length=10, description="4x or 8x"), _PRINTABLE]
-    email: Annotated[str, Field(max_length=254, description="The customer's e-mail address"), _PRINTABLE]
+    email: (
+        Annotated[
+            str,
+            Field(max_length=254, description="The customer's e-mail address; else Checkout asks"),
+            _PRINTABLE,
+        ]
+        | None
+    ) = None
     customer_name: Annotated[str, Field(max_length=100, description="For the mails"), _PRINTABLE] | None = None
     return_url: (
         Annotated[

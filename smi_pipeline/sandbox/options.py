@@ -40,12 +40,17 @@ class Options:
     workers: int = _of("upsampler", 2, "threads that resize images")
     stripe_key: str = _of("stripe", "sk_test_sandbox", setting="api_key")
     stripe_webhook_url: str = _of("stripe", "", setting="webhook_url")
+    stripe_webhook_events: str = _of(
+        "stripe", "*", "events that the endpoint is enabled for, by commas", setting="webhook_events"
+    )
     stripe_webhook_secret: str = _of("stripe", "whsec_sandbox", setting="webhook_secret")
     stripe_webhook_retry_seconds: float = _of("stripe", 1.0, setting="webhook_retry_seconds")
     webhooks_per_second: int = _of("stripe", 0, "resend old Stripe events up to this rate; 0: never")
     fee_percent: float = _of("stripe", 2.9)
     fee_fixed_cents: int = _of("stripe", 30)
     dispute_fee_cents: int = _of("stripe", 1500)
+    settlement_currency: str = _of("stripe", "", "currency of the balance (default: that of each charge)")
+    default_currency: str = _of("stripe", "usd", "default currency of the account (default %(default)s)")
     smtp_user: str = _of("mail", "", "user name that the mail server requires (default: no login)")
     smtp_password: str = _of("mail", "")
 

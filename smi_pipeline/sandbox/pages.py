@@ -6,6 +6,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.responses import HTMLResponse
 
+from smi_pipeline.sandbox.stripe.currencies import formatted
+
 _environment = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=select_autoescape(),
@@ -13,12 +15,7 @@ _environment = Environment(
 )
 
 
-def _money(cents: int, currency: str) -> str:
-    sign = {"usd": "$", "eur": "€", "gbp": "£"}.get(currency.lower())
-    return f"{sign}{cents / 100:,.2f}" if sign else f"{cents / 100:,.2f} {currency.upper()}"
-
-
-_environment.filters["money"] = _money
+_environment.filters["money"] = formatted
 
 
 def html(template: str, *, status: int = 200, **values: Any) -> HTMLResponse:

@@ -26,7 +26,7 @@ from smi_pipeline.services import notify, refund
 from smi_pipeline.services.admin_actions import Interface, Registry, Target
 from smi_pipeline.services.completions import check_completions
 from smi_pipeline.services.context import ServiceContext
-from smi_pipeline.services.intake import require_known
+from smi_pipeline.services.intake import address_of, checked_email, require_known
 
 actions = Registry()
 
@@ -162,6 +162,19 @@ def resend(ctx: ServiceContext, job_id: JobId) -> str:
     return f"{kind} mail {serial}: {reports[-1].message if reports else 'queued'}"
 
 
+@actions.register(
+    "address", Target.JOB, not_offered={Interface.DAGSTER: "the address would show in the configuration of the run"}
+)
+def set_address(ctx: ServiceContext, job_id: JobId, address: Annotated[str, "The customer's e-mail address"]) -> str:
+    """Set the customer's e-mail address, and send the closing mail to it if there is one."""
+    job = require_known(ctx, job_id)
+    ctx.state.jobs.set_address(job.job_id, checked_email(address), actor=ctx.actor)
+    try:
+        return f"set; {resend(ctx, job.job_id)}"
+    except Conflict as nothing_to_send:
+        return f"set; {nothing_to_send}"
+
+
 @actions.register("token", Target.JOB, not_offered={Interface.DAGSTER: "the link would show in the log of the run"})
 def new_token(
     ctx: ServiceContext, job_id: JobId, *, keep_others: Annotated[bool, "Keep older links valid"] = False
@@ -220,7 +233,13 @@ def assign_payment(
     for made in refund.refunds_made(ctx, facts):  # a payment that was returned outside of the shop pays for nothing
         ctx.state.refunds.settle_by_facts(made, event=None, actor=ctx.actor)
     role = ctx.state.payments.record_payment(
-        facts, job.job_id, event=None, source=ctx.actor, policy=ctx.policy, assign=True
+        facts,
+        job.job_id,
+        event=None,
+        source=ctx.actor,
+        policy=ctx.policy,
+        assign=True,
+        address=address_of(ctx, job.job_id, payment_intent_id),
     )
     if role == "known":
         raise Conflict(f"{payment_intent_id} was settled by somebody else in the meantime")

@@ -9,7 +9,15 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from smi_pipeline.core import faults, properties
-from smi_pipeline.core.errors import AccountError, NotFound, PermanentError, RefusedError, TransientError, Unavailable
+from smi_pipeline.core.errors import (
+    AccountError,
+    NotFound,
+    PermanentError,
+    RefusedError,
+    TransientError,
+    Unavailable,
+    UnreadableError,
+)
 from smi_pipeline.core.faults import Failure
 from smi_pipeline.core.image_rules import check_output_size
 from smi_pipeline.core.models import (
@@ -22,7 +30,7 @@ from smi_pipeline.core.models import (
     UpscaleJob,
 )
 from smi_pipeline.core.vocabulary import FetchKind, ManualTaskKind, Queue
-from smi_pipeline.formatting import one_line
+from smi_pipeline.formatting import money, one_line
 from smi_pipeline.services import notify, refund
 from smi_pipeline.services.context import ServiceContext, log
 
@@ -92,7 +100,7 @@ class JobRequest:
 
     image_url: str
     resolution: str
-    email: str
+    email: str | None = None  # None: Checkout asks for it
     customer_name: str | None = None
     return_url: str | None = None
 
@@ -119,7 +127,7 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
     if request.resolution not in SCALES:
         raise RefusedError(f"resolution must be one of {', '.join(SCALES)}", status=422)
     scale = SCALES[request.resolution]
-    email = _checked_email(request.email)
+    email = checked_email(request.email) if request.email is not None else ""
     try:
         with ctx.fetcher.fetch(
             request.image_url, kind=FetchKind.SOURCE, max_bytes=ctx.policy.max_source_bytes
@@ -155,7 +163,7 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
         resolution=request.resolution,
         amount_cents=job.price_cents,
         currency=job.currency,
-        customer_email=_for_the_wire(email),
+        customer_email=_for_the_wire(email) if email else "",
         description=f"{request.resolution} upscale of {job.file_name}, {width * scale} x {height * scale} pixels",
         success_url=status_url,
         cancel_url=request.return_url or status_url,
@@ -169,6 +177,8 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
         # Nobody can have paid: the address of the session was never given out.
         ctx.state.jobs.abandon(job_id, actor=ctx.actor)
         reason = error.reason if isinstance(error, PermanentError) else None
+        if reason == "amount_too_small":
+            _name_price_setting(ctx, job.price_cents, error)
         if reason in REFUSED_FIELDS:
             raise RefusedError(f"{REFUSED_FIELDS[reason]}: {error}", status=422) from error
         if isinstance(error, AccountError):
@@ -185,6 +195,17 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
         output_height=height * scale,
         checkout_url=session.url or "",
         status_url=status_url,
+    )
+
+
+def _name_price_setting(ctx: ServiceContext, price_cents: int, error: Exception) -> None:
+    """Open a manual task: Stripe judges the smallest amount in the currency of the payout, which only it knows."""
+    price, currency = money(price_cents, ctx.policy.currency), ctx.policy.currency.upper()
+    ctx.state.manual_tasks.open(
+        kind=ManualTaskKind.PRICE_REFUSED,
+        subject=ctx.policy.currency,
+        message=f"Stripe refuses the price of {price} as too small, and these orders are refused: {error}.",
+        next_step=f"Raise SMI_MINIMUM_PRICE_CENTS above {price_cents} (smallest units of {currency}) and restart.",
     )
 
 
@@ -230,7 +251,8 @@ def handle_stripe_event(ctx: ServiceContext, event: StripeEvent, *, source: str)
             return "not paid yet"
         if body.get("object") == "checkout.session" and body.get("payment_status") != "paid":
             # Of a method whose bank decides days later, or in words that are not known: the intent tells.
-            noted = ctx.state.jobs.payment_on_its_way(job_id, payment_intent, actor=source, event=name)
+            address = address_of(ctx, job_id, payment_intent)
+            noted = ctx.state.jobs.payment_on_its_way(job_id, payment_intent, actor=source, event=name, address=address)
             return "on its way" if noted else "not paid yet"
         if ctx.state.webhook_inbox.seen([event.event_id]):
             return "repeated"
@@ -253,10 +275,27 @@ def learn_of_payment(
         return "not paid yet"
     # Refunds first: without an answer the payment event is repeated too, and no refunded work starts.
     refunds = refund.refunds_made(ctx, facts)
-    role = ctx.state.payments.record_payment(facts, job_id, event=event, source=source, policy=ctx.policy)
+    address = address_of(ctx, job_id, payment_intent_id)
+    role = ctx.state.payments.record_payment(
+        facts, job_id, event=event, source=source, policy=ctx.policy, address=address
+    )
     for made in refunds:
         ctx.state.refunds.settle_by_facts(made, event=None, actor=source)
     return str(role)
+
+
+def address_of(ctx: ServiceContext, job_id: str, payment_intent_id: str) -> str:
+    """Return the e-mail address that the customer has entered at Checkout, empty if there is none. An order that has
+    one costs no call. What is wrong with the session keeps no payment from being recorded."""
+    job = ctx.state.queries.job(job_id) if re.fullmatch(r"[0-9a-f]{32}", job_id) else None
+    if job is None or job.customer_email:
+        return ""
+    try:
+        session = ctx.payments.checkout_of(payment_intent_id)
+        return checked_email(session.customer_email) if session and session.customer_email else ""
+    except (NotFound, PermanentError, AccountError, UnreadableError, RefusedError) as error:
+        log.warning("no e-mail address was found for job %s (%s)", job_id, type(error).__name__)
+        return ""
 
 
 def _unknown_event(ctx: ServiceContext, event: StripeEvent, payment_intent: str | None) -> str:
@@ -314,7 +353,8 @@ def _lives(ctx: ServiceContext, session: CheckoutSession, job_id: str) -> bool:
     elif status in ("canceled", "requires_payment_method"):
         return False
     else:
-        ctx.state.jobs.payment_on_its_way(job_id, intent, actor=ctx.actor, event=None)
+        address = address_of(ctx, job_id, intent)
+        ctx.state.jobs.payment_on_its_way(job_id, intent, actor=ctx.actor, event=None, address=address)
     return True
 
 
@@ -367,7 +407,8 @@ def _payment_intent_id(body: Mapping[str, Any]) -> str | None:
     return intent.get("id") if isinstance(intent, Mapping) else intent
 
 
-def _checked_email(address: str) -> str:
+def checked_email(address: str) -> str:
+    """Return an e-mail address as it is written to. Raises RefusedError (422)."""
     from email_validator import EmailNotValidError, validate_email
 
     try:

@@ -28,8 +28,13 @@ MAX_TRIES = 12
 def send(ctx: ServiceContext, work_key: str, lease_id: str) -> StepResult:
     """Send one leased mail. Raise PermanentError when a person must act; the delivery is not affected."""
     email = ctx.state.emails.get(work_key)
+    job = ctx.state.queries.job(email.job_id) if email else None
     if email is None or email.state not in UNSENT:
         return StepResult(state=StepState.SETTLED, message="this mail was sent")
+    if job is not None and not job.customer_email:  # a task names it since the payment
+        why = "the order has no e-mail address"
+        ctx.state.emails.give_up(email, lease_id, why=why, actor=ctx.actor, told=True)
+        return StepResult(state=StepState.SETTLED, message=why)
     try:
         return run_step(ctx, Queue.MAIL, work_key, lease_id, email.attempts, lambda: _send(ctx, email, lease_id))
     except PermanentError as error:

@@ -9,6 +9,7 @@ from smi_pipeline.core.errors import AmbiguousError, AnsweredError, NotFound, Pe
 from smi_pipeline.core.faults import Failure
 from smi_pipeline.core.models import Refund, StripeEvent, StripePayment, StripeRefund
 from smi_pipeline.core.vocabulary import DisputeState, ManualTaskKind, Queue, RefundState, StepState
+from smi_pipeline.formatting import told_money
 from smi_pipeline.services import notify
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.lease_renewal import renewed
@@ -163,7 +164,7 @@ def _settled(ctx: ServiceContext, row: Refund, facts: StripeRefund, how: str) ->
     state = ctx.state.refunds.settle(row.refund_id, facts, actor=ctx.actor)
     return StepResult(
         state=StepState.DONE,
-        message=f"refund {facts.refund_id} of {facts.amount_cents} {facts.currency} cents {how}: {facts.status}",
+        message=f"refund {facts.refund_id} of {told_money(facts.amount_cents, facts.currency)} {how}: {facts.status}",
         details={
             "refund_id": facts.refund_id,
             "refund_state": facts.status,

@@ -123,8 +123,8 @@ class Emails:
                 tx.audit(email.job_id, "mail_withdrawn", actor=actor, kind=email.kind, why=why)
             return bool(removed)
 
-    def give_up(self, email: Email, lease_id: str, *, why: str, actor: str) -> None:
-        """Fail a mail and open its manual task."""
+    def give_up(self, email: Email, lease_id: str, *, why: str, actor: str, told: bool = False) -> None:
+        """Fail a mail and open its manual task, unless another one tells of it."""
         with self._database.transaction() as tx:
             changed = tx.run(
                 f"""UPDATE smi.emails SET state = '{EmailState.FAILED}', lease_id = NULL, lease_until = NULL,
@@ -136,6 +136,7 @@ class Emails:
             )
             if changed:
                 tx.audit(email.job_id, "mail_failed", actor=actor, kind=email.kind, why=why)
+            if changed and not told:
                 open_task(
                     tx,
                     kind=ManualTaskKind.MAIL_FAILED,

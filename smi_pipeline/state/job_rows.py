@@ -58,6 +58,18 @@ def forget_files(tx: Transaction, job_id: str) -> None:
     )
 
 
+def take_address(tx: Transaction, job_id: str, address: str, *, actor: str) -> bool:
+    """Store the address of a customer who has none yet. Return False for an empty one, and when one is known."""
+    taken = address != "" and tx.changes(
+        "UPDATE smi.upscale_jobs SET customer_email = :address WHERE job_id = :id AND customer_email = ''",
+        id=job_id,
+        address=address,
+    )
+    if taken:
+        tx.audit(job_id, "address_known", actor=actor)
+    return taken
+
+
 def give_outage_time_back(tx: Transaction, stopped: str, *, since: datetime, now: datetime, policy: Policy) -> int:
     """Move the clocks of waiting jobs by an outage, at most by `max_outage` per job and round. Return the number of
     jobs.

@@ -6,11 +6,13 @@ from datetime import datetime, timedelta
 from smi_pipeline.core.lifecycle import UNFINISHED
 from smi_pipeline.core.models import NewJob
 from smi_pipeline.core.policy import Policy
-from smi_pipeline.core.vocabulary import EmailKind, Queue, Status
+from smi_pipeline.core.vocabulary import EmailKind, ManualTaskKind, Queue, Status
 from smi_pipeline.state import transitions
 from smi_pipeline.state.breakers import STOPPED
 from smi_pipeline.state.database import Database, in_
 from smi_pipeline.state.emails import queue_email
+from smi_pipeline.state.job_rows import take_address
+from smi_pipeline.state.manual_tasks import close_task
 from smi_pipeline.state.refund_updates import make_refunds_due
 from smi_pipeline.state.submission_updates import extend_submissions, make_polls_due
 from smi_pipeline.state.webhook_inbox import record_event_once
@@ -79,10 +81,10 @@ class Jobs:
         )
 
     def payment_on_its_way(
-        self, job_id: str, payment_intent_id: str, *, actor: str, event: tuple[str, str] | None
+        self, job_id: str, payment_intent_id: str, *, actor: str, event: tuple[str, str] | None, address: str = ""
     ) -> bool:
-        """Note that the customer of an unpaid job has paid in a way that the bank decides later, and tell them. Return
-        False when that is known, or the job is no longer unpaid."""
+        """Note that the customer of an unpaid job has paid in a way that the bank decides later, and tell them, at
+        `address` if the order has none. Return False when that is known, or the job is no longer unpaid."""
         with self._database.transaction() as tx:
             if event and not record_event_once(tx, event[0], event[1], "payment on its way"):
                 return False
@@ -95,8 +97,18 @@ class Jobs:
             )
             if noted:
                 tx.audit(job_id, "payment_on_its_way", actor=actor, payment_intent=payment_intent_id)
+                take_address(tx, job_id, address, actor=actor)
                 queue_email(tx, job_id, EmailKind.PAYMENT_STARTED, self._mail_domain)
             return noted
+
+    def set_address(self, job_id: str, address: str, *, actor: str) -> None:
+        """Replace the e-mail address of a customer, and close the task that asks for it."""
+        with self._database.transaction() as tx:
+            tx.run(
+                "UPDATE smi.upscale_jobs SET customer_email = :address WHERE job_id = :id", id=job_id, address=address
+            )
+            tx.audit(job_id, "address_set", actor=actor)
+            close_task(tx, kind=ManualTaskKind.NO_ADDRESS, subject=job_id, actor=actor)
 
     def abandon(self, job_id: str, *, actor: str, event: tuple[str, str] | None = None) -> bool:
         """Close an unpaid job. Return False when it is no longer unpaid, or the event is known."""

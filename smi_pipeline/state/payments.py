@@ -8,9 +8,10 @@ from smi_pipeline.core.lifecycle import UNPAID
 from smi_pipeline.core.models import StripePayment
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import DisputeState, ManualTaskKind, PaymentRole, RefundKind
+from smi_pipeline.formatting import money, told_money
 from smi_pipeline.state import transitions
 from smi_pipeline.state.database import Aggregate, Row, Transaction
-from smi_pipeline.state.job_rows import touch
+from smi_pipeline.state.job_rows import take_address, touch
 from smi_pipeline.state.manual_tasks import close_task, open_task
 from smi_pipeline.state.payment_rows import (
     assign_unmatched,
@@ -36,11 +37,12 @@ class Payments(Aggregate):
         source: str,
         policy: Policy,
         assign: bool = False,
+        address: str = "",
     ) -> PaymentRole | Literal["known", "repeated"]:
         """Record a succeeded payment with the event that reported it, and start, fail or leave its job accordingly.
 
         Return its role (see `_role`), `known` when it is on record, `repeated` when the event is. `assign` makes an
-        unsettled unmatched payment the payment of this job.
+        unsettled unmatched payment the payment of this job. `address` is the customer's, entered at Checkout.
         """
         with self._database.transaction() as tx:
             if event and not record_event_once(tx, event[0], event[1], "payment"):
@@ -58,6 +60,8 @@ class Payments(Aggregate):
             if not fresh:
                 return "known"
             _apply(tx, job, facts, role, source, policy)
+            if not job["customer_email"] and not take_address(tx, job_id, address, actor=source):
+                _name_missing_address(tx, job_id)
             return role
 
     def note_dispute(
@@ -108,6 +112,18 @@ def _role(job: Row | None, facts: StripePayment) -> PaymentRole:
     return PaymentRole.ORDER
 
 
+def _name_missing_address(tx: Transaction, job_id: str) -> None:
+    open_task(
+        tx,
+        kind=ManualTaskKind.NO_ADDRESS,
+        subject=job_id,
+        job_id=job_id,
+        message=f"The paid job {job_id} has no e-mail address, and Stripe has none that mails can be sent to. The "
+        "customer gets no mail; the status page, to which Checkout leads, shows the download.",
+        next_step=f"Find the customer in the Stripe dashboard, then `smi jobs address {job_id} ADDRESS`.",
+    )
+
+
 def _assign(tx: Transaction, payment_intent_id: str, job_id: str, role: PaymentRole, actor: str) -> bool:
     """Assign an unmatched payment to a job, with the refunds on record of it."""
     assigned = assign_unmatched(tx, payment_intent_id, job_id, role, actor)
@@ -133,10 +149,11 @@ def _apply(tx: Transaction, job: Row, facts: StripePayment, role: PaymentRole, s
         )
         tx.audit(job["job_id"], "second_payment", actor=source, payment_intent=facts.payment_intent_id)
     else:
-        message = (
-            f"paid {facts.amount_received_cents} {facts.currency} cents instead of "
-            f"{job['price_cents']} {job['currency']} cents"
+        paid, price = (
+            told_money(facts.amount_received_cents, facts.currency),
+            money(job["price_cents"], job["currency"]),
         )
+        message = f"paid {paid} instead of {price}"
         transitions.refuse_amount(tx, job, facts, message=message, actor=source)
         open_task(
             tx,

@@ -75,9 +75,11 @@ class FileClaim:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """Seconds since the last whole comparison (None: never), and the open manual tasks of its differences by kind."""
+    """Seconds since the last whole comparison (None: never), how many things it has compared (None: not counted), and
+    the open manual tasks of its differences by kind."""
 
     age_seconds: float | None
+    compared: int | None
     differences: dict[ManualTaskKind, int]
 
 
@@ -204,7 +206,8 @@ class Reconciliation(Aggregate):
         with self._database.transaction() as tx:
             ended = tx.rows(
                 """SELECT name, CAST(extract(epoch FROM smi.now()
-                                             - CAST(CAST(value AS jsonb) ->> 'ended' AS timestamptz)) AS float) AS age
+                                             - CAST(CAST(value AS jsonb) ->> 'ended' AS timestamptz)) AS float) AS age,
+                          CAST(CAST(value AS jsonb) ->> 'compared' AS integer) AS compared
                    FROM smi.cursors WHERE name = ANY(:names)""",
                 names=list(CURSORS.values()),
             )
@@ -213,11 +216,13 @@ class Reconciliation(Aggregate):
                    WHERE closed_at IS NULL AND kind = ANY(:kinds) GROUP BY kind""",
                 kinds=[kind for kinds in DIFFERENCES.values() for kind in kinds],
             )
-        ages = {row["name"]: row["age"] for row in ended}
+        found = {row["name"]: row for row in ended}
         counts = {row["kind"]: row["n"] for row in opened}
         return {
             what: Standing(
-                age_seconds=ages.get(CURSORS[what]), differences={kind: counts.get(kind, 0) for kind in kinds}
+                age_seconds=found.get(CURSORS[what], {}).get("age"),
+                compared=found.get(CURSORS[what], {}).get("compared"),
+                differences={kind: counts.get(kind, 0) for kind in kinds},
             )
             for what, kinds in DIFFERENCES.items()
         }

@@ -9,6 +9,7 @@ from smi_pipeline.core.models import Queue
 from smi_pipeline.gateway.metrics import Metrics
 from smi_pipeline.services import admin
 from smi_pipeline.services.alerts import raise_alarms
+from smi_pipeline.services.reconciliation.stripe_events import reconcile_events
 from smi_pipeline.settings import Settings
 from smi_pipeline.state.database import Database
 from smi_pipeline_tests.orchestration.conftest import Shop
@@ -51,6 +52,40 @@ def test_the_alarm_is_the_same_as_a_task_as_a_check_and_as_a_metric(shop: Shop):
     assert {task.subject for task in shop.ctx.state.manual_tasks.opened()} == job_ids
 
 
+def test_a_prevented_dispute_an_appeal_and_a_warning_of_the_sandbox_reach_the_team(shop: Shop):
+    def kinds() -> list[str]:
+        reconcile_events(shop.ctx)
+        return [str(task.kind) for task in shop.ctx.state.manual_tasks.opened()]
+
+    def dispute_of(job_id: str) -> str | None:
+        payment = shop.ctx.state.queries.payment(shop.job(job_id).payment_intent_id or "")
+        return payment.dispute if payment else None
+
+    prevented, appealed, warned = shop.order(), shop.order("rocket-200.jpg"), shop.order("coffee-200.jpg")
+    intents = [shop.job(job_id).payment_intent_id for job_id in (prevented, appealed, warned)]
+    shop.sandbox.control("stripe", "/_dispute", payment_intent=intents[0], prevented=True)
+    assert kinds() == []
+    assert dispute_of(prevented) == "lost"
+    dispute = shop.sandbox.control("stripe", "/_dispute", payment_intent=intents[1])["id"]
+    shop.sandbox.control("stripe", "/_dispute", dispute=dispute, outcome="lost")
+    kinds()
+    assert dispute_of(appealed) == "lost"
+    shop.sandbox.control("stripe", "/_dispute", dispute=dispute, appeal="appeal_under_review")
+    assert kinds() == ["dispute"]
+    shop.sandbox.control("stripe", "/_dispute", dispute=dispute, outcome="won")
+    assert kinds() == []
+    assert dispute_of(appealed) == "won"
+    shop.sandbox.control("stripe", "/_warn", payment_intent=intents[2])
+    assert kinds() == ["fraud_warning"]
+
+
+def test_a_comparison_without_payments_says_that_it_compared_nothing(shop: Shop):
+    reconcile_events(shop.ctx)
+    run(shop, "clean_up")
+    found = checks(shop)["stripe_payments.stripe_agrees"]
+    assert (found.passed, found.description) == (True, "compared nothing: there were no payments")
+
+
 def test_differences_from_stripe_and_the_storage_are_shown_with_what_to_do(shop: Shop, tmp_path: Path):
     before = checks(shop)
     for name in ("stripe_payments.stripe_agrees", "deliveries.files_agree"):
@@ -64,6 +99,7 @@ def test_differences_from_stripe_and_the_storage_are_shown_with_what_to_do(shop:
     run(shop, "clean_up")
     agreed = checks(shop)
     assert agreed["stripe_payments.stripe_agrees"].passed
+    assert agreed["stripe_payments.stripe_agrees"].metadata["payments: compared"].value == 1
     assert agreed["deliveries.files_agree"].passed
     assert 0 <= metric(shop, 'smi_compared_seconds_ago{compared="files"}') < 600
 

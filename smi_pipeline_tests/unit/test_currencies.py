@@ -4,7 +4,15 @@ from decimal import Decimal
 
 import pytest
 
-from smi_pipeline.core.currencies import stripe_decimals, to_smallest, to_units
+from smi_pipeline.core.currencies import (
+    CURRENCIES,
+    chargeable,
+    charged_currency,
+    minimum_charge,
+    stripe_decimals,
+    to_smallest,
+    to_units,
+)
 from smi_pipeline.core.errors import RefusedError
 
 
@@ -33,3 +41,33 @@ def test_an_amount_below_the_smallest_unit_is_an_error(units: str, currency: str
 def test_what_is_no_currency_code_is_refused(code: str) -> None:
     with pytest.raises(RefusedError, match="ISO 4217"):
         stripe_decimals(code)
+
+
+@pytest.mark.parametrize(
+    ("currency", "least"),
+    [("usd", "0.50"), ("eur", "0.50"), ("gbp", "0.30"), ("jpy", "50"), ("sek", "3.00"), ("hkd", "4.00"), ("mxn", "10"),
+     ("czk", "15.00"), ("huf", "175.00"), ("dkk", "2.50"), ("thb", "10")],
+)  # fmt: skip
+def test_the_smallest_charge_is_that_of_the_currency(currency: str, least: str) -> None:
+    assert to_units(minimum_charge(currency), currency) == Decimal(least)
+
+
+@pytest.mark.parametrize(
+    ("exact", "currency", "charged"),
+    [("49.01", "usd", 50), ("49.01", "jpy", 50), ("5121", "kwd", 5130), ("1201", "isk", 1300), ("1200", "ugx", 1200)],
+)
+def test_an_amount_is_rounded_up_to_one_that_stripe_charges(exact: str, currency: str, charged: int) -> None:
+    assert chargeable(Decimal(exact), currency) == charged
+
+
+def test_every_currency_has_a_smallest_charge_that_can_be_charged() -> None:
+    for currency in CURRENCIES:
+        least = minimum_charge(currency)
+        assert least == chargeable(Decimal(least), currency) > 0
+
+
+def test_a_currency_that_stripe_does_not_charge_in_is_refused() -> None:
+    assert charged_currency(" EUR ") == "eur"
+    for code in ("dem", "xau", "euro", ""):
+        with pytest.raises(ValueError, match=r"not a currency that Stripe charges in"):
+            charged_currency(code)

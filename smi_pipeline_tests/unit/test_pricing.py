@@ -107,3 +107,27 @@ def test_a_price_is_never_below_cost_nor_below_the_minimum(
 def test_a_senseless_price_list_is_refused(values: dict[str, Decimal]) -> None:
     with pytest.raises(ValueError, match="at least 0"):
         Prices(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("currency", "credit", "needed", "price"),
+    [
+        ("eur", "4", 1, 50),
+        ("gbp", "4", 1, 30),
+        ("jpy", "6", 1, 50),
+        ("jpy", "6.1", 16, 293),  # 292.8 yen
+        ("kwd", "12", 16, 580),  # 576 thousandths
+        ("isk", "550", 1, 1700),  # 16.50 krónur
+        ("sek", "40", 1, 300),
+        ("krw", "55", 1, 165),  # no minimum of its own: Stripe judges it after the conversion
+    ],
+)
+def test_a_price_is_in_the_units_of_its_currency_and_at_least_its_minimum(
+    currency: str, credit: str, needed: int, price: int
+) -> None:
+    assert Prices(credit_cents=Decimal(credit), currency=currency).price_cents(needed) == price
+
+
+def test_a_minimum_of_the_shop_goes_before_a_smaller_one_of_stripe() -> None:
+    assert Prices(minimum_cents=70).price_cents(1) == 70
+    assert Prices(minimum_cents=20).price_cents(1) == 50

@@ -30,7 +30,8 @@ STRIPE_API_BASE STRIPE_WEBHOOK_SECRET SMI_PAYMENT_METHODS SMTP_HOST SMTP_PORT SM
 SMI_MAIL_FROM SMI_SUPPORT_EMAIL SMI_ADMIN_EMAIL SMI_MAX_PROCESSING_SECONDS SMI_POLL_SECONDS SMI_DOWNLOAD_TTL_HOURS
 SMI_MONTHLY_CREDIT_BUDGET SMI_ALLOWED_SOURCE_HOSTS SMI_ALLOWED_RESULT_HOSTS SMI_GATEWAY_PORT SMI_DAGSTER_PORT
 SMI_MAX_WAIT_SECONDS SMI_MAX_IN_FLIGHT SMI_AMBIGUOUS_GRACE_SECONDS SMI_MAX_HOLD_HOURS SMI_MAX_SOURCE_BYTES
-SMI_MAX_OUTPUT_MEGAPIXELS SMI_UNSOLD_DAYS SMI_MARKUP_PERCENT SMI_CREDIT_CENTS SMI_STRIPE_FEE_PERCENT
+SMI_MAX_OUTPUT_MEGAPIXELS SMI_UNSOLD_DAYS SMI_CURRENCY SMI_MINIMUM_PRICE_CENTS SMI_MARKUP_PERCENT
+SMI_CREDIT_CENTS SMI_STRIPE_FEE_PERCENT
 SMI_STRIPE_FEE_FIXED_CENTS SMI_MARGIN_FLOOR_PERCENT SMI_COMPLETION_FLOOR_PERCENT SMI_FIDELITY SMI_BUDGET_HOLD
 SMI_ALERT_WEBHOOK_URL
 """.split()  # noqa: SIM905 - fifty names read better as a text
@@ -148,6 +149,9 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SMI_MAX_SOURCE_BYTES", "50 MB"),
         ("SMI_MAX_OUTPUT_MEGAPIXELS", "0"),
         ("SMI_MARKUP_PERCENT", "-1"),
+        ("SMI_CURRENCY", "euro"),
+        ("SMI_CURRENCY", "xxx"),
+        ("SMI_MINIMUM_PRICE_CENTS", "-1"),
         ("SMI_CREDIT_CENTS", "NaN"),
         ("SMI_STRIPE_FEE_PERCENT", "101"),
         ("SMI_STRIPE_FEE_FIXED_CENTS", "0.5"),
@@ -179,6 +183,7 @@ def test_every_spelling_of_a_postgres_url_means_psycopg2(url: str) -> None:
     [
         ("SMI_PUBLIC_URL", "https://shop.example/", "public_url", "https://shop.example"),
         ("SMI_GATEWAY_PORT", "9000", "public_url", "http://127.0.0.1:9000"),
+        ("SMI_CURRENCY", "EUR", "currency", "eur"),
         ("SMI_MAIL_FROM", "Shop <shop@example.com>", "mail_domain", "example.com"),
         ("SMI_MAX_PROCESSING_SECONDS", "60", "max_processing", timedelta(minutes=1)),
         ("SMI_MAX_WAIT_SECONDS", "60", "max_wait", timedelta(minutes=1)),
@@ -210,6 +215,8 @@ def test_settings_become_promises(
 @pytest.mark.parametrize(
     ("variable", "value", "field"),
     [
+        ("SMI_CURRENCY", "hkd", "price_cents"),
+        ("SMI_MINIMUM_PRICE_CENTS", "999", "price_cents"),
         ("SMI_MARKUP_PERCENT", "900", "price_cents"),
         ("SMI_CREDIT_CENTS", "40", "cost_cents"),
         ("SMI_STRIPE_FEE_PERCENT", "20", "stripe_fee_cents"),

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import ROUND_HALF_UP, Decimal
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
@@ -85,6 +86,8 @@ class StripePayments:
         Stripe refuses its key."""
         metadata = {"job_id": request.job_id, "resolution": request.resolution, "source": SOURCE}
         options: Any = {"payment_method_types": list(request.payment_methods)} if request.payment_methods else {}
+        if request.customer_email:  # else Checkout asks for it
+            options["customer_email"] = request.customer_email
         with translated():
             session = self._client.v1.checkout.sessions.create(
                 options
@@ -100,7 +103,6 @@ class StripePayments:
                             },
                         }
                     ],
-                    "customer_email": request.customer_email,
                     "metadata": metadata,
                     "payment_intent_data": {"metadata": metadata, "description": request.description},
                     "success_url": request.success_url,
@@ -115,6 +117,12 @@ class StripePayments:
         """Return the session as it is now. Raises NotFound."""
         with translated():
             return _checkout(self._client.v1.checkout.sessions.retrieve(session_id).to_dict())
+
+    def checkout_of(self, payment_intent_id: str) -> CheckoutSession | None:
+        """Return the session in which a payment was made, None for one that was made elsewhere."""
+        with translated():
+            sessions = self._client.v1.checkout.sessions.list({"payment_intent": payment_intent_id, "limit": 1})
+            return next((_checkout(session.to_dict()) for session in _all_pages(sessions)), None)
 
     def expire_checkout(self, session_id: str) -> None:
         """Close an open session; leave any other as it is. Raises NotFound."""
@@ -154,9 +162,8 @@ class StripePayments:
         charge = intent.get("latest_charge")
         charge = charge if isinstance(charge, Mapping) else {}
         transaction = charge.get("balance_transaction")
-        # A payment settled in another currency has its fee in that currency: it counts as not known.
-        transaction = transaction if isinstance(transaction, Mapping) else {}
-        comparable = transaction.get("currency") == intent.get("currency")
+        charged = {"currency": intent.get("currency"), **charge}
+        booked = _in_currency_of(charged, transaction) if isinstance(transaction, Mapping) else None
         disputed = bool(charge.get("disputed"))
         return StripePayment(
             payment_intent_id=intent["id"],
@@ -168,7 +175,7 @@ class StripePayments:
             refunded_cents=charge.get("amount_refunded") or 0,
             disputed=disputed,
             refundable=not disputed or self._refundable(intent["id"]),
-            fee_cents=transaction.get("fee") if comparable else None,
+            fee_cents=booked[1] if booked else None,
             created_at=_moment(intent["created"]) if intent.get("created") else None,
             charged_at=_moment(charge["created"]) if charge.get("created") else None,
         )
@@ -202,6 +209,25 @@ class StripePayments:
         with translated():
             refunds = self._client.v1.refunds.list({"payment_intent": payment_intent_id, "limit": _PAGE})
             return [_refund(refund.to_dict()) for refund in _all_pages(refunds)]
+
+    # -- the account ---------------------------------------------------------------------------------------------
+
+    def default_currency(self) -> str:
+        """Return the default currency of the account. Raises AccountError for a key that may not read it."""
+        with translated():
+            return _word(self._client.v1.accounts.retrieve_current().to_dict().get("default_currency"))
+
+    def webhook_events(self, url: str) -> frozenset[str] | None:
+        """Return the types of events that the enabled webhook endpoints at `url` get (`*`: all), None without such an
+        endpoint. Raises AccountError for a key that may not read them."""
+        with translated():
+            endpoints = [
+                each.to_dict() for each in _all_pages(self._client.v1.webhook_endpoints.list({"limit": _PAGE}))
+            ]
+        ours = [
+            each for each in endpoints if str(each.get("url")).rstrip("/") == url and each.get("status") == "enabled"
+        ]
+        return frozenset(event for each in ours for event in each.get("enabled_events") or ()) if ours else None
 
     # -- balance -------------------------------------------------------------------------------------------------
 
@@ -305,6 +331,7 @@ def leaves_refundable(dispute: Mapping[str, Any]) -> bool:
 
 
 def _checkout(session: Mapping[str, Any]) -> CheckoutSession:
+    details = session.get("customer_details") or {}
     return CheckoutSession(
         session_id=session["id"],
         url=session.get("url"),
@@ -312,6 +339,7 @@ def _checkout(session: Mapping[str, Any]) -> CheckoutSession:
         payment_status=_word(session.get("payment_status")),
         payment_intent_id=_id(session.get("payment_intent")),
         metadata=dict(session.get("metadata") or {}),
+        customer_email=_word(details.get("email")) or _word(session.get("customer_email")),
     )
 
 
@@ -334,16 +362,34 @@ def _booking(transaction: Mapping[str, Any]) -> BalanceTransaction | None:
     payment_intent = _id(source.get("payment_intent"))
     if source.get("object") not in ("charge", "refund", "dispute") or not payment_intent:
         return None
+    booked = _in_currency_of(source, transaction)
+    amount, fee = booked or (transaction["amount"], transaction["fee"])
     return BalanceTransaction(
         booking_id=transaction["id"],
         created_at=_moment(transaction["created"]),
         source_id=source["id"],
         kind=source["object"],
         payment_intent_id=payment_intent,
-        amount_cents=transaction["amount"],
-        fee_cents=transaction["fee"],
-        currency=transaction["currency"],
+        amount_cents=amount,
+        fee_cents=fee,
+        currency=source["currency"] if booked else transaction["currency"],
     )
+
+
+def _in_currency_of(source: Mapping[str, Any], transaction: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return amount and fee of a balance transaction in the currency of its charge, refund or dispute; None when they
+    are not known there.
+
+    One that is settled in another currency is converted at its own rate: that of its two amounts, which Stripe rounds
+    to its `exchange_rate` (docs.stripe.com/api/balance_transactions/object). The fee is rounded half up."""
+    amount, fee = transaction.get("amount"), transaction.get("fee")
+    if transaction.get("currency") == source.get("currency"):
+        return (amount or 0, fee) if fee is not None else None
+    whole = source.get("amount_captured") or source.get("amount")
+    if not (whole and amount) or fee is None:
+        return None
+    converted = (Decimal(fee) * whole / abs(amount)).to_integral_value(ROUND_HALF_UP)
+    return (whole if amount > 0 else -whole), int(converted)
 
 
 def _event(event: Mapping[str, Any]) -> StripeEvent:

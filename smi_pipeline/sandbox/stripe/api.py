@@ -33,6 +33,7 @@ _READABLE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "refunds": ("refunds", "refund", ("payment_intent", "charge")),
     "events": ("events", "event", ("type",)),
     "disputes": ("disputes", "dispute", ("payment_intent", "charge")),
+    "radar/early_fraud_warnings": ("fraud_warnings", "early fraud warning", ("payment_intent", "charge")),
     "balance_transactions": ("balance_transactions", "balance transaction", ("type", "source", "currency")),
 }
 _PAGING = ("limit", "starting_after", "ending_before", "created")
@@ -42,8 +43,12 @@ _REFUND_REASONS = ("duplicate", "fraudulent", "requested_by_customer")
 class Api:
     """Finds the endpoint of a request and runs it."""
 
-    def __init__(self, service: "SandboxService", money: Money, checkout: Checkout) -> None:
+    def __init__(
+        self, service: "SandboxService", money: Money, checkout: Checkout, endpoints: Callable[[], list[Object]]
+    ) -> None:
         self._ledger = service.ledger
+        self._settings = service.settings
+        self._endpoints = endpoints
         self._money = money
         self._checkout = checkout
         one = r"([A-Za-z]+_\w+)"
@@ -57,7 +62,7 @@ class Api:
     def endpoint_of(self, path: str) -> str:
         """Return the name by which faults match: ``refunds``, ``checkout/sessions``, ``events`` …"""
         rest = path.removeprefix("/v1/")
-        names = (*_READABLE, "balance")
+        names = (*_READABLE, "balance", "account", "webhook_endpoints")
         return next((name for name in names if rest == name or rest.startswith(name + "/")), "unknown")
 
     def run(self, method: str, path: str, params: Params, idempotency_key: str | None) -> Object:
@@ -84,6 +89,11 @@ class Api:
             ]
             nothing = [{**amount, "amount": 0, "source_types": {"card": 0}} for amount in amounts]
             return {"object": "balance", "available": amounts, "pending": nothing, "livemode": False}
+        if rest == "webhook_endpoints":
+            check_names(params, _PAGING)
+            return page(self._endpoints(), params, "/v1/webhook_endpoints")
+        if rest == "account":
+            return {"id": "acct_sandbox", "object": "account", "default_currency": self._settings["default_currency"]}
         if found := re.fullmatch(r"checkout/sessions/(cs_\w+)/line_items", rest):
             return self._checkout.line_items(find(self._ledger, "sessions", found[1], "checkout.session"))
         if rest in _READABLE:

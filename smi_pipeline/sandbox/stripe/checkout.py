@@ -9,6 +9,7 @@ from stripe.params.checkout import SessionCreateParams
 
 from smi_pipeline.sandbox.pages import html
 from smi_pipeline.sandbox.stripe import objects
+from smi_pipeline.sandbox.stripe.currencies import check_charge
 from smi_pipeline.sandbox.stripe.forms import Object, Params, StripeError, check_names, integer, metadata, required
 from smi_pipeline.sandbox.stripe.money import Money
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 _KNOWN = frozenset(SessionCreateParams.__annotations__) | {"payment_method_types"}  # of older API versions, too
 _SHORTEST_SECONDS, _LONGEST_SECONDS = 1800, 24 * 3600
-_MINIMUM_CENTS = 50
 _DECLINED_CARD = "4000000000000002"
 
 
@@ -36,9 +36,7 @@ class Checkout:
             raise StripeError("This sandbox supports only mode=payment", param="mode")
         items = [_line_item(item, number) for number, item in enumerate(required(params, "line_items"))]
         currency, amount = items[0]["currency"], sum(item["amount_total"] for item in items)
-        if amount < _MINIMUM_CENTS:
-            message = "The Checkout Session's total amount due must add up to at least $0.50 usd"
-            raise StripeError(message, code="amount_too_small")
+        check_charge(amount, currency, self._money.settlement(currency))
         required(params, "success_url")
         now = int(self._service.clock())
         expires_at = integer(params.get("expires_at", now + _LONGEST_SECONDS), "expires_at")
@@ -75,12 +73,12 @@ class Checkout:
         if request.method == "POST" and status == "open":
             form = {name: values[0] for name, values in parse_qs((await request.body()).decode()).items()}
             email = form.get("email", "").strip()
-            if email and not session["customer_email"]:
-                details = self._ledger.get("session_details", session["id"]) or {}
-                self._ledger.put("session_details", session["id"], {**details, "email": email})
-            if form.get("card", "").replace(" ", "") == _DECLINED_CARD:
-                error = "Your card was declined."
-            self._money.pay(session, outcome="declined" if error else "paid")
+            if not (email or session["customer_email"]):
+                error = "Enter your email."
+            else:
+                if form.get("card", "").replace(" ", "") == _DECLINED_CARD:
+                    error = "Your card was declined."
+                self._money.pay(session, outcome="declined" if error else "paid", email=email)
         if request.method == "POST" and not error and status in ("open", "complete"):  # or the button was pressed twice
             target = session["success_url"].replace("{CHECKOUT_SESSION_ID}", session["id"])
             return RedirectResponse(target, status_code=303)

@@ -11,7 +11,7 @@ from smi_pipeline.sandbox.stripe.forms import Object, StripeError
 if TYPE_CHECKING:
     from smi_pipeline.sandbox.base import SandboxService
 
-_CLOSED = ("won", "lost", "warning_closed")
+_CLOSED = ("won", "lost", "warning_closed", "prevented")
 
 
 class Disputes:
@@ -33,17 +33,27 @@ class Disputes:
             self._service.timers.at(due, "end_dispute", charge=charge["id"], outcome=fault["outcome"])
 
     def open(
-        self, charge: Object, *, amount: int | None = None, reason: str = "fraudulent", inquiry: bool = False
+        self,
+        charge: Object,
+        *,
+        amount: int | None = None,
+        reason: str = "fraudulent",
+        inquiry: bool = False,
+        prevented: bool = False,
     ) -> Object:
-        """Open a dispute; unless it is an inquiry, the bank takes the money and a fee at once. Return it."""
+        """Open a dispute; unless it is an inquiry, the bank takes the money and a fee at once. One that is prevented
+        (Visa's Rapid Dispute Resolution) takes the money without a fee, and ends with that. Return it."""
         left = charge["amount"] - charge["amount_refunded"]
         amount = (left or charge["amount"]) if amount is None else amount
         dispute = objects.dispute(
             now=int(self._service.clock()), charge=charge, amount=amount, reason=reason, inquiry=inquiry
         )
         with self._ledger.transaction():
+            if prevented:
+                dispute["status"] = "prevented"
             if not inquiry:
-                taken = self._move("adjustment", -amount, self._service.settings["dispute_fee_cents"], dispute)
+                fee = 0 if prevented else self._service.settings["dispute_fee_cents"]
+                taken = self._move("adjustment", -amount, fee, dispute)
                 dispute["balance_transactions"].append(self._ledger.get("balance_transactions", taken))
             self._ledger.put("disputes", dispute["id"], dispute)
             self._ledger.update("charges", charge["id"], disputed=True, dispute=dispute["id"])
@@ -68,6 +78,25 @@ class Disputes:
             self._ledger.put("disputes", dispute["id"], dispute)
             self._events.emit("charge.dispute.closed", dispute)
         return dispute
+
+    def appeal(self, dispute: Object, status: str) -> Object:
+        """Appeal against a lost dispute, or move the appeal on (``appeal_needs_response``, ``appeal_under_review``);
+        return it. It is closed like the dispute before."""
+        if dispute["status"] != "lost" and not dispute["status"].startswith("appeal_"):
+            raise StripeError("Only a lost dispute is appealed against.")
+        with self._ledger.transaction():
+            self._ledger.update("disputes", dispute["id"], status=status, is_charge_refundable=False)
+            dispute["status"] = status
+            self._events.emit("charge.dispute.updated", dispute)
+        return dispute
+
+    def warn(self, charge: Object, fraud_type: str = "misc") -> Object:
+        """Record an early fraud warning of the bank; return it."""
+        warning = objects.fraud_warning(now=int(self._service.clock()), charge=charge, fraud_type=fraud_type)
+        with self._ledger.transaction():
+            self._ledger.put("fraud_warnings", warning["id"], warning)
+            self._events.emit("radar.early_fraud_warning.created", warning)
+        return warning
 
     async def open_later(self, charge: str, inquiry: bool) -> None:
         """Open a dispute. Called by a timer."""

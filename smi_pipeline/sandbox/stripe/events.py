@@ -12,6 +12,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from smi_pipeline.sandbox.faults import Kind
@@ -55,9 +56,26 @@ class Events:
             idempotency_key=idempotency_key,
         )
         self._service.ledger.put("events", event["id"], event)
-        if self._service.settings["webhook_url"]:
+        if self._service.settings["webhook_url"] and self._is_enabled(type):
             self._plan(event)
         return event
+
+    def emit_thin(self, type: str, about: dict[str, Any]) -> dict[str, Any]:
+        """Store an event of API v2, and schedule its webhook; the list of events (v1) has no such event. Return it."""
+        now = datetime.fromtimestamp(self._service.clock(), UTC)
+        event = objects.thin_event(now=now, type=type, about=about)
+        self._service.ledger.put("thin_events", event["id"], event)
+        self._webhooks.plan(_subject(event), {})
+        return event
+
+    def endpoints(self) -> list[dict[str, Any]]:
+        """Return the webhook endpoints of the account: the one that is configured."""
+        url, events = (self._service.settings[f"webhook_{name}"] for name in ("url", "events"))
+        return [objects.webhook_endpoint(now=0, url=url, events=events.split(","))] if url else []
+
+    def _is_enabled(self, type: str) -> bool:
+        enabled = self._service.settings["webhook_events"].split(",")
+        return "*" in enabled or type in enabled
 
     def resend(self, event: dict[str, Any], times: int) -> None:
         """Deliver a stored event again, this many times, without faults."""
@@ -85,7 +103,8 @@ class Events:
 
     async def deliver(self, id: str, attempt: int) -> None:
         """Send a webhook once. Called by a timer."""
-        stored, settings = self._service.ledger.get("events", id), self._service.settings
+        ledger, settings = self._service.ledger, self._service.settings
+        stored = ledger.get("events", id) or ledger.get("thin_events", id)
         if stored is None or not settings["webhook_url"]:
             return
         payload = json.dumps(stored, indent=2).encode()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from smi_pipeline.sandbox.faults import Kind
 from smi_pipeline.sandbox.stripe import objects
+from smi_pipeline.sandbox.stripe.currencies import converted, formatted, rate
 from smi_pipeline.sandbox.stripe.disputes import Disputes
 from smi_pipeline.sandbox.stripe.events import Events
 from smi_pipeline.sandbox.stripe.forms import Object, Params, StripeError, find
@@ -66,16 +67,18 @@ class Money:
         currency: str | None = None,
         outcome: str = "paid",
         seconds: float = 2.0,
+        email: str | None = "customer@example.com",
     ) -> Object:
         """Pay a Checkout session as its page does; return the PaymentIntent.
 
         ``outcome``: ``paid``; ``declined`` (the session stays open); ``async`` or ``async_failed`` (a bank debit that
-        is decided ``seconds`` later). ``amount`` (cents) and ``currency`` override those of the session.
+        is decided ``seconds`` later). ``amount`` (cents) and ``currency`` override those of the session. ``email`` is
+        what the customer enters when the session names no address, None for nothing.
         """
         if session["status"] != "open":
             raise StripeError(f"This Checkout session is {session['status']}", code="checkout_session_not_open")
         private = self._ledger.get("session_details", session["id"]) or {}
-        email = session["customer_email"] or private.get("email") or "customer@example.com"
+        email = session["customer_email"] or email
         intent = objects.intent(
             now=self._now(),
             amount=amount if amount is not None else session["amount_total"],
@@ -98,7 +101,7 @@ class Money:
                 amount_total=intent["amount"],
                 amount_subtotal=intent["amount"],
                 currency=intent["currency"],
-                customer_details={"email": email, "name": None, "address": None, "phone": None, "tax_ids": []},
+                customer_details=objects.customer_details(email),
             )
             if outcome == "paid":
                 self._settle(intent)
@@ -146,10 +149,12 @@ class Money:
         self._events.emit("payment_intent.payment_failed", intent)
 
     def _settle(self, intent: Object) -> None:
-        now, amount = self._now(), intent["amount"]
+        now, currency = self._now(), intent["currency"]
+        settled, amount = self.settlement(currency), intent["amount"]
         charge = objects.charge(now=now, intent=intent, email=intent["receipt_email"])
         settings = self._service.settings
-        fee = min(amount, round(amount * settings["fee_percent"] / 100) + settings["fee_fixed_cents"])
+        booked = converted(amount, rate(currency, settled)) if settled != currency else amount
+        fee = min(booked, round(booked * settings["fee_percent"] / 100) + settings["fee_fixed_cents"])
         charge["balance_transaction"] = self.move("charge", amount, fee, charge)
         intent.update(
             status="succeeded",
@@ -196,9 +201,8 @@ class Money:
         if amount <= 0:
             raise StripeError("Invalid positive integer", code="parameter_invalid_integer", param="amount")
         if amount > left:
-            message = (
-                f"Refund amount (${amount / 100:.2f}) is greater than unrefunded amount on charge (${left / 100:.2f})"
-            )
+            asked, rest = (formatted(cents, charge["currency"]) for cents in (amount, left))
+            message = f"Refund amount ({asked}) is greater than unrefunded amount on charge ({rest})"
             raise StripeError(message, code="amount_too_large", param="amount", remembered=True)
         refund = objects.refund(now=self._now(), charge=charge, amount=amount, reason=reason, metadata=metadata or {})
         taken = self._faults({"refund_pending", "refund_fails", "refund_refused"}, "refund", charge, refund)
@@ -270,10 +274,24 @@ class Money:
             totals[move["currency"]] = totals.get(move["currency"], 0) + move["net"]
         return totals
 
+    def settlement(self, currency: str) -> str:
+        """Return the currency in which a charge in `currency` reaches the balance."""
+        return str(self._service.settings["settlement_currency"] or currency)
+
     def move(self, type: str, amount: int, fee: int, source: Object) -> str:
-        """Record a balance transaction (cents, negative when money leaves); return its id."""
+        """Record a balance transaction of an amount in the currency of its source (negative when money leaves), and of
+        a fee in that of the balance; return its id."""
+        currency = source["currency"]
+        settled = self.settlement(currency)
+        factor = rate(currency, settled) if settled != currency else None
         move = objects.balance_transaction(
-            now=self._now(), type=type, amount=amount, fee=fee, currency=source["currency"], source=source["id"]
+            now=self._now(),
+            type=type,
+            amount=converted(amount, factor) if factor else amount,
+            fee=fee,
+            currency=settled,
+            source=source["id"],
+            exchange_rate=round(float(factor), 6) if factor else None,
         )
         self._ledger.put("balance_transactions", move["id"], move)
         return str(move["id"])

@@ -2,6 +2,7 @@
 
 import secrets
 import string
+from datetime import datetime
 from typing import Any
 
 API_VERSION = "2026-10-28.endive"
@@ -79,8 +80,11 @@ def charge(*, now: int, intent: Object, email: str | None) -> Object:
     }
 
 
-def balance_transaction(*, now: int, type: str, amount: int, fee: int, currency: str, source: str) -> Object:
-    """Return a balance transaction; ``amount`` and ``fee`` in cents, ``amount`` negative when money leaves."""
+def balance_transaction(
+    *, now: int, type: str, amount: int, fee: int, currency: str, source: str, exchange_rate: float | None = None
+) -> Object:
+    """Return a balance transaction; ``amount`` and ``fee`` in cents, ``amount`` negative when money leaves. An amount
+    in the currency of the source times ``exchange_rate`` is one in ``currency``."""
     details = {
         "amount": fee,
         "currency": currency,
@@ -96,7 +100,7 @@ def balance_transaction(*, now: int, type: str, amount: int, fee: int, currency:
         "created": now,
         "currency": currency,
         "description": None,
-        "exchange_rate": None,
+        "exchange_rate": exchange_rate,
         "fee": fee,
         "fee_details": [details] if fee else [],
         "net": amount - fee,
@@ -189,6 +193,57 @@ def session(*, now: int, base_url: str, expires_at: int, amount: int, currency: 
         "url": f"{base_url}/c/pay/{id}",
         **fields,
     }
+
+
+def fraud_warning(*, now: int, charge: Object, fraud_type: str) -> Object:
+    """Return an early fraud warning, which names the payment besides the charge."""
+    return {
+        "id": new_id("issfr"),
+        "object": "radar.early_fraud_warning",
+        "actionable": not charge["refunded"] and not charge["disputed"],
+        "charge": charge["id"],
+        "created": now,
+        "fraud_type": fraud_type,
+        "livemode": False,
+        "payment_intent": charge["payment_intent"],
+    }
+
+
+def thin_event(*, now: datetime, type: str, about: Object) -> Object:
+    """Return an event of API v2, which names its object instead of holding it."""
+    path = {"payment_intent": "payment_intents", "charge": "charges", "refund": "refunds"}[about["object"]]
+    related = {"id": about["id"], "type": about["object"], "url": f"/v1/{path}/{about['id']}"}
+    return {
+        "id": new_id("evt_test", 40),
+        "object": "v2.core.event",
+        "context": None,
+        "created": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "livemode": False,
+        "related_object": related,
+        "type": type,
+    }
+
+
+def webhook_endpoint(*, now: int, url: str, events: list[str]) -> Object:
+    """Return an endpoint; ``events`` are the types that it gets, or ``*``."""
+    return {
+        "id": "we_sandbox",
+        "object": "webhook_endpoint",
+        "api_version": None,
+        "application": None,
+        "created": now,
+        "description": None,
+        "enabled_events": events,
+        "livemode": False,
+        "metadata": {},
+        "status": "enabled",
+        "url": url,
+    }
+
+
+def customer_details(email: str | None) -> Object:
+    """Return what a Checkout session knows of its customer after the payment."""
+    return {"email": email, "name": None, "address": None, "phone": None, "tax_exempt": "none", "tax_ids": []}
 
 
 def event(*, now: int, type: str, subject: Object, request_id: str | None, idempotency_key: str | None) -> Object:

@@ -8,9 +8,14 @@ An idempotency key replays the error of a ``status`` fault with ``after_work``, 
 
 Control endpoints, all POST with JSON, which return the object:
 
-- ``/_pay`` ``{"session", "amount"?, "currency"?, "outcome"?: paid|declined|async|async_failed, "seconds"?}``, or
+- ``/_pay`` ``{"session", "amount"?, "currency"?, "outcome"?: paid|declined|async|async_failed, "seconds"?, "email"?}``
+  (``email``: what the customer enters where the session names none; null for nothing), or
   ``{"amount", "currency", "metadata"}`` for a payment without session;
-- ``/_dispute`` ``{"payment_intent"|"charge", "amount"?, "reason"?, "inquiry"?}``, or ``{"dispute", "outcome"}``;
+- ``/_dispute`` ``{"payment_intent"|"charge", "amount"?, "reason"?, "inquiry"?, "prevented"?}``, then
+  ``{"dispute", "outcome"}`` (``won``, ``lost``), and after a lost one ``{"dispute", "appeal"}`` (its status, such as
+  ``appeal_under_review``);
+- ``/_warn`` ``{"payment_intent"|"charge", "fraud_type"?}``: an early fraud warning;
+- ``/_thin`` ``{"payment_intent", "type"?}``: a thin event (v2) about a payment;
 - ``/_refund`` ``{"payment_intent"|"charge", "amount"?, "metadata"?}``: a refund made in Stripe's dashboard;
 - ``/_event`` ``{"id", "times"?}``: resends a stored event. ``GET /_webhooks`` lists all deliveries, and
   ``GET /_disputes`` all disputes.
@@ -42,8 +47,9 @@ _EXPIRY_CHECK_SECONDS = 0.5
 
 
 class Stripe(SandboxService):
-    """Settings: api_key, webhook_url, webhook_secret, webhook_retry_seconds, fee_percent, fee_fixed_cents,
-    dispute_fee_cents, webhooks_per_second (old events are resent up to this rate; 0: never)."""
+    """Settings: api_key, webhook_url, webhook_events (``*``, or types by commas), webhook_secret,
+    webhook_retry_seconds, fee_percent, fee_fixed_cents, dispute_fee_cents, settlement_currency, default_currency,
+    webhooks_per_second (old events are resent up to this rate; 0: never)."""
 
     name = "stripe"
     kinds: ClassVar[Mapping[str, Kind]] = {**REQUEST_KINDS, **DELIVERY_KINDS, **MONEY_KINDS}
@@ -53,7 +59,7 @@ class Stripe(SandboxService):
         self.events = Events(self)
         self.money = Money(self, self.events)
         self._checkout = Checkout(self, self.money)
-        self._api = Api(self, self.money, self._checkout)
+        self._api = Api(self, self.money, self._checkout, self.events.endpoints)
         self._idempotency = Idempotency(self.ledger)
 
     def routes(self) -> list[BaseRoute]:
@@ -61,6 +67,8 @@ class Stripe(SandboxService):
         return [
             Route("/_pay", self._control(self._pay), methods=["POST"]),
             Route("/_dispute", self._control(self._dispute), methods=["POST"]),
+            Route("/_warn", self._control(self._warn), methods=["POST"]),
+            Route("/_thin", self._control(self._thin), methods=["POST"]),
             Route("/_refund", self._control(self._refund), methods=["POST"]),
             Route("/_event", self._control(self._event), methods=["POST"]),
             self.log_route("webhooks"),
@@ -201,12 +209,24 @@ class Stripe(SandboxService):
                 amount=amount, currency=body.get("currency", "usd"), metadata=body.get("metadata") or {}
             )
         session = find(self.ledger, "sessions", body["session"], "checkout.session")
-        return self.money.pay(session, **_given(body, "amount", "currency", "outcome", "seconds"))
+        return self.money.pay(session, **_given(body, "amount", "currency", "outcome", "seconds", "email"))
 
     def _dispute(self, body: dict[str, Any]) -> Object:
+        if "appeal" in body:
+            disputed = find(self.ledger, "disputes", body["dispute"], "dispute")
+            return self.money.disputes.appeal(disputed, body["appeal"])
         if "dispute" in body:
             return self.money.disputes.close(find(self.ledger, "disputes", body["dispute"], "dispute"), body["outcome"])
-        return self.money.disputes.open(self._api.charge_of(body), **_given(body, "amount", "reason", "inquiry"))
+        return self.money.disputes.open(
+            self._api.charge_of(body), **_given(body, "amount", "reason", "inquiry", "prevented")
+        )
+
+    def _warn(self, body: dict[str, Any]) -> Object:
+        return self.money.disputes.warn(self._api.charge_of(body), **_given(body, "fraud_type"))
+
+    def _thin(self, body: dict[str, Any]) -> Object:
+        about = find(self.ledger, "intents", body.get("payment_intent", ""), "payment_intent")
+        return self.events.emit_thin(body.get("type", "v1.payment_intent.succeeded"), about)
 
     def _refund(self, body: dict[str, Any]) -> Object:
         return self.money.refund(self._api.charge_of(body), body.get("amount"), metadata=body.get("metadata"))

@@ -12,6 +12,7 @@ from pydantic import Field
 from smi_pipeline.core.errors import NotFound, PermanentError, TransientError, UnreadableError
 from smi_pipeline.core.models import StripePayment
 from smi_pipeline.core.vocabulary import RETURNED, ManualTaskKind, PaymentRole
+from smi_pipeline.formatting import told_money
 from smi_pipeline.services.context import ServiceContext, log
 from smi_pipeline.services.intake import learn_of_payment
 from smi_pipeline.services.reconciliation.progress import Progress
@@ -38,13 +39,14 @@ _PAID = "succeeded"
 
 class _Place(Progress):
     """Up to where payments were compared (`at` None: no comparison is under way), when a deep one began, since when
-    payments were not readable, and which older ones are still to be compared."""
+    payments were not readable, which older ones are still to be compared, and how many were."""
 
     at: datetime | None = None
     width: timedelta | None = None
     deep: datetime | None = None
     unreadable: dict[str, datetime] = Field(default_factory=dict)
     open_refunds: list[str] = Field(default_factory=list)
+    so_far: int = 0
 
 
 def compare_payments(ctx: ServiceContext, *, seconds: float = 30.0) -> Counter[str]:
@@ -81,7 +83,9 @@ def compare_payments(ctx: ServiceContext, *, seconds: float = 30.0) -> Counter[s
                 break
     finally:
         place.at, place.width = (None, None) if walk.finished else (walk.at, walk.width)
-        place.ended = now if walk.finished else place.ended
+        place.so_far += tally["known"] + tally["missed"] + tally["differs"]
+        if walk.finished:
+            place.ended, place.compared, place.so_far = now, place.so_far, 0
         ctx.state.reconciliation.set_cursor(CURSOR, place.model_dump_json())
     return tally
 
@@ -219,7 +223,8 @@ class _Comparison:
             if theirs is None and ours.state in RETURNED:
                 if not self._made_just_now(ours.stripe_refund_id):
                     problems.append(
-                        f"Stripe does not know the refund {ours.stripe_refund_id} of {ours.amount_cents} cents"
+                        f"Stripe does not know the refund {ours.stripe_refund_id} of "
+                        f"{told_money(ours.amount_cents or 0, row.payment.currency)}"
                     )
             elif theirs is not None and theirs.alive != (ours.state in RETURNED):
                 problems.append(f"the refund {theirs.refund_id} is {ours.state} here and {theirs.status} at Stripe")
@@ -244,8 +249,8 @@ class _Comparison:
             problems.append(f"it is {facts.status} at Stripe, and paid here")
         elif (facts.amount_received_cents, facts.currency) != (row.payment.received_cents, row.payment.currency):
             problems.append(
-                f"Stripe received {facts.amount_received_cents} {facts.currency} cents, "
-                f"we recorded {row.payment.received_cents} {row.payment.currency} cents"
+                f"Stripe received {told_money(facts.amount_received_cents, facts.currency)}, "
+                f"we recorded {told_money(row.payment.received_cents, row.payment.currency)}"
             )
         if facts.disputed and row.payment.dispute is None:
             problems.append("Stripe shows a dispute that is not on record")

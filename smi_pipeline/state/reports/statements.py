@@ -145,7 +145,7 @@ SELECT day, job_id, resolution, megapixels, outcome, CASE WHEN outcome IN ('refu
 FROM priced
 """
 
-_OUTSIDE = """p.role <> 'order'
+OUTSIDE = """p.role <> 'order'
     AND coalesce(p.paid_at, p.learned_at) >= CAST(:first AS date)::timestamp AT TIME ZONE 'UTC'
     AND coalesce(p.paid_at, p.learned_at) < (CAST(:last AS date) + 1)::timestamp AT TIME ZONE 'UTC'
     AND (j.paid_at IS NULL OR p.currency <> coalesce(
@@ -160,7 +160,7 @@ WITH paid AS (
         SELECT p.payment_intent_id, p.currency, (coalesce(p.paid_at, p.learned_at) AT TIME ZONE 'UTC')::date AS day,
                {_RECORDS}
         FROM smi.payments p LEFT JOIN smi.upscale_jobs j USING (job_id) {_RECORDS_OF_PAYMENTS}
-        WHERE {_OUTSIDE}
+        WHERE {OUTSIDE}
     ) AS records GROUP BY payment_intent_id, currency, day
 ), gifts AS (
     SELECT (s.created_at AT TIME ZONE 'UTC')::date AS day, job_id, j.currency, count(*) AS submissions,

@@ -205,7 +205,7 @@ def test_a_payment_without_charge_has_no_fee_and_nothing_received(server: Script
 @pytest.mark.parametrize(
     "transaction", [None, "txn_1", {"id": "txn_1", "object": "balance_transaction", "fee": 33, "currency": "eur"}]
 )
-def test_a_fee_that_is_not_there_yet_or_in_another_currency_is_unknown(
+def test_a_fee_that_is_not_there_yet_or_without_the_amount_that_it_is_of_is_unknown(
     server: ScriptedServer, transaction: object
 ) -> None:
     server.says(200, {**INTENT, "latest_charge": {**INTENT["latest_charge"], "balance_transaction": transaction}})

@@ -10,6 +10,7 @@ import pytest
 import stripe
 
 from smi_pipeline.adapters.stripe.payments import StripePayments
+from smi_pipeline.core.currencies import minimum_charge
 from smi_pipeline.core.errors import (
     AccountError,
     AmbiguousError,
@@ -39,7 +40,7 @@ def sandbox(running: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandb
     monkeypatch.setattr(stripe.HTTPClient, "INITIAL_DELAY", 0.001)
     yield running
     running.clear_faults("stripe")
-    running.configure("stripe", webhook_url="")
+    running.configure("stripe", webhook_url="", settlement_currency="")
 
 
 @pytest.fixture
@@ -73,6 +74,13 @@ def refunds_in_ledger(sandbox: Sandbox, payment: StripePayment) -> list[dict[str
     return [r for r in sandbox.ledger("stripe")["refunds"] if r["payment_intent"] == payment.payment_intent_id]
 
 
+def balance_of(sandbox: Sandbox, payment: StripePayment) -> list[dict[str, Any]]:
+    """The balance transactions of a charge, as Stripe shows them."""
+    client = stripe.StripeClient(KEY, base_addresses={"api": sandbox.urls.stripe})
+    found = client.v1.balance_transactions.list({"source": payment.charge_id or ""})
+    return [each.to_dict() for each in found.data]
+
+
 def until(ready: Callable[[], bool], seconds: float = 5) -> None:
     end = time.monotonic() + seconds
     while not ready():
@@ -95,6 +103,20 @@ def test_a_session_is_opened_paid_and_read_with_its_payment(payments: StripePaym
     assert (facts.fee_cents, facts.refunded_cents, facts.disputed, facts.refundable) == (42, 0, False, True)
     assert facts.charge_id is not None
     assert facts.created_at is not None and abs(datetime.now(UTC) - facts.created_at) < timedelta(seconds=60)
+
+
+@pytest.mark.parametrize("entered", ["ben@example.org", None])
+def test_the_address_that_a_customer_enters_at_checkout_is_read(
+    payments: StripePayments, sandbox: Sandbox, entered: str | None
+) -> None:
+    session = opened(payments, customer_email="")
+    assert session.customer_email == ""
+    payment_intent = sandbox.pay(session.session_id, email=entered)["id"]
+    found = payments.checkout_of(payment_intent)
+    assert found and (found.session_id, found.customer_email) == (session.session_id, entered or "")
+    named = opened(payments)
+    assert named.customer_email == "ann@example.com"
+    assert payments.checkout_of("pi_of_nobody") is None
 
 
 def test_opening_a_session_again_with_the_same_key_is_the_same_session(payments: StripePayments) -> None:
@@ -124,6 +146,42 @@ def test_a_session_that_stripe_would_refuse_is_a_permanent_error(
     with pytest.raises(PermanentError) as raised:
         opened(payments, **changes)
     assert raised.value.reason == ("amount_too_small" if "amount_cents" in changes else "stripe_refused")
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "settled", "reason"),
+    [
+        (50, "usd", "", None),
+        (50, "usd", "eur", "amount_too_small"),
+        (62, "usd", "eur", None),
+        (49, "jpy", "", "amount_too_small"),
+        (50, "jpy", "", None),
+        (50, "jpy", "usd", "amount_too_small"),
+        (399, "hkd", "", "amount_too_small"),
+        (5121, "kwd", "", "stripe_refused"),
+        (5130, "kwd", "", None),
+        (1250, "isk", "", "stripe_refused"),
+        (500, "xau", "", "stripe_refused"),
+    ],
+)
+def test_what_is_too_little_is_judged_in_the_currency_of_the_balance(
+    payments: StripePayments, sandbox: Sandbox, amount: int, currency: str, settled: str, reason: str | None
+) -> None:
+    sandbox.configure("stripe", settlement_currency=settled)
+    if reason is None:
+        assert opened(payments, amount_cents=amount, currency=currency).status == "open"
+        return
+    with pytest.raises(PermanentError) as raised:
+        opened(payments, amount_cents=amount, currency=currency)
+    assert raised.value.reason == reason
+
+
+def test_every_smallest_charge_of_ours_is_taken_and_nothing_less(payments: StripePayments, sandbox: Sandbox) -> None:
+    for currency in ("usd", "eur", "gbp", "jpy", "sek", "hkd", "mxn", "czk", "pln"):
+        least = minimum_charge(currency)
+        assert opened(payments, amount_cents=least, currency=currency).status == "open"
+        with pytest.raises(PermanentError, match="at least"):
+            opened(payments, amount_cents=least - 1, currency=currency)
 
 
 def test_an_open_session_is_expired_and_others_are_left_alone(payments: StripePayments, sandbox: Sandbox) -> None:
@@ -397,6 +455,43 @@ def test_more_failed_tries_are_ambiguous(payments: StripePayments, sandbox: Sand
     with pytest.raises(SmiError) as raised:
         payments.payment("pi_1")
     assert type(raised.value) is AnsweredError
+
+
+@pytest.mark.parametrize(
+    ("currency", "amount", "settled", "booked", "fee"),
+    [
+        ("eur", 1000, "usd", 1234, 66 / 1.234),  # 2.9% of $12.34 and 30 cents
+        ("usd", 500, "jpy", 746, 52 / 1.492),  # 2.9% of 746 yen and 30 yen
+        ("jpy", 1000, "usd", 670, 49 / 0.67),
+        ("kwd", 5000, "usd", 1625, 77 / 0.325),
+    ],
+)
+def test_a_fee_in_the_currency_of_the_balance_is_converted_at_its_own_rate(
+    payments: StripePayments, sandbox: Sandbox, currency: str, amount: int, settled: str, booked: int, fee: float
+) -> None:
+    sandbox.configure("stripe", settlement_currency=settled)
+    began = datetime.now(UTC)
+    session = opened(payments, amount_cents=amount, currency=currency)
+    facts = payments.payment(sandbox.pay(session.session_id)["id"])
+    (move,) = balance_of(sandbox, facts)
+    assert (move["amount"], move["currency"]) == (booked, settled)
+    assert move["exchange_rate"] == pytest.approx(booked / amount, rel=0.002)
+    assert (facts.amount_received_cents, facts.currency, facts.fee_cents) == (amount, currency, round(fee))
+    payments.create_refund(
+        payment_intent_id=facts.payment_intent_id,
+        amount_cents=amount,
+        idempotency_key=f"{session.session_id}",
+        metadata={},
+    )
+    sandbox.control("stripe", "/_dispute", payment_intent=facts.payment_intent_id)
+    found = {
+        b.kind: (b.amount_cents, b.fee_cents, b.currency)
+        for b in payments.bookings(began, datetime.now(UTC))
+        if b.payment_intent_id == facts.payment_intent_id
+    }
+    assert found["charge"] == (amount, round(fee), currency)
+    assert found["refund"] == (-amount, 0, currency)
+    assert found["dispute"] == (-amount, round(1500 * amount / booked), currency)
 
 
 # -- the balance -----------------------------------------------------------------------------------------------------

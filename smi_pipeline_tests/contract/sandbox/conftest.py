@@ -147,7 +147,9 @@ def client(sandbox: Sandbox) -> Any:  # the library types every field as optiona
     return stripe.StripeClient("sk_test_sandbox", base_addresses={"api": sandbox.urls.stripe}, max_network_retries=2)
 
 
-def new_session(client: Any, *, job_id: str = "job-1", cents: int = 500) -> Any:
+def new_session(
+    client: Any, *, job_id: str = "job-1", cents: int = 500, email: str | None = "customer@example.com"
+) -> Any:
     """An open Checkout session as the shop creates it."""
     metadata = {"job_id": job_id, "resolution": "4x", "source": "sell-my-images"}
     product = {"name": "Astronaut, 4x"}
@@ -159,7 +161,7 @@ def new_session(client: Any, *, job_id: str = "job-1", cents: int = 500) -> Any:
             ],
             "metadata": metadata,
             "payment_intent_data": {"metadata": metadata},
-            "customer_email": "customer@example.com",
+            **({"customer_email": email} if email else {}),
             "success_url": "https://shop.example/thanks?session={CHECKOUT_SESSION_ID}",
             "cancel_url": "https://shop.example/",
         }

@@ -43,6 +43,19 @@ def test_a_session_is_paid_on_its_page_and_has_its_intent_only_then(sandbox: San
     assert [line["amount_received"] for line in intents] == [500]
 
 
+def test_a_session_without_an_address_asks_for_it_on_its_page(client: Any) -> None:
+    session = new_session(client, email=None)
+    assert session.customer_details is None
+    assert 'name="email" type="email" value=""' in requests.get(session.url, timeout=10).text
+    refused = requests.post(session.url, data={"card": "4242 4242 4242 4242"}, timeout=10)
+    assert (refused.status_code, "Enter your email" in refused.text) == (402, True)
+    form = {"card": "4242 4242 4242 4242", "email": "ben@example.org"}
+    assert requests.post(session.url, data=form, allow_redirects=False, timeout=10).status_code == 303
+    done = client.v1.checkout.sessions.retrieve(session.id, {"expand": ["payment_intent.latest_charge"]})
+    assert (done.customer_email, done.customer_details.email) == (None, "ben@example.org")
+    assert done.payment_intent.latest_charge.billing_details.email == "ben@example.org"
+
+
 def test_a_declined_card_leaves_the_session_open(client: Any) -> None:
     session = new_session(client)
     reply = requests.post(session.url, data={"card": "4000 0000 0000 0002"}, timeout=10)

@@ -4,6 +4,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from smi_pipeline.sandbox.server import Sandbox
+from smi_pipeline.services.intake import HANDLED_EVENTS
 from smi_pipeline.state.embedded import EmbeddedPostgres
 from smi_pipeline_tests.integration.commands.conftest import Smi
 
@@ -90,6 +91,45 @@ def test_in_earnest_the_public_address_must_be_reachable_and_encrypted(
     state, line = found(smi)["SMI_PUBLIC_URL"]
     assert state == ("wrong" if words else "ok")
     assert words in line
+
+
+def test_a_currency_other_than_the_accounts_is_noted(
+    smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert found(smi)["SMI_CURRENCY"] == ("ok", "usd, the default currency of the Stripe account; ")
+    monkeypatch.setenv("SMI_CURRENCY", "eur")
+    state, line = found(smi)["SMI_CURRENCY"]
+    assert state == "note"
+    assert "is eur" in line and "Stripe account is usd" in line
+    configured.fault("stripe", "status", match={"endpoint": "account"}, code=403, times=None)
+    assert "not known" in found(smi)["SMI_CURRENCY"][1]
+    configured.clear_faults("stripe")
+    monkeypatch.setenv("SMI_CURRENCY", "dem")
+    state, line = found(smi)["SMI_CURRENCY"]
+    assert (state, "'dem' is not a currency that Stripe charges in" in line) == ("wrong", True)
+
+
+def test_the_events_that_the_webhook_endpoint_does_not_get_are_named(
+    smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMI_PUBLIC_URL", "https://shop.example")
+    state, line = found(smi)["Stripe webhook"]
+    assert state == "note" and "no enabled webhook endpoint https://shop.example/smi-webhook/stripe" in line
+    try:
+        configured.configure("stripe", webhook_url="https://shop.example/smi-webhook/stripe")
+        assert found(smi)["Stripe webhook"][0] == "ok"
+        configured.configure("stripe", webhook_events=",".join(HANDLED_EVENTS))
+        assert found(smi)["Stripe webhook"][0] == "ok"
+        configured.configure("stripe", webhook_events=",".join(HANDLED_EVENTS[2:]))
+        state, line = found(smi)["Stripe webhook"]
+        assert state == "wrong"
+        assert f"does not get {HANDLED_EVENTS[0]}, {HANDLED_EVENTS[1]};" in line
+        configured.fault("stripe", "status", match={"endpoint": "webhook_endpoints"}, code=403, times=None)
+        state, line = found(smi)["Stripe webhook"]
+        assert state == "note" and "cannot be listed" in line
+    finally:
+        configured.clear_faults("stripe")
+        configured.configure("stripe", webhook_url="", webhook_events="*")
 
 
 def test_a_misspelt_variable_is_noted(smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:

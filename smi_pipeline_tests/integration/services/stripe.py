@@ -94,6 +94,10 @@ class FakePayments(Outside):
             raise NotFound(session_id)
         return self.sessions[session_id]
 
+    def checkout_of(self, payment_intent_id: str) -> CheckoutSession | None:
+        self.called("payments.checkout_of")
+        return next((s for s in self.sessions.values() if s.payment_intent_id == payment_intent_id), None)
+
     def expire_checkout(self, session_id: str) -> None:
         self.called("payments.expire_checkout")
         if session_id not in self.sessions:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 
@@ -14,6 +15,8 @@ from smi_pipeline.core.errors import (
     RefusedError,
     Unavailable,
 )
+from smi_pipeline.core.policy import Policy
+from smi_pipeline.core.pricing import Prices
 from smi_pipeline.gateway import progress
 from smi_pipeline.services import admin, intake
 from smi_pipeline.services.reconciliation import stripe_events, stripe_payments
@@ -383,7 +386,31 @@ def test_what_stripe_refuses_of_an_order_is_named_to_the_shop(shop: Steps, reaso
     with pytest.raises(RefusedError, match=field) as refused:
         shop.register()
     assert refused.value.status == 422
+    assert shop.tasks() == (["price_refused"] if reason == "amount_too_small" else [])
+
+
+def test_a_price_that_is_too_small_for_stripe_names_the_setting_to_the_team(shop: Steps) -> None:
+    for _ in range(2):
+        shop.payments.faults.append(PermanentError("amount_too_small", "Stripe refused: at least €0.50 eur"))
+        with pytest.raises(RefusedError):
+            shop.register()
+    (task,) = shop.state.manual_tasks.opened()
+    assert "$0.50" in task.message and "€0.50" in task.message
+    assert "SMI_MINIMUM_PRICE_CENTS above 50" in task.next_step
+
+
+def test_an_order_is_priced_and_charged_in_the_currency_of_the_shop(state_url: str) -> None:
+    shop = Steps(state_url, policy=Policy(currency="jpy"), prices=Prices(currency="jpy", credit_cents=Decimal(60)))
+    asked = []
+    create = shop.payments.create_checkout
+    shop.payments.create_checkout = lambda request: asked.append(request) or create(request)  # type: ignore
+    made = shop.register()
+    assert (made.price_cents, made.currency) == (180, "jpy")
+    assert (asked[0].amount_cents, asked[0].currency) == (180, "jpy")
+    shop.pay(made.job_id, 180, currency="jpy")
+    assert shop.job(made.job_id).status == "pending"
     assert shop.tasks() == []
+    shop.close()
 
 
 def test_the_domain_of_an_address_goes_to_stripe_in_ascii(shop: Steps) -> None:

@@ -80,3 +80,26 @@ def test_an_installation_of_the_release_before_is_upgraded_with_its_jobs(fresh_u
         assert connection.execute(text("SELECT status FROM smi.upscale_jobs")).scalars().all() == ["processing"]
         assert allowed_by(connection) == ALLOWED
     engine.dispose()
+
+
+def test_bookings_in_another_currency_are_read_again_after_the_upgrade(fresh_url: str) -> None:
+    migrate_to(fresh_url, "0012")
+    engine = create_engine(fresh_url)
+    at = {"eur": "2026-11-02 00:00+00", "usd": "2026-11-01 00:00+00"}
+    with engine.begin() as connection:
+        insert(connection, "payments", {"payment_intent_id": "pi_1"})
+        for currency, created in at.items():
+            connection.execute(
+                text("""INSERT INTO reports.stripe_bookings (booking_id, created_at, source_id, kind, payment_intent_id,
+                            amount_cents, fee_cents, currency)
+                        VALUES (:c, CAST(:at AS timestamptz), 'ch_1', 'charge', 'pi_1', 50, 3, :c)"""),
+                {"c": currency, "at": created},
+            )
+        connection.execute(text("INSERT INTO smi.cursors VALUES ('stripe_bookings', '2026-11-20 00:00+00')"))
+    migrate_to(fresh_url, "head")
+    with engine.connect() as connection:
+        left = connection.execute(text("SELECT currency FROM reports.stripe_bookings")).scalars().all()
+        query = text("SELECT CAST(value AS timestamptz) = CAST(:at AS timestamptz) FROM smi.cursors")
+        read_to = connection.execute(query, {"at": at["eur"]}).scalar()
+    assert (left, read_to) == (["usd"], True)
+    engine.dispose()

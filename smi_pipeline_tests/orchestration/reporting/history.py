@@ -87,8 +87,8 @@ def _write_refunds(tx: Transaction, refunds: list[dict[str, Any]], **values: Any
 
 def _write_bookings(tx: Transaction, bookings: list[dict[str, Any]], **values: Any) -> None:
     for booking in bookings:
-        insert(tx, "stripe_bookings", booking_id=uuid.uuid4().hex, source_id="x", created_at=moment(DAY, 0),
-               **values | booking)  # fmt: skip
+        of_charge = {"source_id": "x", "created_at": moment(DAY, 0)}
+        insert(tx, "stripe_bookings", booking_id=uuid.uuid4().hex, **of_charge | values | booking)
 
 
 def _write(tx: Transaction, order: Order) -> None:

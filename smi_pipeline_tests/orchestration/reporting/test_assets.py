@@ -1,7 +1,7 @@
 """What a person sees of a materialisation, and what the checks say."""
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pandas
 import pytest
@@ -120,6 +120,11 @@ def test_weeks_and_months_are_runs_of_their_own_on_the_days_that_they_hold(datab
     assert list(days) == [f"2025-11-{day:02}" for day in range(1, 31)]
 
 
+def booked(day, **changes):
+    """A good order that Stripe has booked."""
+    return delivered(day, bookings=[{"kind": "charge", "amount_cents": 50, "fee_cents": 31}], **changes)
+
+
 # -- checks ----------------------------------------------------------------------------------------------------------
 
 
@@ -162,23 +167,23 @@ def test_on_a_right_history_facts_and_money_pass_also_when_checked_alone(databas
 
 
 def test_checks_before_the_first_build_pass_and_say_so(checked):
-    assert set(checked().values()) == {(True, "no report has been built yet")}
+    assert set(checked().values()) == {(True, "compared nothing: no report has been built yet")}
 
 
 def test_a_failing_check_becomes_a_persons_task_and_a_passing_one_closes_it(database, reports, checked):
-    write(database, [delivered(DAY) for _ in range(3)])
+    write(database, [booked(DAY) for _ in range(3)])
     build(reports, DAY, DAY)
     with database.transaction() as tx:
         tx.run("UPDATE reports.profit_margin SET refunds_cents = 1 WHERE resolution = 'all'")
     assert checked()["money_adds_up"] == (
         False,
-        "net margin is $0.45, not $0.44; net margin of the facts is $0.45, not $0.44",
+        "2025-11-10 USD: net margin is $0.45, not $0.44; net margin of the facts is $0.45, not $0.44",
     )
     checked()
     tasks = ManualTasks(database)
     (task,) = tasks.unalerted(9)
-    assert (task.kind, task.subject) == ("report_check", "money_adds_up")
-    assert "money_adds_up of profit_margin fails: net margin is $0.45" in task.message
+    assert (task.kind, task.subject) == ("report_check", "money_adds_up 2025-11-10 USD")
+    assert "money_adds_up of profit_margin fails for 2025-11-10 USD: net margin is $0.45" in task.message
     build(reports, DAY, DAY)
     checked()
     assert tasks.opened() == []
@@ -203,12 +208,78 @@ def test_a_payment_that_stripe_has_booked_otherwise_is_named(database, reports, 
     write(database, [*orders, delivered(DAY)])
     build(reports, DAY, DAY)
     passed, words = checked()["money_is_what_stripe_booked"]
-    assert (passed, words) == (False, f"pi_{orders[2].job_id} $0.19, Stripe $0.15")
+    assert (passed, words) == (False, f"2025-11-10 USD: pi_{orders[2].job_id} $0.19, Stripe $0.15")
     with database.transaction() as tx:  # the state learns the fee; until the day is rebuilt this is no difference
         tx.run("UPDATE smi.payments SET fee_cents = 35 WHERE job_id = :id", id=orders[2].job_id)
-    assert checked()["money_is_what_stripe_booked"] == (True, "to the cent")
+    assert checked()["money_is_what_stripe_booked"] == (True, "to the cent; 2 compared, 2 not booked yet")
     build(reports, DAY, DAY)
-    assert checked()["money_is_what_stripe_booked"] == (True, "to the cent")
+    assert checked()["money_is_what_stripe_booked"] == (True, "to the cent; 3 compared, 1 not booked yet")
+
+
+def test_a_good_day_or_currency_closes_no_task_of_another(database, reports, checked):
+    tomorrow = DAY + timedelta(days=1)
+    write(database, [booked(DAY), booked(DAY, currency="eur"), booked(tomorrow)])
+    build(reports, DAY, tomorrow)
+    with database.transaction() as tx:
+        tx.run("UPDATE reports.profit_margin SET refunds_cents = 1 WHERE resolution = 'all' AND period = 'day'")
+    ManualTasks(database).open(kind="report_check", subject="money_adds_up", message="", next_step="")
+    checked(**RANGE)
+    names = [f"money_adds_up {each}" for each in ("2025-11-10 EUR", "2025-11-10 USD", "2025-11-11 USD")]
+
+    def subjects() -> list[str]:
+        return sorted(task.subject for task in ManualTasks(database).opened())
+
+    assert subjects() == names, "that of earlier releases, of no day, is replaced"
+    with database.transaction() as tx:
+        tx.run("UPDATE reports.profit_margin SET refunds_cents = 0 WHERE currency = 'eur' OR starts_on > '2025-11-10'")
+    checked()  # of the newest day alone
+    assert subjects() == names[:2]
+    checked(**RANGE)
+    assert subjects() == names[1:2]
+
+
+@pytest.mark.parametrize(
+    ("bookings", "words"),
+    [
+        ([], "compared nothing: not all bookings of any of 1 payments were read"),
+        ([("charge", 50, 31)], "compared nothing: not all bookings of any of 1 payments were read"),
+        ([("charge", 50, 31), ("refund", -50, 0)], "to the cent; 1 compared, 0 not booked yet"),
+        ([("charge", 50, 31), ("refund", -40, 0)], "Stripe -$0.21"),
+    ],
+)
+def test_a_payment_is_compared_once_the_bookings_of_its_refund_are_read(
+    database, reports, checked, bookings: list[tuple[str, int, int]], words: str
+):
+    order = failed(DAY)
+    order.bookings = [{"kind": kind, "amount_cents": cents, "fee_cents": fee} for kind, cents, fee in bookings]
+    write(database, [order])
+    build(reports, DAY, DAY)
+    passed, said = checked()["money_is_what_stripe_booked"]
+    assert words in said
+    assert passed == said.startswith("to the cent")
+
+
+@pytest.mark.parametrize(("moves", "compared"), [(1, 0), (2, 1), (0, 1)])
+def test_a_failed_refund_is_compared_when_its_money_is_back(database, reports, checked, moves: int, compared: int):
+    order = delivered(DAY)
+    order.refunds = [{"kind": "goodwill", "state": "failed", "amount_cents": 50, "stripe_refund_id": "re_1"}]
+    returned = [{"kind": "refund", "amount_cents": cents, "fee_cents": 0, "source_id": "re_1"} for cents in (-50, 50)]
+    order.bookings = [{"kind": "charge", "amount_cents": 50, "fee_cents": 31}, *returned[:moves]]
+    write(database, [order])
+    build(reports, DAY, DAY)
+    passed, said = checked()["money_is_what_stripe_booked"]
+    assert (passed, f"{compared} compared" in said) == (compared == 1, compared == 1)
+
+
+def test_a_check_that_had_nothing_to_compare_says_so(database, reports, checked):
+    build(reports, DAY, DAY)
+    found = checked()
+    for name in ("facts_complete", "money_adds_up", "money_is_what_stripe_booked"):
+        assert found[name][0] and found[name][1].startswith("compared nothing: "), name
+    day = datetime.now(UTC).date()
+    write(database, [delivered(day)])  # which Stripe may book until tomorrow
+    build(reports, day, day)
+    assert checked()["money_is_what_stripe_booked"] == (True, "compared nothing: nothing is booked yet on these days")
 
 
 def test_thresholds_of_the_settings_are_kept(database, reports, checked, monkeypatch):

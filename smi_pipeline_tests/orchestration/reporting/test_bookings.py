@@ -13,6 +13,7 @@ from smi_pipeline.reporting import jobs
 from smi_pipeline.reporting.jobs import changed_report_days, stripe_bookings
 from smi_pipeline.reporting.resources import ReportsResource
 from smi_pipeline.state.database import Database
+from smi_pipeline.state.reports.checks import ReportChecks
 from smi_pipeline.state.reports.store import Reports
 from smi_pipeline_tests.orchestration.conftest import Shop
 from smi_pipeline_tests.orchestration.reporting.conftest import build, stripe_says
@@ -77,6 +78,25 @@ def test_a_dispute_that_is_booked_has_the_day_of_its_payment_rebuilt(
     assert told(tick())["new bookings"] == 1
     monkeypatch.setattr(jobs, "QUIET", timedelta(0))
     assert [request.partition_key for request in tick(changed_report_days)] == [day.isoformat()]
+
+
+def test_a_balance_in_another_currency_leaves_the_reports_in_that_of_the_payments(shop, database, reports, tick):
+    shop.sandbox.configure("stripe", settlement_currency="gbp", fee_fixed_cents=20)
+    try:
+        disputed = shop.job(shop.order())
+        shop.sandbox.control("stripe", "/_dispute", payment_intent=disputed.payment_intent_id)
+        tick()
+    finally:
+        shop.sandbox.configure("stripe", settlement_currency="", fee_fixed_cents=30)
+    day = disputed.paid_at.date()
+    build(reports, day, day)
+    (margin,) = [row for row in reports.rows("profit_margin", day, day) if row["resolution"] == "all"]
+    moves = stripe_says(shop, "balance_transactions?limit=100")["data"]
+    assert [move["currency"] for move in moves] == ["gbp", "gbp"]
+    fees = sum(round(move["fee"] * disputed.price_cents / abs(move["amount"])) for move in moves)
+    assert (margin["currency"], margin["revenue_cents"]) == ("usd", disputed.price_cents)
+    assert (margin["stripe_fees_cents"], margin["disputes_cents"]) == (fees, disputed.price_cents)
+    assert ReportChecks(database).stripe_differences(day, day) == []
 
 
 def test_while_stripe_is_away_the_tick_fails_in_clear_words_and_the_next_one_misses_nothing(shop, database, tick):

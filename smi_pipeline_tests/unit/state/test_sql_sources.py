@@ -66,6 +66,7 @@ NO_KILL_POINT = {
     "breakers.open_by_hand": ADMIN,
     "breakers.close_by_hand": ADMIN,
     "unsold.lift": ADMIN,
+    "jobs.set_address": ADMIN,
     "waiting.end": "the customer sees whether it was done",
     "waiting.queue_delay_mails": NEXT_TICK,
     "manual_tasks.acknowledge": ADMIN,

@@ -1,0 +1,130 @@
+"""Orders without an e-mail address: Checkout asks for it, and a paid order without any is processed all the same."""
+
+from dataclasses import replace
+
+import pytest
+
+from smi_pipeline.core.errors import AccountError, AmbiguousError, PermanentError, RefusedError, UnreadableError
+from smi_pipeline.gateway import progress
+from smi_pipeline.services import admin, intake
+from smi_pipeline.services.reconciliation import stripe_payments
+from smi_pipeline_tests.integration.services.steps import IMAGE, Steps
+
+
+def ordered(shop: Steps) -> str:
+    """An order without an address, not paid."""
+    return intake.register_job(shop.ctx, intake.JobRequest(image_url=IMAGE, resolution="4x")).job_id
+
+
+def paid_at_checkout(shop: Steps, job_id: str, address: str = "") -> str:
+    """The customer pays and enters an address; nobody tells of it yet."""
+    payment_intent = shop.payments.pay(job_id, shop.job(job_id).price_cents, at=shop.state.submissions.now())
+    session_id = shop.job(job_id).checkout_session_id or ""
+    shop.payments.sessions[session_id] = replace(
+        shop.payments.sessions[session_id],
+        status="complete",
+        payment_status="paid",
+        payment_intent_id=payment_intent,
+        customer_email=address,
+    )
+    return payment_intent
+
+
+def told(shop: Steps, job_id: str, payment_intent: str) -> str:
+    return shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": payment_intent}, job_id)
+
+
+def test_an_order_without_an_address_lets_checkout_ask_for_it(shop: Steps) -> None:
+    asked = []
+    create = shop.payments.create_checkout
+    shop.payments.create_checkout = lambda request: asked.append(request) or create(request)  # type: ignore
+    job_id = ordered(shop)
+    assert asked[0].customer_email == shop.job(job_id).customer_email == ""
+
+
+@pytest.mark.parametrize("found_by", ["webhook", "comparison"])
+def test_the_address_entered_at_checkout_is_the_customers(shop: Steps, found_by: str) -> None:
+    job_id = ordered(shop)
+    payment_intent = paid_at_checkout(shop, job_id, "anna@example.org")
+    if found_by == "webhook":
+        told(shop, job_id, payment_intent)
+    else:
+        assert stripe_payments.compare_payments(shop.ctx)["missed"] == 1
+    assert shop.job(job_id).customer_email == "anna@example.org"
+    assert shop.tasks() == []
+    shop.deliver(job_id)
+    assert [mail.recipients for mail in shop.mailer.taken] == [("anna@example.org",)]
+
+
+def test_an_address_given_with_the_order_stays_and_costs_no_call(shop: Steps) -> None:
+    job_id = shop.register().job_id
+    told(shop, job_id, paid_at_checkout(shop, job_id, "another@example.org"))
+    assert shop.job(job_id).customer_email == "customer@example.org"
+    assert "payments.checkout_of" not in shop.payments.calls
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "no address", PermanentError("stripe_refused", "no"), AccountError("no"), UnreadableError("no")]
+)
+def test_a_paid_order_without_an_address_is_delivered_on_its_page_with_a_task(
+    shop: Steps, wrong: str | Exception
+) -> None:
+    job_id = ordered(shop)
+    payment_intent = paid_at_checkout(shop, job_id, wrong if isinstance(wrong, str) else "anna@example.org")
+    if isinstance(wrong, Exception):
+        look = shop.payments.checkout_of
+
+        def refused(_: str) -> None:
+            shop.payments.checkout_of = look  # type: ignore
+            raise wrong
+
+        shop.payments.checkout_of = refused  # type: ignore
+    told(shop, job_id, payment_intent)
+    assert (shop.job(job_id).status, shop.tasks()) == ("pending", ["no_address"])
+    shop.deliver(job_id)
+    assert shop.mailer.taken == []
+    assert shop.tasks() == ["no_address"], "one task, not another one per mail"
+    page = progress.snapshot(shop.ctx, shop.job(job_id), full=True)
+    assert page["download"]["available"] and not page["order"]["mailed"]
+
+    done = admin.set_address(shop.ctx, job_id, "anna@example.org")
+    assert "accepted" in done and "anna" not in done
+    assert shop.tasks() == []
+    assert [mail.recipients for mail in shop.mailer.taken] == [("anna@example.org",)]
+
+
+def test_while_stripe_does_not_answer_for_the_address_the_payment_is_told_again(shop: Steps) -> None:
+    job_id = ordered(shop)
+    payment_intent = paid_at_checkout(shop, job_id, "anna@example.org")
+    look = shop.payments.checkout_of
+
+    def silent(_: str) -> None:
+        shop.payments.checkout_of = look  # type: ignore
+        raise AmbiguousError("no answer")
+
+    shop.payments.checkout_of = silent  # type: ignore
+    with pytest.raises(AmbiguousError):
+        told(shop, job_id, payment_intent)
+    assert shop.job(job_id).status == "awaiting_payment"
+    assert told(shop, job_id, payment_intent) == "order"
+    assert shop.job(job_id).customer_email == "anna@example.org"
+
+
+def test_a_payment_on_its_way_is_told_to_the_address_entered_at_checkout(shop: Steps) -> None:
+    job_id = ordered(shop)
+    payment_intent = paid_at_checkout(shop, job_id, "anna@example.org")
+    body = {"object": "checkout.session", "payment_intent": payment_intent, "payment_status": "unpaid"}
+    assert shop.tell("checkout.session.completed", body, job_id) == "on its way"
+    shop.mail_due()
+    assert [(mail.subject, mail.recipients) for mail in shop.mailer.taken] == [
+        ("payment_started", ("anna@example.org",))
+    ]
+
+
+def test_an_address_set_by_an_operator_is_checked_and_used_from_then_on(shop: Steps) -> None:
+    job_id = ordered(shop)
+    with pytest.raises(RefusedError, match="email"):
+        admin.set_address(shop.ctx, job_id, "nobody")
+    assert admin.set_address(shop.ctx, job_id, "new@example.org").startswith("set; job")
+    assert shop.job(job_id).customer_email == "new@example.org"
+    assert "new@example.org" not in str(shop.state.queries.events(job_id))
