@@ -18,7 +18,7 @@ PROBE_SECONDS = 90
 
 HALF_OPEN, HALF_OPEN_ALONE = timedelta(minutes=15), timedelta(minutes=1)
 """How long after the last probe orders are taken again, although nothing has succeeded; the second while no job waits
-that could probe: then only a new order can try."""
+that could probe, nor is at Upsampler: then only a new order can try."""
 
 _BREAKER_OF_HOST = "'source:' || lower(split_part(source_url, '/', 3))"
 """SQL: `faults.source` of a job."""
@@ -82,9 +82,11 @@ class Breakers(Aggregate):
         """Return an open breaker among `names` that a new order would be hit by, or None."""
         return self._database.record(
             Breaker,
-            """SELECT * FROM smi.breakers WHERE name = ANY(:names) AND opened_at IS NOT NULL
+            f"""SELECT * FROM smi.breakers WHERE name = ANY(:names) AND opened_at IS NOT NULL
                  AND (by_hand OR greatest(opened_at, next_probe_at) > smi.now() - CASE
                       WHEN EXISTS (SELECT FROM smi.upscale_jobs WHERE queue IS NOT NULL AND hold_reason IS NULL)
+                        OR name IN ('{faults.STATUS}', '{faults.RESULTS}') AND EXISTS (SELECT FROM smi.submissions
+                               WHERE state = '{SubmissionState.ACCEPTED}' AND external_id IS NOT NULL)
                       THEN CAST(:half_open AS interval) ELSE CAST(:alone AS interval) END)
                ORDER BY opened_at LIMIT 1""",
             names=list(names),
