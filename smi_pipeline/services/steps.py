@@ -19,6 +19,7 @@ from smi_pipeline.core.errors import (
 from smi_pipeline.core.faults import (
     NOT_BELIEVED,
     RESULTS,
+    STRIPE,
     SUBMISSIONS,
     Failure,
     Scope,
@@ -118,7 +119,8 @@ def watched(ctx: ServiceContext, breaker: str, work_key: str, *, needs: Sequence
         raise
     except TransientError as error:
         scope = Scope.SHOP if isinstance(error, AccountError) else Scope.UNKNOWN
-        passing = not isinstance(error, AmbiguousError)
+        # To ask once more costs credits, or sends a mail twice; a refund has its key.
+        passing = breaker == STRIPE or not isinstance(error, AmbiguousError)
         ctx.state.breakers.note(
             Failure(breaker=breaker, work_key=work_key, message=str(error), scope=scope, passing=passing)
         )
