@@ -107,10 +107,11 @@ BELIEVED = frozenset({reasons.TIMED_OUT})
 @dataclass(frozen=True, kw_only=True)
 class Failure:
     """One failure of a part of the shop, for one order. `passing`: no answer, rather than a definite no. `costly`: it
-    used up one of the order's submissions."""
+    used up one of the order's submissions. `counted_as`: what is counted in a row, if not the work key."""
 
     breaker: str
     work_key: str
+    counted_as: str = ""
     message: str
     scope: Scope = Scope.UNKNOWN
     passing: bool = False
@@ -162,7 +163,8 @@ def after_failure(breaker: Breaker, failure: Failure, now: datetime) -> Breaker:
     probed = breaker.probe == failure.work_key
     if failure.scope is Scope.ORDER:
         return replace(breaker, probe=None, next_probe_at=now) if probed else breaker
-    failed = [*(key for key in breaker.failed if key != failure.work_key), failure.work_key][-2 * ORDERS_IN_A_ROW :]
+    counted = failure.counted_as or failure.work_key
+    failed = [*(key for key in breaker.failed if key != counted), counted][-2 * ORDERS_IN_A_ROW :]
     since = breaker.failing_since or now
     in_a_row = _orders_in(failed, breaker) >= ORDERS_IN_A_ROW and not (failure.passing and now - since < OUTAGE)
     told = replace(

@@ -172,6 +172,7 @@ class ManualTaskKind(StrEnum):
     SENSOR_SILENT = "sensor_silent"
     SHARED_ID = "shared_id"
     STRIPE_EVENT = "stripe_event"
+    UNEXPECTED = "unexpected"
     UNKNOWN_WORD = "unknown_word"
     UNMATCHED_FILES = "orphan_files"
     UNMATCHED_PAYMENT = "orphan_payment"

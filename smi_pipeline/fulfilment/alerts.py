@@ -16,6 +16,7 @@ from smi_pipeline.core.vocabulary import ManualTaskKind
 from smi_pipeline.fulfilment import jobs
 from smi_pipeline.fulfilment.resources import SmiResource
 from smi_pipeline.services.alerts import raise_alarms, send_alerts, send_resolved, watch_budget
+from smi_pipeline.services.one_object import kept_apart
 
 
 @sensor(
@@ -32,8 +33,11 @@ def alerts(context: SensorEvaluationContext, smi: SmiResource) -> Iterator[SkipR
     settings = Settings()
     ctx = smi.ctx("alerts sensor")
     overdue = raise_alarms(ctx)
-    watch_budget(ctx)
-    told = ctx.state.waiting.queue_delay_mails(ctx.policy)
+    told = 0
+    with kept_apart(ctx, "the check of the budget"):
+        watch_budget(ctx)
+    with kept_apart(ctx, "the queueing of mails about delays"):
+        told = ctx.state.waiting.queue_delay_mails(ctx.policy)
     sent = send_alerts(ctx, settings.smi_admin_email, alert_post(settings))
     resolved = send_resolved(ctx, settings.smi_admin_email, alert_post(settings))
     yield SkipReason(

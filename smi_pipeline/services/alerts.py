@@ -3,16 +3,19 @@
 from collections.abc import Callable
 
 from smi_pipeline.core.errors import SmiError
-from smi_pipeline.core.faults import headline
+from smi_pipeline.core.faults import STATUS, SUBMISSIONS, headline
 from smi_pipeline.core.vocabulary import ManualTaskKind
 from smi_pipeline.formatting import duration
 from smi_pipeline.services.context import ServiceContext, log
+from smi_pipeline.services.one_object import kept_apart
+from smi_pipeline.state.manual_tasks import EndedTask
 
 
 def raise_alarms(ctx: ServiceContext) -> int:
     """Open a task for each job of the alarm query and close those that are settled. Return how many jobs are overdue.
 
-    Also open and close the tasks for late refunds, a full disk and a silent sensor.
+    Also open and close the tasks for late refunds, a full disk and a silent sensor. A check that fails is told and
+    keeps back no alert.
     """
     overdue = ctx.state.queries.alarms(ctx.policy)
     late = {row.job_id for row in overdue}
@@ -28,10 +31,22 @@ def raise_alarms(ctx: ServiceContext) -> int:
             "delivery or a refund.",
             next_step=f"`smi jobs show {row.job_id}`, then `smi jobs retry` or `smi jobs refund`.",
         )
-    _name_late_refunds(ctx, late)
-    _watch_storage(ctx)
-    _watch_sensors(ctx)
+    checks: dict[str, Callable[[], None]] = {
+        "the check for late refunds": lambda: _name_late_refunds(ctx, late),
+        "the check of the storage": lambda: _watch_storage(ctx),
+        "the check of the sensors": lambda: _watch_sensors(ctx),
+        "the check for tasks of earlier releases": lambda: _close_old_tasks(ctx),
+    }
+    for name, check in checks.items():
+        with kept_apart(ctx, name):
+            check()
     return len(overdue)
+
+
+def _close_old_tasks(ctx: ServiceContext) -> None:
+    """Close the task that a release before the circuit breakers has opened for a refused account."""
+    if not any(ctx.state.breakers.get(name).is_open for name in (SUBMISSIONS, STATUS)):
+        ctx.state.manual_tasks.close(ManualTaskKind.ACCOUNT, "upsampler", actor="settled")
 
 
 SILENCE_SECONDS = 300.0
@@ -131,25 +146,33 @@ def send_alerts(ctx: ServiceContext, to: str | None, post: Post | None, *, limit
 def send_resolved(ctx: ServiceContext, to: str | None, post: Post | None, *, limit: int = 20) -> int:
     """Tell those who got the alert of a circuit breaker that it has closed by itself. Return the number of breakers.
 
-    This is a notice: it opens no task.
+    One that has closed before its alert was due is told with all of it. This is a notice: it opens no task.
     """
     ended = ctx.state.manual_tasks.ended_by_themselves(limit)
-    what = [headline(task.subject) for task in ended]
-    subject = f"Resolved: {what[0] if len(ended) == 1 else f'{len(ended)} problems'}" if ended else ""
-    lines = [
-        f"{words}: over after {duration((task.closed_at - task.opened_at).total_seconds())}, since "
-        f"{task.closed_at:%H:%M} UTC. What waited continues automatically; there is nothing to do."
-        for words, task in zip(what, ended, strict=True)
-    ]
+    subject = (
+        f"Resolved: {headline(ended[0].subject) if len(ended) == 1 else f'{len(ended)} problems'}" if ended else ""
+    )
+    lines = [f"{_end(task)} What waited continues automatically; there is nothing to do." for task in ended]
     if not ended or not _told(ctx, to, post, f"resolved.{ended[0].task_id}", subject, lines):
         return 0
     ctx.state.manual_tasks.end_told([task.task_id for task in ended])
     return len(ended)
 
 
+def _end(task: EndedTask) -> str:
+    over = f"over after {duration((task.closed_at - task.opened_at).total_seconds())}"
+    if task.alerted_at:
+        return f"{headline(task.subject)}: {over}, since {task.closed_at:%H:%M} UTC."
+    return (
+        f"{task.message} Opened at {task.opened_at:%H:%M:%S}, closed again at {task.closed_at:%H:%M:%S} UTC by itself, "
+        f"{over}."
+    )
+
+
 def _told(ctx: ServiceContext, to: str | None, post: Post | None, name: str, subject: str, lines: list[str]) -> bool:
     """Send one message to the operators. Return whether it was taken by at least one of the two ways."""
     sent = False
+    subject = " ".join(subject.split())[:150]  # a line break is no header
     if post:
         try:
             post(subject, lines)
@@ -158,14 +181,14 @@ def _told(ctx: ServiceContext, to: str | None, post: Post | None, name: str, sub
             log.warning("the alert webhook failed: %s", error)
     if to:
         now = ctx.state.submissions.now()
-        mail = ctx.mailer.render(
-            "alert",
-            to=to,
-            message_id=f"<{name}.{int(now.timestamp())}@{ctx.policy.mail_domain}>",
-            context={"subject": subject[:150], "lines": lines, "links": {"Ops page": f"{ctx.policy.public_url}/ops"}},
-            at=now,
-        )
         try:
+            mail = ctx.mailer.render(
+                "alert",
+                to=to,
+                message_id=f"<{name}.{int(now.timestamp())}@{ctx.policy.mail_domain}>",
+                context={"subject": subject, "lines": lines, "links": {"Ops page": f"{ctx.policy.public_url}/ops"}},
+                at=now,
+            )
             ctx.mailer.send(mail)
             sent = True
         except SmiError as error:

@@ -11,6 +11,7 @@ from smi_pipeline.core.faults import STATUS, Failure, Scope
 from smi_pipeline.core.lifecycle import token_hash
 from smi_pipeline.core.models import Submission, UpscaleReply
 from smi_pipeline.core.vocabulary import CallPurpose, PollResult, SubmissionState
+from smi_pipeline.services import one_object
 from smi_pipeline.services.context import ServiceContext
 
 
@@ -28,7 +29,7 @@ def take_hint(ctx: ServiceContext, token: str, body: bytes) -> UpscaleReply:
 def check_completions(ctx: ServiceContext, *, limit: int = 60, seconds: float = 12.0, threads: int = 4) -> Counter[str]:
     """Make the status calls that are due, those with a webhook first, within a time budget; enforce deadlines.
 
-    Return the number of submissions per result.
+    Return the number of submissions per result. What is wrong with one of them stays with it.
     """
     ends = time.monotonic() + seconds
     tally: Counter[str] = Counter()
@@ -39,12 +40,25 @@ def check_completions(ctx: ServiceContext, *, limit: int = 60, seconds: float = 
         if time.monotonic() > ends:
             ctx.state.submissions.release_poll(submission.submission_id, seconds=0)
             return "out_of_time"
-        return str(_check(ctx, submission))
+        try:
+            return str(_check(ctx, submission))
+        except Exception as error:
+            return _broken(ctx, submission, error)
 
     if due:
         with ThreadPoolExecutor(max_workers=min(threads, len(due))) as pool:
             tally.update(pool.map(one, due))
     return tally
+
+
+def _broken(ctx: ServiceContext, submission: Submission, error: Exception) -> str:
+    """Postpone a status call with an unexpected error, and tell it. Errors of many orders are a fault of the shop."""
+    if not _note(ctx, submission, one_object.in_words(error)):
+        one_object.tell(ctx, _subject(submission), error, job_id=submission.job_id)
+    ctx.state.submissions.poll_failed(
+        submission.submission_id, seconds=_pause(ctx, submission), policy=ctx.policy, actor=ctx.actor, counts=True
+    )
+    return "failed"
 
 
 def _check(ctx: ServiceContext, submission: Submission) -> PollResult:
@@ -59,29 +73,60 @@ def _check(ctx: ServiceContext, submission: Submission) -> PollResult:
     )
     try:
         ctx.limiter.acquire(CallPurpose.URGENT_POLL if urgent else CallPurpose.POLL)
-        reply = ask_status(ctx, submission.external_id)
+        reply = _ask(ctx, submission, submission.external_id)
     except (RateLimited, AccountError) as error:
         # No call was made: the last call after the deadline is still due, but only for `last_poll_patience`.
         return failed(seconds=error.retry_after or 5, counts=False)
     except (TransientError, NotFound):
-        seconds = retry_seconds(submission.poll_errors + 1, asked=None, first=ctx.policy.poll_every.total_seconds())
-        return failed(seconds=seconds, counts=True)
-    return state.poll_answered(submission.submission_id, reply, policy=ctx.policy, actor=ctx.actor)
+        return failed(seconds=_pause(ctx, submission), counts=True)
+    result = state.poll_answered(submission.submission_id, reply, policy=ctx.policy, actor=ctx.actor)
+    if submission.poll_errors:
+        one_object.settled(ctx, _subject(submission))
+    return result
 
 
 def ask_status(ctx: ServiceContext, external_id: str) -> UpscaleReply:
-    """Make a status call. Raise NotFound or TransientError, which the limiter or the circuit breaker is told."""
+    """Make a status call, and tell the limiter of a 429. Raise NotFound or TransientError."""
     try:
         return ctx.upscaler.status(external_id)
     except RateLimited as error:
         tell_limiter(ctx, CallPurpose.POLL, error)
         raise
-    except (AccountError, TransientError) as error:
-        scope = Scope.SHOP if isinstance(error, AccountError) else Scope.UNKNOWN
-        ctx.state.breakers.note(
-            Failure(breaker=STATUS, work_key=external_id, message=str(error), scope=scope, passing=True)
-        )
+
+
+def _pause(ctx: ServiceContext, submission: Submission) -> float:
+    """Return the seconds until a status call that has failed is made again."""
+    return retry_seconds(submission.poll_errors + 1, asked=None, first=ctx.policy.poll_every.total_seconds())
+
+
+def _subject(submission: Submission) -> str:
+    """Name the status call of a submission in its manual task."""
+    return f"the status call of submission {submission.submission_id}"
+
+
+def _ask(ctx: ServiceContext, submission: Submission, external_id: str) -> UpscaleReply:
+    """Make a status call. An upscale that is not told or not known may be its own fault, unless that hits every order;
+    late ones, asked for their credits only, may be forgotten."""
+    try:
+        return ask_status(ctx, external_id)
+    except RateLimited:
         raise
+    except TransientError as error:
+        scope = Scope.SHOP if isinstance(error, AccountError) else Scope.UNKNOWN
+        _note(ctx, submission, str(error), scope=scope, passing=True)
+        raise
+    except NotFound as error:
+        if submission.state is SubmissionState.ACCEPTED:
+            _note(ctx, submission, str(error), passing=True)
+        raise
+
+
+def _note(
+    ctx: ServiceContext, submission: Submission, message: str, *, scope: Scope = Scope.UNKNOWN, passing: bool = False
+) -> bool:
+    """Count a failed status call of an order. Return whether the breaker is open."""
+    failure = Failure(breaker=STATUS, work_key=submission.job_id, message=message, scope=scope, passing=passing)
+    return ctx.state.breakers.note(failure)
 
 
 def tell_limiter(ctx: ServiceContext, purpose: CallPurpose, error: RateLimited) -> None:

@@ -6,7 +6,7 @@ from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import PermanentError, TransientError
 from smi_pipeline.core.faults import RESULTS
 from smi_pipeline.core.models import Fetched, ImageInfo, Submission, UpscaleJob, Verdict
-from smi_pipeline.core.vocabulary import FetchKind, Queue, StepState, SubmissionState
+from smi_pipeline.core.vocabulary import FetchKind, Queue, Stage, StepState, SubmissionState
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.steps import StepResult, host_outage, job_step, run_step, upscale_failed, watched
 
@@ -82,15 +82,20 @@ def _fetched(ctx: ServiceContext, job: UpscaleJob, url: str, stack: ExitStack) -
 
 
 def _result_of(job: UpscaleJob, submissions: list[Submission]) -> Submission:
-    """Return the first completed submission of this round. Raise PermanentError saying why there is none."""
+    """Return the first completed submission of this round. Raise PermanentError saying why there is none.
+
+    What a job has failed for is counted once: not again for one that expires before it is submitted again."""
     of_round = [s for s in submissions if s.fulfilment_round == job.fulfilment_round]
     for submission in of_round:
         if submission.state is SubmissionState.COMPLETED:
             return submission
+    expired = job.stage is Stage.QUEUED  # as those are that wait to be submitted
     for submission in reversed(of_round):
         if submission.state is SubmissionState.FAILED:
-            raise upscale_failed(submission.error or "")
+            error = upscale_failed(submission.error or "")
+            error.breaker = None if expired else error.breaker
+            raise error
         if submission.state is SubmissionState.TIMED_OUT:
             late = f"Upsampler did not finish by {submission.deadline_at:%Y-%m-%d %H:%M:%S} UTC"
-            raise PermanentError(reasons.TIMED_OUT, late, breaker=RESULTS)
+            raise PermanentError(reasons.TIMED_OUT, late, breaker=None if expired else RESULTS)
     raise PermanentError(reasons.NOT_STARTED_IN_TIME, f"not submitted by {job.start_by:%Y-%m-%d %H:%M:%S} UTC")

@@ -29,9 +29,9 @@ from smi_pipeline.core.models import (
     StripePayment,
     UpscaleJob,
 )
-from smi_pipeline.core.vocabulary import FetchKind, ManualTaskKind, Queue
+from smi_pipeline.core.vocabulary import FetchKind, ManualTaskKind
 from smi_pipeline.formatting import money, one_line
-from smi_pipeline.services import notify, refund
+from smi_pipeline.services import notify, one_object, refund, stripe_answers
 from smi_pipeline.services.context import ServiceContext, log
 
 SCALES = {"4x": 4, "8x": 8}
@@ -185,7 +185,7 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
             failure = Failure(breaker=faults.STRIPE, work_key=job_id, message=str(error), scope=faults.Scope.SHOP)
             ctx.state.breakers.note(failure)
         raise Unavailable(f"the payment service does not answer properly now: {error}") from error
-    _note_that_stripe_works(ctx)
+    stripe_answers.note_success(ctx)
     ctx.state.jobs.checkout_created(job_id, session.session_id, expires_at)
     return RegisteredJob(
         job_id=job_id,
@@ -207,13 +207,6 @@ def _name_price_setting(ctx: ServiceContext, price_cents: int, error: Exception)
         message=f"Stripe refuses the price of {price} as too small, and these orders are refused: {error}.",
         next_step=f"Raise SMI_MINIMUM_PRICE_CENTS above {price_cents} (smallest units of {currency}) and restart.",
     )
-
-
-def _note_that_stripe_works(ctx: ServiceContext) -> None:
-    """Close Stripe's circuit breaker if nothing but a new order can: a refund that waits tells more."""
-    is_open = any(each.name == faults.STRIPE and each.is_open for each in ctx.state.breakers.all())
-    if is_open and not ctx.state.leases.due(Queue.REFUND):
-        ctx.state.breakers.note_success(faults.STRIPE, ctx.policy)
 
 
 def handle_stripe_event(ctx: ServiceContext, event: StripeEvent, *, source: str) -> str:
@@ -331,6 +324,9 @@ def close_abandoned(ctx: ServiceContext, limit: int = 100) -> int:
                 continue
         except (TransientError, PermanentError, NotFound) as error:
             log.warning("the Checkout session of job %s was not closed: %s", job_id, error)
+            failed += 1
+        except Exception as error:
+            one_object.tell(ctx, f"the closing of the Checkout session of job {job_id}", error, job_id=job_id)
             failed += 1
         ctx.state.jobs.postpone_abandonment(job_id, seconds=3600)
         if failed >= _MAX_FAILED:

@@ -11,7 +11,7 @@ from smi_pipeline.core.faults import Failure
 from smi_pipeline.core.lifecycle import download_token, end_waiting_token, rating_token, view_token
 from smi_pipeline.core.models import Email, RenderedMail, UpscaleJob
 from smi_pipeline.core.vocabulary import UNSENT, EmailKind, Queue, RefundState, StepState
-from smi_pipeline.services.context import ServiceContext
+from smi_pipeline.services.context import ServiceContext, log
 from smi_pipeline.services.lease_renewal import renewed
 from smi_pipeline.services.steps import StepResult, run_step, watched
 
@@ -38,13 +38,14 @@ def send(ctx: ServiceContext, work_key: str, lease_id: str) -> StepResult:
     try:
         return run_step(ctx, Queue.MAIL, work_key, lease_id, email.attempts, lambda: _send(ctx, email, lease_id))
     except PermanentError as error:
-        if error.breaker == faults.MAIL:
-            failure = Failure(breaker=faults.MAIL, work_key=work_key, message=str(error), scope=error.scope)
-            if ctx.state.breakers.note(failure):  # so many in a row are no fault of theirs
-                ctx.state.emails.refused(email, lease_id, seconds=60, error=str(error), counts=False)
-                return StepResult(state=StepState.LATER, message=str(error), retry_seconds=60)
-        ctx.state.emails.give_up(email, lease_id, why=str(error), actor=ctx.actor)
-        raise
+        if error.breaker != faults.MAIL:
+            ctx.state.emails.give_up(email, lease_id, why=str(error), actor=ctx.actor)
+            raise
+        failure = Failure(breaker=faults.MAIL, work_key=work_key, message=str(error), scope=error.scope)
+        seconds = ctx.state.emails.refused_for_good(email, lease_id, failure, actor=ctx.actor)
+        if seconds is None:
+            raise
+        return StepResult(state=StepState.LATER, message=str(error), retry_seconds=seconds)
 
 
 def send_owed(ctx: ServiceContext, job_id: str) -> list[StepResult]:
@@ -63,6 +64,9 @@ def send_owed(ctx: ServiceContext, job_id: str) -> list[StepResult]:
                     results.append(send(ctx, email.work_key, lease_id))
             except PermanentError as error:
                 results.append(StepResult(state=StepState.SETTLED, message=f"the mail could not be sent: {error}"))
+            except Exception as error:  # it is due again, like one that was not answered; the others are sent
+                log.exception("the mail %s could not be sent", email.work_key)
+                results.append(StepResult(state=StepState.LATER, message=f"the mail could not be sent: {error}"))
     return results
 
 

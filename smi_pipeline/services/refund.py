@@ -59,23 +59,31 @@ def process(ctx: ServiceContext, work_key: str, lease_id: str) -> StepResult:
 
 
 def refund_now(ctx: ServiceContext, job_id: str) -> list[StepResult]:
-    """Make the refunds owed to a job at once, except those that another worker has."""
-    results = []
+    """Make the refunds owed to a job at once, except those that another worker has. Raise what has failed after all
+    of them were tried."""
+    results: list[StepResult] = []
+    failed: Exception | None = None
     for row in ctx.state.refunds.of_job(job_id):
         if row.state is not RefundState.OWED:
             continue
         lease_id = ctx.state.leases.lease_one(Queue.REFUND, str(row.refund_id))
         if lease_id:
-            with renewed(ctx, lease_id, seconds=REFUND_SECONDS):
-                results.append(process(ctx, str(row.refund_id), lease_id))
+            try:
+                with renewed(ctx, lease_id, seconds=REFUND_SECONDS):
+                    results.append(process(ctx, str(row.refund_id), lease_id))
+            except Exception as error:
+                failed = failed or error
+    if failed:
+        raise failed
     return results
 
 
 def refund_and_notify(ctx: ServiceContext, job_id: str) -> list[StepResult]:
     """Make the refunds owed to a job at once, then send its mails. Return the results of the refunds."""
-    results = refund_now(ctx, job_id)
-    notify.send_owed(ctx, job_id)
-    return results
+    try:
+        return refund_now(ctx, job_id)
+    finally:
+        notify.send_owed(ctx, job_id)
 
 
 def process_and_notify(ctx: ServiceContext, work_key: str, lease_id: str) -> tuple[StepResult, list[StepResult]]:

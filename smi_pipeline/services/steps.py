@@ -19,6 +19,7 @@ from smi_pipeline.core.errors import (
 from smi_pipeline.core.faults import (
     NOT_BELIEVED,
     RESULTS,
+    STRIPE,
     SUBMISSIONS,
     Failure,
     Scope,
@@ -125,7 +126,8 @@ def watched(ctx: ServiceContext, breaker: str, work_key: str, *, needs: Sequence
                 work_key=work_key,
                 message=str(error),
                 scope=scope,
-                passing=not ambiguous,
+                # To ask once more costs credits, or sends a mail twice; a refund has its key.
+                passing=breaker == STRIPE or not ambiguous,
                 costly=ambiguous and breaker == SUBMISSIONS,
             )
         )

@@ -124,9 +124,12 @@ def _submit(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> StepResult:
     with watched(ctx, SUBMISSIONS, job.job_id, needs=[STATUS, RESULTS]):
         _refuse_another_call(ctx, earlier)
         _ask_whether_it_answers(ctx)
-        submission_id, reply = _call(ctx, job, lease_id)
-        if not ctx.state.submissions.accepted(submission_id, reply, policy=ctx.policy, actor=ctx.actor):
-            raise _unclear(ctx, f"the id {reply.external_id} belongs to another submission")
+        called = _call(ctx, job, lease_id)
+        if called and not ctx.state.submissions.accepted(*called, policy=ctx.policy, actor=ctx.actor):
+            raise _unclear(ctx, f"the id {called[1].external_id} belongs to another submission")
+    if called is None:  # which is no failure of Upsampler
+        raise TransientError("a submission of this job is open already", retry_after=10, counts=False)
+    submission_id, reply = called
     if reply.stage in (Stage.COMPLETED, Stage.FAILED):  # known at once: no need to ask again
         ctx.state.submissions.poll_answered(submission_id, reply, policy=ctx.policy, actor=ctx.actor)
     return StepResult(
@@ -169,12 +172,13 @@ def _ask_whether_it_answers(ctx: ServiceContext) -> None:
         raise TransientError(f"no status call is answered either: {error}", retry_after=5, counts=False) from error
 
 
-def _call(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> tuple[int, UpscaleReply]:
-    """Make the call, with its intent committed before. Return the number of the submission and the reply."""
+def _call(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> tuple[int, UpscaleReply] | None:
+    """Make the call, with its intent committed before. Return the number of the submission and the reply; None while
+    another one is open."""
     _acquire(ctx)
     begun = ctx.state.submissions.begin(job.job_id, lease_id, actor=ctx.actor)
     if begun is None:
-        raise TransientError("a submission of this job is open already", retry_after=10, counts=False)
+        return None
     submission_id, token = begun
     request = SubmitRequest(
         job_id=job.job_id,

@@ -10,7 +10,7 @@ from smi_pipeline.core.vocabulary import Queue, SubmissionState
 from smi_pipeline.state import transitions
 from smi_pipeline.state.breakers import record_failure
 from smi_pipeline.state.database import Row, Transaction
-from smi_pipeline.state.submission_updates import calls_of_round, give_up_results
+from smi_pipeline.state.submission_updates import calls_of_round, give_up_results, try_other_result
 
 RESUBMIT_SECONDS = 10.0
 """Pause before an image is submitted again: what made its upscale fail often passes."""
@@ -36,9 +36,15 @@ def seconds_until_next(
 ) -> float | None:
     """Postpone a failed job that may wait, or hand it back to be submitted again. Return the seconds until it is due;
     None when it ends now."""
-    if breaker is None or not _may_wait(tx, job, breaker, error, policy):
-        return None
     message = f"{error.reason}: {error}"
+    waits = breaker is not None and _may_wait(tx, job, breaker, error, policy)
+    of_result = job["queue"] == Queue.FULFIL and not (waits and error.again is Again.SAME)
+    if of_result and try_other_result(tx, job, error=message):
+        tx.audit(job["job_id"], "other_result", actor=actor, message=message[:500])
+        transitions.postpone(tx, job, seconds=0, error=message, uncounted=job["attempts"])
+        return 0.0
+    if breaker is None or not waits:
+        return None
     seconds = (
         0.0
         if breaker.is_open

@@ -1,16 +1,27 @@
 """Mails to customers: claimed → handed_over → accepted, each with one stable Message-ID."""
 
+import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
+from smi_pipeline.core.faults import Failure, Scope
 from smi_pipeline.core.models import Email
 from smi_pipeline.core.vocabulary import EmailKind, EmailState, ManualTaskKind
+from smi_pipeline.state.breakers import locked, record_failure
 from smi_pipeline.state.database import Database, Transaction
 from smi_pipeline.state.job_rows import touch
-from smi_pipeline.state.manual_tasks import close_tasks_about, open_task
+from smi_pipeline.state.manual_tasks import close_task, close_tasks_about, open_task
 
 _THIS = "job_id = :job_id AND kind = :kind AND serial = :serial"
+
+
+_NOT_TAKEN = f"""state = '{EmailState.CLAIMED}', lease_id = NULL, lease_until = NULL, last_error = :error,
+    hand_overs = hand_overs - 1, attempts = attempts - :uncounted,
+    next_attempt_at = smi.now() + make_interval(secs => :seconds)"""
+"""SQL: a mail that was certainly not accepted is due again."""
 
 
 def _key(email: Email) -> dict[str, Any]:
@@ -45,6 +56,25 @@ def queue_email(
         message_id=f"<{kind}.{sequence}.{job_id}@{mail_domain}>",
         context=json.dumps(context or {}),
     )
+
+
+def _take_back(tx: Transaction, since: datetime | None, last_fault_until: datetime | None) -> None:
+    """Queue the mails again that were failed since then although the server has certainly not taken them: it was no
+    fault of theirs. Not those that a fault before has excused already."""
+    rows = tx.rows(
+        f"""UPDATE smi.emails e SET state = '{EmailState.CLAIMED}', attempts = 0, next_attempt_at = smi.now()
+            FROM smi.person_tasks t
+            WHERE t.kind = '{ManualTaskKind.MAIL_FAILED}' AND t.closed_at IS NULL AND t.opened_at >= :since
+              AND t.subject = concat_ws('/', e.job_id, e.kind, e.serial)
+              AND e.state = '{EmailState.FAILED}' AND e.hand_overs = 0
+              AND e.created_at > coalesce(CAST(:excused AS timestamptz), '-infinity')
+            RETURNING t.subject, e.job_id, e.kind""",
+        since=since,
+        excused=last_fault_until,
+    )
+    for row in rows:
+        close_task(tx, kind=ManualTaskKind.MAIL_FAILED, subject=row["subject"], actor="itself")
+        tx.audit(row["job_id"], "mail_queued_again", actor="itself", kind=row["kind"])
 
 
 class Emails:
@@ -98,17 +128,41 @@ class Emails:
     def refused(self, email: Email, lease_id: str, *, seconds: float, error: str, counts: bool) -> None:
         """Make a mail that was certainly not accepted due again in `seconds`. An outage is no attempt."""
         self._database.run(
-            f"""UPDATE smi.emails SET state = '{EmailState.CLAIMED}', lease_id = NULL, lease_until = NULL,
-                      last_error = :error,
-                      hand_overs = hand_overs - 1, attempts = attempts - :uncounted,
-                      next_attempt_at = smi.now() + make_interval(secs => :seconds)
-               WHERE {_THIS} AND lease_id = :lease_id""",
+            f"UPDATE smi.emails SET {_NOT_TAKEN} WHERE {_THIS} AND lease_id = :lease_id",
             **_key(email),
             lease_id=lease_id,
             seconds=seconds,
             error=error[:500],
             uncounted=0 if counts else 1,
         )
+
+    def refused_for_good(self, email: Email, lease_id: str, failure: Failure, *, actor: str) -> float | None:
+        """Count a definite no to a mail, by its recipient. Fail the mail, unless so many in a row are no fault of
+        theirs: then it waits for the breaker with those that were failed before it. Return the seconds until it is due
+        again, None for one that has failed."""
+        with self._database.transaction() as tx:
+            before = locked(tx, failure.breaker)
+            address = tx.value("SELECT customer_email FROM smi.upscale_jobs WHERE job_id = :id", id=email.job_id)
+            waited = before.last_fault_until is not None and email.created_at <= before.last_fault_until
+            if waited and not before.is_open:  # others were accepted since: now it is believed
+                failure = replace(failure, scope=Scope.ORDER)
+            hashed = hashlib.sha256(address.lower().encode()).hexdigest()[:16]
+            after = record_failure(tx, replace(failure, counted_as=hashed))
+            if not after.is_open or failure.scope is Scope.ORDER:
+                self._fail(tx, email, lease_id, why=failure.message, actor=actor, not_taken=True)
+                return None
+            if not before.is_open:
+                _take_back(tx, after.failing_since, after.last_fault_until)
+            seconds = 60.0
+            tx.run(
+                f"UPDATE smi.emails SET {_NOT_TAKEN} WHERE {_THIS} AND lease_id = :lease_id",
+                **_key(email),
+                lease_id=lease_id,
+                seconds=seconds,
+                error=failure.message[:500],
+                uncounted=1,
+            )
+            return seconds
 
     def withdraw(self, email: Email, lease_id: str, *, why: str, actor: str) -> bool:
         """Remove a mail that is no longer true. Return False when a server may have it, or the lease was lost."""
@@ -126,25 +180,39 @@ class Emails:
     def give_up(self, email: Email, lease_id: str, *, why: str, actor: str, told: bool = False) -> None:
         """Fail a mail and open its manual task, unless another one tells of it."""
         with self._database.transaction() as tx:
-            changed = tx.run(
-                f"""UPDATE smi.emails SET state = '{EmailState.FAILED}', lease_id = NULL, lease_until = NULL,
-                          last_error = :why
-                   WHERE {_THIS} AND lease_id = :lease_id""",
-                **_key(email),
-                lease_id=lease_id,
-                why=why[:500],
+            self._fail(tx, email, lease_id, why=why, actor=actor, told=told)
+
+    def _fail(
+        self,
+        tx: Transaction,
+        email: Email,
+        lease_id: str,
+        *,
+        why: str,
+        actor: str,
+        not_taken: bool = False,
+        told: bool = False,
+    ) -> None:
+        changed = tx.run(
+            f"""UPDATE smi.emails SET state = '{EmailState.FAILED}', lease_id = NULL, lease_until = NULL,
+                      last_error = :why, hand_overs = hand_overs - :not_taken
+               WHERE {_THIS} AND lease_id = :lease_id""",
+            **_key(email),
+            lease_id=lease_id,
+            why=why[:500],
+            not_taken=int(not_taken),
+        )
+        if changed:
+            tx.audit(email.job_id, "mail_failed", actor=actor, kind=email.kind, why=why)
+        if changed and not told:
+            open_task(
+                tx,
+                kind=ManualTaskKind.MAIL_FAILED,
+                subject=email.work_key,
+                job_id=email.job_id,
+                message=f"The {email.kind} mail of job {email.job_id} could not be sent: {why}.",
+                next_step=f"Check the address, then run `smi jobs resend {email.job_id}`.",
             )
-            if changed:
-                tx.audit(email.job_id, "mail_failed", actor=actor, kind=email.kind, why=why)
-            if changed and not told:
-                open_task(
-                    tx,
-                    kind=ManualTaskKind.MAIL_FAILED,
-                    subject=email.work_key,
-                    job_id=email.job_id,
-                    message=f"The {email.kind} mail of job {email.job_id} could not be sent: {why}.",
-                    next_step=f"Check the address, then run `smi jobs resend {email.job_id}`.",
-                )
 
     def resend(self, job_id: str, kind: EmailKind, *, context: Mapping[str, Any], actor: str) -> int:
         """Queue the mail once more under a new sequence, which is returned."""

@@ -55,6 +55,8 @@ class EndedTask:
 
     task_id: int
     subject: str
+    message: str
+    alerted_at: datetime | None
     opened_at: datetime
     closed_at: datetime
 
@@ -93,11 +95,13 @@ class ManualTasks(Aggregate):
         self._database.run("UPDATE smi.person_tasks SET alerted_at = smi.now() WHERE task_id = ANY(:ids)", ids=task_ids)
 
     def ended_by_themselves(self, limit: int) -> list[EndedTask]:
-        """Return tasks that ended by themselves after an alert named them, and of whose end nobody was told."""
+        """Return tasks of circuit breakers that ended by themselves, and of whose end nobody was told. Those that no
+        alert has named either are news for a day."""
         return self._database.records(
             EndedTask,
             """SELECT * FROM smi.person_tasks WHERE closed_at IS NOT NULL AND end_told_at IS NULL
-                 AND alerted_at IS NOT NULL AND kind = :kind AND acknowledged_by = :recovered
+                 AND kind = :kind AND acknowledged_by = :recovered
+                 AND (alerted_at IS NOT NULL OR closed_at > smi.now() - interval '1 day')
                ORDER BY closed_at LIMIT :limit""",
             kind=ManualTaskKind.BREAKER,
             recovered=RECOVERED,
@@ -107,7 +111,9 @@ class ManualTasks(Aggregate):
     def end_told(self, task_ids: list[int]) -> None:
         """Note that an operator was told that these tasks have ended."""
         self._database.run(
-            "UPDATE smi.person_tasks SET end_told_at = smi.now() WHERE task_id = ANY(:ids)", ids=task_ids
+            """UPDATE smi.person_tasks SET end_told_at = smi.now(), alerted_at = coalesce(alerted_at, smi.now())
+               WHERE task_id = ANY(:ids)""",
+            ids=task_ids,
         )
 
     def close(self, kind: str, subject: str, *, actor: str) -> bool:

@@ -2,7 +2,7 @@
 
 from smi_pipeline.core.models import Refund, StripeRefund
 from smi_pipeline.core.vocabulary import REFUNDS_OF_FAILURE, EmailKind, ManualTaskKind, RefundKind, RefundState
-from smi_pipeline.state.database import Database
+from smi_pipeline.state.database import Database, in_
 from smi_pipeline.state.emails import queue_email
 from smi_pipeline.state.manual_tasks import close_task
 from smi_pipeline.state.payment_rows import settle_unmatched
@@ -32,6 +32,16 @@ class Refunds:
         """Return all refunds of a job, oldest first."""
         return self._database.records(
             Refund, "SELECT * FROM smi.refunds WHERE job_id = :id ORDER BY refund_row", id=job_id
+        )
+
+    def tell_soon(self) -> bool:
+        """Return whether a refund will soon show whether Stripe works: one that is retried, not one that waits for a
+        dispute."""
+        return bool(
+            self._database.value(
+                f"""SELECT 1 FROM smi.refunds WHERE state IN {in_((RefundState.OWED, RefundState.PENDING))}
+                    AND (lease_id IS NOT NULL OR next_attempt_at <= smi.now() + interval '20 minutes') LIMIT 1"""
+            )
         )
 
     def owe(

@@ -152,6 +152,21 @@ def give_up_results(tx: Transaction, job: Row, *, error: str, hits_all: bool) ->
     )
 
 
+def try_other_result(tx: Transaction, job: Row, *, error: str) -> bool:
+    """Close the completed call whose result is of no use, the first one, when another of the round has completed, too.
+    Return whether there is another."""
+    return tx.changes(
+        f"""WITH completed AS (
+                SELECT submission_id FROM smi.submissions
+                WHERE job_id = :id AND round = :round AND state = '{SubmissionState.COMPLETED}')
+            UPDATE smi.submissions SET state = '{SubmissionState.FAILED}', error = '{faults.NOT_BELIEVED}' || :error
+            WHERE submission_id = (SELECT min(submission_id) FROM completed HAVING count(*) > 1)""",
+        id=job["job_id"],
+        round=job["round"],
+        error=error[:450],
+    )
+
+
 def extend_submissions(tx: Transaction, job_id: str, by: timedelta) -> None:
     """Move the deadlines of a job's calls."""
     tx.run(

@@ -25,7 +25,7 @@ from smi_pipeline.gateway.app import create_app
 from smi_pipeline.gateway.server import server_config
 from smi_pipeline.sandbox.server import Sandbox
 from smi_pipeline.services import fulfil, notify, refund, submit
-from smi_pipeline.services.alerts import raise_alarms, send_alerts
+from smi_pipeline.services.alerts import raise_alarms, send_alerts, send_resolved
 from smi_pipeline.services.completions import check_completions
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.dispatch import next_batches
@@ -168,9 +168,14 @@ class Shop:
             run.result()
         if self.shifted - self._alerted_at >= 30:
             self._alerted_at = self.shifted
-            raise_alarms(self.ctx)
-            send_alerts(self.ctx, None, lambda subject, lines: self.alerts.extend(lines))
+            self.alert()
         return bool(runs) or sum(polled.values()) > 0
+
+    def alert(self) -> None:
+        """The sensor of alerts ticks."""
+        raise_alarms(self.ctx)
+        for send in (send_alerts, send_resolved):
+            send(self.ctx, None, lambda subject, lines: self.alerts.extend(lines))
 
     def _run(self, queue: Queue, lease_id: str) -> None:
         keys = self.ctx.state.leases.start(queue, lease_id)

@@ -71,7 +71,7 @@ class SmtpMailer:
     def send(self, mail: RenderedMail) -> None:
         """Hand `mail.content` to the server unchanged. Raises TransientError (certainly not accepted; AccountError: it
         refuses us, whatever the mail), AmbiguousError (may have been accepted), PermanentError(reason
-        'mail_refused'; of scope ORDER: it refuses the recipient)."""
+        'mail_refused': the recipient or the content; of scope ORDER: the server cannot reach such an address)."""
         ends = monotonic() + self._session_seconds
         with self._session() as smtp:
             with self._before_content():
@@ -138,10 +138,7 @@ class SmtpMailer:
             raise AccountError(f"The mail server refused the sender: {code} {_scrub(text)}")
         self._expect((code, text), "the sender", 250)
         customer, *copies = mail.recipients
-        try:
-            self._expect(smtp.rcpt(customer), "the recipient", 250, 251)
-        except PermanentError as error:
-            raise PermanentError(MAIL_REFUSED, str(error), scope=Scope.ORDER) from None
+        self._expect(smtp.rcpt(customer), "the recipient", 250, 251)
         for copy in copies:
             code, _ = smtp.rcpt(copy)
             if code not in (250, 251):

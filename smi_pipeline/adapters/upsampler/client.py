@@ -116,14 +116,17 @@ class UpsamplerClient:
         return reply
 
     def status(self, external_id: str) -> UpscaleReply:
-        """Return the current state of one upscale. Raises NotFound (404, 410), RateLimited, AccountError, and
-        TransientError for everything else, other 4xx included: a failed call says nothing about the upscale."""
+        """Return the current state of one upscale. Raises NotFound (404, 410, and 403: it is not told, but others may
+        be), RateLimited, AccountError (401, 402), and TransientError for everything else, other 4xx included:
+        a failed call says nothing about the upscale."""
         if not external_id.strip("."):
             raise NotFound("Upsampler knows no upscale without an id")
         try:
             answer = self._exchange("GET", f"/status/{quote(external_id, safe='')}")
             if answer.status in (404, 410):
                 raise NotFound(f"Upsampler does not know the upscale {external_id}")
+            if answer.status == 403:
+                raise NotFound(f"Upsampler does not tell the upscale {external_id} ({self._refusal(answer)})")
             if not answer.ok:
                 raise self._refusal(answer)
         except (AmbiguousError, PermanentError) as error:

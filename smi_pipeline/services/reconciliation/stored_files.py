@@ -11,6 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import timedelta
 
 from pydantic import Field
@@ -19,6 +20,7 @@ from smi_pipeline.core.errors import NotFound, SmiError
 from smi_pipeline.core.models import StoredFile
 from smi_pipeline.core.vocabulary import FetchKind, ManualTaskKind, Status
 from smi_pipeline.services.context import ServiceContext, log
+from smi_pipeline.services.one_object import kept_apart
 from smi_pipeline.services.reconciliation.progress import Progress
 from smi_pipeline.state.reconciliation import JobFiles
 
@@ -50,7 +52,8 @@ def remove_expired_files(ctx: ServiceContext, limit: int = 200) -> int:
         # The row first: a job that was retried meanwhile keeps its files. What a crash leaves is removed as left over.
         keys = ctx.state.deliveries.give_up_files(job_id)
         for key in keys:
-            ctx.storage.delete(key)
+            with kept_apart(ctx, f"the removal of {key}", job_id=job_id, told=False):
+                ctx.storage.delete(key)
         removed += bool(keys)
     return removed
 
@@ -68,7 +71,8 @@ def compare_files(ctx: ServiceContext, *, seconds: float = 20.0, spot_checks: in
     """Compare the storage with the rows for `seconds`, from where the last call has ended; everything at most once an
     hour. Also read some delivered files and compare their SHA-256. Return the number of files per result.
 
-    Raise TransientError when the storage or the database does not answer; then nothing is removed.
+    Raise TransientError when the storage or the database does not answer; then nothing is removed. Any other error
+    about one file stays with it.
     """
     now = ctx.state.submissions.now()
     place = _Place.model_validate_json(ctx.state.reconciliation.cursor(CURSOR) or "{}")
@@ -107,7 +111,8 @@ class _Comparison:
         window = self._ctx.policy.download_ttl + timedelta(days=3)
         rows = self._ctx.state.reconciliation.jobs_with_files(shard, window)
         for row in rows:
-            self._row(row, found)
+            with self._apart(f"the comparison of the files of job {row.job_id}", row.job_id):
+                self._row(row, found)
         named = {key for row in rows for key in (row.source_key, row.result_key)}
         self._unnamed([file for key, file in found.items() if key not in named])
         self._tally["compared"] += len(found)
@@ -131,7 +136,8 @@ class _Comparison:
             if row is None or number > row.fulfilment_round:
                 self._unmatched(file)
             elif file.key not in row.keys and row.at_rest:
-                self._left_over(file, job_id or "")
+                with self._apart(f"the removal of {file.key}", job_id):
+                    self._left_over(file, job_id or "")
 
     def _left_over(self, file: StoredFile, job_id: str) -> None:
         if _age(file) <= REMOVE_AFTER:
@@ -204,16 +210,20 @@ class _Comparison:
         for row in self._delivered[:count]:
             if time.monotonic() > ends and self._tally["read"]:
                 return
-            try:
-                with self._ctx.storage.open(row.result_key or "") as file:
-                    content = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # its protocol asks for more than it uses
-            except NotFound:
-                continue  # removed since; the next comparison reports it if it should be there
-            self._tally["read"] += 1
-            if content == row.result_sha256:
-                self._close(ManualTaskKind.FILE_DAMAGED, row.job_id)
-            else:
-                self._damaged(row, "does not have the content that was checked")
+            with self._apart(f"the reading of the delivered file of job {row.job_id}", row.job_id):
+                self._read(row)
+
+    def _read(self, row: JobFiles) -> None:
+        try:
+            with self._ctx.storage.open(row.result_key or "") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # its protocol asks for more than it uses
+        except NotFound:
+            return  # removed since; the next comparison reports it if it should be there
+        self._tally["read"] += 1
+        if content == row.result_sha256:
+            self._close(ManualTaskKind.FILE_DAMAGED, row.job_id)
+        else:
+            self._damaged(row, "does not have the content that was checked")
 
     def _damaged(self, row: JobFiles, how: str) -> None:
         self._tally["damaged"] += 1
@@ -253,6 +263,10 @@ class _Comparison:
         self._ctx.state.manual_tasks.open(
             kind=kind, subject=job_id, job_id=job_id, message=message, next_step=next_step
         )
+
+    def _apart(self, subject: str, job_id: str | None) -> AbstractContextManager[None]:
+        told = (ManualTaskKind.UNEXPECTED, subject) in self._open_tasks
+        return kept_apart(self._ctx, subject, job_id=job_id, told=told)
 
     def _close(self, kind: ManualTaskKind, job_id: str) -> None:
         if (kind, job_id) in self._open_tasks:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from smi_pipeline.core.errors import PermanentError, RefusedError, TransientError, UnreadableError
 from smi_pipeline.core.models import StripeEvent
 from smi_pipeline.core.vocabulary import ManualTaskKind
+from smi_pipeline.services import stripe_answers
 from smi_pipeline.services.context import ServiceContext, log
 from smi_pipeline.services.intake import DISPUTE_EVENTS, HANDLED_EVENTS, REFUND_EVENTS, handle_stripe_event
 from smi_pipeline.services.reconciliation.progress import Progress
@@ -56,13 +57,14 @@ def reconcile_events(ctx: ServiceContext, *, limit: int = 2000, seconds: float =
     Stripe did not answer about one.
     """
     scan = _EventScan(ctx, limit=limit, seconds=seconds)
-    try:
-        scan.read_on()
-        scan.ask_again()
-    finally:
-        scan.save()
-    if scan.unanswered is not None:
-        raise scan.unanswered
+    with stripe_answers.counted(ctx):
+        try:
+            scan.read_on()
+            scan.ask_again()
+        finally:
+            scan.save()
+        if scan.unanswered is not None:
+            raise scan.unanswered
     return scan.tally
 
 

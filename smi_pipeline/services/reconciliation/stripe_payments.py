@@ -13,6 +13,7 @@ from smi_pipeline.core.errors import NotFound, PermanentError, TransientError, U
 from smi_pipeline.core.models import StripePayment
 from smi_pipeline.core.vocabulary import RETURNED, ManualTaskKind, PaymentRole
 from smi_pipeline.formatting import told_money
+from smi_pipeline.services import stripe_answers
 from smi_pipeline.services.context import ServiceContext, log
 from smi_pipeline.services.intake import learn_of_payment
 from smi_pipeline.services.reconciliation.progress import Progress
@@ -76,11 +77,12 @@ def compare_payments(ctx: ServiceContext, *, seconds: float = 30.0) -> Counter[s
         width=place.width,
     )
     try:
-        comparison.named(place.open_refunds)
-        for start, end, listed in walk:
-            if not comparison.slice(listed, start, end):
-                walk.shorten()
-                break
+        with stripe_answers.counted(ctx):
+            comparison.named(place.open_refunds)
+            for start, end, listed in walk:
+                if not comparison.slice(listed, start, end):
+                    walk.shorten()
+                    break
     finally:
         place.at, place.width = (None, None) if walk.finished else (walk.at, walk.width)
         place.so_far += tally["known"] + tally["missed"] + tally["differs"]

@@ -329,7 +329,7 @@ STATUSES = [
     (400, PermanentError, TransientError),
     (401, AccountError, AccountError),
     (402, AccountError, AccountError),
-    (403, AccountError, AccountError),
+    (403, AccountError, NotFound),
     (404, AccountError, NotFound),
     (405, AccountError, AccountError),
     (408, TransientError, TransientError),

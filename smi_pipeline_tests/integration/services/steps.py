@@ -82,7 +82,14 @@ class Steps(Shop):
     def fulfil_due(self) -> list[StepResult | PermanentError]:
         """One run of fulfil_upscales over everything that is due; mails are left owed."""
         reports: list[StepResult | PermanentError] = []
-        while leased := self.begin(Queue.FULFIL):
+        while once := self.fulfil_one():
+            reports.extend(once)
+        return reports
+
+    def fulfil_one(self) -> list[StepResult | PermanentError]:
+        """One run over what is due now, but not over what becomes due meanwhile."""
+        reports: list[StepResult | PermanentError] = []
+        if leased := self.begin(Queue.FULFIL):
             lease_id, keys = leased
             for key in keys:
                 try:

@@ -3,8 +3,10 @@
 import pytest
 
 from smi_pipeline.core.errors import AccountError, AmbiguousError, PermanentError, TransientError, Unavailable
+from smi_pipeline.core.faults import Failure, Scope
 from smi_pipeline.core.models import Verdict
-from smi_pipeline.services.completions import check_completions
+from smi_pipeline.services.alerts import raise_alarms
+from smi_pipeline.services.completions import check_completions, take_hint
 from smi_pipeline_tests.integration.services.steps import Steps
 
 REFUSED = PermanentError("rejected_by_api", "Upsampler refused the image (400: we are moving)")
@@ -219,3 +221,95 @@ def test_a_definite_no_about_one_order_is_asked_again_ever_more_rarely(shop: Ste
         shop.fulfil_due()
     assert shop.job(job_id).status == "failed"
     assert 400 - len(shop.upscaler.faults) < 60
+
+
+def two_results(shop: Steps) -> str:
+    """An order of which two calls have completed: the first was lost, and identified later."""
+    (job_id,) = paid(shop, 1)
+    shop.upscaler.after_effect.append(AmbiguousError("no answer"))
+    shop.submit_due()
+    shop.later(seconds=140)
+    shop.submit_due()
+    lost, second = shop.state.submissions.of_job(job_id)
+    assert (str(lost.state), str(second.state)) == ("lost", "accepted")
+    external_id = f"up_{job_id[:8]}_1"
+    token = shop.upscaler.submissions[0].webhook_url.rpartition("/")[2]
+    take_hint(shop.ctx, token, external_id.encode())
+    shop.upscaler.finish(external_id, url="https://cdn.example/first.png")
+    shop.upscaler.finish(shop.external_id(job_id), url="https://cdn.example/result.png")
+    shop.poll()
+    assert [str(call.state) for call in shop.state.submissions.of_job(job_id)] == ["completed"] * 2
+    return job_id
+
+
+@pytest.mark.parametrize("reason", ["result_rejected", "no_result", "result_unreachable"])
+def test_the_second_of_two_results_is_tried_before_the_image_is_submitted_again(shop: Steps, reason: str) -> None:
+    job_id = two_results(shop)
+    if reason == "no_result":
+        shop.change("UPDATE smi.submissions SET result_url = NULL WHERE result_url LIKE '%first%'")
+    elif reason == "result_rejected":
+        shop.images.verdict = REJECTED
+        shop.fulfil_one()
+        shop.images.verdict = None
+    else:
+        shop.fetcher.faults.extend([PermanentError("result_unreachable", "404")] * 100)
+        for _ in range(60):
+            shop.fulfil_one()
+            if [str(call.state) for call in shop.state.submissions.of_job(job_id)] != ["completed"] * 2:
+                break
+            shop.later(minutes=1)
+        shop.fetcher.faults.clear()
+    for _ in range(3):
+        shop.fulfil_due()
+        shop.later(seconds=10)
+    assert shop.job(job_id).status == "completed"
+    assert len(shop.upscaler.submissions) == 2
+
+
+def test_two_results_that_are_both_useless_are_submitted_again(shop: Steps) -> None:
+    job_id = two_results(shop)
+    shop.images.verdict = REJECTED
+    for _ in range(3):
+        shop.fulfil_due()
+    shop.images.verdict = None
+    drain(shop, [job_id])
+    assert shop.job(job_id).status == "completed"
+    assert len(shop.upscaler.submissions) == 3
+
+
+def test_an_order_that_expires_before_it_is_submitted_again_counts_its_failure_once(shop: Steps) -> None:
+    (job_id,) = paid(shop, 1)
+    shop.submit_due()
+    shop.upscaler.fail(shop.external_id(job_id), "internal error")
+    shop.poll()
+    shop.fulfil_due()
+    assert shop.state.breakers.get("results").failed == [job_id]
+    shop.state.breakers.note_success("results", shop.policy)
+    shop.later(minutes=20)
+    check_completions(shop.ctx)
+    shop.fulfil_due()
+    assert shop.job(job_id).status == "failed"
+    assert shop.job(job_id).reason_code == "upscale_failed"
+    assert shop.state.breakers.get("results").failed == []
+
+
+def test_a_call_that_is_open_already_is_no_failure_of_upsampler(shop: Steps) -> None:
+    (job_id,) = paid(shop, 1)
+    begin = shop.state.submissions.begin
+    shop.state.submissions.begin = lambda *args, **more: None  # type: ignore[method-assign]  # another run was faster
+    shop.submit_due()
+    shop.state.submissions.begin = begin  # type: ignore[method-assign]
+    assert shop.state.breakers.get("submissions").failed == ()
+    assert str(shop.job(job_id).queue) == "submit"
+
+
+def test_the_task_of_an_earlier_release_about_the_account_is_closed_when_calls_work(shop: Steps) -> None:
+    shop.state.manual_tasks.open(
+        kind="account", subject="upsampler", job_id=None, message="402.", next_step="Check the key."
+    )
+    shop.state.breakers.note(Failure(breaker="submissions", work_key="x", message="402", scope=Scope.SHOP))
+    raise_alarms(shop.ctx)
+    assert sorted(shop.tasks()) == ["account", "breaker"]
+    shop.state.breakers.note_success("submissions", shop.policy)
+    raise_alarms(shop.ctx)
+    assert shop.tasks() == []

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from smi_pipeline.core.errors import AccountError, AmbiguousError, PermanentError, Unavailable
+from smi_pipeline.core.errors import AccountError, AmbiguousError, NotFound, PermanentError, TransientError, Unavailable
 from smi_pipeline.core.faults import Failure, Scope
 from smi_pipeline.core.models import Stage, SubmitRequest, UpscaleReply, Verdict
 from smi_pipeline.core.vocabulary import Queue
@@ -203,6 +203,19 @@ def test_no_order_is_taken_while_status_calls_keep_failing(shop: Steps) -> None:
             shop.register()
 
 
+def test_no_order_is_taken_between_status_calls_that_grow_rare(shop: Steps) -> None:
+    paid(shop, 3)
+    shop.submit_due()
+    for _ in range(3):
+        shop.upscaler.faults.extend([TransientError("524")] * 3)
+        shop.poll()
+        shop.later(seconds=61)
+    assert opened(shop) == ["status"]
+    shop.later(minutes=4)  # the next status call is due, and tells whether it is over
+    with pytest.raises(Unavailable):
+        shop.register()
+
+
 def test_a_result_that_we_reject_for_its_dimensions_is_submitted_again(shop: Steps) -> None:
     (job_id,) = paid(shop, 1)
     shop.submit_due()
@@ -290,15 +303,30 @@ def test_a_probe_that_our_decoder_convicts_holds_up_nobody(shop: Steps) -> None:
     assert shop.job(good).status == "completed"
 
 
-@open_finding
 def test_one_upscale_whose_status_is_forbidden_alerts_once(shop: Steps) -> None:
     paid(shop, 2)
     shop.submit_due()
     for _ in range(10):
-        shop.upscaler.faults.extend([AccountError("403 forbidden"), None])
+        shop.upscaler.faults.extend([NotFound("403 forbidden"), None])
         shop.poll()
         shop.later(seconds=30)
     assert times_opened(shop) <= 1
+
+
+def test_three_upscales_in_a_row_whose_status_is_not_told_stop_submissions(shop: Steps) -> None:
+    jobs = paid(shop, 3)
+    shop.submit_due()
+    shop.upscaler.faults.extend([NotFound("404")] * 2)
+    shop.poll()
+    assert opened(shop) == []
+    for _ in range(2):
+        shop.upscaler.faults.extend([NotFound("404")] * 3)
+        shop.poll()
+        shop.later(seconds=61)
+    assert opened(shop) == ["status"]
+    drain(shop, jobs)
+    assert opened(shop) == []
+    assert statuses(shop, jobs) == {"completed"}
 
 
 def test_orders_of_a_host_with_capital_umlauts_wait_for_their_breaker_and_go_on(shop: Steps) -> None:

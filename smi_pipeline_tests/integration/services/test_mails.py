@@ -5,7 +5,6 @@ import time
 import pytest
 
 from smi_pipeline.core.errors import AccountError, AmbiguousError, Conflict, PermanentError, TransientError
-from smi_pipeline.core.faults import Scope
 from smi_pipeline.core.models import Queue, RenderedMail
 from smi_pipeline.services import admin, lease_renewal, notify, refund
 from smi_pipeline_tests.integration.services.steps import Steps
@@ -222,13 +221,83 @@ def test_a_refused_login_stops_all_mails_with_one_task_until_one_gets_through(sh
     assert shop.tasks() == []
 
 
-def test_a_refused_recipient_is_a_fault_of_the_order_however_many_there_are(shop: Steps) -> None:
+REFUSED = PermanentError("mail_refused", "The mail server refused the recipient: 550 blocked")
+
+
+def owed_by(shop: Steps, customers: int) -> None:
+    """So many customers are to get a mail about their refund."""
+    for _ in range(customers):
+        shop.failed()
+    shop.change("UPDATE smi.upscale_jobs SET customer_email = job_id || '@example.org'")
+    shop.refund_due()
+
+
+def states(shop: Steps) -> list[str]:
+    return [row["state"] for row in shop.sql("SELECT state FROM smi.emails ORDER BY created_at")]
+
+
+def test_recipients_refused_in_a_row_are_a_fault_of_the_shop_and_all_get_their_mail(shop: Steps) -> None:
+    owed_by(shop, 6)
+    shop.mailer.faults.extend([REFUSED] * 40)
+    shop.mail_due()
+    assert len(shop.mailer.faults) >= 36  # three, and a probe
+    assert shop.tasks() == ["breaker"]
+    assert states(shop) == ["claimed"] * 6
+    for _ in range(30):
+        shop.later(minutes=2)
+        shop.mail_due()
+    assert len(shop.mailer.faults) > 0
+    assert states(shop) == ["claimed"] * 6
+    shop.mailer.faults.clear()
+    for _ in range(3):
+        shop.later(minutes=3)
+        shop.mail_due()
+    assert shop.mailer.subjects() == ["refund"] * 6
+    assert shop.tasks() == []
+
+
+def test_a_dead_address_among_good_ones_is_a_task_of_its_own_and_opens_nothing(shop: Steps) -> None:
+    for _ in range(5):
+        owed_by(shop, 2)
+        shop.mailer.faults.extend([REFUSED, None])
+        shop.mail_due()
+    assert shop.tasks() == ["mail_failed"] * 5
+
+
+def test_three_mails_to_one_dead_address_are_one_recipient(shop: Steps) -> None:
     for _ in range(4):
         shop.failed()
     shop.refund_due()
-    shop.mailer.faults.extend([PermanentError("mail_refused", "550 no such user", scope=Scope.ORDER)] * 4)
+    shop.mailer.faults.extend([REFUSED] * 4)
     shop.mail_due()
     assert shop.tasks() == ["mail_failed"] * 4
+
+
+def test_dead_addresses_that_waited_for_the_breaker_are_told_once_others_get_their_mail(shop: Steps) -> None:
+    owed_by(shop, 4)
+    send, dead = shop.mailer.send, set[str]()
+
+    def refuse_the_dead(mail: RenderedMail) -> None:
+        if mail.recipients[0] in dead:
+            raise REFUSED
+        send(mail)
+
+    shop.mailer.send = refuse_the_dead  # type: ignore[method-assign]
+    dead |= {row["customer_email"] for row in shop.sql("SELECT customer_email FROM smi.upscale_jobs LIMIT 3")}
+    for _ in range(10):
+        shop.mail_due()
+        shop.later(minutes=2)
+    assert sorted(shop.tasks()) == ["mail_failed"] * 3
+    assert sorted(states(shop)) == ["accepted", "failed", "failed", "failed"]
+    opened = shop.sql("SELECT count(*) AS n FROM smi.job_events WHERE event = 'breaker_opened'")
+    assert opened[0]["n"] <= 1
+
+
+def test_no_address_of_a_customer_stands_in_the_breaker(shop: Steps) -> None:
+    owed_by(shop, 1)
+    shop.mailer.faults.append(REFUSED)
+    shop.mail_due()
+    assert "example" not in str(shop.state.breakers.get("mail").failed)
 
 
 def test_greylisted_recipients_stop_no_other_mail(shop: Steps) -> None:
@@ -245,14 +314,12 @@ def test_greylisted_recipients_stop_no_other_mail(shop: Steps) -> None:
 
 
 def test_contents_refused_three_times_in_a_row_are_a_fault_of_the_shop(shop: Steps) -> None:
-    for _ in range(5):
-        shop.failed()
-    shop.refund_due()
-    shop.mailer.faults.extend([PermanentError("mail_refused", "554 looks like spam")] * 3)
+    owed_by(shop, 5)
+    shop.mailer.faults.extend([PermanentError("mail_refused", "554 looks like spam")] * 4)
     shop.mail_due()
-    assert shop.tasks() == ["mail_failed", "mail_failed", "breaker"]
+    assert shop.tasks() == ["breaker"]
     for _ in range(3):
         shop.later(minutes=3)
         shop.mail_due()
-    assert shop.mailer.subjects() == ["refund"] * 3
-    assert "breaker" not in shop.tasks()
+    assert shop.mailer.subjects() == ["refund"] * 5
+    assert shop.tasks() == []

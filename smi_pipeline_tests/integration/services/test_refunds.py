@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from smi_pipeline.core.errors import AccountError, AmbiguousError, AnsweredError, PermanentError
+from smi_pipeline.core.errors import AccountError, AmbiguousError, AnsweredError, PermanentError, TransientError
+from smi_pipeline.core.faults import Failure, Scope
 from smi_pipeline.core.models import Queue
 from smi_pipeline.gateway import progress
 from smi_pipeline.services import admin, alerts, intake, refund
 from smi_pipeline.services.reconciliation import stripe_payments
+from smi_pipeline.services.reconciliation.stripe_events import reconcile_events
 from smi_pipeline_tests.integration.services.steps import Steps
 
 
@@ -517,3 +519,60 @@ def test_a_state_of_a_dispute_that_is_not_known_counts_as_open_and_is_a_persons_
     shop.refund_due()
     assert states(shop, job_id) == [("failure", "owed")], "it is not taken for lost"
     assert sorted(shop.tasks()) == ["dispute", "unknown_word"]
+
+
+def test_lost_answers_about_refunds_are_no_fault_of_the_shop_before_a_minute(shop: Steps) -> None:
+    for _ in range(4):
+        shop.failed()
+    shop.payments.after_effect.extend([AmbiguousError("no answer")] * 4)
+    shop.refund_due()
+    assert shop.tasks() == []
+    shop.later(minutes=2)
+    shop.refund_due()
+    assert {row["state"] for row in shop.sql("SELECT state FROM smi.refunds")} == {"succeeded"}
+
+
+def stripe_is_open(shop: Steps) -> bool:
+    return shop.state.breakers.get("stripe").is_open
+
+
+def test_reading_stripes_events_closes_the_breaker_when_no_refund_can(shop: Steps) -> None:
+    shop.state.breakers.note(Failure(breaker="stripe", work_key="x", message="401", scope=Scope.SHOP))
+    shop.payments.faults.append(TransientError("no connection"))
+    with pytest.raises(TransientError):
+        reconcile_events(shop.ctx)
+    assert stripe_is_open(shop)
+    reconcile_events(shop.ctx)
+    assert not stripe_is_open(shop)
+
+
+def test_comparing_payments_closes_the_breaker_when_no_refund_can(shop: Steps) -> None:
+    shop.state.breakers.note(Failure(breaker="stripe", work_key="x", message="401", scope=Scope.SHOP))
+    stripe_payments.compare_payments(shop.ctx)
+    assert not stripe_is_open(shop)
+
+
+def test_a_refund_that_waits_tells_more_than_reading(shop: Steps) -> None:
+    shop.failed()
+    shop.payments.faults.append(AccountError("403: this key may not read payments"))
+    shop.refund_due()
+    assert stripe_is_open(shop)
+    reconcile_events(shop.ctx)
+    assert stripe_is_open(shop)
+
+
+def test_a_key_that_is_refused_for_reading_events_opens_the_breaker(shop: Steps) -> None:
+    shop.payments.faults.append(AccountError("401 wrong key"))
+    with pytest.raises(AccountError):
+        reconcile_events(shop.ctx)
+    assert stripe_is_open(shop)
+
+
+def test_a_silent_stripe_counts_once_however_often_it_is_asked(shop: Steps) -> None:
+    for _ in range(10):
+        shop.payments.faults.append(TransientError("no connection"))
+        with pytest.raises(TransientError):
+            reconcile_events(shop.ctx)
+        shop.later(seconds=20)
+    assert not stripe_is_open(shop)
+    assert len(shop.state.breakers.get("stripe").failed) == 1

@@ -145,11 +145,34 @@ def test_who_got_the_alert_is_told_when_a_breaker_closes_by_itself(shop: Steps) 
     assert shop.tasks() == []
 
 
-def test_nobody_is_told_of_the_end_of_what_they_never_heard_of_or_ended_themselves(shop: Steps) -> None:
-    fault(shop)
-    admin.close_breaker(shop.ctx, faults.SUBMISSIONS, "done")
+def test_a_breaker_that_closes_before_its_alert_is_told_in_one_notice(shop: Steps) -> None:
+    posted: list[tuple[str, list[str]]] = []
+    for _ in range(2):
+        fault(shop)
+        shop.later(seconds=12)
+        shop.state.breakers.note_success(faults.SUBMISSIONS, shop.policy)
+    assert send_alerts(shop.ctx, "owner@example.com", lambda *message: posted.append(message)) == 0
+    assert send_resolved(shop.ctx, "owner@example.com", lambda *message: posted.append(message)) == 2
+    assert send_resolved(shop.ctx, "owner@example.com", lambda *message: posted.append(message)) == 0
+    ((subject, lines),) = posted
+    assert subject == "Resolved: 2 problems"
+    assert len(lines) == 2
+    assert "Upsampler takes no submissions: " in lines[0]
+    assert "Opened at " in lines[0] and ", closed again at " in lines[0]
+    assert len(shop.mailer.taken) == 1
+
+
+def test_a_notice_that_nobody_could_get_for_a_day_is_not_sent_any_more(shop: Steps) -> None:
     fault(shop)
     shop.state.breakers.note_success(faults.SUBMISSIONS, shop.policy)
+    assert send_resolved(shop.ctx, None, None) == 0
+    shop.later(hours=25)
+    assert send_resolved(shop.ctx, "owner@example.com", None) == 0
+
+
+def test_nobody_is_told_of_the_end_of_what_a_person_has_ended(shop: Steps) -> None:
+    fault(shop)
+    admin.close_breaker(shop.ctx, faults.SUBMISSIONS, "done")
     fault(shop)
     send_alerts(shop.ctx, "owner@example.com", None)
     admin.close_breaker(shop.ctx, faults.SUBMISSIONS, "done")

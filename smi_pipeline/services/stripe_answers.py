@@ -1,0 +1,30 @@
+"""What calls of Stripe that are no refunds tell about its circuit breaker."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from smi_pipeline.core.errors import AccountError, RateLimited, TransientError
+from smi_pipeline.core.faults import STRIPE, Failure, Scope
+from smi_pipeline.services.context import ServiceContext
+
+
+@contextmanager
+def counted(ctx: ServiceContext) -> Iterator[None]:
+    """Count whether Stripe answers what is read inside. However often it does not, that counts once in a row."""
+    try:
+        yield
+    except RateLimited:
+        raise
+    except TransientError as error:
+        scope = Scope.SHOP if isinstance(error, AccountError) else Scope.UNKNOWN
+        failure = Failure(breaker=STRIPE, work_key="reconciliation", message=str(error), scope=scope, passing=True)
+        ctx.state.breakers.note(failure)
+        raise
+    note_success(ctx)
+
+
+def note_success(ctx: ServiceContext) -> None:
+    """Close Stripe's circuit breaker if no refund can: one that waits tells more, as a key may be allowed to read and
+    not to refund."""
+    if ctx.state.breakers.get(STRIPE).is_open and not ctx.state.refunds.tell_soon():
+        ctx.state.breakers.note_success(STRIPE, ctx.policy)
