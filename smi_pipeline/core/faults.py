@@ -166,7 +166,10 @@ def after_failure(breaker: Breaker, failure: Failure, now: datetime) -> Breaker:
     counted = failure.counted_as or failure.work_key
     failed = [*(key for key in breaker.failed if key != counted), counted][-2 * ORDERS_IN_A_ROW :]
     since = breaker.failing_since or now
-    in_a_row = _orders_in(failed, breaker) >= ORDERS_IN_A_ROW and not (failure.passing and now - since < OUTAGE)
+    if failure.passing:
+        in_a_row = len(failed) >= ORDERS_IN_A_ROW and now - since >= OUTAGE
+    else:
+        in_a_row = _orders_in(failed, breaker) >= ORDERS_IN_A_ROW
     told = replace(
         breaker,
         failed=failed,
@@ -186,8 +189,8 @@ def after_failure(breaker: Breaker, failure: Failure, now: datetime) -> Breaker:
 
 
 def _orders_in(failed: Sequence[str], breaker: Breaker) -> float:
-    """Return how many orders have failed in a row. One that failed while others succeeded counts half: its image may be
-    to blame."""
+    """Return how many orders have got a definite no in a row. One that had failed when others succeeded counts half:
+    its image may be to blame."""
     return sum(0.5 if key in breaker.failed_before else 1.0 for key in failed)
 
 

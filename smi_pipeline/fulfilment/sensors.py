@@ -9,7 +9,7 @@ from functools import partial
 
 from dagster import DefaultSensorStatus, RunRequest, SensorEvaluationContext, SkipReason, sensor
 
-from smi_pipeline.core.faults import MAIL, RESULTS, STRIPE, SUBMISSIONS, headline, is_source
+from smi_pipeline.core.faults import MAIL, RESULTS, STATUS, STRIPE, SUBMISSIONS, headline, is_source
 from smi_pipeline.core.models import Queue
 from smi_pipeline.core.runs import BATCH_LIMIT, run_config
 from smi_pipeline.fulfilment import jobs
@@ -62,7 +62,7 @@ def _obstacle(ctx: ServiceContext, queue: Queue) -> str:
 
 
 _BREAKERS = {
-    Queue.SUBMIT: (SUBMISSIONS, RESULTS),
+    Queue.SUBMIT: (SUBMISSIONS, STATUS, RESULTS),
     Queue.FULFIL: (RESULTS,),
     Queue.REFUND: (STRIPE,),
     Queue.MAIL: (MAIL,),

@@ -152,17 +152,21 @@ def record_failure(tx: Transaction, failure: Failure) -> Breaker:
     return after
 
 
-def record_success(tx: Transaction, name: str, *, max_hold: timedelta) -> None:
-    """Record that a part works: close its breaker, unless an operator has opened it."""
+def record_success(tx: Transaction, name: str, *, max_hold: timedelta) -> bool:
+    """Record that a part works: close its breaker, unless an operator has opened it. Return whether it was open."""
     failed = tx.value(
         "SELECT 1 FROM smi.breakers WHERE name = :name AND (failed <> '{}' OR opened_at IS NOT NULL)", name=name
     )
-    if failed and not _close(tx, name, max_hold=max_hold, actor="itself", also_by_hand=False):
+    if not failed:
+        return False
+    closed = _close(tx, name, max_hold=max_hold, actor="itself", also_by_hand=False)
+    if not closed:
         tx.run(
             f"""UPDATE smi.breakers SET {_FORGET_FAILURES}, failing_since = NULL
                 WHERE name = :name AND opened_at IS NULL""",
             name=name,
         )
+    return closed
 
 
 def _close(tx: Transaction, name: str, *, max_hold: timedelta, actor: str, also_by_hand: bool) -> bool:

@@ -184,3 +184,11 @@ def make_polls_due(tx: Transaction, job_id: str) -> int:
            WHERE job_id = :id AND external_id IS NOT NULL AND state IN {in_(POLLABLE)}""",
         id=job_id,
     )
+
+
+def make_all_polls_due(tx: Transaction) -> None:
+    """Make the status calls of all upscales that are waited for due now."""
+    tx.run(
+        f"""UPDATE smi.submissions SET next_poll_at = smi.now()
+            WHERE state = '{SubmissionState.ACCEPTED}' AND external_id IS NOT NULL AND next_poll_at > smi.now()"""
+    )

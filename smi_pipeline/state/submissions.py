@@ -16,7 +16,15 @@ from smi_pipeline.state.database import Database, as_record, in_
 from smi_pipeline.state.heartbeat import UP_SINCE, record_heartbeat
 from smi_pipeline.state.job_rows import record_progress
 from smi_pipeline.state.starts import IN_FLIGHT
-from smi_pipeline.state.submission_updates import MAY_SUCCEED, POLLABLE, accept, finish, tell_shared_id, time_out
+from smi_pipeline.state.submission_updates import (
+    MAY_SUCCEED,
+    POLLABLE,
+    accept,
+    finish,
+    make_all_polls_due,
+    tell_shared_id,
+    time_out,
+)
 
 LONGEST_CALL = timedelta(minutes=1)
 """Longer than any call to Upsampler: its client times out before."""
@@ -176,7 +184,8 @@ class Submissions:
     def poll_answered(self, submission_id: int, reply: UpscaleReply, *, policy: Policy, actor: str) -> PollResult:
         """Apply the answer to a status call."""
         with self._database.transaction() as tx:
-            record_success(tx, faults.STATUS, max_hold=policy.max_hold)
+            if record_success(tx, faults.STATUS, max_hold=policy.max_hold):
+                make_all_polls_due(tx)  # their pauses have grown meanwhile
             row = tx.row(
                 "SELECT *, smi.now() AS now FROM smi.submissions WHERE submission_id = :id FOR UPDATE",
                 id=submission_id,

@@ -45,7 +45,10 @@ def test_a_breaker_of_an_image_host_can_be_opened(smi: Smi, shop: Steps) -> None
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("open", "nonsense", "why"), "there is no breaker 'nonsense'; known are submissions, results, stripe, mail"),
+        (
+            ("open", "nonsense", "why"),
+            "there is no breaker 'nonsense'; known are submissions, status, results, stripe,",
+        ),
         (("open", "source:", "why"), "there is no breaker"),
         (("open", "source:a/../b", "why"), "there is no breaker"),
         (("open", "mail", " "), "give a reason"),

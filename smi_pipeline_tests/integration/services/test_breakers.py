@@ -313,3 +313,18 @@ def test_the_task_of_an_earlier_release_about_the_account_is_closed_when_calls_w
     shop.state.breakers.note_success("submissions", shop.policy)
     raise_alarms(shop.ctx)
     assert shop.tasks() == []
+
+
+def test_when_status_calls_are_answered_again_all_results_are_asked_for_at_once(shop: Steps) -> None:
+    jobs = paid(shop, 4)
+    shop.submit_due()
+    for job_id in jobs:
+        shop.upscaler.finish(shop.external_id(job_id))
+    shop.upscaler.faults.extend([TransientError("no answer")] * 40)
+    for _ in range(12):
+        shop.poll()
+        shop.later(seconds=60)
+    shop.upscaler.faults.clear()
+    check_completions(shop.ctx, limit=1)  # the first answer
+    check_completions(shop.ctx)
+    assert {shop.job(job_id).stage for job_id in jobs} == {"completed"}

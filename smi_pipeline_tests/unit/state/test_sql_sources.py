@@ -56,6 +56,7 @@ NO_KILL_POINT = {
     "refunds.not_needed": "the lease expires, and Stripe is asked again",
     "refunds.owe": ADMIN,
     "emails.give_up": "the lease expires, and the mail fails again",
+    "emails.refused_for_good": "the lease expires, and the mail is refused again",
     "emails.resend": ADMIN,
     "emails.withdraw": "the lease expires, and it is withdrawn then",
     "leases.give_back": "the lease expires",
