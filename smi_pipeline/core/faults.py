@@ -100,6 +100,10 @@ AGAIN = {
 }
 """The reasons that are not believed at first sight; all others end a job unless they hit every order."""
 
+DOUBTED_FOR = {reasons.SOURCE_CHANGED: timedelta(seconds=30)}
+"""How long after an order began to wait a reason is doubted, and once more if it comes later: the new file is really
+there. All others of `AGAIN` are doubted until the clock of the order ends it."""
+
 BELIEVED = frozenset({reasons.TIMED_OUT})
 """A deadline that has passed ends a job, unless it passes for every order."""
 

@@ -20,6 +20,9 @@ FEE_PER_MILLE, FEE_FIXED_CENTS = 29, 30
 DELAY = "Your image takes longer"
 """Begins the subject of the mail to customers whose order waits for a fault of the shop; it closes no order."""
 
+FAULT_OF_THE_SHOP = "Upsampler takes no submissions"
+"""What the alert about the case no-credits says."""
+
 LINK = re.compile(r"https?://[^\s\"<>]+/smi/v1/download/[0-9A-Za-z]{64}")
 
 
@@ -91,7 +94,19 @@ def examine(jobs: Sequence[Order], evidence: Evidence) -> tuple[list[Finding], l
     """Return how each job ended, and every violation as a sentence, those of single jobs first."""
     findings = [_examine_one(job, evidence) for job in jobs]
     violations = [f"{f.job.case_name} (job {f.job.job_id}) {violation}" for f in findings for violation in f.violations]
-    return findings, violations + _unknown_parties(jobs, evidence) + _money(evidence)
+    return findings, violations + _unknown_parties(jobs, evidence) + _money(evidence) + _alert(evidence)
+
+
+def told_to_team(evidence: Evidence) -> list[ReceivedMail]:
+    """Return the mails to the shop's own addresses that are no copies of customers' mails, each once."""
+    customers = {mail.message_id for mail in evidence.mails if set(mail.to) - evidence.staff}
+    return list({mail.message_id: mail for mail in evidence.mails if mail.message_id not in customers}.values())
+
+
+def _alert(evidence: Evidence) -> list[str]:
+    """Return whether the team was told of the fault of the shop, which hits several orders and ends none."""
+    told = sum(FAULT_OF_THE_SHOP in f"{mail.subject} {mail.text}" for mail in told_to_team(evidence))
+    return [] if told else ["nobody was told that Upsampler took no submissions"]
 
 
 def _examine_one(job: Order, evidence: Evidence) -> Finding:

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from smi_pipeline.demo.judge import Finding
+from smi_pipeline.demo.judge import Finding, ReceivedMail
 from smi_pipeline.demo.scenario import BY_NAME
 
 _CAPTION = "amounts in dollars; cost: credits and Stripe's fee; seconds: from the payment to the closing mail"
@@ -41,15 +41,29 @@ def write_json(
     violations: Sequence[str],
     seconds: float,
     addresses: Mapping[str, str],
+    alerts: Sequence[str] = (),
 ) -> None:
-    """Write the file of `--json`. `seconds`: from the start of the process to the last outcome."""
-    content = {"jobs": rows, "violations": violations, "seconds": round(seconds, 1), "addresses": addresses}
+    """Write the file of `--json`. `seconds`: from the start of the process to the last outcome; `alerts`: subjects of
+    the mails to the team."""
+    content = {
+        "jobs": rows,
+        "violations": violations,
+        "seconds": round(seconds, 1),
+        "addresses": addresses,
+        "alerts": list(alerts),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def show(console: Console, rows: Sequence[Mapping[str, Any]], violations: Sequence[str], seconds: float) -> None:
-    """Print the table of all jobs, the totals, and the verdict."""
+def show(
+    console: Console,
+    rows: Sequence[Mapping[str, Any]],
+    violations: Sequence[str],
+    seconds: float,
+    alerts: Sequence[ReceivedMail] = (),
+) -> None:
+    """Print the table of all jobs, the totals, what the team was told, and the verdict."""
     table = Table(title="Outcome of every paid job", box=box.SIMPLE_HEAD, padding=(0, 1), caption=_CAPTION)
     table.add_column("job", no_wrap=True)
     table.add_column("case")
@@ -72,6 +86,13 @@ def show(console: Console, rows: Sequence[Mapping[str, Any]], violations: Sequen
     table.add_row("total", f"{len(rows)} jobs: {ended}", "", "", *map(_dollars, totals))
     console.print(table)
     console.print(f"The last job was closed {seconds:.1f} seconds after the start.")
+    for mail in alerts:
+        lines = [
+            f"The team was told: {mail.subject}",
+            *(f"  {line}" for line in mail.text.splitlines() if line.strip()),
+        ]
+        for line in lines:
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
     if violations:
         console.print(f"[red]{len(violations)} violations according to the ledgers of the sandbox:[/red]")
         for violation in violations:

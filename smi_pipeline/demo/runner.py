@@ -17,9 +17,9 @@ from rich.console import Console
 
 from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.demo import report
-from smi_pipeline.demo.environment import UI_USER, isolated_environment, running_sandbox, stack_environment
+from smi_pipeline.demo.environment import OWNER, UI_USER, isolated_environment, running_sandbox, stack_environment
 from smi_pipeline.demo.evidence import collect
-from smi_pipeline.demo.judge import examine
+from smi_pipeline.demo.judge import examine, told_to_team
 from smi_pipeline.demo.orders import DemoState, Order, load_or_create, locked
 from smi_pipeline.demo.progress import ProgressDisplay
 from smi_pipeline.demo.scenario import MINIMUM_JOBS
@@ -33,6 +33,8 @@ PATIENCE_SECONDS, PATIENCE_PER_JOB = 180.0, 2.5
 """How long after the last payment jobs may stay open; Upsampler accepts 60 requests a minute."""
 SETTLE_SECONDS = 6.0
 """Wait after the last outcome for a second mail or refund: every sensor ticks once more."""
+ALERT_SECONDS = 40.0
+"""Wait after the last outcome for the alert about the fault of the shop: alerts are sent every 30 seconds."""
 _STATUS_CALLS = 100  # at once
 
 
@@ -91,14 +93,16 @@ def _run(console: Console, demo: DemoState, api_format: str, once: bool, json_pa
         shop = Shop(demo)
         monitor = OrderMonitor(shop, demo, stack)
         monitor.until_closed(console)
-        findings, violations = examine(demo.orders, collect(shop, demo))
+        evidence = collect(shop, demo)
+        findings, violations = examine(demo.orders, evidence)
         violations = monitor.violations + violations
         seconds = max((f.closed_at for f in findings if f.closed_at), default=time.time()) - started
         rows = report.job_rows(findings, monitor.reasons())
         addresses = _addresses(demo, stack)
-        report.show(console, rows, violations, seconds)
+        alerts = told_to_team(evidence)
+        report.show(console, rows, violations, seconds, alerts)
         if json_path:
-            report.write_json(json_path, rows, violations, seconds, addresses)
+            report.write_json(json_path, rows, violations, seconds, addresses, [mail.subject for mail in alerts])
         demo.save(closed=True)
         if not once:
             report.show_addresses(console, addresses, f"(user {UI_USER}, password {demo.secrets['ui_password']})")
@@ -133,9 +137,9 @@ class OrderMonitor:
             with ProgressDisplay(console, len(orders)) as display:
                 self._follow(display, customers)
                 ends = time.monotonic() + SETTLE_SECONDS
-                while time.monotonic() < ends:
+                while time.monotonic() < ends or (not self._alerted() and time.monotonic() < ends + ALERT_SECONDS):
                     self.stack.keep_running()
-                    display.show(self._counts(), "all closed; checking that nothing comes twice")
+                    display.show(self._counts(), "all closed; checking that nothing comes twice, and the team is told")
                     time.sleep(0.25)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -178,6 +182,11 @@ class OrderMonitor:
         for order in open_ones[:_STATUS_CALLS]:
             if status := self.shop.status(order):
                 self._seen[order.number] = {**status, "looked_at": time.monotonic()}
+
+    def _alerted(self) -> bool:
+        with contextlib.suppress(requests.RequestException):
+            return any(OWNER in mail["to"] for mail in self.shop.ledger("mail")["messages"])
+        return False
 
     def _stage(self, order: Order) -> str:
         step = self._seen.get(order.number, {}).get("step", "ordering")

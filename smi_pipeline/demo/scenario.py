@@ -12,15 +12,15 @@ MatchBy = Literal["image_url", "job_id", "path", "to"]
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A fault for one order, added to a service of the sandbox after the order was registered and before it is paid.
+    """A fault, added to a service of the sandbox after its order was registered and before it is paid.
 
-    `match_by`: the property of the order by which the fault matches. `match`: further conditions; `params`: the fault's
-    own fields, which the modules of the services list.
+    `match_by`: the property of the order by which the fault matches, None for one that hits every order. `match`:
+    further conditions; `params`: the fault's own fields, which the modules of the services list.
     """
 
     service: Literal["upsampler", "stripe", "mail", "origin"]
     kind: str
-    match_by: MatchBy
+    match_by: MatchBy | None
     match: Mapping[str, Any] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
 
@@ -82,7 +82,7 @@ SPECIAL = (
         expected="refunded",
         description="the image is replaced by a GIF after the order",
         faults=(Fault(service="origin", kind="swap", match_by="path", params={"content": "gif"}),),
-        mail_says="not in a format",
+        mail_says="changed after you ordered",
     ),
     Case(
         name="upscale-fails",
@@ -136,6 +136,22 @@ SPECIAL = (
         expected="delivered",
         description="the mail server responds 451 at first",
         faults=(Fault(service="mail", kind="code", match_by="to", params={"code": 451, "at": "RCPT"}),),
+    ),
+    Case(
+        name="no-credits",
+        resolution="4x",
+        photo="retina-300.png",
+        expected="delivered",
+        description="Upsampler has no credits for a while: all wait",
+        faults=(
+            Fault(
+                service="upsampler",
+                kind="status",
+                match_by=None,
+                match={"endpoint": "submit"},
+                params={"code": 402, "times": 2},
+            ),
+        ),
     ),
 )
 """All cases with a fault, the slowest first."""

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import PermanentError
-from smi_pipeline.core.faults import BELIEVED, Again, Breaker, Failure, Scope, may_wait
+from smi_pipeline.core.faults import BELIEVED, DOUBTED_FOR, Again, Breaker, Failure, Scope, may_wait
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import Queue, SubmissionState
 from smi_pipeline.state import transitions
@@ -84,6 +84,9 @@ def _may_wait(tx: Transaction, job: Row, breaker: Breaker, error: PermanentError
         if not (job["last_error"] or "").startswith(error.reason):
             until = max(until, now + timedelta(seconds=1))  # one more attempt, however late the first one came
         until_while_open = max(until, job["result_ready_at"] + policy.result_life)
+    elif error.reason in DOUBTED_FOR:
+        if (job["last_error"] or "").startswith(error.reason):
+            until = min(until, job["waits_since"] + DOUBTED_FOR[error.reason])
     elif len(calls) >= policy.max_submissions:
         return False
     return may_wait(

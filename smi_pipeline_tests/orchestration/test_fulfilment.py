@@ -80,8 +80,11 @@ def test_a_source_swapped_for_another_format_is_refunded_without_submission(shop
     job_id = shop.order("coffee-200.png")
     shop.sandbox.fault("origin", "swap", match={"path": "coffee-200.png"}, content="gif", times=None)
     (result,) = shop.run(Queue.SUBMIT)
+    assert result.success, "it may be replaced just now"
+    shop.shift_clock(seconds=40)
+    (result,) = shop.run(Queue.SUBMIT)
     assert not result.success
-    assert (shop.job(job_id).status, shop.job(job_id).reason_code) == (Status.REFUNDED, "unsupported_format")
+    assert (shop.job(job_id).status, shop.job(job_id).reason_code) == (Status.REFUNDED, "source_changed")
     assert shop.sandbox.ledger("upsampler")["submissions"] == []
 
 

@@ -70,8 +70,15 @@ class ExampleShop:
             mail(
                 "2",
                 "bob@example.com",
-                f"Your refund has been made. Amount: $0.50. Reason: The image is not\nin a format. Order: {BAD}",
+                f"Your refund has been made. Amount: $0.50. The image was\nchanged after you ordered it. Order: {BAD}",
                 "Your refund of $0.50 has been made",
+            ),
+            ReceivedMail(
+                message_id="<3@shop>",
+                to=(OWNER,),
+                subject="Upsampler takes no submissions",
+                text="402",
+                at=1020.0,
             ),
         ]
         self.files = {LINK: (200, upscale(photo, 4).body)}
@@ -235,7 +242,7 @@ def test_a_refund_mail_with_another_amount_or_reason_is_seen(shop: ExampleShop) 
     text = shop.mails[1].text
     shop.mails[1] = dataclasses.replace(shop.mails[1], text=text.replace("0.50", "5.00"))
     assert any("does not name the $0.50" in said for said in shop.violations())
-    shop.mails[1] = dataclasses.replace(shop.mails[1], text=text.replace("in a format", "as"))
+    shop.mails[1] = dataclasses.replace(shop.mails[1], text=text.replace("after you ordered", "at night"))
     assert any("without the reason" in said for said in shop.violations())
 
 
@@ -293,3 +300,8 @@ def test_payments_refunds_and_mails_of_strangers_are_seen(shop: ExampleShop) -> 
 @pytest.mark.parametrize(("received", "fee"), [(0, 0), (50, 31), (120, 33), (300, 39), (10_000, 320)])
 def test_the_fee_is_stripes(received: int, fee: int) -> None:
     assert fee_cents(received) == fee
+
+
+def test_a_team_that_is_not_told_of_the_fault_of_the_shop_is_a_violation(shop: ExampleShop) -> None:
+    shop.mails = shop.mails[:2]
+    assert shop.violations() == ["nobody was told that Upsampler took no submissions"]

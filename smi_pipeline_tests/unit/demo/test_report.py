@@ -59,7 +59,7 @@ def test_the_json_file_has_the_promised_shape(findings: list[Finding], tmp_path:
     path = tmp_path / "deep" / "out.json"
     report.write_json(path, rows, ["something was wrong"], 61.26, {"dagster": "http://127.0.0.1:1"})
     written = json.loads(path.read_text())
-    assert list(written) == ["jobs", "violations", "seconds", "addresses"]
+    assert list(written) == ["jobs", "violations", "seconds", "addresses", "alerts"]
     assert [list(row) for row in written["jobs"]] == [COLUMNS] * 3
     assert (written["violations"], written["seconds"]) == (["something was wrong"], 61.3)
     good, swapped, lost = written["jobs"]
@@ -103,7 +103,7 @@ def test_progress_shows_every_stage_and_a_bar_on_a_terminal() -> None:
 
 
 def test_too_few_jobs_are_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(RefusedError, match="at least 11 jobs"):
+    with pytest.raises(RefusedError, match="at least 12 jobs"):
         run_demo(5, True, None, tmp_path)
 
 
