@@ -71,7 +71,9 @@ def main() -> int:
         ensure_database(server.url(TEMPLATE))
         migrate(server.url(TEMPLATE))
         try:
-            with Sandbox(home / "sandbox", processing_seconds=0.05, rate_minute=0, rate_hour=0) as sandbox:
+            with Sandbox(
+                home / "sandbox", processing_seconds=0.05, rate_minute=0, rate_hour=0, rate_status=0
+            ) as sandbox:
                 for number in numbers:
                     drawn = draw(given.seed, number)
                     with fresh_database(server, f"smi_faults_{number}") as url:

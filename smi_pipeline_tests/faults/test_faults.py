@@ -21,7 +21,7 @@ NUMBERS = (*QUICK, *SLOW) if FULL else QUICK
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     folder = tmp_path_factory.mktemp("sandbox")
-    with Sandbox(folder, processing_seconds=0.05, rate_minute=0, rate_hour=0) as running:
+    with Sandbox(folder, processing_seconds=0.05, rate_minute=0, rate_hour=0, rate_status=0) as running:
         yield running
 
 
