@@ -18,8 +18,8 @@ PROBE_SECONDS = 90
 """After this long without an answer another row may probe: the worker of the last one may be dead."""
 
 HALF_OPEN, HALF_OPEN_ALONE = timedelta(minutes=15), timedelta(minutes=1)
-"""How long after the last probe orders are taken again, although nothing has succeeded; the second while there is no
-unfinished job that could probe: then only a new order can try."""
+"""How long after the last probe orders are taken again, although nothing has succeeded; the second while no job waits
+that could probe, nor is at Upsampler and tells of it: then only a new order can try."""
 
 _BREAKER_OF_HOST = "'source:' || lower(split_part(source_url, '/', 3))"
 """SQL: `faults.source` of a job."""
@@ -87,8 +87,9 @@ class Breakers(Aggregate):
             Breaker,
             f"""SELECT * FROM smi.breakers WHERE name = ANY(:names) AND opened_at IS NOT NULL
                  AND (by_hand OR greatest(opened_at, next_probe_at) > smi.now() - CASE
-                      WHEN EXISTS (SELECT FROM smi.upscale_jobs
-                                   WHERE status IN {in_(UNFINISHED)} AND hold_reason IS NULL)
+                      WHEN EXISTS (SELECT FROM smi.upscale_jobs WHERE queue IS NOT NULL AND hold_reason IS NULL)
+                        OR name IN ('{faults.STATUS}', '{faults.RESULTS}') AND EXISTS (SELECT FROM smi.submissions
+                               WHERE state = '{SubmissionState.ACCEPTED}' AND external_id IS NOT NULL)
                       THEN CAST(:half_open AS interval) ELSE CAST(:alone AS interval) END)
                ORDER BY opened_at LIMIT 1""",
             names=list(names),
