@@ -206,6 +206,10 @@ class Arena:
         row = self.sql(_PACE)[0]
         return row["longest_lease"], row["next_due"]
 
+    def refuses_orders(self) -> bool:
+        """Whether an open circuit breaker keeps customers from ordering."""
+        return bool(self.sql("SELECT 1 FROM smi.breakers WHERE opened_at IS NOT NULL AND name <> 'mail' LIMIT 1"))
+
     def sql(self, statement: str, **parameters: Any) -> list[dict[str, Any]]:
         """One statement, tried again for a while: PostgreSQL may be down just now."""
         ends = time.monotonic() + 60

@@ -9,9 +9,15 @@ GATEWAY, SENSORS, WORKER, PRIORITY = "gateway", "code-fulfilment", "worker-fulfi
 """Children of the stack that pass failpoints. Sensors tick in the code server; the daemon only asks it to."""
 
 
-def _case(name: str, description: str, *faults: Fault, expected: Outcome = "delivered") -> Case:
+def _case(name: str, description: str, *faults: Fault, expected: Outcome = "delivered", submissions: int = 1) -> Case:
     return Case(
-        name=name, resolution="4x", photo="coffee-200.jpg", expected=expected, description=description, faults=faults
+        name=name,
+        resolution="4x",
+        photo="coffee-200.jpg",
+        expected=expected,
+        description=description,
+        faults=faults,
+        submissions=submissions,
     )
 
 
@@ -25,16 +31,21 @@ def _stripe(kind: str, times: int | None = 1, endpoint: str = "", **params: obje
     return Fault(service="stripe", kind=kind, match_by="job_id", match=match, params={"times": times, **params})
 
 
-_FAILS = _upscaler("fail", times=None)
+_FAILS = Fault(service="origin", kind="truncated", match_by="image_url", params={"times": None, "keep": 0.4})
+"""A damaged source: our own check convicts it, so that many of them in a row are no fault of the shop."""
 _SILENT = _stripe("lose_webhook", times=None)
 
 RECIPES = {
     case.name: case
     for case in (
         _case("good", "all goes well"),
-        _case("fails", "Upsampler fails", _FAILS, expected="refunded"),
+        _case("fails", "the source is damaged", _FAILS, expected="refunded"),
         _case(
-            "fails-at-once", "the reply says failed", _upscaler("fail", times=None, at_once=True), expected="refunded"
+            "fails-at-once",
+            "the reply says failed",
+            _upscaler("fail", times=None, at_once=True),
+            expected="refunded",
+            submissions=4,  # three in a row are taken for a fault of the shop, and submitted again
         ),
         _case("throttled", "Upsampler first answers 429", _upscaler("status", 1, "submit", code=429, retry_after=1)),
         _case(
@@ -55,21 +66,21 @@ RECIPES = {
         ),
         _case(
             "refund-500",
-            "Upsampler fails, then Stripe's refunds are down for a moment",
+            "the source is damaged, then Stripe's refunds are down for a moment",
             _FAILS,
             _stripe("status", 3, "refunds", code=500),  # the official client tries three times
             expected="refunded",
         ),
         _case(
             "refund-500-long",
-            "Upsampler fails, then Stripe's refunds are down for two moments",
+            "the source is damaged, then Stripe's refunds are down for two moments",
             _FAILS,
             _stripe("status", 6, "refunds", code=500),
             expected="refunded",
         ),
         _case(
             "refund-pending",
-            "Upsampler fails, the refund is pending for a while",
+            "the source is damaged, the refund is pending for a while",
             _FAILS,
             _stripe("refund_pending", 1, seconds=40.0, then="succeeded"),
             expected="refunded",
@@ -77,7 +88,7 @@ RECIPES = {
         _case("stripe-silent", "no webhook of Stripe's arrives", _SILENT),
         _case(
             "fails-stripe-silent",
-            "Upsampler fails, and no webhook of Stripe's arrives",
+            "the source is damaged, and no webhook of Stripe's arrives",
             _FAILS,
             _SILENT,
             expected="refunded",

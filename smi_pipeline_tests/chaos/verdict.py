@@ -52,7 +52,8 @@ def judge(
             violations.append(f"{name} was refunded, but could have been delivered")
         if finding.outcome == "delivered" and finding.submissions == 0:
             violations.append(f"{name} was delivered, but never submitted")
-        expected_twice += guest.case_name == "reply-lost" and finding.submissions > 1
+        again = guest.case_name == "reply-lost" or guest.case.submissions > 1
+        expected_twice += again and finding.submissions > 1
     resubmitted = sum(finding.submissions > 1 for finding in findings) - expected_twice
     if ambiguous is not None and resubmitted > ambiguous:
         violations.append(

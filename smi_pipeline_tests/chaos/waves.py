@@ -32,6 +32,8 @@ REAL_SECONDS = 420.0
 ALIVE_SECONDS = 33.0
 """A lease with less left was not renewed when it had to be (every 10 of 45 s): its holder is dead."""
 LONGEST_SHIFT_SECONDS = 130.0
+PROBE_SECONDS = 10.0
+"""How far the clock is moved while all that is due waits for a circuit breaker."""
 DAY_SECONDS = 24 * 3600.0
 
 
@@ -95,7 +97,9 @@ class Watch:
 
     def move_clock(self) -> None:
         """To what is due next, or to where the leases of dead workers end. Not while anybody may be at work."""
-        if self.quiet < STALLED_SECONDS or any(guest.paid_at is None for guest in self._guests):
+        if self.quiet < STALLED_SECONDS:
+            return
+        if any(guest.paid_at is None for guest in self._guests) and not self._arena.refuses_orders():
             return
         if self._arena.send_anew([guest.job_id for guest in self.open_ones() if guest.job_id]):
             self.news()
@@ -107,6 +111,9 @@ class Watch:
                 self.news()
         elif due is not None and due > 2:
             self._arena.shift(min(due + 0.5, LONGEST_SHIFT_SECONDS if self.open_ones() else due + 0.5))
+            self.news()
+        elif self._arena.refuses_orders():  # what is due waits for the next probe
+            self._arena.shift(PROBE_SECONDS)
             self.news()
 
 
