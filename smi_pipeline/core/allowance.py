@@ -147,7 +147,8 @@ def after_refusal(
     ended = taught.blocked_until
     repeated = ended is not None and ended <= now < ended + timedelta(seconds=allowance.windows[which])
     calls_were_taken = since_pause > (allowance.places or PLACES)  # so many may be on their way and refused as well
-    if 2 * granted[which] >= limit[which] or (repeated and calls_were_taken):
+    # That a pause of a minute ended within the hour proves nothing about the limit of the hour.
+    if 2 * granted[which] >= limit[which] or (which == 0 and repeated and calls_were_taken):
         limit[which] = min(limit[which], max(granted[which], limit[which] // 2, _tenth(setting)))
     pause = timedelta(seconds=retry_after)
     if repeated and not calls_were_taken and ended and taught.refused_at:

@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -123,7 +123,7 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
 
     Raise RefusedError (422) for what the shop should correct, Unavailable (503) while no orders are taken.
     """
-    _refuse_while_overloaded(ctx, request.image_url)
+    _refuse_while_overloaded(ctx)
     if request.resolution not in SCALES:
         raise RefusedError(f"resolution must be one of {', '.join(SCALES)}", status=422)
     scale = SCALES[request.resolution]
@@ -135,9 +135,14 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
             facts = ctx.images.check_source(fetched.path)
             check_output_size(facts, scale, ctx.policy.max_output_megapixels)
     except PermanentError as error:
+        _refuse_behind(ctx, [faults.source(request.image_url)] if request.image_url.count("/") > 1 else [])
         raise RefusedError(f"image_url: {error}", status=422) from error
     except TransientError as error:
+        _refuse_behind(ctx, [faults.source(request.image_url)])
         raise RefusedError(f"image_url: the image could not be fetched now: {error}", status=422) from error
+    host = faults.source(request.image_url)
+    ctx.state.breakers.note_success(host, ctx.policy)
+    _refuse_behind(ctx, [host])  # an operator may have opened it
     width, height = facts.display_size
     _refuse_unsold(ctx, facts, scale)
     quote = ctx.prices.quote(width, height, scale)
@@ -363,11 +368,16 @@ def _closed_session(ctx: ServiceContext, session_id: str) -> CheckoutSession | N
         return None
 
 
-def _refuse_while_overloaded(ctx: ServiceContext, image_url: str) -> None:
-    hosts = [faults.source(image_url)] if image_url.count("/") > 1 else []
-    breaker = ctx.state.breakers.refusal([faults.SUBMISSIONS, faults.STATUS, faults.RESULTS, faults.STRIPE, *hosts])
+def _refuse_behind(ctx: ServiceContext, names: Sequence[str]) -> None:
+    """Raise Unavailable while a breaker is open that a new order would be hit by."""
+    breaker = ctx.state.breakers.refusal(names)
     if breaker:
         raise Unavailable(f"no orders are taken at the moment: {faults.to_customers(breaker.name)}", retry_after=300)
+
+
+def _refuse_while_overloaded(ctx: ServiceContext) -> None:
+    # The breaker of the image's host is not among them: fetching the image tells whether it works.
+    _refuse_behind(ctx, [faults.SUBMISSIONS, faults.STATUS, faults.RESULTS, faults.STRIPE])
     if ctx.policy.budget_hold and ctx.policy.monthly_credit_budget is not None:
         used = ctx.state.queries.credits_this_month()
         if used >= ctx.policy.monthly_credit_budget:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from smi_pipeline.core.errors import AccountError, RateLimited, TransientError
-from smi_pipeline.core.faults import STRIPE, Failure, Scope
+from smi_pipeline.core.errors import RateLimited, TransientError
+from smi_pipeline.core.faults import STRIPE, Failure
 from smi_pipeline.services.context import ServiceContext
 
 
@@ -16,8 +16,8 @@ def counted(ctx: ServiceContext) -> Iterator[None]:
     except RateLimited:
         raise
     except TransientError as error:
-        scope = Scope.SHOP if isinstance(error, AccountError) else Scope.UNKNOWN
-        failure = Failure(breaker=STRIPE, work_key="reconciliation", message=str(error), scope=scope, passing=True)
+        # A key that may not read something may still take payments and refund: only what needs it opens at once.
+        failure = Failure(breaker=STRIPE, work_key="reconciliation", message=str(error), passing=True)
         ctx.state.breakers.note(failure)
         raise
     note_success(ctx)
@@ -26,5 +26,5 @@ def counted(ctx: ServiceContext) -> Iterator[None]:
 def note_success(ctx: ServiceContext) -> None:
     """Close Stripe's circuit breaker if no refund can: one that waits tells more, as a key may be allowed to read and
     not to refund."""
-    if ctx.state.breakers.get(STRIPE).is_open and not ctx.state.refunds.tell_soon():
+    if not ctx.state.breakers.get(STRIPE).is_open or not ctx.state.refunds.tell_soon():
         ctx.state.breakers.note_success(STRIPE, ctx.policy)

@@ -164,9 +164,9 @@ def _ask_whether_it_answers(ctx: ServiceContext) -> None:
     try:
         ctx.limiter.acquire(CallPurpose.POLL)
         ask_status(ctx, external_id)
-    except NotFound:
+    except (NotFound, RateLimited):  # which are answers, or cost no submission to go without
         return
-    except (RateLimited, AccountError):
+    except AccountError:
         raise
     except TransientError as error:
         raise TransientError(f"no status call is answered either: {error}", retry_after=5, counts=False) from error

@@ -30,7 +30,8 @@ OF_SUBMISSIONS = (faults.SUBMISSIONS, faults.STATUS, faults.RESULTS)
 _FORGET_FAILURES = f"failed = '{{}}', failed_before = (failed || failed_before)[1:{faults.KEPT}]"
 
 STOPPED = f"""coalesce((
-    SELECT max(least(smi.now() - greatest(b.opened_at, j.waits_since), CAST(:max_hold AS interval)))
+    SELECT max(least(smi.now() - greatest(b.opened_at, j.waits_since),
+                     greatest(interval '0', CAST(:max_hold AS interval) - j.outage)))
     FROM smi.breakers b WHERE b.opened_at IS NOT NULL
       AND (b.name = ANY(ARRAY['{"', '".join(OF_SUBMISSIONS)}'])
            OR source_key IS NULL AND b.name = {_BREAKER_OF_HOST})),

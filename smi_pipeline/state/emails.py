@@ -58,19 +58,19 @@ def queue_email(
     )
 
 
-def _take_back(tx: Transaction, since: datetime | None, last_fault_until: datetime | None) -> None:
+def _take_back(tx: Transaction, since: datetime | None) -> None:
     """Queue the mails again that were failed since then although the server has certainly not taken them: it was no
-    fault of theirs. Not those that a fault before has excused already."""
+    fault of theirs. Not those that were queued anew by hand."""
     rows = tx.rows(
         f"""UPDATE smi.emails e SET state = '{EmailState.CLAIMED}', attempts = 0, next_attempt_at = smi.now()
             FROM smi.person_tasks t
             WHERE t.kind = '{ManualTaskKind.MAIL_FAILED}' AND t.closed_at IS NULL AND t.opened_at >= :since
               AND t.subject = concat_ws('/', e.job_id, e.kind, e.serial)
               AND e.state = '{EmailState.FAILED}' AND e.hand_overs = 0
-              AND e.created_at > coalesce(CAST(:excused AS timestamptz), '-infinity')
+              AND NOT EXISTS (SELECT FROM smi.emails later WHERE later.job_id = e.job_id AND later.kind = e.kind
+                              AND later.serial > e.serial)
             RETURNING t.subject, e.job_id, e.kind""",
         since=since,
-        excused=last_fault_until,
     )
     for row in rows:
         close_task(tx, kind=ManualTaskKind.MAIL_FAILED, subject=row["subject"], actor="itself")
@@ -143,16 +143,15 @@ class Emails:
         with self._database.transaction() as tx:
             before = locked(tx, failure.breaker)
             address = tx.value("SELECT customer_email FROM smi.upscale_jobs WHERE job_id = :id", id=email.job_id)
-            waited = before.last_fault_until is not None and email.created_at <= before.last_fault_until
-            if waited and not before.is_open:  # others were accepted since: now it is believed
-                failure = replace(failure, scope=Scope.ORDER)
             hashed = hashlib.sha256(address.lower().encode()).hexdigest()[:16]
+            if hashed in before.failed_before and not before.is_open:  # others were accepted since: now it is believed
+                failure = replace(failure, scope=Scope.ORDER)
             after = record_failure(tx, replace(failure, counted_as=hashed))
             if not after.is_open or failure.scope is Scope.ORDER:
                 self._fail(tx, email, lease_id, why=failure.message, actor=actor, not_taken=True)
                 return None
             if not before.is_open:
-                _take_back(tx, after.failing_since, after.last_fault_until)
+                _take_back(tx, after.failing_since)
             seconds = 60.0
             tx.run(
                 f"UPDATE smi.emails SET {_NOT_TAKEN} WHERE {_THIS} AND lease_id = :lease_id",

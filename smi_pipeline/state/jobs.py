@@ -8,7 +8,7 @@ from smi_pipeline.core.models import NewJob
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import EmailKind, ManualTaskKind, Queue, Status
 from smi_pipeline.state import transitions
-from smi_pipeline.state.breakers import STOPPED
+from smi_pipeline.state.breakers import STOPPED, lock_open
 from smi_pipeline.state.database import Database, in_
 from smi_pipeline.state.emails import queue_email
 from smi_pipeline.state.job_rows import take_address
@@ -139,11 +139,11 @@ class Jobs:
         The time on hold does not count against the promise, nor does that for which breakers have stopped its clocks.
         """
         with self._database.transaction() as tx:
+            lock_open(tx)  # one that closes meanwhile would give its time back once more
             changed = tx.changes(
                 f"""WITH held AS (
-                        SELECT job_id, CASE WHEN queue = '{Queue.SUBMIT}' AND hold_reason IS NULL THEN
-                                 least({STOPPED}, greatest(interval '0', CAST(:max_hold AS interval) - outage))
-                               ELSE interval '0' END AS given
+                        SELECT job_id, CASE WHEN queue = '{Queue.SUBMIT}' AND hold_reason IS NULL THEN {STOPPED}
+                                            ELSE interval '0' END AS given
                         FROM smi.upscale_jobs j WHERE job_id = :id AND status IN {_CAN_BE_HELD} FOR UPDATE)
                     UPDATE smi.upscale_jobs j SET hold_reason = :reason, held_at = coalesce(held_at, smi.now()),
                            start_by = start_by + given, deadline_at = deadline_at + given, outage = outage + given

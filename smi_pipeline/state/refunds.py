@@ -2,7 +2,7 @@
 
 from smi_pipeline.core.models import Refund, StripeRefund
 from smi_pipeline.core.vocabulary import REFUNDS_OF_FAILURE, EmailKind, ManualTaskKind, RefundKind, RefundState
-from smi_pipeline.state.database import Database, in_
+from smi_pipeline.state.database import Database
 from smi_pipeline.state.emails import queue_email
 from smi_pipeline.state.manual_tasks import close_task
 from smi_pipeline.state.payment_rows import settle_unmatched
@@ -35,11 +35,11 @@ class Refunds:
         )
 
     def tell_soon(self) -> bool:
-        """Return whether a refund will soon show whether Stripe works: one that is retried, not one that waits for a
-        dispute."""
+        """Return whether a refund will soon show whether Stripe carries refunds out: one that is retried, not one that
+        waits for a dispute or is only looked up."""
         return bool(
             self._database.value(
-                f"""SELECT 1 FROM smi.refunds WHERE state IN {in_((RefundState.OWED, RefundState.PENDING))}
+                f"""SELECT 1 FROM smi.refunds WHERE state = '{RefundState.OWED}'
                     AND (lease_id IS NOT NULL OR next_attempt_at <= smi.now() + interval '20 minutes') LIMIT 1"""
             )
         )

@@ -328,3 +328,21 @@ def test_when_status_calls_are_answered_again_all_results_are_asked_for_at_once(
     check_completions(shop.ctx, limit=1)  # the first answer
     check_completions(shop.ctx)
     assert {shop.job(job_id).stage for job_id in jobs} == {"completed"}
+
+
+def test_three_images_that_were_really_replaced_do_not_close_the_shop_for_their_host(shop: Steps) -> None:
+    replaced = []
+    for number in range(3):
+        replaced.append(shop.register(url=f"https://images.example/{number}.png").job_id)
+        shop.pay(replaced[-1])
+        shop.fetcher.bodies[f"https://images.example/{number}.png"] = b"PNG 640 480"
+    for _ in range(6):
+        shop.submit_due()
+        shop.later(seconds=20)
+    assert [one.name for one in shop.state.breakers.all() if one.is_open] == ["source:images.example"]
+    shop.register()  # its image can be fetched, and is good
+    assert not shop.state.breakers.get("source:images.example").is_open
+    for _ in range(6):
+        shop.submit_due()
+        shop.later(seconds=20)
+    assert {shop.job(job_id).reason_code for job_id in replaced} == {"source_changed"}

@@ -561,11 +561,14 @@ def test_a_refund_that_waits_tells_more_than_reading(shop: Steps) -> None:
     assert stripe_is_open(shop)
 
 
-def test_a_key_that_is_refused_for_reading_events_opens_the_breaker(shop: Steps) -> None:
-    shop.payments.faults.append(AccountError("401 wrong key"))
-    with pytest.raises(AccountError):
-        reconcile_events(shop.ctx)
-    assert stripe_is_open(shop)
+def test_a_key_that_may_not_read_events_keeps_no_customer_from_ordering(shop: Steps) -> None:
+    for _ in range(10):
+        shop.payments.faults.append(AccountError("403 the key may not read events"))
+        with pytest.raises(AccountError):
+            reconcile_events(shop.ctx)
+        shop.later(seconds=20)
+    assert not stripe_is_open(shop)
+    shop.register()
 
 
 def test_a_silent_stripe_counts_once_however_often_it_is_asked(shop: Steps) -> None:

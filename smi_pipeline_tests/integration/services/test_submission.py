@@ -241,7 +241,7 @@ def test_two_orders_with_one_id_are_one_call_and_one_without_a_clear_answer(shop
     assert (task.subject, task.job_id) == ("up_shared", second)
     assert "up_shared" in task.message
     del shop.upscaler.submit
-    shop.later(seconds=130)
+    shop.later(seconds=180)  # the grace, and the spread of the pause
     shop.submit_due()
     assert states(shop, second) == ["lost", "accepted"]
     assert shop.external_id(second) != "up_shared"
