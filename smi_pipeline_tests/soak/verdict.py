@@ -157,6 +157,8 @@ def _payment(case: _Case) -> None:
 def _submissions(case: _Case) -> None:
     spoiled = sum(s["status"] == "failed" or bool(faults.MAY_REFUND & set(s["behaviour"])) for s in case.submissions)
     spoiled += sum((i["service"], i["endpoint"]) == ("upsampler", "cdn") for i in case.injections)
+    # Upsampler fetches the source itself: a result of another image is submitted again.
+    spoiled += sum(i["service"] == "origin" and i["kind"] in faults.CORRUPTS_SOURCE for i in case.injections)
     allowed = min(4, 1 + spoiled + bool(case.interrupted or _unanswered(case)))
     if len(case.submissions) > allowed:
         case.violations.append(f"was submitted {len(case.submissions)} times instead of {allowed}")
