@@ -7,7 +7,7 @@ more than twice the even pace, and a pause after which no call was taken is foll
 Submissions and status calls have an allowance each; a 429 of one says nothing about the other.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -69,10 +69,13 @@ class Allowance:
 
 @dataclass(frozen=True, kw_only=True)
 class Taught:
-    """What 429s have taught: the limits as they were at the last one, None if not lowered, and until when it paused."""
+    """What 429s have taught: each limit as it was lowered last, and when, None if it was not; when the last 429 came,
+    and until when it paused."""
 
     per_minute: int | None = None
     per_hour: int | None = None
+    minute_since: datetime | None = None
+    hour_since: datetime | None = None
     refused_at: datetime | None = None
     blocked_until: datetime | None = None
 
@@ -97,19 +100,17 @@ class Room:
 
 def limits(allowance: Allowance, taught: Taught, now: datetime) -> tuple[int, int]:
     """Return the calls per minute and per hour that may be made now; 0: no limit."""
-    if taught.refused_at is None:
-        return allowance.per_minute, allowance.per_hour
-    minutes, hours = ((now - taught.refused_at) // every for every in RAISE_EVERY)
+    minute, hour = RAISE_EVERY
     return (
-        _raised(allowance.per_minute, taught.per_minute, minutes),
-        _raised(allowance.per_hour, taught.per_hour, hours),
+        _raised(allowance.per_minute, taught.per_minute, taught.minute_since, minute, now),
+        _raised(allowance.per_hour, taught.per_hour, taught.hour_since, hour, now),
     )
 
 
-def _raised(setting: int, lowered: int | None, steps: int) -> int:
-    if not setting or lowered is None:
+def _raised(setting: int, lowered: int | None, since: datetime | None, every: timedelta, now: datetime) -> int:
+    if not setting or lowered is None or since is None:
         return setting
-    steps = min(max(0, steps), TENTHS)  # ten tenths are all of it
+    steps = min(max(0, (now - since) // every), TENTHS)  # ten tenths are all of it
     return min(setting, lowered + ((1 << steps) - 1) * _tenth(setting))
 
 
@@ -141,24 +142,25 @@ def after_refusal(
     Who has to wait for longer than a minute has met the limit of the hour. A limit is at most halved at once, and a
     tenth of the setting always stays.
     """
-    limit = list(limits(allowance, taught, now))
     which = int(retry_after > allowance.windows[0] + 1)
     setting = (allowance.per_minute, allowance.per_hour)[which]
+    limit = limits(allowance, taught, now)[which]
     ended = taught.blocked_until
     repeated = ended is not None and ended <= now < ended + timedelta(seconds=allowance.windows[which])
     calls_were_taken = since_pause > (allowance.places or PLACES)  # so many may be on their way and refused as well
     # That a pause of a minute ended within the hour proves nothing about the limit of the hour.
-    if 2 * granted[which] >= limit[which] or (which == 0 and repeated and calls_were_taken):
-        limit[which] = min(limit[which], max(granted[which], limit[which] // 2, _tenth(setting)))
+    if 2 * granted[which] >= limit or (which == 0 and repeated and calls_were_taken):
+        limit = min(limit, max(granted[which], limit // 2, _tenth(setting)))
+        if limit < setting:
+            taught = (
+                replace(taught, per_hour=limit, hour_since=now)
+                if which
+                else replace(taught, per_minute=limit, minute_since=now)
+            )
     pause = timedelta(seconds=retry_after)
     if repeated and not calls_were_taken and ended and taught.refused_at:
         pause = max(pause, min(2 * (ended - taught.refused_at), LONGEST_BACKOFF))
-    return Taught(
-        per_minute=limit[0] if limit[0] < allowance.per_minute else None,
-        per_hour=limit[1] if limit[1] < allowance.per_hour else None,
-        refused_at=now,
-        blocked_until=max(now + pause, ended or now),
-    )
+    return replace(taught, refused_at=now, blocked_until=max(now + pause, ended or now))
 
 
 def _tenth(setting: int) -> int:

@@ -70,17 +70,21 @@ class RateLimiter:
                 now=tx.value("SELECT smi.now()"),
             )
             tx.run(
-                """INSERT INTO smi.gates (name, blocked_until, reason, per_minute, per_hour, lowered_at)
-                   VALUES (:name, :until, :reason, :per_minute, :per_hour, :at)
+                """INSERT INTO smi.gates (name, blocked_until, reason, per_minute, per_hour, minute_since, hour_since,
+                                          lowered_at)
+                   VALUES (:name, :until, :reason, :per_minute, :per_hour, :minute_since, :hour_since, :at)
                    ON CONFLICT (name) DO UPDATE SET
                        blocked_until = excluded.blocked_until, reason = excluded.reason,
                        per_minute = excluded.per_minute, per_hour = excluded.per_hour,
+                       minute_since = excluded.minute_since, hour_since = excluded.hour_since,
                        lowered_at = excluded.lowered_at""",
                 name=calls,
                 until=taught.blocked_until,
                 reason=f"{reason} ({calls.words})"[:300],
                 per_minute=taught.per_minute,
                 per_hour=taught.per_hour,
+                minute_since=taught.minute_since,
+                hour_since=taught.hour_since,
                 at=taught.refused_at,
             )
 
@@ -141,6 +145,8 @@ def _taught(gate: Row | None) -> Taught:
     return Taught(
         per_minute=gate["per_minute"],
         per_hour=gate["per_hour"],
+        minute_since=gate["minute_since"],
+        hour_since=gate["hour_since"],
         refused_at=gate["lowered_at"],
         blocked_until=gate["blocked_until"],
     )

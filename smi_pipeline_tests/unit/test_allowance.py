@@ -81,7 +81,7 @@ def test_a_limit_far_below_ours_is_found_in_steps_of_a_half() -> None:
 
 
 def test_a_tenth_always_stays() -> None:
-    before = Taught(per_minute=6, per_hour=180, refused_at=NOW)
+    before = Taught(per_minute=6, per_hour=180, minute_since=NOW, hour_since=NOW, refused_at=NOW)
     assert limits(SETTING, refused((3, 3), before=before), NOW) == (6, 180)
     assert limits(SETTING, refused((3, 90), retry_after=3000, before=before), NOW) == (6, 180)
 
@@ -101,6 +101,14 @@ def test_a_raise_that_is_refused_is_taken_back() -> None:
     raised_at = NOW + timedelta(minutes=5)
     again = refused((40, 400), before=refused((40, 300)), now=raised_at)
     assert limits(SETTING, again, raised_at + timedelta(minutes=4)) == (40, 1800)
+
+
+def test_a_429_of_the_minute_does_not_delay_the_raising_of_the_hour() -> None:
+    taught, now = refused((30, 900), retry_after=900), NOW
+    for _ in range(6):
+        now += timedelta(minutes=30)
+        taught = refused((50, 800), before=taught, now=now)
+    assert limits(SETTING, taught, now)[1] == 1800
 
 
 def test_a_further_429_never_raises_a_limit() -> None:
