@@ -1,8 +1,7 @@
 """The photographs of the sandbox: those of scikit-image, in several sizes and formats.
 
 A name is ``{photo}-{long side in pixels}.{png|jpg|webp}``, for example ``astronaut-512.jpg``. A file is made at its
-first use, always with the same bytes, and cached in a folder. ``damaged-astronaut-512.png`` is the same file with some
-wrong bytes in its middle: a PNG of whose chunks none is missing, but that cannot be decoded.
+first use, always with the same bytes, and cached in a folder.
 """
 
 import functools
@@ -39,7 +38,6 @@ PHOTOS = {
 }
 CATALOGUE_SIZES = (200, 400, 1024)  # long side in pixels; 1024 of the square one is 1 MP
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
-_DAMAGED = "damaged-"
 _NAME = re.compile(r"([a-z]+)-(\d{2,4})\.(png|jpg|webp)")
 
 
@@ -74,9 +72,6 @@ def size(photo: str, long_side: int) -> tuple[int, int]:
 
 def make(name: str, cache: Path) -> Path | None:
     """Return the file of this name, made if needed; None if there is no such photograph, or not that large."""
-    if name.startswith(_DAMAGED):
-        whole = make(name.removeprefix(_DAMAGED), cache)
-        return whole and _damaged(whole, cache / name)
     found = _NAME.fullmatch(name)
     if found is None or found[1] not in PHOTOS:
         return None
@@ -92,15 +87,6 @@ def make(name: str, cache: Path) -> Path | None:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     image.save(out, FORMATS[extension], quality=92)
     files.write(path, out.getvalue())
-    return path
-
-
-def _damaged(whole: Path, path: Path) -> Path:
-    if not path.exists():
-        content = bytearray(whole.read_bytes())
-        middle = slice(len(content) // 2, len(content) // 2 + 64)
-        content[middle] = bytes(byte ^ 0x55 for byte in content[middle])
-        files.write(path, bytes(content))
     return path
 
 

@@ -9,23 +9,11 @@ GATEWAY, SENSORS, WORKER, PRIORITY = "gateway", "code-fulfilment", "worker-fulfi
 """Children of the stack that pass failpoints. Sensors tick in the code server; the daemon only asks it to."""
 
 
-_DAMAGED = "damaged-coffee-200.png"
-"""Our own check convicts it, so that many of them in a row are no fault of the shop; nor is it another file than at the
-order."""
-
-
-def _case(
-    name: str,
-    description: str,
-    *faults: Fault,
-    photo: str = "coffee-200.jpg",
-    expected: Outcome = "delivered",
-    submissions: int = 1,
-) -> Case:
+def _case(name: str, description: str, *faults: Fault, expected: Outcome = "delivered", submissions: int = 1) -> Case:
     return Case(
         name=name,
         resolution="4x",
-        photo=photo,
+        photo="coffee-200.jpg",
         expected=expected,
         description=description,
         faults=faults,
@@ -43,13 +31,15 @@ def _stripe(kind: str, times: int | None = 1, endpoint: str = "", **params: obje
     return Fault(service="stripe", kind=kind, match_by="job_id", match=match, params={"times": times, **params})
 
 
+_FAILS = Fault(service="origin", kind="truncated", match_by="image_url", params={"times": None, "keep": 0.4})
+"""A damaged source: our own check convicts it, so that many of them in a row are no fault of the shop."""
 _SILENT = _stripe("lose_webhook", times=None)
 
 RECIPES = {
     case.name: case
     for case in (
         _case("good", "all goes well"),
-        _case("fails", "the source is damaged", photo=_DAMAGED, expected="refunded"),
+        _case("fails", "the source is damaged", _FAILS, expected="refunded"),
         _case(
             "fails-at-once",
             "the reply says failed",
@@ -77,30 +67,30 @@ RECIPES = {
         _case(
             "refund-500",
             "the source is damaged, then Stripe's refunds are down for a moment",
+            _FAILS,
             _stripe("status", 3, "refunds", code=500),  # the official client tries three times
-            photo=_DAMAGED,
             expected="refunded",
         ),
         _case(
             "refund-500-long",
             "the source is damaged, then Stripe's refunds are down for two moments",
+            _FAILS,
             _stripe("status", 6, "refunds", code=500),
-            photo=_DAMAGED,
             expected="refunded",
         ),
         _case(
             "refund-pending",
             "the source is damaged, the refund is pending for a while",
+            _FAILS,
             _stripe("refund_pending", 1, seconds=40.0, then="succeeded"),
-            photo=_DAMAGED,
             expected="refunded",
         ),
         _case("stripe-silent", "no webhook of Stripe's arrives", _SILENT),
         _case(
             "fails-stripe-silent",
             "the source is damaged, and no webhook of Stripe's arrives",
+            _FAILS,
             _SILENT,
-            photo=_DAMAGED,
             expected="refunded",
         ),
         _case("upscaler-silent", "the result's webhook is lost", _upscaler("lose_webhook", times=None)),
@@ -124,9 +114,9 @@ RECIPES = {
         _case(
             "pending-before-clean-up",
             "only the comparison of payments tells that the pending refund was made",
+            _FAILS,
             _SILENT,
             _stripe("refund_pending", 1, seconds=3.0, then="succeeded"),
-            photo=_DAMAGED,
             expected="refunded",
         ),
     )

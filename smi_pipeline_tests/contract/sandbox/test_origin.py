@@ -48,15 +48,6 @@ def test_swap_answers_other_content_from_now_on(sandbox: Sandbox, content: str) 
         assert Image.open(io.BytesIO(replies[0])).size == Image.open(io.BytesIO(good)).size
 
 
-def test_a_damaged_photograph_is_as_long_as_the_good_one_and_cannot_be_decoded(sandbox: Sandbox) -> None:
-    good, damaged = get(sandbox, "coins-200.png").content, get(sandbox, "damaged-coins-200.png").content
-    assert len(damaged) == len(good)
-    assert Image.open(io.BytesIO(damaged)).size == Image.open(io.BytesIO(good)).size
-    with pytest.raises((OSError, SyntaxError)):
-        Image.open(io.BytesIO(damaged)).load()
-    assert get(sandbox, "damaged-nothing-200.png").status_code == 404
-
-
 def test_zero_bytes_truncated_status_and_redirect(sandbox: Sandbox) -> None:
     good = get(sandbox, "coins-200.png").content
     sandbox.fault("origin", "zero_bytes")
