@@ -104,8 +104,9 @@ DOUBTED_FOR = {reasons.SOURCE_CHANGED: timedelta(seconds=30)}
 """How long after an order began to wait a reason is doubted, and once more if it comes later: the new file is really
 there. All others of `AGAIN` are doubted until the clock of the order ends it."""
 
-BELIEVED = frozenset({reasons.TIMED_OUT})
-"""A deadline that has passed ends a job, unless it passes for every order."""
+BELIEVED = frozenset({reasons.TIMED_OUT, reasons.NO_RESULT})
+"""A deadline that has passed, also one until which a success had no address, ends a job, unless it passes for every
+order."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,7 @@ class Options:
     )
     stripe_webhook_secret: str = _of("stripe", "whsec_sandbox", setting="webhook_secret")
     stripe_webhook_retry_seconds: float = _of("stripe", 1.0, setting="webhook_retry_seconds")
+    signing_clock: str = _of("stripe", "own", "clock of webhooks' signatures: own (with clock_offset) or machine")
     webhooks_per_second: int = _of("stripe", 0, "resend old Stripe events up to this rate; 0: never")
     fee_percent: float = _of("stripe", 2.9)
     fee_fixed_cents: int = _of("stripe", 30)

@@ -287,6 +287,7 @@ def arena(home: Path | None, say: Callable[[str], None]) -> Iterator[Arena]:
         stack.enter_context(_supervised(product))
         place = Arena(memory, product, Shop(memory), say)
         stack.callback(place.close)
+        place.control("stripe", "/_config", {"signing_clock": "machine"})
         place.control(
             "upsampler", "/_config", {"rate_minute": 0, "rate_hour": 0, "rate_status": 0, "processing_seconds": 0.4}
         )

@@ -14,7 +14,6 @@ import httpx
 import uvicorn
 
 from smi_pipeline.adapters.fetching.fetcher import HttpFetcher
-from smi_pipeline.adapters.stripe.payments import StripePayments
 from smi_pipeline.adapters.upsampler.client import UpsamplerClient
 from smi_pipeline.core.errors import PermanentError
 from smi_pipeline.core.models import Queue
@@ -84,13 +83,7 @@ class Shop:
             "smtp_starttls": False,
         }
         settings = Settings(_env_file=None, **values)  # type: ignore[call-arg]
-        payments = StripePayments(
-            settings.stripe_api_key.get_secret_value(),
-            settings.stripe_webhook_secret.get_secret_value(),
-            settings.stripe_api_base,
-            clock_tolerance=24 * 3600,  # webhooks are signed by the moved clock
-        )
-        built = replace(build_context(settings, actor="harness", pool_size=WORKERS * 2 + 4), payments=payments)
+        built = build_context(settings, actor="harness", pool_size=WORKERS * 2 + 4)
         self._folder = folder
         upscaler = UpsamplerClient(
             urls.upsampler,
@@ -111,7 +104,9 @@ class Shop:
         self._thread.start()
         while not self._server.started:
             time.sleep(0.002)
-        sandbox.configure("stripe", webhook_url=f"{self.url}/smi-webhook/stripe", clock_offset=0)
+        sandbox.configure(
+            "stripe", webhook_url=f"{self.url}/smi-webhook/stripe", clock_offset=0, signing_clock="machine"
+        )
         sandbox.configure("upsampler", clock_offset=0)
 
     def close(self) -> None:

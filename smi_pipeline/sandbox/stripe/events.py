@@ -108,10 +108,12 @@ class Events:
         if stored is None or not settings["webhook_url"]:
             return
         payload = json.dumps(stored, indent=2).encode()
+        # Who moves the clocks of a shop and of its services leaves those of the machine, by which signatures are read.
+        now = time.time() if settings["signing_clock"] == "machine" else self._service.clock()
         headers = {
             "Content-Type": "application/json; charset=utf-8",
             "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
-            "Stripe-Signature": signature(payload, settings["webhook_secret"], int(self._service.clock())),
+            "Stripe-Signature": signature(payload, settings["webhook_secret"], int(now)),
         }
         self._sent.append(time.monotonic())
         url = settings["webhook_url"]

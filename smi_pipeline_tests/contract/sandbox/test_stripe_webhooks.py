@@ -59,6 +59,16 @@ def test_a_sandbox_whose_clock_is_off_signs_with_its_own_time(hooked: Sandbox, c
         stripe.Webhook.construct_event(body, headers["Stripe-Signature"], SECRET)
 
 
+def test_a_sandbox_whose_clock_is_off_can_sign_with_the_machines_time(
+    hooked: Sandbox, client: Any, receiver: Receiver
+) -> None:
+    hooked.configure("stripe", clock_offset=-600, signing_clock="machine")
+    paid(hooked, client)
+    until(lambda: receiver.received)
+    _, headers, body = receiver.received[0]
+    stripe.Webhook.construct_event(body, headers["Stripe-Signature"], SECRET)
+
+
 def test_a_webhook_is_tried_again_until_it_is_taken(hooked: Sandbox, client: Any, receiver: Receiver) -> None:
     receiver.statuses["/hook"] = [500, 503, 404]
     paid(hooked, client)

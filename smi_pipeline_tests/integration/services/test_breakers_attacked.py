@@ -105,6 +105,21 @@ def test_results_that_are_useless_for_longer_than_the_deadline_end_three_at_most
     assert statuses(shop, jobs) <= {"completed", "failed"}
 
 
+def test_successes_without_an_address_until_the_deadline_end_three_at_most(shop: Steps) -> None:
+    jobs = paid(shop, 8)
+    shop.submit_due()
+    for job_id in jobs:
+        shop.upscaler.finish(shop.external_id(job_id), url="")
+    shop.later(minutes=16)
+    shop.poll()
+    shop.fulfil_due()
+    assert ended(shop, jobs) <= 3
+    assert opened(shop) == ["results"]
+    drain(shop, jobs)
+    assert statuses(shop, jobs) <= {"completed", "failed"}
+    assert ended(shop, jobs) <= 3
+
+
 def test_an_order_whose_source_is_shut_off_probes_the_other_open_breakers_too(shop: Steps) -> None:
     jobs = paid(shop, 4)
     open_for_all(shop, "results", "source:images.example")
