@@ -49,7 +49,8 @@ _EXPIRY_CHECK_SECONDS = 0.5
 class Stripe(SandboxService):
     """Settings: api_key, webhook_url, webhook_events (``*``, or types by commas), webhook_secret,
     signing_clock (``own``, with clock_offset, or ``machine``), webhook_retry_seconds, fee_percent, fee_fixed_cents,
-    dispute_fee_cents, settlement_currency, default_currency, webhooks_per_second (old events are resent up to this rate; 0: never)."""
+    dispute_fee_cents, settlement_currency, default_currency, webhooks_per_second (old events are resent up to this
+    rate; 0: never)."""
 
     name = "stripe"
     kinds: ClassVar[Mapping[str, Kind]] = {**REQUEST_KINDS, **DELIVERY_KINDS, **MONEY_KINDS}
