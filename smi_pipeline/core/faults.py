@@ -104,15 +104,15 @@ DOUBTED_FOR = {reasons.SOURCE_CHANGED: timedelta(seconds=30)}
 """How long after an order began to wait a reason is doubted, and once more if it comes later: the new file is really
 there. All others of `AGAIN` are doubted until the clock of the order ends it."""
 
-BELIEVED = frozenset({reasons.TIMED_OUT, reasons.NO_RESULT})
-"""A deadline that has passed, also one until which a success had no address, ends a job, unless it passes for every
-order."""
+LATE = frozenset({reasons.TIMED_OUT, reasons.NO_RESULT})
+"""The reasons that are known long after the upscale began. Orders that began later may have succeeded meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
     """One failure of a part of the shop, for one order. `passing`: no answer, rather than a definite no. `costly`: it
-    used up one of the order's submissions. `counted_as`: what is counted in a row, if not the work key."""
+    used up one of the order's submissions. `others_succeeded`: orders that began later have. `counted_as`: what is
+    counted in a row, if not the work key."""
 
     breaker: str
     work_key: str
@@ -121,6 +121,7 @@ class Failure:
     scope: Scope = Scope.UNKNOWN
     passing: bool = False
     costly: bool = False
+    others_succeeded: bool = False
     next_step: str = ""
 
 
@@ -170,6 +171,8 @@ def after_failure(breaker: Breaker, failure: Failure, now: datetime) -> Breaker:
         return replace(breaker, probe=None, next_probe_at=now) if probed else breaker
     counted = failure.counted_as or failure.work_key
     failed = [*(key for key in breaker.failed if key != counted), counted][-2 * ORDERS_IN_A_ROW :]
+    if failure.others_succeeded:
+        breaker = replace(breaker, failed_before=[*breaker.failed_before, counted][-KEPT:])
     since = breaker.failing_since or now
     if failure.passing:
         in_a_row = len(failed) >= ORDERS_IN_A_ROW and now - since >= OUTAGE

@@ -310,7 +310,7 @@ class Submission:
     external_id: str | None
     created_at: datetime
     accepted_at: datetime | None
-    finished_at: datetime | None
+    finished_at: datetime | None  # of an open one: since when it has succeeded without telling an address
     deadline_at: datetime | None
     poll_errors: int
     result_url: str | None

@@ -38,6 +38,7 @@ class Policy:
     # Not settings: nobody has a reason to change them.
     max_attempts: int = 5  # a job started this often without success is set aside and refunded
     last_poll_patience: timedelta = timedelta(minutes=2)  # time for the last status call after a deadline
+    address_patience: timedelta = timedelta(minutes=5)  # for the address of a result after its success
     checkout_ttl: timedelta = timedelta(hours=23, minutes=30)  # Stripe allows up to 24 h by its own clock
     unmatched_patience: timedelta = timedelta(minutes=10)  # until an unmatched payment becomes a manual task
     refund_key_life: timedelta = timedelta(hours=23)  # Stripe forgets idempotency keys after 24 h

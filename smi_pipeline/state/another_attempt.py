@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import PermanentError
-from smi_pipeline.core.faults import BELIEVED, DOUBTED_FOR, Again, Breaker, Failure, Scope, may_wait
+from smi_pipeline.core.faults import DOUBTED_FOR, LATE, Again, Breaker, Failure, Scope, may_wait
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import Queue, SubmissionState
 from smi_pipeline.state import transitions
@@ -27,6 +27,7 @@ def note_failure(tx: Transaction, job_id: str, error: PermanentError) -> Breaker
         message=str(error),
         scope=Scope.UNKNOWN if _blamed_by_others(error) else error.scope,
         next_step=error.next_step,
+        others_succeeded=error.reason in LATE and _later_ones_succeeded(tx, job_id),
     )
     return record_failure(tx, failure)
 
@@ -56,7 +57,7 @@ def seconds_until_next(
     if error.again is Again.RESUBMIT:
         give_up_results(tx, job, error=message, hits_all=breaker.is_open)
         seconds = max(seconds, RESUBMIT_SECONDS)
-        late = error.reason in BELIEVED
+        late = _ended_by_its_deadline(job, error, tx.value("SELECT smi.now()"))
         # Only what has a result waits for a breaker after its upscale; before it, `accept` has counted the time.
         stopped = (
             _stopped(tx.value("SELECT smi.now()"), job, breaker, policy) if job["result_ready_at"] else timedelta()
@@ -76,7 +77,7 @@ def _may_wait(tx: Transaction, job: Row, breaker: Breaker, error: PermanentError
     calls = calls_of_round(tx, job)
     # A result that cannot be used is a failed upscale, too.
     failed = calls.count(SubmissionState.FAILED) + calls.count(SubmissionState.COMPLETED)
-    believed = error.reason in BELIEVED
+    believed = _ended_by_its_deadline(job, error, now)
     until = job["start_by"] if believed else job["deadline_at"] or job["start_by"]
     until_while_open = until + _stopped(now, job, breaker, policy)
     if error.again is Again.SAME and job["result_ready_at"]:
@@ -98,6 +99,24 @@ def _may_wait(tx: Transaction, job: Row, breaker: Breaker, error: PermanentError
         until_while_open=until_while_open,
         left=policy.max_resubmissions + 1 - failed,
         believed=believed,
+    )
+
+
+def _ended_by_its_deadline(job: Row, error: PermanentError, now: datetime) -> bool:
+    """Return whether no time is left: a deadline that has passed ends a job, unless it passes for every order."""
+    return error.reason in LATE and (error.reason == reasons.TIMED_OUT or job["deadline_at"] <= now)
+
+
+def _later_ones_succeeded(tx: Transaction, job_id: str) -> bool:
+    """Return whether a submission made after the last one of this job has a result."""
+    return bool(
+        tx.value(
+            f"""SELECT EXISTS (
+                    SELECT FROM smi.submissions
+                    WHERE submission_id > (SELECT max(submission_id) FROM smi.submissions WHERE job_id = :id)
+                      AND state = '{SubmissionState.COMPLETED}' AND result_url <> '')""",
+            id=job_id,
+        )
     )
 
 

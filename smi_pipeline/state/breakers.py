@@ -135,10 +135,15 @@ def record_failure(tx: Transaction, failure: Failure) -> Breaker:
     if after == before:
         return after
     tx.run(
-        """UPDATE smi.breakers SET failed = :failed, failing_since = :failing_since, message = :message,
-                  next_step = :next_step, opened_at = :opened_at, probe = :probe, next_probe_at = :next_probe_at,
-                  failed_probes = :failed_probes WHERE name = :name""",
-        **{**asdict(after), "failed": list(after.failed), "message": after.message[:300]},
+        """UPDATE smi.breakers SET failed = :failed, failed_before = :failed_before, failing_since = :failing_since,
+                  message = :message, next_step = :next_step, opened_at = :opened_at, probe = :probe,
+                  next_probe_at = :next_probe_at, failed_probes = :failed_probes WHERE name = :name""",
+        **{
+            **asdict(after),
+            "failed": list(after.failed),
+            "failed_before": list(after.failed_before),
+            "message": after.message[:300],
+        },
     )
     if after.is_open and not before.is_open:
         tx.audit(None, "breaker_opened", actor="itself", breaker=after.name, message=after.message[:300])

@@ -202,16 +202,20 @@ class Submissions:
                 row["deadline_at"] and row["deadline_at"] <= row["now"]
             )
             # The address of a result can come later than its success.
-            if reply.stage is Stage.FAILED or (reply.stage is Stage.COMPLETED and (reply.result_url or over)):
+            succeeded = reply.stage is Stage.COMPLETED
+            waited = row["finished_at"] and row["finished_at"] + policy.address_patience <= row["now"]
+            if reply.stage is Stage.FAILED or (succeeded and (reply.result_url or over or waited)):
                 return finish(tx, row, reply, actor)
             if over:
                 return time_out(tx, row, actor)
-            stage = Stage.PROCESSING if reply.stage is Stage.COMPLETED else reply.stage
+            stage = Stage.PROCESSING if succeeded else reply.stage
             tx.run(
                 """UPDATE smi.submissions SET next_poll_at =
-                          least(smi.now() + CAST(:every AS interval), greatest(deadline_at, smi.now()))
+                          least(smi.now() + CAST(:every AS interval), greatest(deadline_at, smi.now())),
+                          finished_at = CASE WHEN :succeeded THEN coalesce(finished_at, smi.now()) END
                    WHERE submission_id = :id""",
                 id=submission_id,
+                succeeded=succeeded,
                 every=policy.poll_every,
             )
             record_progress(tx, row["job_id"], row["round"], stage, reply.estimated_completion)

@@ -105,7 +105,22 @@ def test_results_that_are_useless_for_longer_than_the_deadline_end_three_at_most
     assert statuses(shop, jobs) <= {"completed", "failed"}
 
 
-def test_successes_without_an_address_until_the_deadline_end_three_at_most(shop: Steps) -> None:
+def test_successes_without_an_address_for_five_minutes_end_none(shop: Steps) -> None:
+    jobs = paid(shop, 8)
+    shop.submit_due()
+    for job_id in jobs:
+        shop.upscaler.finish(shop.external_id(job_id), url="")
+    for _ in range(6):
+        shop.poll()
+        shop.later(minutes=1)
+    shop.poll()
+    shop.fulfil_due()
+    assert opened(shop) == ["results"]
+    drain(shop, jobs)
+    assert statuses(shop, jobs) == {"completed"}
+
+
+def test_successes_without_an_address_at_their_deadline_end_three_at_most(shop: Steps) -> None:
     jobs = paid(shop, 8)
     shop.submit_due()
     for job_id in jobs:
@@ -114,10 +129,29 @@ def test_successes_without_an_address_until_the_deadline_end_three_at_most(shop:
     shop.poll()
     shop.fulfil_due()
     assert ended(shop, jobs) <= 3
-    assert opened(shop) == ["results"]
     drain(shop, jobs)
     assert statuses(shop, jobs) <= {"completed", "failed"}
     assert ended(shop, jobs) <= 3
+
+
+def test_single_orders_that_never_get_a_result_open_nothing_when_later_ones_succeeded(shop: Steps) -> None:
+    stuck, slow, good = paid(shop, 2), paid(shop, 2), paid(shop, 3)
+    shop.submit_due()
+    for job_id in (*stuck, *good):
+        shop.upscaler.finish(shop.external_id(job_id), url="" if job_id in stuck else "https://results.example/1.png")
+    shop.poll()
+    shop.fulfil_due()
+    assert statuses(shop, good) == {"completed"}
+    for _ in range(40):
+        shop.later(minutes=1)
+        shop.poll()
+        shop.fulfil_due()
+        shop.submit_due()
+        for call in (call for job_id in stuck for call in shop.state.submissions.of_job(job_id)):
+            if call.state == "accepted" and call.external_id:
+                shop.upscaler.finish(call.external_id, url="")
+        assert opened(shop) == []
+    assert ended(shop, [*stuck, *slow]) == 4
 
 
 def test_an_order_whose_source_is_shut_off_probes_the_other_open_breakers_too(shop: Steps) -> None:
