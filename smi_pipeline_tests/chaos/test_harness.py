@@ -121,6 +121,15 @@ def test_a_submission_that_lost_its_answer_may_be_made_once_more(ctx: ExampleSho
     assert judged(ctx, ambiguous=1) == Verdict(violations=[], resubmitted=1)
 
 
+def test_an_order_whose_second_answer_was_lost_too_may_be_refunded(ctx: ExampleShop) -> None:
+    _refunded_good(ctx)
+    orders = guests(ctx)
+    orders[0].case_name = "reply-lost"
+    could = "was refunded, but could have been delivered"
+    assert any(could in what for what in judged(ctx, orders, ambiguous=0).violations)
+    assert not any(could in what for what in judged(ctx, orders, ambiguous=1).violations)
+
+
 def test_an_order_that_never_ends_is_stuck_and_one_that_ends_late_as_well(ctx: ExampleShop) -> None:
     open_one, late = guests(ctx)
     open_one.ended_at = None

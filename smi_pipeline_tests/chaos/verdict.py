@@ -1,7 +1,7 @@
 """What was right and what was not, by the ledgers and mailboxes alone: the demo's judge, with what a death may cost.
 
-A death may cost time, and the credits of one more submission where the first one's answer died with its reader.
-Nothing else: no file, no money, no second mail.
+A death may cost time, and the credits of one more submission where the first one's answer died with its reader; the
+order, where an answer had been lost before. Nothing else: no file, no money, no second mail.
 """
 
 from collections.abc import Collection, Sequence
@@ -44,15 +44,18 @@ def judge(
         for guest in guests
         if guest.pays and guest.paid_at is None
     ]
-    expected_twice = 0
+    expected_twice = lost_twice = 0
     for guest, finding in zip(paid, findings, strict=True):
         violations += _stuck(guest, now)
         name = f"{finding.job.case_name} (job {finding.job.job_id})"
+        again = guest.case_name == "reply-lost" or guest.case.submissions > 1
         if finding.outcome == "refunded" and finding.job.case.expected == "delivered":
+            lost_twice += again
+            if again and (ambiguous is None or lost_twice <= ambiguous):
+                continue  # a second answer was lost: no third submission is made
             violations.append(f"{name} was refunded, but could have been delivered")
         if finding.outcome == "delivered" and finding.submissions == 0:
             violations.append(f"{name} was delivered, but never submitted")
-        again = guest.case_name == "reply-lost" or guest.case.submissions > 1
         expected_twice += again and finding.submissions > 1
     resubmitted = sum(finding.submissions > 1 for finding in findings) - expected_twice
     if ambiguous is not None and resubmitted > ambiguous:

@@ -92,13 +92,15 @@ class Shop:
             read_timeout=ANSWER_SECONDS,
         )
         self.ctx: ServiceContext = replace(built, upscaler=upscaler, fetcher=self._fetcher(urls.upsampler))
+        # What is too slow for the workers is too slow for new orders: a good one closes the breaker of an image host.
+        at_the_order = replace(built, fetcher=self._fetcher(urls.upsampler, seconds=2 * ANSWER_SECONDS))
         self.alerts: list[str] = []
         self.shifted = 0.0
         self._database: Database = self.ctx.state.database  # type: ignore[attr-defined]
         self._alerted_at = self._submitted_at = -1e9
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="worker")
         self.http = httpx.Client(base_url=self.url, trust_env=False, timeout=30)
-        app = create_app(built, settings, on_work=lambda queue: None)
+        app = create_app(at_the_order, settings, on_work=lambda queue: None)
         self._server = uvicorn.Server(server_config(app, host="127.0.0.1", port=0))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]}, daemon=True)
         self._thread.start()
@@ -117,12 +119,12 @@ class Shop:
         self.http.close()
         self._database.dispose()
 
-    def _fetcher(self, *result_hosts: str) -> HttpFetcher:
+    def _fetcher(self, *result_hosts: str, seconds: float = ANSWER_SECONDS) -> HttpFetcher:
         return HttpFetcher(
             (self.sandbox.urls.origin,),
             result_hosts,
             self._folder / "downloads",
-            read_timeout=ANSWER_SECONDS,
+            read_timeout=seconds,
             total_timeout=2 * ANSWER_SECONDS,
         )
 
