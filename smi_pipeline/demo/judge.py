@@ -94,7 +94,7 @@ def examine(jobs: Sequence[Order], evidence: Evidence) -> tuple[list[Finding], l
     """Return how each job ended, and every violation as a sentence, those of single jobs first."""
     findings = [_examine_one(job, evidence) for job in jobs]
     violations = [f"{f.job.case_name} (job {f.job.job_id}) {violation}" for f in findings for violation in f.violations]
-    return findings, violations + _unknown_parties(jobs, evidence) + _money(evidence) + _alert(evidence)
+    return findings, violations + _unknown_parties(jobs, evidence) + _money(evidence)
 
 
 def told_to_team(evidence: Evidence) -> list[ReceivedMail]:
@@ -103,8 +103,8 @@ def told_to_team(evidence: Evidence) -> list[ReceivedMail]:
     return list({mail.message_id: mail for mail in evidence.mails if mail.message_id not in customers}.values())
 
 
-def _alert(evidence: Evidence) -> list[str]:
-    """Return whether the team was told of the fault of the shop, which hits several orders and ends none."""
+def untold_fault(evidence: Evidence) -> list[str]:
+    """Return a violation if the team was not told of the fault of the shop, which hits several orders and ends none."""
     told = sum(FAULT_OF_THE_SHOP in f"{mail.subject} {mail.text}" for mail in told_to_team(evidence))
     return [] if told else ["nobody was told that Upsampler took no submissions"]
 

@@ -19,7 +19,7 @@ from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.demo import report
 from smi_pipeline.demo.environment import OWNER, UI_USER, isolated_environment, running_sandbox, stack_environment
 from smi_pipeline.demo.evidence import collect
-from smi_pipeline.demo.judge import examine, told_to_team
+from smi_pipeline.demo.judge import examine, told_to_team, untold_fault
 from smi_pipeline.demo.orders import DemoState, Order, load_or_create, locked
 from smi_pipeline.demo.progress import ProgressDisplay
 from smi_pipeline.demo.scenario import MINIMUM_JOBS
@@ -95,7 +95,7 @@ def _run(console: Console, demo: DemoState, api_format: str, once: bool, json_pa
         monitor.until_closed(console)
         evidence = collect(shop, demo)
         findings, violations = examine(demo.orders, evidence)
-        violations = monitor.violations + violations
+        violations = monitor.violations + violations + untold_fault(evidence)
         seconds = max((f.closed_at for f in findings if f.closed_at), default=time.time()) - started
         rows = report.job_rows(findings, monitor.reasons())
         addresses = _addresses(demo, stack)

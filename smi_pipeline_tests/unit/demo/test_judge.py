@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from smi_pipeline.demo.judge import Evidence, ReceivedMail, examine, fee_cents
+from smi_pipeline.demo.judge import Evidence, ReceivedMail, examine, fee_cents, untold_fault
 from smi_pipeline.demo.orders import Order
 from smi_pipeline.sandbox import photos
 from smi_pipeline.sandbox.upsampler.corruption import CORRUPTIONS
@@ -88,7 +88,10 @@ class ExampleShop:
         return self.examine()[1]
 
     def examine(self) -> Any:
-        evidence = Evidence(
+        return examine(self.jobs, self.evidence())
+
+    def evidence(self) -> Evidence:
+        return Evidence(
             stripe=self.stripe,
             upsampler=self.upsampler,
             mails=self.mails,
@@ -96,7 +99,6 @@ class ExampleShop:
             download=lambda link: self.files.get(link, (404, b"")),
             source=lambda url: self.photo,
         )
-        return examine(self.jobs, evidence)
 
 
 def mail(number: str, to: str, text: str, subject: str = "subject") -> ReceivedMail:
@@ -303,5 +305,6 @@ def test_the_fee_is_stripes(received: int, fee: int) -> None:
 
 
 def test_a_team_that_is_not_told_of_the_fault_of_the_shop_is_a_violation(shop: ExampleShop) -> None:
+    assert untold_fault(shop.evidence()) == []
     shop.mails = shop.mails[:2]
-    assert shop.violations() == ["nobody was told that Upsampler took no submissions"]
+    assert untold_fault(shop.evidence()) == ["nobody was told that Upsampler took no submissions"]
