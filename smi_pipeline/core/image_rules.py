@@ -16,6 +16,9 @@ Fidelity = Literal["observe", "enforce"]
 FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "WEBP": (".webp",)}
 SMALLEST_SCALE = 4
 """The smallest factor sold: a source whose 4x is too large cannot be upscaled."""
+MAX_SIDE = 65_500
+"""Longest side of a source, the longest that libjpeg decodes: images are read row by row, and millions of rows of one
+pixel each take longer than all pixels of a large image."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,70 @@
+"""Write copies of a JPEG for the decoder: without what decoders skip, closed, and changed where a check needs it."""
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from smi_pipeline.adapters.images.structure import Layout, Part
+
+_BLOCK = 2**20
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+
+
+@contextlib.contextmanager
+def rewritten(path: Path, layout: Layout, *, height: int = 0, behind: bytes = b"") -> Iterator[IO[bytes]]:
+    """Yield an open copy of a JPEG: the parts that decoders read, and an end marker.
+
+    `height` is announced instead of its own; a single channel then has the sampling that decoders treat it as having.
+    `behind` is put behind the data of each scan and before each restart marker; no pixel of a whole file is made of
+    it. The copy is an unnamed file on disk, because a Python callback that libvips reads from can abort the process
+    when it is garbage-collected."""
+    with tempfile.TemporaryFile() as copy:
+        with path.open("rb") as original:
+            for part in layout.parts:
+                original.seek(part.start)
+                if part.coded and behind:
+                    _with_bytes_behind(original, copy, part, behind, layout.restarts)
+                    continue
+                at = copy.tell()
+                _copied(original, copy, part)
+                if height and part.start <= layout.height_at < part.end:
+                    _announce(copy, at + layout.height_at - part.start, height, layout.mode == "L")
+        copy.write(b"\xff\xd9")
+        copy.seek(0)  # also writes what Python holds back
+        yield copy
+
+
+def _copied(original: IO[bytes], copy: IO[bytes], part: Part) -> None:
+    left = part.end - part.start
+    while left > 0:
+        block = original.read(min(_BLOCK, left))
+        if not block:
+            return
+        copy.write(block)
+        left -= len(block)
+
+
+def _announce(copy: IO[bytes], at: int, height: int, grey: bool) -> None:
+    copy.seek(at)
+    copy.write(height.to_bytes(2, "big"))
+    if grey:
+        copy.seek(at + 6)
+        copy.write(b"\x11")
+    copy.seek(0, 2)
+
+
+def _with_bytes_behind(original: IO[bytes], copy: IO[bytes], part: Part, behind: bytes, restarts: bool) -> None:
+    left, rest, number = part.end - part.start, b"", 0
+    while left > 0:
+        block = rest + original.read(min(_BLOCK, left))
+        left -= len(block) - len(rest)
+        rest = b"\xff" if left > 0 and block.endswith(b"\xff") else b""
+        block, count = _RESTART.subn(lambda marker: behind[:8] + marker[0], block.removesuffix(rest))
+        number += count
+        copy.write(block)
+    copy.write(behind)
+    if restarts:  # a whole interval may be missing at the end
+        copy.write(bytes([0xFF, 0xD0 + number % 8]) + behind)
