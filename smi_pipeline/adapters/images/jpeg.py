@@ -156,46 +156,52 @@ def _read_scan(layout: Layout, reading: _Reading, data: FileBytes, body: int, st
         if name not in reading.components:
             raise damaged("the JPEG has pixels of an unknown channel")
         reading.components[name][first : last + 1] = [bits & 15] * (min(last, 63) + 1 - first)
-    end = _after_data(data, start)
+    after = _after_data(data, start)
+    end = _without(b"\xff", data, start, after)  # fill bytes of the marker
     zeros = data.zeros(start, end, _ZEROS)
-    stop = end
+    bare = end
     if zeros >= 0:
-        if _zeros_are_flat(reading, tables, first, bits):
-            layout.doubtful = True
+        bare = min(end, _without(b"\x00", data, start, end) + _KEPT_ZEROS)
+        within = zeros < bare - _KEPT_ZEROS
+        if _zeros_are_flat(reading, tables, first, bits > 15):
+            layout.doubtful |= within
+            layout.zeros_at_end |= bare < end
+        elif within:
+            raise damaged("a part of the JPEG's data is lost: there are only zeros")
         else:
-            stop = min(end, _without_zeros(data, start, end) + _KEPT_ZEROS)  # the rest is padding
-            if zeros < stop - _KEPT_ZEROS:
-                raise damaged("a part of the JPEG's data is lost: there are only zeros")
-    layout.keep(start, stop, coded=True)
-    layout.payload += end - start
-    return end
+            end = bare  # padding
+    layout.keep(start, end, bare=bare)
+    layout.payload += bare - start
+    return after
 
 
 def _after_data(data: FileBytes, start: int) -> int:
-    """Return where the entropy-coded data that begins at `start` ends: at a marker or at the end of the file."""
+    """Return where the marker is that ends the data which begins at `start`, or the end of the file."""
     found = data.search(_END_OF_DATA, start)
     return found if found >= 0 else len(data)
 
 
-def _zeros_are_flat(reading: _Reading, tables: bytes, first: int, bits: int) -> bool:
-    """Return whether zero bits are the code of blocks that are like the one before, or of unchanged coefficients."""
-    if bits >> 4:
-        return True
-    # Without tables decoders take those of the standard: zeros mean a coefficient of -1 in the first.
-    standard = {0x10: 1}
-    if reading.progressive:
-        codes = [table >> 4 if first == 0 else 0x10 | (table & 15) for table in tables]
-    else:
-        codes = [code for table in tables for code in (table >> 4, 0x10 | (table & 15))]
-    return all(reading.zero_codes.get(code, standard.get(code, 0)) == 0 for code in codes)
+def _zeros_are_flat(reading: _Reading, tables: bytes, first: int, refines: bool) -> bool:
+    """Return whether zero bits are the code of blocks that are like the one before."""
+    # Without tables decoders take those of the standard: zeros mean a coefficient of -1 in the first of brightness.
+    codes = {0x10: 1} | reading.zero_codes
+    dc = [codes.get(table >> 4, 0) for table in tables]
+    ac = [codes.get(0x10 | (table & 15), 0) for table in tables]
+    if not reading.progressive:
+        return not any(dc) and not any(ac)
+    if first == 0:
+        return refines or not any(dc)
+    return all(code & 15 == 0 and code != 0xF0 for code in ac)  # the end of one block or of more
 
 
-def _without_zeros(data: FileBytes, start: int, end: int) -> int:
-    """Return where the zeros begin with which the data ends."""
+def _without(byte: bytes, data: FileBytes, start: int, end: int) -> int:
+    """Return where the repeated byte begins with which the data ends."""
+    length = 64  # mostly there is none
     while end > start:
-        block = data[max(start, end - _BLOCK) : end]
-        kept = len(block.rstrip(b"\x00"))
+        block = data[max(start, end - length) : end]
+        kept = len(block.rstrip(byte))
         if kept:
             return end - len(block) + kept
         end -= len(block)
+        length = _BLOCK
     return start

@@ -1,31 +1,36 @@
 """Write copies of a JPEG for the decoder: without what decoders skip, closed, and changed where a check needs it."""
 
 import contextlib
+import itertools
 import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from smi_pipeline.adapters.images.structure import Layout, Part
+from smi_pipeline.adapters.images.structure import Layout, Part, damaged
 
 _BLOCK = 2**20
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 
 
 @contextlib.contextmanager
-def rewritten(path: Path, layout: Layout, *, height: int = 0, behind: bytes = b"") -> Iterator[IO[bytes]]:
+def rewritten(
+    path: Path, layout: Layout, *, height: int = 0, behind: bytes = b"", bare: bool = False
+) -> Iterator[IO[bytes]]:
     """Yield an open copy of a JPEG: the parts that decoders read, and an end marker.
 
     `height` is announced instead of its own; a single channel then has the sampling that decoders treat it as having.
     `behind` is put behind the data of each scan and before each restart marker; no pixel of a whole file is made of
-    it. The copy is an unnamed file on disk, because a Python callback that libvips reads from can abort the process
-    when it is garbage-collected."""
+    it. `bare` leaves out zeros with which the data ends. The copy is an unnamed file on disk, because a Python callback
+    that libvips reads from can abort the process when it is garbage-collected."""
     with tempfile.TemporaryFile() as copy:
         with path.open("rb") as original:
             for part in layout.parts:
                 original.seek(part.start)
-                if part.coded and behind:
+                if bare and part.bare:
+                    part = part._replace(end=part.bare)
+                if part.bare and behind:
                     _with_bytes_behind(original, copy, part, behind, layout.restarts)
                     continue
                 at = copy.tell()
@@ -57,14 +62,19 @@ def _announce(copy: IO[bytes], at: int, height: int, grey: bool) -> None:
 
 
 def _with_bytes_behind(original: IO[bytes], copy: IO[bytes], part: Part, behind: bytes, restarts: bool) -> None:
-    left, rest, number = part.end - part.start, b"", 0
+    numbers = itertools.cycle(range(0xD0, 0xD8))
+
+    def with_bytes_before(marker: re.Match[bytes]) -> bytes:
+        if marker[0][1] != next(numbers):
+            raise damaged("a part of the JPEG's data is lost: restart markers are missing")
+        return behind[:8] + marker[0]
+
+    left, rest = part.end - part.start, b""
     while left > 0:
         block = rest + original.read(min(_BLOCK, left))
         left -= len(block) - len(rest)
         rest = b"\xff" if left > 0 and block.endswith(b"\xff") else b""
-        block, count = _RESTART.subn(lambda marker: behind[:8] + marker[0], block.removesuffix(rest))
-        number += count
-        copy.write(block)
+        copy.write(_RESTART.sub(with_bytes_before, block.removesuffix(rest)))
     copy.write(behind)
     if restarts:  # a whole interval may be missing at the end
-        copy.write(bytes([0xFF, 0xD0 + number % 8]) + behind)
+        copy.write(bytes([0xFF, next(numbers)]) + behind)

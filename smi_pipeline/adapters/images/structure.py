@@ -19,7 +19,7 @@ class Part(NamedTuple):
 
     start: int
     end: int
-    coded: bool = False  # JPEG: entropy-coded data
+    bare: int = 0  # entropy-coded data: where its end is without trailing zeros
 
 
 @dataclass(kw_only=True)
@@ -45,16 +45,17 @@ class Layout:
     coefficients: int = 0  # JPEG: bytes of all coefficients, were they held
     restarts: bool = False  # JPEG: restart markers divide the data
     several_scans: bool = False  # JPEG: progressive, or one scan per channel
-    doubtful: bool = False  # JPEG: long runs of zeros that may be flat areas
+    doubtful: bool = False  # JPEG: long runs of zeros in the data, which may be flat areas
+    zeros_at_end: bool = False  # JPEG: ... at its end, which may also be padding
     parts: list[Part] = field(default_factory=list)  # JPEG: segments and data, without junk
 
-    def keep(self, start: int, end: int, *, coded: bool = False) -> None:
+    def keep(self, start: int, end: int, *, bare: int = 0) -> None:
         """Note a part that decoders read."""
         last = self.parts[-1] if self.parts else None
-        if last and last.end == start and not coded and not last.coded:
+        if last and last.end == start and not bare and not last.bare:
             self.parts[-1] = Part(last.start, end)
         else:
-            self.parts.append(Part(start, end, coded))
+            self.parts.append(Part(start, end, bare))
 
 
 class FileBytes:

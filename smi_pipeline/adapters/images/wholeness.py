@@ -4,9 +4,12 @@ libjpeg never says that a file is damaged: it warns, makes up the rest, and goes
 alone, and none about the last rows.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
-from smi_pipeline.adapters.images.decoding import load, said_in_one_line
+import numpy as np
+
+from smi_pipeline.adapters.images.decoding import load, said_in_one_line, vips
 from smi_pipeline.adapters.images.rewriting import rewritten
 from smi_pipeline.adapters.images.structure import Layout, damaged
 from smi_pipeline.core.errors import PermanentError
@@ -16,10 +19,10 @@ _HARMLESS = (
     "extraneous bytes before marker",
     "unknown JFIF revision",
     "Unknown Adobe color transform",
-    "Inconsistent progression sequence",
 )
 _CUT_OFF = "premature end of"  # in JWRN_HIT_MARKER and JWRN_JPEG_EOF
 _CUT_OFF_IN_WORDS = "the JPEG's pixels end too early: it is cut off"
+_LEFT_OVER = "the JPEG's data does not end where its pixels do: it is damaged"
 # Two sequences of bits that differ from the first one on, and contain no marker.
 _BEHIND = bytes(5 * n % 251 + 2 for n in range(200))
 _BEHIND_TOO = bytes(255 - byte for byte in _BEHIND)
@@ -30,11 +33,20 @@ def decode_whole(path: Path, layout: Layout) -> None:
     if layout.format != "JPEG":
         with said_in_one_line(layout):
             load(path, layout).avg()
-        return
+    elif layout.zeros_at_end:
+        try:
+            _decode_jpeg(path, layout, bare=True)
+        except PermanentError:
+            _decode_jpeg(path, replace(layout, doubtful=True), bare=False)
+    else:
+        _decode_jpeg(path, layout, bare=False)
+
+
+def _decode_jpeg(path: Path, layout: Layout, *, bare: bool) -> None:
+    warned = False
     try:
-        with said_in_one_line(layout), rewritten(path, layout, height=_height_that_warns(layout)) as copy:
+        with said_in_one_line(layout), rewritten(path, layout, height=_height_that_warns(layout), bare=bare) as copy:
             load(copy, layout, fail_on="warning").avg()
-        warned = False
     except PermanentError as error:
         if _CUT_OFF in str(error):
             raise damaged(_CUT_OFF_IN_WORDS) from error
@@ -42,9 +54,9 @@ def decode_whole(path: Path, layout: Layout) -> None:
             raise
         warned = True  # it may have hidden another
     if warned and layout.doubtful and layout.several_scans:
-        raise damaged("the JPEG's data does not end where its pixels do: it is damaged")
+        raise damaged(_LEFT_OVER)
     if warned or (layout.doubtful and not layout.several_scans):
-        _compare(path, layout)
+        _compare(path, layout, bare=bare)
 
 
 def _height_that_warns(layout: Layout) -> int:
@@ -59,7 +71,7 @@ def _height_that_warns(layout: Layout) -> int:
     return height if height <= MAX_SIDE else 0
 
 
-def _compare(path: Path, layout: Layout) -> None:
+def _compare(path: Path, layout: Layout, *, bare: bool) -> None:
     """Raise PermanentError when pixels are missing, or data is left over where zeros were doubtful.
 
     The file is decoded twice, each time with other bytes behind its data. A pixel that differs was made of them: its
@@ -71,13 +83,18 @@ def _compare(path: Path, layout: Layout) -> None:
     height = rows + down if spare else 0
     with (
         said_in_one_line(layout),
-        rewritten(path, layout, height=height, behind=_BEHIND) as one,
-        rewritten(path, layout, height=height, behind=_BEHIND_TOO) as other,
+        rewritten(path, layout, height=height, behind=_BEHIND, bare=bare) as one,
+        rewritten(path, layout, height=height, behind=_BEHIND_TOO, bare=bare) as other,
     ):
         images = [load(copy, layout, fail_on="none", unlimited=True) for copy in (one, other)]
-        difference = (images[0] - images[1]).abs()
-        if difference.crop(0, 0, layout.width, layout.height).max():
+        difference = images[0] != images[1]
+        region = vips().Region.new(difference)
+
+        def differ(left: int, top: int, width: int, height: int) -> bool:
+            return bool(np.frombuffer(region.fetch(left, top, width, height), np.uint8).any())
+
+        if any(differ(0, top, layout.width, min(8, layout.height - top)) for top in range(0, layout.height, 8)):
             raise damaged(_CUT_OFF_IN_WORDS)
         # The first MCU begins with the bits that pad the data.
-        if spare and not difference.crop(across, rows + 1, min(3 * across, layout.width - across), down - 1).max():
-            raise damaged("the JPEG's data does not end where its pixels do: it is damaged")
+        if spare and not differ(across, rows + 1, min(2 * across, layout.width - across), down - 1):
+            raise damaged(_LEFT_OVER)
