@@ -22,10 +22,8 @@ from smi_pipeline.core.errors import PermanentError
 from smi_pipeline.core.image_rules import Fidelity, Thresholds
 from smi_pipeline.core.models import ImageInfo, Verdict
 
-_PROGRAMS = (
-    b"PK\x03\x04", b"PK\x05\x06", b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c", b"%pdf-", b"\x7felf",
-    b"<script", b"<?php", b"<!doctype", b"<html", b"#!/",
-)  # fmt: skip
+_ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c", b"%PDF-", b"\x7fELF")
+_PAGES = (b"<script", b"<?php", b"<!doctype", b"<html", b"#!/")
 _ARCHIVE_END = 70_000  # the last record of a ZIP archive, with the longest comment
 
 
@@ -211,12 +209,13 @@ class VipsImages:
 
 
 def _is_program(tail: bytes) -> bool:
-    """Return whether an archive, a program, a document or a page begins here, behind padding."""
-    head = tail.lstrip(b"\x00\xff \t\r\n")[:4096]
-    if head.startswith(b"MZ"):
-        # Two bytes alone are found in anything; the header of a real one is mostly small numbers.
-        return len(head) < 64 or head[4:64].count(0) >= 16
-    return head[:16].lower().startswith(tuple(magic.lower() for magic in _PROGRAMS))
+    """Return whether an archive, a document or a program begins here or behind padding, or a page at once: behind
+    padding, where a memory card held something else before, cameras leave pages, too."""
+    if tail[:16].lower().startswith(_PAGES):
+        return True
+    head = tail.lstrip(b"\x00\xff \t\r\n")[:64]
+    # Two bytes alone are found in anything: the header of a real program is mostly zeros.
+    return head.startswith(_ARCHIVES) or (head.startswith(b"MZ") and head.count(0) > len(head) // 4)
 
 
 def _ends_archive(last: bytes) -> bool:

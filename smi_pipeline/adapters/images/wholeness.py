@@ -7,9 +7,7 @@ alone, and none about the last rows.
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from smi_pipeline.adapters.images.decoding import load, said_in_one_line, vips
+from smi_pipeline.adapters.images.decoding import load, said_in_one_line
 from smi_pipeline.adapters.images.rewriting import rewritten
 from smi_pipeline.adapters.images.structure import Layout, damaged
 from smi_pipeline.core.errors import PermanentError
@@ -53,10 +51,12 @@ def _decode_jpeg(path: Path, layout: Layout, *, bare: bool) -> None:
         if not any(words in str(error) for words in _HARMLESS):
             raise
         warned = True  # it may have hidden another
-    if warned and layout.doubtful and layout.several_scans:
-        raise damaged(_LEFT_OVER)
-    if warned or (layout.doubtful and not layout.several_scans):
-        _compare(path, layout, bare=bare)
+    if warned:
+        if layout.doubtful and layout.several_scans:
+            raise damaged(_LEFT_OVER)
+        _refuse_missing(path, layout, bare=bare)
+    if layout.doubtful and not layout.several_scans:
+        _refuse_left_over(path, layout, bare=bare)
 
 
 def _height_that_warns(layout: Layout) -> int:
@@ -71,30 +71,31 @@ def _height_that_warns(layout: Layout) -> int:
     return height if height <= MAX_SIDE else 0
 
 
-def _compare(path: Path, layout: Layout, *, bare: bool) -> None:
-    """Raise PermanentError when pixels are missing, or data is left over where zeros were doubtful.
+def _refuse_missing(path: Path, layout: Layout, *, bare: bool) -> None:
+    """Raise PermanentError when the data of any pixel is missing.
 
-    The file is decoded twice, each time with other bytes behind its data. A pixel that differs was made of them: its
-    own data is missing. Of a further row of MCUs all must differ: what does not was made of data that was left over,
-    because lost data moved the blocks behind it."""
-    across, down = layout.unit
-    rows = -(-layout.height // down) * down
-    spare = layout.doubtful and not layout.several_scans and rows + down <= MAX_SIDE and layout.width > 2 * across
-    height = rows + down if spare else 0
+    The file is decoded twice, each time with other bytes behind its data. A pixel that differs was made of them."""
     with (
         said_in_one_line(layout),
-        rewritten(path, layout, height=height, behind=_BEHIND, bare=bare) as one,
-        rewritten(path, layout, height=height, behind=_BEHIND_TOO, bare=bare) as other,
+        rewritten(path, layout, behind=_BEHIND, bare=bare) as one,
+        rewritten(path, layout, behind=_BEHIND_TOO, bare=bare) as other,
     ):
         images = [load(copy, layout, fail_on="none", unlimited=True) for copy in (one, other)]
-        difference = images[0] != images[1]
-        region = vips().Region.new(difference)
-
-        def differ(left: int, top: int, width: int, height: int) -> bool:
-            return bool(np.frombuffer(region.fetch(left, top, width, height), np.uint8).any())
-
-        if any(differ(0, top, layout.width, min(8, layout.height - top)) for top in range(0, layout.height, 8)):
+        if (images[0] != images[1]).max():
             raise damaged(_CUT_OFF_IN_WORDS)
-        # The first MCU begins with the bits that pad the data.
-        if spare and not differ(across, rows + 1, min(2 * across, layout.width - across), down - 1):
+
+
+def _refuse_left_over(path: Path, layout: Layout, *, bare: bool) -> None:
+    """Raise PermanentError when data is left over behind the last pixel, because lost data moved what came behind it.
+
+    One row of MCUs more than there are is announced. The bits that pad the data make the first few of them; the others
+    must be the even grey that libjpeg gives when data has run out."""
+    across, down = layout.unit
+    top, left = -(-layout.height // down) * down, 5 * across
+    if top + down > MAX_SIDE or layout.width <= left:
+        return
+    with said_in_one_line(layout), rewritten(path, layout, height=top + down, bare=bare) as copy:
+        image = load(copy, layout, fail_on="none", unlimited=True)
+        rest = image.crop(left, top + 1, layout.width - left, down - 1)
+        if (rest - 128).abs().max() > 1:
             raise damaged(_LEFT_OVER)
