@@ -42,6 +42,11 @@ def rewritten(
         yield copy
 
 
+def as_it_is(layout: Layout, *, bare: bool) -> bool:
+    """Return whether a copy without changes would decode as the file itself."""
+    return layout.ended and not layout.junk and not (bare and layout.zeros_at_end)
+
+
 def _copied(original: IO[bytes], copy: IO[bytes], part: Part) -> None:
     left = part.end - part.start
     while left > 0:

@@ -4,11 +4,12 @@ libjpeg never says that a file is damaged: it warns, makes up the rest, and goes
 alone, and none about the last rows.
 """
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
 from smi_pipeline.adapters.images.decoding import load, said_in_one_line
-from smi_pipeline.adapters.images.rewriting import rewritten
+from smi_pipeline.adapters.images.rewriting import as_it_is, rewritten
 from smi_pipeline.adapters.images.structure import Layout, damaged
 from smi_pipeline.core.errors import PermanentError
 from smi_pipeline.core.image_rules import MAX_SIDE
@@ -43,8 +44,11 @@ def decode_whole(path: Path, layout: Layout) -> None:
 def _decode_jpeg(path: Path, layout: Layout, *, bare: bool) -> None:
     warned = False
     try:
-        with said_in_one_line(layout), rewritten(path, layout, height=_height_that_warns(layout), bare=bare) as copy:
-            load(copy, layout, fail_on="warning").avg()
+        height = _height_that_warns(layout)
+        with said_in_one_line(layout), contextlib.ExitStack() as stack:
+            changed = height or not as_it_is(layout, bare=bare)
+            file = stack.enter_context(rewritten(path, layout, height=height, bare=bare)) if changed else path
+            load(file, layout, fail_on="warning").avg()
     except PermanentError as error:
         if _CUT_OFF in str(error):
             raise damaged(_CUT_OFF_IN_WORDS) from error
@@ -68,7 +72,7 @@ def _height_that_warns(layout: Layout) -> int:
         return 0
     down = layout.unit[1]
     height = -(-layout.height // down) * down + (8 if down == 8 else 0)
-    return height if height <= MAX_SIDE else 0
+    return height if layout.height < height <= MAX_SIDE else 0
 
 
 def _refuse_missing(path: Path, layout: Layout, *, bare: bool) -> None:
