@@ -4,6 +4,7 @@ The measurements come from `adapters.images`. Levels are 0 to 255 per channel, a
 the image, and a block is 7 x 7 source pixels.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -148,7 +149,7 @@ class Measured:
 
 def check_output_size(facts: ImageInfo, scale: int, max_output_megapixels: float) -> None:
     """Raise PermanentError(source_too_large) when the upscale would exceed `max_output_megapixels`; it says what is
-    possible."""
+    possible: the smallest scale, or the size to which this image must be reduced for it."""
     width, height = facts.width * scale, facts.height * scale
     megapixels = width * height / 1e6
     if megapixels > max_output_megapixels:
@@ -156,7 +157,13 @@ def check_output_size(facts: ImageInfo, scale: int, max_output_megapixels: float
         if scale > SMALLEST_SCALE and smaller <= max_output_megapixels:
             possible = f"{SMALLEST_SCALE}x gives {smaller:.3g}"
         else:
-            possible = f"images of up to {max_output_megapixels / SMALLEST_SCALE**2:.3g} megapixels can be ordered"
+            largest = max_output_megapixels / SMALLEST_SCALE**2
+            share = math.sqrt(max_output_megapixels / smaller)
+            sides = [max(1, math.floor(side * share)) for side in facts.display_size]
+            possible = (
+                f"images of up to {largest:.3g} megapixels can be ordered, at {SMALLEST_SCALE}x; reduce this one to "
+                f"{sides[0]} x {sides[1]} pixels"
+            )
         raise PermanentError(
             reasons.SOURCE_TOO_LARGE,
             f"{scale}x of {facts.width} x {facts.height} pixels would be {megapixels:.4g} megapixels, the limit is "

@@ -53,15 +53,13 @@ class VipsImages:
     def inspect(self, path: Path) -> ImageInfo:
         """Return the properties of a source from its structure, without decoding pixels.
 
-        Raises PermanentError: source_too_large, unsupported_format (another format, animation, CMYK, 16 bit),
-        invalid_image (empty, truncated, no size, an archive or program attached)."""
+        Raises PermanentError: source_too_large (also when not even the smallest scale sold fits), unsupported_format
+        (another format, animation, CMYK, 16 bit), invalid_image (empty, truncated, no size, an archive attached)."""
         return replace(self._source(path).facts, sha256=_sha256(path))
 
     def check_source(self, path: Path) -> ImageInfo:
-        """Inspect and fully decode a source. Raises PermanentError, also source_too_large when not even the smallest
-        scale sold would fit."""
+        """Inspect and fully decode a source. Raises PermanentError."""
         source = self._source(path)
-        image_rules.check_output_size(source.facts, image_rules.SMALLEST_SCALE, self._max_megapixels)
         decode_whole(path, source.layout)
         return replace(source.facts, sha256=_sha256(path))
 
@@ -99,16 +97,17 @@ class VipsImages:
         problem = _unsold(layout)
         if problem:
             raise PermanentError(reasons.UNSUPPORTED_FORMAT, problem)
-        megapixels = layout.width * layout.height / 1e6
         if max(layout.width, layout.height) > image_rules.MAX_SIDE:
             raise PermanentError(
                 reasons.SOURCE_TOO_LARGE,
                 f"{layout.width} x {layout.height} pixels: a side may have {image_rules.MAX_SIDE:,} at most",
             )
-        if megapixels > self._max_megapixels or layout.held > self._limits.max_decode_bytes:
+        image_rules.check_output_size(image.facts, image_rules.SMALLEST_SCALE, self._max_megapixels)
+        if layout.held > self._limits.max_decode_bytes:
             raise PermanentError(
                 reasons.SOURCE_TOO_LARGE,
-                f"{layout.width} x {layout.height} pixels ({megapixels:.1f} megapixels) are too many",
+                f"{layout.width} x {layout.height} pixels, coded this way, are too many; save the image as a JPEG that "
+                "is not progressive",
             )
         problem = self._tail(path, layout, original=True)
         if problem:
