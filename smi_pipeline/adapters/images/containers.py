@@ -29,7 +29,8 @@ _OTHERS = (
     (b"<svg", "SVG"), (b"<?xml", "XML"), (b"<!DOCTYPE", "HTML"), (b"<html", "HTML"), (b"PK\x03\x04", "ZIP"),
 )  # fmt: skip
 _LOST = 1024
-"""Zero bytes in a row that no encoder of WebP writes: a flat area of any size is coded in fewer."""
+"""Zero bytes in a row that no encoder of lossy WebP writes: a flat area of any size is coded in fewer. Lossless
+ones may code flat areas by zero bits."""
 _MAX_CHUNKS = 1_000_000
 _MAX_PNG_METADATA = 10_000  # chunks that hold no pixels: each costs time, and real files have a dozen
 
@@ -189,11 +190,14 @@ def _read_webp(data: FileBytes) -> Layout:
             layout.has_alpha = bool(flags & 0x10)
             layout.width = 1 + int.from_bytes(exactly(data, body + 4, 3), "little")
             layout.height = 1 + int.from_bytes(exactly(data, body + 7, 3), "little")
-        elif kind in (b"VP8 ", b"VP8L") and not layout.payload:
+        elif kind in (b"VP8 ", b"VP8L") and not layout.parts:  # transparency may come before
             layout.payload += length
             _webp_frame(layout, data, body, kind, extended)
+            layout.keep(body, body + length)
             if data.zeros(body, body + length, _LOST) >= 0:
-                raise damaged("a part of the WebP's data is lost: there are only zeros")
+                if kind == b"VP8 ":
+                    raise damaged("a part of the WebP's data is lost: there are only zeros")
+                layout.doubtful = True
         elif kind in (b"ANIM", b"ANMF"):
             layout.animated = True
             layout.payload += length

@@ -67,10 +67,10 @@ def decode(
             if spare:
                 copy = rewritten(path, layout, height=_spare_height(layout))
                 image = load(stack.enter_context(copy), layout, on_load)
-            elif layout.ended:
-                image = load(path, layout, on_load, fail_on=fail_on)
             else:
-                image = load(stack.enter_context(rewritten(path, layout)), layout, on_load, fail_on=fail_on)
+                # A source was judged when it was taken: any number of harmless warnings is fine.
+                file = path if layout.ended else stack.enter_context(rewritten(path, layout))
+                image = load(file, layout, on_load, fail_on=fail_on, unlimited=not strict)
             if image.hasalpha():
                 # Colours that nobody sees must not count: weighted by alpha before they are averaged.
                 image = image.premultiply(max_alpha=65535 if image.format == "ushort" else 255)
@@ -144,7 +144,7 @@ def load(
     options: dict[str, Any] = {"access": "sequential", "fail_on": fail_on}
     if on_load > 1:
         options |= {"shrink": on_load} if layout.format == "JPEG" else {"scale": 1 / on_load}
-    if unlimited:
+    if unlimited and layout.format == "JPEG":
         options["unlimited"] = True
     name = _LOADERS[layout.format]
     if isinstance(file, Path):

@@ -15,6 +15,7 @@ _FRAMES = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}
 _BETWEEN_SCANS = {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
 _MAX_SEGMENTS = 20_000  # 255 of a profile, up to a thousand of extended XMP; each costs time
+_MAX_SCANS = 200  # encoders write about ten; each costs a pass over all pixels
 _BLOCK = 2**20
 _ZEROS = 128
 """Zero bytes in a row that no encoder writes, unless zero bits mean a flat area: they would be five blocks of 63 equal
@@ -33,10 +34,16 @@ class _Reading:
     """By class and number of a Huffman table, the symbol whose code is all zeros."""
     profile: dict[int, bytes] = field(default_factory=dict)
     progressive: bool = False
+    scans: int = 0
 
-    def whole(self) -> bool:
-        """Return whether every coefficient has come in full."""
-        return all(not any(bits) for bits in self.components.values())
+    def whole(self, ended: bool) -> bool:
+        """Return whether every coefficient has come in full. Encoders may leave out the details of colour of a grey
+        image, but then close the file."""
+        for number, bits in enumerate(self.components.values()):
+            plain = ended and number > 0 and set(bits[1:]) == {16}
+            if any(bits[:1] if plain else bits):
+                return False
+        return True
 
 
 def read_jpeg(data: FileBytes) -> Layout:
@@ -76,7 +83,7 @@ def read_jpeg(data: FileBytes) -> Layout:
     else:
         raise damaged(f"the JPEG has more than {_MAX_SEGMENTS:,} segments")
     layout.end = at
-    if layout.several_scans and not reading.whole():
+    if layout.several_scans and not reading.whole(layout.ended):
         raise damaged("the JPEG's pixels end too early: scans are missing")
     layout.icc = b"".join(reading.profile[number] for number in sorted(reading.profile))
     if reading.channels == 1:
@@ -149,6 +156,9 @@ def _read_scan(layout: Layout, reading: _Reading, data: FileBytes, body: int, st
     first, last, bits = rest[-3], rest[-2], rest[-1]
     if not reading.progressive:
         first, last, bits = 0, 63, 0
+    reading.scans += 1
+    if reading.scans > _MAX_SCANS:
+        raise damaged(f"the JPEG has more than {_MAX_SCANS} scans")
     layout.several_scans |= reading.progressive or count < reading.channels
     if layout.several_scans:
         layout.held = layout.coefficients

@@ -1,8 +1,9 @@
-"""Write copies of a JPEG for the decoder: without what decoders skip, closed, and changed where a check needs it."""
+"""Write copies of an image for the decoder: without what decoders skip, closed, and changed where a check needs it."""
 
 import contextlib
 import itertools
 import re
+import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,19 @@ def rewritten(
                     _announce(copy, at + layout.height_at - part.start, height, layout.mode == "L")
         copy.write(b"\xff\xd9")
         copy.seek(0)  # also writes what Python holds back
+        yield copy
+
+
+@contextlib.contextmanager
+def shortened(path: Path, layout: Layout, by: int) -> Iterator[IO[bytes]]:
+    """Yield an open copy of a lossless WebP: its picture alone, without its last bytes."""
+    start, end, _ = layout.parts[0]
+    size = (end - start - by) // 2 * 2
+    with tempfile.TemporaryFile() as copy, path.open("rb") as original:
+        copy.write(struct.pack("<4sI8sI", b"RIFF", size + 12, b"WEBPVP8L", size))
+        original.seek(start)
+        _copied(original, copy, Part(start, start + size))
+        copy.seek(0)
         yield copy
 
 

@@ -45,9 +45,9 @@ class Layout:
     coefficients: int = 0  # JPEG: bytes of all coefficients, were they held
     restarts: bool = False  # JPEG: restart markers divide the data
     several_scans: bool = False  # JPEG: progressive, or one scan per channel
-    doubtful: bool = False  # JPEG: long runs of zeros in the data, which may be flat areas
+    doubtful: bool = False  # long runs of zeros in the data, which may be flat areas
     zeros_at_end: bool = False  # JPEG: ... at its end, which may also be padding
-    parts: list[Part] = field(default_factory=list)  # JPEG: segments and data, without junk
+    parts: list[Part] = field(default_factory=list)  # JPEG: segments and data, without junk; WebP: the picture
 
     def keep(self, start: int, end: int, *, bare: int = 0) -> None:
         """Note a part that decoders read."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from smi_pipeline.adapters.images.decoding import load, said_in_one_line
-from smi_pipeline.adapters.images.rewriting import as_it_is, rewritten
+from smi_pipeline.adapters.images.rewriting import as_it_is, rewritten, shortened
 from smi_pipeline.adapters.images.structure import Layout, damaged
 from smi_pipeline.core.errors import PermanentError
 from smi_pipeline.core.image_rules import MAX_SIDE
@@ -22,6 +22,7 @@ _HARMLESS = (
 _CUT_OFF = "premature end of"  # in JWRN_HIT_MARKER and JWRN_JPEG_EOF
 _CUT_OFF_IN_WORDS = "the JPEG's pixels end too early: it is cut off"
 _LEFT_OVER = "the JPEG's data does not end where its pixels do: it is damaged"
+_SPARE_BYTES = 64  # decoders of WebP read up to 16 ahead
 # Two sequences of bits that differ from the first one on, and contain no marker.
 _BEHIND = bytes(5 * n % 251 + 2 for n in range(200))
 _BEHIND_TOO = bytes(255 - byte for byte in _BEHIND)
@@ -32,6 +33,8 @@ def decode_whole(path: Path, layout: Layout) -> None:
     if layout.format != "JPEG":
         with said_in_one_line(layout):
             load(path, layout).avg()
+        if layout.doubtful:
+            _refuse_what_decodes_without_its_end(path, layout)
     elif layout.zeros_at_end:
         try:
             _decode_jpeg(path, layout, bare=True)
@@ -61,6 +64,16 @@ def _decode_jpeg(path: Path, layout: Layout, *, bare: bool) -> None:
         _refuse_missing(path, layout, bare=bare)
     if layout.doubtful and not layout.several_scans:
         _refuse_left_over(path, layout, bare=bare)
+
+
+def _refuse_what_decodes_without_its_end(path: Path, layout: Layout) -> None:
+    """Raise PermanentError when a lossless WebP has all of its pixels before its end: lost data moved the rest."""
+    try:
+        with said_in_one_line(layout), shortened(path, layout, _SPARE_BYTES) as copy:
+            load(copy, layout).avg()
+    except PermanentError:
+        return
+    raise damaged("the WebP's data does not end where its pixels do: it is damaged")
 
 
 def _height_that_warns(layout: Layout) -> int:

@@ -1,6 +1,7 @@
 """Sources as cameras, phones, editors and failing storage leave them: whole to every decoder, or not."""
 
 import random
+import re
 import struct
 import zlib
 from functools import cache
@@ -77,6 +78,9 @@ def whole() -> dict[str, bytes]:
     """Files that Chromium, libvips and Pillow show whole."""
     plain, rows = jpeg("baseline"), jpeg("with restarts by row")
     first_restart = rows.index(b"\xff\xd0", start_of_data(rows))
+    restarts = jpeg("with restarts by block")
+    coded = start_of_data(restarts)
+    filled = re.sub(rb"\xff[\xd0-\xd7]", b"4321\\g<0>", restarts[coded:-2])
     png, webp = encoded(photo(), "PNG"), encoded(photo(), "WEBP")
     found = {f"{format} with {name}": data + tail for format, data in (("JPEG", plain), ("PNG", png), ("WebP", webp))
              for name, tail in tails().items()}  # fmt: skip
@@ -97,7 +101,14 @@ def whole() -> dict[str, bytes]:
         }
     return found | {
         "JPEG with bytes before a restart": rows[:first_restart] + b"\x12\x34\x56\x78" + rows[first_restart:],
+        "JPEG with bytes before every restart": restarts[:coded] + filled + _END,
         "JPEG with an empty second profile": plain[:2] + segment(0xE2, b"MPF\x00MM\x00*") + plain[2:],
+        "a drawing as lossless WebP": encoded(drawing(), "WEBP", lossless=True),
+        "a drawing as lossy WebP": encoded(drawing(), "WEBP"),
+        "a white page as lossless WebP": encoded(Image.new("RGB", (4000, 3000), "white"), "WEBP", lossless=True),
+        "a white page as lossy WebP": encoded(Image.new("RGB", (4000, 3000), "white"), "WEBP"),
+        "a white page as JPEG": encoded(Image.new("RGB", (4000, 3000), "white"), "JPEG", optimize=True),
+        "a black page as progressive JPEG": encoded(Image.new("L", (4000, 3000)), "JPEG", progressive=True),
         "PNG with a wrong checksum of its text": png[:33] + _chunk(b"tEXt", b"Title\x00Hill", 1) + png[33:],
         "PNG with a wrong checksum of its time": png[:33] + _chunk(b"tIME", bytes(7), 1) + png[33:],
         "PNG with a wrong checksum of its profile": png[:33] + _chunk(b"iCCP", b"p\x00\x00none", 1) + png[33:],
@@ -144,16 +155,21 @@ def damaged() -> dict[str, bytes]:
     flat = jpeg("optimised", drawing())
     after = start_of_data(flat) + 600
     webp, lossless = encoded(photo("coffee.png", 420), "WEBP"), encoded(photo(side=300), "WEBP", lossless=True)
-    png = encoded(photo(), "PNG")
+    image = photo("coffee.png", 420)
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    veiled = encoded(image, "WEBP")
+    png, progressive = encoded(photo(), "PNG"), jpeg("progressive")
     return found | {
         "JPEG cut to 40 % after a harmless warning": warned[: at + (len(warned) - at) * 2 // 5] + _END,
         "JPEG cut at a restart after a harmless warning": warned[:third] + _END,
         "JPEG without one interval, after a harmless warning": warned[:second] + warned[third:],
         "a drawing as JPEG with more zeros": flat[:after] + bytes(400) + flat[after:],
+        "progressive JPEG without its last scans": progressive[: progressive.rindex(b"\xff\xc4")] + _END,
         "PNG cut within its pixels": png[: len(png) // 2],
         "PNG cut within its pixels and closed": png[: len(png) // 2] + _chunk(b"IEND", b""),
         "PNG with zeros within": png[:9000] + bytes(2048) + png[11048:],
         "lossy WebP with zeros within": webp[:4000] + bytes(4096) + webp[8096:],
         "lossless WebP with zeros within": lossless[:9000] + bytes(4096) + lossless[13096:],
+        "WebP with transparency and zeros within": veiled[:-9000] + bytes(4096) + veiled[-4904:],
         "WebP with zeros in its second half": webp[: len(webp) // 2] + bytes(len(webp) - len(webp) // 2),
     }

@@ -219,10 +219,15 @@ def test_what_cameras_attach_is_taken_but_not_an_archive_behind_it(images: VipsI
         assert "attached" in str(refusal(images.inspect, write(archive)))
 
 
-@pytest.mark.parametrize("name", ["JPEG baseline without an end marker", "JPEG with bytes before a restart"])
+@pytest.mark.parametrize(
+    "name",
+    ["JPEG baseline without an end marker", "JPEG with bytes before a restart", "JPEG with bytes before every restart"],
+)
 def test_a_result_is_compared_with_such_a_source_too(images: VipsImages, write: Write, name: str) -> None:
     source = write(camera_files.whole()[name])
-    coding = "baseline" if "baseline" in name else "with restarts by row"
+    coding = {"end marker": "baseline", "a restart": "with restarts by row"}.get(
+        " ".join(name.split()[-2:]), "with restarts by block"
+    )
     with Image.open(io.BytesIO(camera_files.jpeg(coding))) as shown:
         result = write(upscale(shown), "PNG")
     verdict = images.check_result(source, result, 4)
