@@ -179,7 +179,8 @@ def _read_scan(layout: Layout, reading: _Reading, data: FileBytes, body: int, st
         elif within:
             raise damaged("a part of the JPEG's data is lost: there are only zeros")
         else:
-            end = bare  # padding
+            layout.junk += end - bare  # padding
+            end = bare
     layout.keep(start, end, bare=bare)
     layout.payload += bare - start
     return after

@@ -58,7 +58,8 @@ def shortened(path: Path, layout: Layout, by: int) -> Iterator[IO[bytes]]:
 
 def as_it_is(layout: Layout, *, bare: bool) -> bool:
     """Return whether a copy without changes would decode as the file itself."""
-    return layout.ended and not layout.junk and not (bare and layout.zeros_at_end)
+    kept = sum(part.end - part.start for part in layout.parts)
+    return layout.ended and kept == layout.end - 2 and not (bare and layout.zeros_at_end)
 
 
 def _copied(original: IO[bytes], copy: IO[bytes], part: Part) -> None:

@@ -124,10 +124,10 @@ def damaged() -> dict[str, bytes]:
     """Files of which a part is lost."""
     found: dict[str, bytes] = {}
     for coding in JPEG_CODINGS:
-        for grey in (False, True):
-            image = photo("coffee.png", 420)
-            data = jpeg(coding, image.convert("L") if grey else image)
-            name = f"{'grey ' * grey}JPEG {coding}"
+        for height in (280, 272):  # with part of a row of blocks, and without
+            image = photo("coffee.png", 420).crop((0, 0, 420, height))
+            data = jpeg(coding, image)
+            name = f"JPEG {coding} of {height} rows"
             start, size = start_of_data(data), len(data)
             length = size - 2 - start
             cut = data[: start + length * 2 // 5].rstrip(b"\xff")
@@ -148,6 +148,8 @@ def damaged() -> dict[str, bytes]:
             if length > 5000:
                 at = start + length // 4
                 found[f"{name} with zeros within"] = data[:at] + bytes(2048) + data[at + 2048 :]
+    grey = jpeg("baseline", photo("coffee.png", 420).convert("L"))
+    grass = encoded(photo("grass.png", 512), "JPEG", quality=85)  # its blocks hold more than zeros would
     rows = jpeg("with restarts by row")
     at = rows.index(b"\xff\xd0", start_of_data(rows))
     warned = rows[:at] + b"\x12\x34\x56\x78" + rows[at:]
@@ -160,6 +162,8 @@ def damaged() -> dict[str, bytes]:
     veiled = encoded(image, "WEBP")
     png, progressive = encoded(photo(), "PNG"), jpeg("progressive")
     return found | {
+        "JPEG of grass with zeros in its second half": grass[: len(grass) // 2] + bytes(len(grass) // 2) + _END,
+        "grey JPEG cut within its last row": grey[: -2 - len(grey) // 60].rstrip(b"\xff") + _END,
         "JPEG cut to 40 % after a harmless warning": warned[: at + (len(warned) - at) * 2 // 5] + _END,
         "JPEG cut at a restart after a harmless warning": warned[:third] + _END,
         "JPEG without one interval, after a harmless warning": warned[:second] + warned[third:],
