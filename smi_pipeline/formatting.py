@@ -1,7 +1,9 @@
 """Format amounts, numbers, times, sizes and untrusted text for mails, pages, reports and the command line."""
 
+import unicodedata
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import PurePosixPath
 
 from babel import Locale
 from babel.dates import format_date, format_datetime
@@ -16,6 +18,7 @@ RATINGS = {1: "Poor", 2: "Fair", 3: "Good", 4: "Very good", 5: "Excellent"}
 NONE = "–"
 """Stands for a value that does not exist."""
 _DAY = "EEEE d MMMM y"
+_STEM_BYTES = 240
 
 
 def money(smallest: int, currency: str, *, symbol: bool = True, locale: str = LOCALE) -> str:
@@ -119,6 +122,25 @@ def in_utc(at: datetime, what: str) -> datetime:
     if at.tzinfo is None:
         raise RefusedError(f"{what} needs a time zone")
     return at.astimezone(UTC)
+
+
+def safe_stem(name: str) -> str:
+    """Return the name of a file without its extension, safe to save on any system: letters, marks and digits of every
+    script, composed (NFC), with `-`, `_`, `.` and spaces; `-` for anything else. `image` if nothing is left."""
+    kept = ""
+    for character in unicodedata.normalize("NFC", PurePosixPath(name).stem):
+        category = unicodedata.category(character)[0]
+        if category in "LN" or character in "-_. " or (category == "M" and kept and _carries_marks(kept[-1])):
+            kept += character
+        elif category != "M":  # a mark of what was not kept goes with it
+            kept += "-"
+    # So many bytes, and the rest of the name, are as much as file systems take.
+    stem = kept.strip(" .-")[:80].encode()[:_STEM_BYTES].decode(errors="ignore")
+    return stem.strip(" .-") or "image"
+
+
+def _carries_marks(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LMN"
 
 
 def one_line(value: str, limit: int = 80) -> str:

@@ -18,6 +18,7 @@ from smi_pipeline.core import pricing, reasons
 from smi_pipeline.core.currencies import minimum_charge, to_smallest
 from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.core.vocabulary import Status
+from smi_pipeline.formatting import safe_stem
 from smi_pipeline.state.imported_jobs import HistoricJob
 
 REQUIRED = ("job_id", "image_url", "resolution", "email", "status", "created_at")
@@ -110,14 +111,13 @@ def _job(row: Mapping[str, str], timezone: tzinfo, currency: str) -> HistoricJob
     updated = _time(row, "updated_at", timezone) or created
     back = status is Status.REFUNDED
     reason = reasons.REFUNDED_OUTSIDE if back else reasons.UPSCALE_FAILED if status is Status.FAILED else None
-    stem = PurePosixPath(unquote(url.path)).stem
     return HistoricJob(
         job_id=job_id,
         origin=f"wordpress:{row.get('id', job_id)}",
         status=status,
         created_at=created,
         source_url=row["image_url"],
-        file_name="".join(c if c.isalnum() or c in "-_. " else "-" for c in stem).strip(" .-")[:80] or "image",
+        file_name=safe_stem(unquote(url.path)),
         resolution=row["resolution"],
         scale=scale,
         customer_email=email,

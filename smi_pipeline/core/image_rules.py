@@ -4,6 +4,7 @@ The measurements come from `adapters.images`. Levels are 0 to 255 per channel, a
 the image, and a block is 7 x 7 source pixels.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,9 @@ Fidelity = Literal["observe", "enforce"]
 FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "WEBP": (".webp",)}
 SMALLEST_SCALE = 4
 """The smallest factor sold: a source whose 4x is too large cannot be upscaled."""
+MAX_SIDE = 65_500
+"""Longest side of a source, the longest that libjpeg decodes: images are read row by row, and millions of rows of one
+pixel each take longer than all pixels of a large image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +149,7 @@ class Measured:
 
 def check_output_size(facts: ImageInfo, scale: int, max_output_megapixels: float) -> None:
     """Raise PermanentError(source_too_large) when the upscale would exceed `max_output_megapixels`; it says what is
-    possible."""
+    possible: the smallest scale, or the size to which this image must be reduced for it."""
     width, height = facts.width * scale, facts.height * scale
     megapixels = width * height / 1e6
     if megapixels > max_output_megapixels:
@@ -153,7 +157,13 @@ def check_output_size(facts: ImageInfo, scale: int, max_output_megapixels: float
         if scale > SMALLEST_SCALE and smaller <= max_output_megapixels:
             possible = f"{SMALLEST_SCALE}x gives {smaller:.3g}"
         else:
-            possible = f"images of up to {max_output_megapixels / SMALLEST_SCALE**2:.3g} megapixels can be ordered"
+            largest = max_output_megapixels / SMALLEST_SCALE**2
+            share = math.sqrt(max_output_megapixels / smaller)
+            sides = [max(1, math.floor(side * share)) for side in facts.display_size]
+            possible = (
+                f"images of up to {largest:.3g} megapixels can be ordered, at {SMALLEST_SCALE}x; reduce this one to "
+                f"{sides[0]} x {sides[1]} pixels"
+            )
         raise PermanentError(
             reasons.SOURCE_TOO_LARGE,
             f"{scale}x of {facts.width} x {facts.height} pixels would be {megapixels:.4g} megapixels, the limit is "

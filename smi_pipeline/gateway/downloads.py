@@ -21,7 +21,7 @@ log = structlog.get_logger("smi_pipeline.gateway")
 
 CHUNK_BYTES = 256 * 1024
 MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
-_RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.ASCII | re.IGNORECASE)
+_RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,40})\s*-\s*(\d{0,40})\s*", re.ASCII | re.IGNORECASE)
 
 
 async def download(request: Request) -> Response:
@@ -118,11 +118,15 @@ def _range(request: Request, etag: str) -> re.Match[str] | None:
     """Return the range to send; None for the whole file.
 
     Several ranges, another unit than bytes, or an If-Range that does not match this file get the whole file, as
-    RFC 9110 allows (13.1.5 and 14.2).
+    RFC 9110 allows (13.1.5 and 14.2). A range that is none, such as 5-2, and one of a HEAD must be ignored.
     """
-    if request.headers.get("if-range") not in (None, etag):
+    if request.method != "GET" or request.headers.get("if-range") not in (None, etag):
         return None
-    return _RANGE.fullmatch(request.headers.get("range", ""))
+    asked = _RANGE.fullmatch(request.headers.get("range", ""))
+    if asked is None or asked.groups() == ("", ""):
+        return None
+    start, end = asked.groups()
+    return None if start and end and int(end) < int(start) else asked
 
 
 def _span(asked: re.Match[str] | None, size: int) -> tuple[int, int] | None:
@@ -131,9 +135,9 @@ def _span(asked: re.Match[str] | None, size: int) -> tuple[int, int] | None:
         return 0, size - 1
     start, end = asked.groups()
     if not start:  # the last `end` bytes
-        return (max(0, size - int(end)), size - 1) if end and int(end) > 0 else None
+        return (max(0, size - int(end)), size - 1) if int(end) > 0 else None
     first, last = int(start), min(int(end), size - 1) if end else size - 1
-    return (first, last) if first < size and first <= last else None
+    return (first, last) if first < size else None
 
 
 def _matches(if_none_match: str | None, etag: str) -> bool:

@@ -38,6 +38,14 @@ PHOTOS = {
 }
 CATALOGUE_SIZES = (200, 400, 1024)  # long side in pixels; 1024 of the square one is 1 MP
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
+ATTACHED = {
+    # what a Galaxy phone appends: a block with its name, its index and a mark
+    "motorcycle": b"\x00\x00\x01\x0a\x0e\x00\x00\x00Image_UTC_Data1500000000000"
+    b"SEFH\x65\x00\x00\x00\x01\x00\x00\x00\x00\x00\x01\x0a\x23\x00\x00\x00\x23\x00\x00\x00\x18\x00\x00\x00SEFT",
+    "brick": b"\xff" * 512,  # padding to a whole block
+    "retina": b"\x14",  # one stray byte, as of older cameras
+}
+"""Bytes behind the end marker of a photograph's JPEG files: decoders ignore them, and real sources have them."""
 _NAME = re.compile(r"([a-z]+)-(\d{2,4})\.(png|jpg|webp)")
 
 
@@ -86,7 +94,7 @@ def make(name: str, cache: Path) -> Path | None:
     if extension == "jpg" and image.mode == "RGBA":  # JPEG has no alpha: on white, as a shop would show it
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     image.save(out, FORMATS[extension], quality=92)
-    files.write(path, out.getvalue())
+    files.write(path, out.getvalue() + (ATTACHED.get(photo, b"") if extension == "jpg" else b""))
     return path
 
 

@@ -4,7 +4,6 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -30,7 +29,7 @@ from smi_pipeline.core.models import (
     UpscaleJob,
 )
 from smi_pipeline.core.vocabulary import FetchKind, ManualTaskKind
-from smi_pipeline.formatting import money, one_line
+from smi_pipeline.formatting import money, one_line, safe_stem
 from smi_pipeline.services import notify, one_object, refund, stripe_answers
 from smi_pipeline.services.context import ServiceContext, log
 
@@ -150,7 +149,7 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
     job = NewJob(
         job_id=job_id,
         source_url=request.image_url,
-        file_name=_file_name(request.image_url),
+        file_name=safe_stem(unquote(urlsplit(request.image_url).path)),
         resolution=request.resolution,
         scale=scale,
         customer_email=email,
@@ -429,12 +428,6 @@ def _for_the_wire(address: str) -> str:
 
     checked = validate_email(address, check_deliverability=False)
     return f"{checked.local_part}@{checked.ascii_domain}"
-
-
-def _file_name(url: str) -> str:
-    stem = PurePosixPath(unquote(urlsplit(url).path)).stem
-    safe = "".join(c if c.isalnum() or c in "-_. " else "-" for c in stem).strip(" .-")[:80]
-    return safe or "image"
 
 
 def require_known(ctx: ServiceContext, job_id: str) -> UpscaleJob:

@@ -6,7 +6,7 @@ import pytest
 
 from smi_pipeline import formatting
 from smi_pipeline.core.errors import RefusedError
-from smi_pipeline.formatting import duration, money, percent
+from smi_pipeline.formatting import duration, money, percent, safe_stem
 
 
 @pytest.mark.parametrize(
@@ -148,3 +148,34 @@ def test_another_locale_writes_by_its_own_rules() -> None:
     assert money(123_456, "eur", symbol=False, locale="de") == "1.234,56"
     assert formatting.moment(at, locale="de") == "Samstag 21 November 2026, 14:05 UTC"
     assert formatting.time_left(at + timedelta(hours=3), at, locale="de") == "3 Stunden"
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("/photos/Sonne über Köln.jpg", "Sonne über Köln"),
+        ("Ko\u0308ln.jpg", "Köln"),  # NFD, as macOS names files
+        ("हिन्दी चित्र.png", "हिन्दी चित्र"),
+        ("ภาพถ่าย.webp", "ภาพถ่าย"),
+        ("தமிழ்.jpg", "தமிழ்"),
+        ("日本 2026.01.jpg", "日本 2026.01"),
+        ("\u05e9\u05b8\u05c1\u05dc.jpg", "\u05e9\u05b8\u05c1\u05dc"),
+        ("q\u0301.jpg", "q\u0301"),  # no single character is both
+        ("love \u2764\ufe0f you.jpg", "love - you"),
+        ("a/../..%2f.jpg", "2f"),
+        ("a\u202egpj.exe.jpg", "a-gpj.exe"),
+        ('a"b\r\nc:d.jpg', "a-b--c-d"),
+        ("\u0301.jpg", "image"),
+        ("\U0001f600.jpg", "image"),
+        ("", "image"),
+    ],
+)
+def test_names_of_files_keep_the_letters_and_marks_of_every_script(name: str, stem: str) -> None:
+    assert safe_stem(name) == stem
+
+
+def test_a_name_is_never_longer_than_file_systems_take() -> None:
+    for character in ("x", "ü", "日", "𠀀"):
+        name = f"{safe_stem(character * 300)}-4x.webp"
+        assert len(name.encode()) <= 255
+        assert set(safe_stem(character * 300)) == {character}

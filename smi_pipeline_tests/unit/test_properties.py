@@ -57,7 +57,13 @@ def test_a_property_is_said_with_what_is_possible_instead(name: str, what: str, 
     ("size", "scale", "words"),
     [
         ((1500, 1000), 8, "would be 96 megapixels, the limit is 50; 4x gives 24"),
-        ((3000, 2000), 4, "would be 96 megapixels, the limit is 50; images of up to 3.12 megapixels can be ordered"),
+        (
+            (3000, 2000),
+            4,
+            "is 50; images of up to 3.12 megapixels can be ordered, at 4x; reduce this one to 2165 x 1443 pixels",
+        ),
+        ((6000, 4000), 4, "would be 384 megapixels, the limit is 50; images of up to 3.12 megapixels"),
+        ((9504, 6336), 4, "would be 963.5 megapixels, the limit is 50; .* reduce this one to 2165 x 1443 pixels"),
         ((3000, 2000), 8, "would be 384 megapixels, the limit is 50; images of up to 3.12 megapixels can be ordered"),
     ],
 )

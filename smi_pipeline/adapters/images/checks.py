@@ -14,14 +14,17 @@ from typing import NamedTuple
 
 from smi_pipeline.adapters.images import containers
 from smi_pipeline.adapters.images.anomalies import summarise
-from smi_pipeline.adapters.images.decoding import decode, decode_whole
+from smi_pipeline.adapters.images.decoding import decode
 from smi_pipeline.adapters.images.structure import Layout
+from smi_pipeline.adapters.images.wholeness import decode_whole
 from smi_pipeline.core import image_rules, reasons
 from smi_pipeline.core.errors import PermanentError
 from smi_pipeline.core.image_rules import Fidelity, Thresholds
 from smi_pipeline.core.models import ImageInfo, Verdict
 
-_ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"Rar!", b"7z\xbc\xaf", b"%PDF", b"MZ", b"\x7fELF", b"<script", b"<?php")
+_ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c", b"%PDF-", b"\x7fELF")
+_PAGES = (b"<script", b"<?php", b"<!doctype", b"<html", b"#!/")
+_ARCHIVE_END = 70_000  # the last record of a ZIP archive, with the longest comment
 
 
 class _Image(NamedTuple):
@@ -50,15 +53,13 @@ class VipsImages:
     def inspect(self, path: Path) -> ImageInfo:
         """Return the properties of a source from its structure, without decoding pixels.
 
-        Raises PermanentError: source_too_large, unsupported_format (another format, animation, CMYK, 16 bit),
-        invalid_image (empty, truncated, no size, foreign data attached)."""
+        Raises PermanentError: source_too_large (also when not even the smallest scale sold fits), unsupported_format
+        (another format, animation, CMYK, 16 bit), invalid_image (empty, truncated, no size, an archive attached)."""
         return replace(self._source(path).facts, sha256=_sha256(path))
 
     def check_source(self, path: Path) -> ImageInfo:
-        """Inspect and fully decode a source. Raises PermanentError, also source_too_large when not even the smallest
-        scale sold would fit."""
+        """Inspect and fully decode a source. Raises PermanentError."""
         source = self._source(path)
-        image_rules.check_output_size(source.facts, image_rules.SMALLEST_SCALE, self._max_megapixels)
         decode_whole(path, source.layout)
         return replace(source.facts, sha256=_sha256(path))
 
@@ -96,11 +97,17 @@ class VipsImages:
         problem = _unsold(layout)
         if problem:
             raise PermanentError(reasons.UNSUPPORTED_FORMAT, problem)
-        megapixels = layout.width * layout.height / 1e6
-        if megapixels > self._max_megapixels or layout.held > self._limits.max_decode_bytes:
+        if max(layout.width, layout.height) > image_rules.MAX_SIDE:
             raise PermanentError(
                 reasons.SOURCE_TOO_LARGE,
-                f"{layout.width} x {layout.height} pixels ({megapixels:.1f} megapixels) are too many",
+                f"{layout.width} x {layout.height} pixels: a side may have {image_rules.MAX_SIDE:,} at most",
+            )
+        image_rules.check_output_size(image.facts, image_rules.SMALLEST_SCALE, self._max_megapixels)
+        if layout.held > self._limits.max_decode_bytes:
+            raise PermanentError(
+                reasons.SOURCE_TOO_LARGE,
+                f"{layout.width} x {layout.height} pixels, coded this way, are too many; save the image as a JPEG that "
+                "is not progressive",
             )
         problem = self._tail(path, layout, original=True)
         if problem:
@@ -110,9 +117,9 @@ class VipsImages:
     def _tail(self, path: Path, layout: Layout, *, original: bool) -> str:
         """Return what is wrong with the bytes after the end marker.
 
-        Zeros are padding. An original may keep what cameras and phones attach: a gain map or preview (a JPEG announced
-        in the header), or a short video. Anything else may be a hidden second file, and a result, fresh from an
-        encoder, may carry nothing at all."""
+        Zeros are padding. An original may keep whatever cameras, phones and editors attach, known or not, as nothing
+        of it gets into the result; only an archive, a program or a page is refused, which none of them writes. A
+        result, fresh from an encoder, may carry nothing at all."""
         extra = path.stat().st_size - layout.end
         if extra <= 0:
             return ""
@@ -121,13 +128,10 @@ class VipsImages:
             tail = file.read(min(extra, self._limits.max_padding_bytes))
             if not tail.strip(b"\x00\r\n") and extra <= self._limits.max_padding_bytes:
                 return ""
-            picture = layout.multi_picture and tail.lstrip(b"\x00").startswith(b"\xff\xd8\xff")
-            known = picture or tail[4:8] == b"ftyp"
-            if original and layout.format == "JPEG" and known:
+            if original:
                 # An archive is read from its end, whatever comes before.
-                file.seek(max(layout.end, layout.end + extra - 70_000))
-                last = file.read()
-                if not any(magic in last for magic in _ARCHIVES[1:4]) and not tail.startswith(_ARCHIVES):
+                file.seek(max(layout.end, layout.end + extra - _ARCHIVE_END))
+                if not _is_program(tail) and not _ends_archive(file.read()):
                     return ""
         return f"{extra} bytes of something else are attached after the end of the image; save it again and retry"
 
@@ -138,6 +142,10 @@ class VipsImages:
             return problem
         if layout.animated or layout.mode == "CMYK" or layout.bits not in (1, 2, 4, 8, 16):
             return _unsold(layout)
+        if not layout.ended:
+            return "the result has no end: it is truncated"
+        if layout.junk:
+            return f"{layout.junk} bytes of the result belong to no part of an image"
         suffix = path.suffix.lower()
         named = [name for name, suffixes in image_rules.FORMATS.items() if suffix in suffixes]
         if named and named[0] != facts.format:
@@ -197,6 +205,22 @@ class VipsImages:
             mean_colour_shift=round(found.mean_colour, 3),
             warnings=tuple(warnings),
         )
+
+
+def _is_program(tail: bytes) -> bool:
+    """Return whether an archive, a document or a program begins here or behind padding, or a page at once: behind
+    padding, where a memory card held something else before, cameras leave pages, too."""
+    if tail[:16].lower().startswith(_PAGES):
+        return True
+    head = tail.lstrip(b"\x00\xff \t\r\n")[:64]
+    # Two bytes alone are found in anything: the header of a real program is mostly zeros.
+    return head.startswith(_ARCHIVES) or (head.startswith(b"MZ") and head.count(0) > len(head) // 4)
+
+
+def _ends_archive(last: bytes) -> bool:
+    """Return whether a ZIP archive ends here: its last record, whose disk numbers are 0."""
+    at = last.rfind(b"PK\x05\x06")
+    return at >= 0 and not any(last[at + 4 : at + 8])
 
 
 class _SourceBroken(PermanentError):

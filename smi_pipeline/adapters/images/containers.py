@@ -1,4 +1,4 @@
-"""Read the structure of the three file formats: type, size and kind from the header, and whether the file is complete.
+"""Read the structure of the three file formats: type, size and kind from the header, and where the image ends.
 
 Pixels are never decoded here and sizes never allocated, so a header that promises a gigapixel costs nothing. Pillow
 is not used for this because its WebP reader loads the file and allocates the canvas on opening, and because its bomb
@@ -28,6 +28,9 @@ _OTHERS = (
     (b"\xff\x0a", "JPEG XL"), (b"\x00\x00\x00\x0cJXL ", "JPEG XL"), (b"\x00\x00\x00\x0cjP", "JPEG 2000"),
     (b"<svg", "SVG"), (b"<?xml", "XML"), (b"<!DOCTYPE", "HTML"), (b"<html", "HTML"), (b"PK\x03\x04", "ZIP"),
 )  # fmt: skip
+_LOST = 1024
+"""Zero bytes in a row that no encoder of lossy WebP writes: a flat area of any size is coded in fewer. Lossless
+ones may code flat areas by zero bits."""
 _MAX_CHUNKS = 1_000_000
 _MAX_PNG_METADATA = 10_000  # chunks that hold no pixels: each costs time, and real files have a dozen
 
@@ -82,15 +85,17 @@ def _name(data: FileBytes) -> str:
 
 
 def _read_png(data: FileBytes) -> Layout:
-    layout = Layout(format="PNG")
+    layout = Layout(format="PNG", ended=False)
     at = len(_PNG)
-    ended = False
     others, room = 0, MAX_METADATA
     for number in range(_MAX_CHUNKS):
         if at >= len(data):
             break
         head = data.few(at, 8)
         length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if layout.payload and (len(kind) < 4 or (kind != b"IDAT" and at + 12 + length > len(data))):
+            at = len(data)  # the pixels are there; what comes behind them decoders do not miss
+            break
         if (kind == b"IHDR") != (number == 0) or (number == 0 and length != 13) or len(kind) < 4:
             raise damaged("the PNG's header is not where it belongs")
         if at + 12 + length > len(data):
@@ -99,22 +104,23 @@ def _read_png(data: FileBytes) -> Layout:
         if others > _MAX_PNG_METADATA:
             raise damaged(f"the PNG has more than {_MAX_PNG_METADATA:,} chunks beside its pixels")
         # Pixel chunks are checked by the decoder; the others it may skip without looking.
-        if kind != b"IDAT" and length <= MAX_METADATA:
-            body = data[at + 8 : at + 8 + length]
-            if zlib.crc32(body, zlib.crc32(kind)) != u32(data, at + 8 + length):
-                raise damaged(f"the PNG's {kind.decode('latin-1')!r} chunk is damaged")
-            inflated = _inflated(kind, body, room)
-            room -= len(inflated)
-            _png_chunk(layout, kind, inflated if kind == b"iCCP" else body)
-        elif kind == b"IDAT":
+        if kind == b"IDAT":
             layout.payload += length
+        elif length <= MAX_METADATA:
+            body = data[at + 8 : at + 8 + length]
+            if zlib.crc32(body, zlib.crc32(kind)) == u32(data, at + 8 + length):
+                inflated = _inflated(kind, body, room)
+                room -= len(inflated)
+                _png_chunk(layout, kind, inflated if kind == b"iCCP" else body)
+            elif kind[0] & 0x20 or kind == b"IEND":  # ancillary: ignored, as viewers do
+                layout.junk += length + 12
+            else:
+                raise damaged(f"the PNG's {kind.decode('latin-1')!r} chunk is damaged")
         at += 12 + length
         if kind == b"IEND":
-            ended = True
+            layout.ended = True
             break
     layout.end = at
-    if not ended:
-        raise damaged("the PNG has no end: it is truncated")
     if not layout.payload:
         raise damaged("the PNG holds no pixels")
     return layout
@@ -184,9 +190,14 @@ def _read_webp(data: FileBytes) -> Layout:
             layout.has_alpha = bool(flags & 0x10)
             layout.width = 1 + int.from_bytes(exactly(data, body + 4, 3), "little")
             layout.height = 1 + int.from_bytes(exactly(data, body + 7, 3), "little")
-        elif kind in (b"VP8 ", b"VP8L") and not layout.payload:
+        elif kind in (b"VP8 ", b"VP8L") and not layout.parts:  # transparency may come before
             layout.payload += length
             _webp_frame(layout, data, body, kind, extended)
+            layout.keep(body, body + length)
+            if data.zeros(body, body + length, _LOST) >= 0:
+                if kind == b"VP8 ":
+                    raise damaged("a part of the WebP's data is lost: there are only zeros")
+                layout.doubtful = True
         elif kind in (b"ANIM", b"ANMF"):
             layout.animated = True
             layout.payload += length

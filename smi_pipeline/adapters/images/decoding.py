@@ -7,23 +7,21 @@ use.
 import contextlib
 import functools
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from smi_pipeline.adapters.images.rewriting import rewritten
 from smi_pipeline.adapters.images.structure import Layout
-from smi_pipeline.core import reasons
+from smi_pipeline.core import image_rules, reasons
 from smi_pipeline.core.errors import PermanentError
 
 Bytes = NDArray[np.uint8]
 T = TypeVar("T")
 
-_JPEG_MAX_SIDE = 65_500
 _ENDS_EARLY = "premature end of"  # libjpeg's words, in JWRN_HIT_MARKER and JWRN_JPEG_EOF
 _LOADERS = {"PNG": "pngload", "JPEG": "jpegload", "WEBP": "webpload"}
 
@@ -40,19 +38,6 @@ def vips() -> Any:
         pyvips.vips_lib.vips_concurrency_set(1)
     pyvips.cache_set_max(0)
     return pyvips
-
-
-def decode_whole(path: Path, layout: Layout) -> None:
-    """Decode every pixel and keep none. Raises PermanentError(invalid_image)."""
-
-    def read(fail_on: str) -> None:
-        with _said_in_one_line(layout, PermanentError):
-            _load(str(path), layout, 1, fail_on=fail_on).avg()
-
-    if layout.format == "JPEG":
-        _unless_cut_off(read, PermanentError)
-    else:
-        read("error")
 
 
 def decode(
@@ -74,15 +59,18 @@ def decode(
     on_load = _on_load(layout, shrink)
     # Exact only without several scans, and at full size chroma bleeds between MCUs.
     spare = strict and layout.format == "JPEG" and on_load > 1 and not layout.held
-    spare = spare and _spare_height(layout) <= _JPEG_MAX_SIDE
+    spare = spare and _spare_height(layout) <= image_rules.MAX_SIDE
     width, height = layout.width // shrink, layout.height // shrink
 
     def read(fail_on: str) -> Bytes:
-        with contextlib.ExitStack() as stack, _said_in_one_line(layout, broken):
+        with contextlib.ExitStack() as stack, said_in_one_line(layout, broken):
             if spare:
-                image = _load(stack.enter_context(_with_spare_row(path, layout)), layout, on_load)
+                copy = rewritten(path, layout, height=_spare_height(layout))
+                image = load(stack.enter_context(copy), layout, on_load)
             else:
-                image = _load(str(path), layout, on_load, fail_on=fail_on)
+                # A source was judged when it was taken: any number of harmless warnings is fine.
+                file = path if layout.ended else stack.enter_context(rewritten(path, layout))
+                image = load(file, layout, on_load, fail_on=fail_on, unlimited=not strict)
             if image.hasalpha():
                 # Colours that nobody sees must not count: weighted by alpha before they are averaged.
                 image = image.premultiply(max_alpha=65535 if image.format == "ushort" else 255)
@@ -130,7 +118,8 @@ def _unless_cut_off(read: Callable[[str], T], broken: type[PermanentError]) -> T
 
 
 @contextlib.contextmanager
-def _said_in_one_line(layout: Layout, broken: type[PermanentError]) -> Iterator[None]:
+def said_in_one_line(layout: Layout, broken: type[PermanentError] = PermanentError) -> Iterator[None]:
+    """Turn an error of libvips into `broken`(invalid_image), with its last line."""
     try:
         yield
     except vips().Error as error:
@@ -147,26 +136,20 @@ def _on_load(layout: Layout, shrink: int) -> int:
     return shrink if layout.format == "WEBP" else 1
 
 
-def _load(file: Any, layout: Layout, on_load: int, *, fail_on: str = "error") -> Any:
+def load(
+    file: Path | IO[bytes], layout: Layout, on_load: int = 1, *, fail_on: str = "error", unlimited: bool = False
+) -> Any:
+    """Return a libvips image that decodes a file, or an open copy of one, row by row as it is read."""
     # The loader is named, never guessed: no other of libvips's many readers ever sees the file.
     options: dict[str, Any] = {"access": "sequential", "fail_on": fail_on}
     if on_load > 1:
         options |= {"shrink": on_load} if layout.format == "JPEG" else {"scale": 1 / on_load}
-    name = _LOADERS[layout.format] + ("" if isinstance(file, str) else "_source")
-    return getattr(vips().Image, name)(file, **options)
-
-
-@contextlib.contextmanager
-def _with_spare_row(path: Path, layout: Layout) -> Iterator[Any]:
-    """Yield a copy of a JPEG whose header announces one more row of MCUs than exist. It is an unnamed file on disk,
-    because a Python callback that libvips reads from can abort the process when it is garbage-collected."""
-    with tempfile.TemporaryFile() as copy:
-        with path.open("rb") as original:
-            shutil.copyfileobj(original, copy, 2**20)
-        copy.seek(layout.height_at)
-        copy.write(_spare_height(layout).to_bytes(2, "big"))
-        copy.seek(0)  # also writes what Python holds back
-        yield vips().Source.new_from_descriptor(copy.fileno())
+    if unlimited and layout.format == "JPEG":
+        options["unlimited"] = True
+    name = _LOADERS[layout.format]
+    if isinstance(file, Path):
+        return getattr(vips().Image, name)(str(file), **options)
+    return getattr(vips().Image, f"{name}_source")(vips().Source.new_from_descriptor(file.fileno()), **options)
 
 
 def _spare_height(layout: Layout) -> int:

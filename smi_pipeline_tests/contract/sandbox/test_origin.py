@@ -7,6 +7,7 @@ import pytest
 import requests
 from PIL import Image
 
+from smi_pipeline.sandbox import photos
 from smi_pipeline.sandbox.server import Sandbox
 
 
@@ -28,6 +29,13 @@ def test_the_catalogue_tells_the_truth_about_every_format(sandbox: Sandbox) -> N
 @pytest.mark.parametrize("name", ["nobody-200.jpg", "coffee-200.gif", "coffee-9999.jpg", "..%2f..%2fledger"])
 def test_what_is_not_there_is_a_404(sandbox: Sandbox, name: str) -> None:
     assert get(sandbox, name).status_code == 404
+
+
+def test_some_photographs_have_what_phones_and_cameras_attach(sandbox: Sandbox) -> None:
+    for photo, attached in photos.ATTACHED.items():
+        body = get(sandbox, f"{photo}-200.jpg").content
+        assert body.endswith(b"\xff\xd9" + attached)
+        Image.open(io.BytesIO(body)).load()
 
 
 def test_the_ledger_lists_requests(sandbox: Sandbox) -> None:

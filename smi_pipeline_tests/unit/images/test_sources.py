@@ -13,7 +13,9 @@ from smi_pipeline.adapters.images import VipsImages
 from smi_pipeline.adapters.images.containers import read_layout
 from smi_pipeline.core import image_rules, reasons
 from smi_pipeline.core.errors import PermanentError
-from smi_pipeline_tests.unit.images.pictures import PHOTOS, encoded, photo, png, png_header
+from smi_pipeline_tests.unit.images import camera_files
+from smi_pipeline_tests.unit.images.hostile import png_of
+from smi_pipeline_tests.unit.images.pictures import PHOTOS, encoded, photo, png, png_header, upscale
 
 Write = Callable[..., Path]
 
@@ -187,9 +189,19 @@ def test_padding_after_the_end_is_fine(images: VipsImages, write: Write) -> None
         images.check_source(write(encoded(photo(), format) + bytes(4096)))
 
 
+@pytest.mark.parametrize("name", camera_files.whole())
+def test_what_every_decoder_shows_whole_is_taken(images: VipsImages, write: Write, name: str) -> None:
+    images.check_source(write(camera_files.whole()[name]))
+
+
+@pytest.mark.parametrize("name", camera_files.damaged())
+def test_a_file_that_has_lost_a_part_is_refused(images: VipsImages, write: Write, name: str) -> None:
+    assert refusal(images.check_source, write(camera_files.damaged()[name])).reason == reasons.INVALID_IMAGE
+
+
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
-@pytest.mark.parametrize("tail", [b"PK\x03\x04" + bytes(range(256)), b"<script>alert(1)</script>", b"x" * 30])
-def test_something_attached_behind_the_image_is_refused(
+@pytest.mark.parametrize("tail", [b"PK\x03\x04" + bytes(range(256)), b"<script>alert(1)</script>", b"%PDF-1.7"])
+def test_an_archive_or_a_page_behind_the_image_is_refused(
     images: VipsImages, write: Write, format: str, tail: bytes
 ) -> None:
     error = refusal(images.inspect, write(encoded(photo(), format) + tail))
@@ -200,12 +212,43 @@ def test_something_attached_behind_the_image_is_refused(
 def test_what_cameras_attach_is_taken_but_not_an_archive_behind_it(images: VipsImages, write: Write) -> None:
     out = io.BytesIO()
     photo().save(out, "MPO", save_all=True, append_images=[photo("coffee.png")])
-    images.check_source(write(out.getvalue()))
-    motion = encoded(photo()) + b"\x00\x00\x00\x18ftypmp42" + bytes(500)
-    images.check_source(write(motion))
+    motion = encoded(photo()) + camera_files.tails()["a video"]
     for carrier in (out.getvalue(), motion):
+        images.check_source(write(carrier))
         archive = carrier + b"PK\x05\x06" + bytes(18)
         assert "attached" in str(refusal(images.inspect, write(archive)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["JPEG baseline without an end marker", "JPEG with bytes before a restart", "JPEG with bytes before every restart"],
+)
+def test_a_result_is_compared_with_such_a_source_too(images: VipsImages, write: Write, name: str) -> None:
+    source = write(camera_files.whole()[name])
+    coding = {"end marker": "baseline", "a restart": "with restarts by row"}.get(
+        " ".join(name.split()[-2:]), "with restarts by block"
+    )
+    with Image.open(io.BytesIO(camera_files.jpeg(coding))) as shown:
+        result = write(upscale(shown), "PNG")
+    verdict = images.check_result(source, result, 4)
+    assert verdict.ok, verdict.message
+
+
+def test_a_result_without_an_end_or_with_junk_is_refused(images: VipsImages, write: Write) -> None:
+    source, result = encoded(photo(), "PNG"), encoded(upscale(photo()), "JPEG")
+    assert images.check_result(write(source), write(result), 4).ok
+    for changed, words in ((result[:-2], "truncated"), (result[:20] + b"123" + result[20:], "no part of an image")):
+        verdict = images.check_result(write(source), write(changed), 4)
+        assert verdict.reason == reasons.RESULT_REJECTED
+        assert words in verdict.message
+
+
+def test_a_side_longer_than_decoders_take_is_refused_at_once(images: VipsImages, write: Write) -> None:
+    for width, height in ((1, 65_501), (16_000_000, 1)):
+        error = refusal(images.inspect, write(png_of(width, height)))
+        assert error.reason == reasons.SOURCE_TOO_LARGE
+        assert "65,500 at most" in str(error)
+    images.check_source(write(Image.new("L", (1, 65_500), 90)))
 
 
 def test_an_unusable_profile_is_ignored(images: VipsImages, write: Write) -> None:

@@ -1,0 +1,100 @@
+"""Write copies of an image for the decoder: without what decoders skip, closed, and changed where a check needs it."""
+
+import contextlib
+import itertools
+import re
+import struct
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from smi_pipeline.adapters.images.structure import Layout, Part, damaged
+
+_BLOCK = 2**20
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+
+
+@contextlib.contextmanager
+def rewritten(
+    path: Path, layout: Layout, *, height: int = 0, behind: bytes = b"", bare: bool = False
+) -> Iterator[IO[bytes]]:
+    """Yield an open copy of a JPEG: the parts that decoders read, and an end marker.
+
+    `height` is announced instead of its own; a single channel then has the sampling that decoders treat it as having.
+    `behind` is put behind the data of each scan and before each restart marker; no pixel of a whole file is made of
+    it. `bare` leaves out zeros with which the data ends. The copy is an unnamed file on disk, because a Python callback
+    that libvips reads from can abort the process when it is garbage-collected."""
+    with tempfile.TemporaryFile() as copy:
+        with path.open("rb") as original:
+            for part in layout.parts:
+                original.seek(part.start)
+                if bare and part.bare:
+                    part = part._replace(end=part.bare)
+                if part.bare and behind:
+                    _with_bytes_behind(original, copy, part, behind, layout.restarts)
+                    continue
+                at = copy.tell()
+                _copied(original, copy, part)
+                if height and part.start <= layout.height_at < part.end:
+                    _announce(copy, at + layout.height_at - part.start, height, layout.mode == "L")
+        copy.write(b"\xff\xd9")
+        copy.seek(0)  # also writes what Python holds back
+        yield copy
+
+
+@contextlib.contextmanager
+def shortened(path: Path, layout: Layout, by: int) -> Iterator[IO[bytes]]:
+    """Yield an open copy of a lossless WebP: its picture alone, without its last bytes."""
+    start, end, _ = layout.parts[0]
+    size = (end - start - by) // 2 * 2
+    with tempfile.TemporaryFile() as copy, path.open("rb") as original:
+        copy.write(struct.pack("<4sI8sI", b"RIFF", size + 12, b"WEBPVP8L", size))
+        original.seek(start)
+        _copied(original, copy, Part(start, start + size))
+        copy.seek(0)
+        yield copy
+
+
+def as_it_is(layout: Layout, *, bare: bool) -> bool:
+    """Return whether a copy without changes would decode as the file itself."""
+    kept = sum(part.end - part.start for part in layout.parts)
+    return layout.ended and kept == layout.end - 2 and not (bare and layout.zeros_at_end)
+
+
+def _copied(original: IO[bytes], copy: IO[bytes], part: Part) -> None:
+    left = part.end - part.start
+    while left > 0:
+        block = original.read(min(_BLOCK, left))
+        if not block:
+            return
+        copy.write(block)
+        left -= len(block)
+
+
+def _announce(copy: IO[bytes], at: int, height: int, grey: bool) -> None:
+    copy.seek(at)
+    copy.write(height.to_bytes(2, "big"))
+    if grey:
+        copy.seek(at + 6)
+        copy.write(b"\x11")
+    copy.seek(0, 2)
+
+
+def _with_bytes_behind(original: IO[bytes], copy: IO[bytes], part: Part, behind: bytes, restarts: bool) -> None:
+    numbers = itertools.cycle(range(0xD0, 0xD8))
+
+    def with_bytes_before(marker: re.Match[bytes]) -> bytes:
+        if marker[0][1] != next(numbers):
+            raise damaged("a part of the JPEG's data is lost: restart markers are missing")
+        return behind[:8] + marker[0]
+
+    left, rest = part.end - part.start, b""
+    while left > 0:
+        block = rest + original.read(min(_BLOCK, left))
+        left -= len(block) - len(rest)
+        rest = b"\xff" if left > 0 and block.endswith(b"\xff") else b""
+        copy.write(_RESTART.sub(with_bytes_before, block.removesuffix(rest)))
+    copy.write(behind)
+    if restarts:  # a whole interval may be missing at the end
+        copy.write(bytes([0xFF, next(numbers)]) + behind)
