@@ -120,6 +120,11 @@ class ImagesPort(Protocol):
     def check_source(self, path: Path) -> ImageInfo:
         """`inspect`, then decode all of it. Raises PermanentError for a truncated or damaged source."""
 
+    def clean_result(self, path: Path) -> list[str]:
+        """Rewrite a result without what must not be delivered: bytes behind its end, place, names. The coded pixels
+        stay the same bytes. Return what was left out, in words. Raises PermanentError(result_rejected) for a file that
+        cannot be read, TransientError when it cannot be written."""
+
     def check_result(self, source: Path, result: Path, scale: int) -> Verdict:
         """Check a result against the kept source. Never raises for a bad image: the verdict tells."""
 

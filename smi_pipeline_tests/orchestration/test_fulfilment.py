@@ -1,5 +1,7 @@
 """From a paid job to the file or the refund, through the real Dagster jobs, judged by the sandbox's ledgers."""
 
+import hashlib
+
 import pytest
 from dagster import DagsterEventType
 
@@ -61,6 +63,22 @@ def test_a_failed_upscale_fails_its_step_and_is_refunded_by_the_hook(shop: Shop,
     assert len(mails(shop)) == 1
     assert shop.tick(Queue.REFUND) == []
     assert shop.tick(Queue.MAIL) == []
+
+
+@pytest.mark.parametrize("photo", ["coffee-200.png", "rocket-200.jpg", "chelsea-200.webp"])
+def test_place_names_and_what_is_behind_the_end_of_a_result_are_not_delivered(shop: Shop, photo: str):
+    shop.sandbox.fault("upsampler", "leaves_metadata", name="Jane Doe")
+    job_id = shop.order(photo)
+    shop.run(Queue.SUBMIT)
+    shop.until_ready(job_id)
+    shop.run(Queue.FULFIL)
+    job = shop.job(job_id)
+    assert job.status is Status.COMPLETED
+    with shop.ctx.storage.open(job.result_key or "") as file:
+        delivered = file.read()
+    assert [word for word in (b"Jane Doe", b"SN-4711", b"SEFT") if word in delivered] == []
+    assert b"(c) Studio" in delivered
+    assert (hashlib.sha256(delivered).hexdigest(), len(delivered)) == (job.result_sha256, job.result_bytes)
 
 
 def test_a_failing_job_does_not_stop_the_others_of_its_batch(shop: Shop):

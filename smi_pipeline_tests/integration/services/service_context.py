@@ -143,6 +143,12 @@ class FakeImages(Outside):
         self.called("images.check_source")
         return self._facts(path)
 
+    def clean_result(self, path: Path) -> list[str]:
+        self.called("images.clean_result")
+        whole = path.read_bytes()
+        path.write_bytes(whole.partition(b" GPS")[0])
+        return ["GPS"] if b" GPS" in whole else []
+
     def check_result(self, source: Path, result: Path, scale: int) -> Verdict:
         self.called("images.check_result")
         return self.verdict or Verdict(ok=True, facts=self._facts(result), min_ssim=0.99, mean_colour_shift=0.1)
@@ -182,6 +188,7 @@ class FakeStorage(Outside):
     def put(self, key: str, path: Path) -> None:
         self.called("storage.put")
         self.files[key] = path.read_bytes()
+        self.done()
 
     def put_bytes(self, key: str, content: bytes) -> None:
         self.called("storage.put_bytes")
