@@ -101,10 +101,12 @@ class MailerPort(Protocol):
 class FetcherPort(Protocol):
     """Downloads from allowed hosts, connected to the very address that was checked."""
 
-    def fetch(self, url: str, *, kind: str, max_bytes: int) -> AbstractContextManager[Fetched]:
+    def fetch(
+        self, url: str, *, kind: str, max_bytes: int, seconds: float | None = None
+    ) -> AbstractContextManager[Fetched]:
         """Stream `url` into a temporary file that lives as long as the context. `kind` is 'source' or 'result' and
-        chooses the list of allowed hosts. Raises PermanentError for a refused or missing URL, for a body that is empty
-        or no image, and for one over `max_bytes`; TransientError otherwise."""
+        chooses the list of allowed hosts; `seconds` ends it, whatever arrives. Raises PermanentError for a refused or
+        missing URL, for a body that is empty or no image, and for one over `max_bytes`; TransientError otherwise."""
 
     def sweep(self) -> int:
         """Remove temporary files that a killed process left an hour ago or earlier; return how many."""

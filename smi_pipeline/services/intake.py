@@ -130,7 +130,10 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
     email = checked_email(request.email) if request.email is not None else ""
     try:
         with ctx.fetcher.fetch(
-            request.image_url, kind=FetchKind.SOURCE, max_bytes=ctx.policy.max_source_bytes
+            request.image_url,
+            kind=FetchKind.SOURCE,
+            max_bytes=ctx.policy.max_source_bytes,
+            seconds=ctx.policy.order_download.total_seconds(),
         ) as fetched:
             facts = ctx.images.check_source(fetched.path)
             check_output_size(facts, scale, ctx.policy.max_output_megapixels)

@@ -1,11 +1,16 @@
 """From a paid job to the file or the refund, through the real Dagster jobs, judged by the sandbox's ledgers."""
 
 import hashlib
+from types import SimpleNamespace
 
 import pytest
 from dagster import DagsterEventType
 
 from smi_pipeline.core.models import Queue, Status
+from smi_pipeline.core.policy import Policy
+from smi_pipeline.fulfilment import ops
+from smi_pipeline.fulfilment.jobs import fulfil_upscales, submit_upscales
+from smi_pipeline.services import fulfil, submit
 from smi_pipeline.state.leases import Leases
 from smi_pipeline_tests.orchestration.conftest import Shop
 from smi_pipeline_tests.stored_keys import stored_keys
@@ -79,6 +84,22 @@ def test_place_names_and_what_is_behind_the_end_of_a_result_are_not_delivered(sh
     assert [word for word in (b"Jane Doe", b"SN-4711", b"SEFT") if word in delivered] == []
     assert b"(c) Studio" in delivered
     assert (hashlib.sha256(delivered).hexdigest(), len(delivered)) == (job.result_sha256, job.result_bytes)
+
+
+@pytest.mark.parametrize("service", [submit.prepare, fulfil.verify_result])
+def test_a_lease_is_renewed_for_as_long_as_a_download_may_take(service):
+    given = []
+
+    def step(seconds: float) -> str:
+        given.append(seconds)
+        return "another run's"
+
+    ctx = SimpleNamespace(policy=Policy(), state=SimpleNamespace(queries=SimpleNamespace(job=lambda job_id: None)))
+    smi, batch = SimpleNamespace(ctx=lambda actor: ctx), SimpleNamespace(step=step)
+    ops._step_on_job(SimpleNamespace(run_id="r"), smi, batch, "j", 60, service)  # type: ignore[arg-type]
+    assert given == [60 + 600]
+    for job in (submit_upscales, fulfil_upscales):
+        assert int(job.tags["dagster/max_runtime"]) > given[0] + 180
 
 
 def test_a_failing_job_does_not_stop_the_others_of_its_batch(shop: Shop):

@@ -114,7 +114,7 @@ class FakeFetcher(Outside):
         return 0
 
     @contextmanager
-    def fetch(self, url: str, *, kind: str, max_bytes: int) -> Iterator[Fetched]:
+    def fetch(self, url: str, *, kind: str, max_bytes: int, seconds: float | None = None) -> Iterator[Fetched]:
         self.called(f"fetcher.fetch {kind}")
         body = self.bodies.get(url, b"PNG 100 80" if kind == "source" else b"PNG 400 320")
         if len(body) > max_bytes:
