@@ -129,6 +129,7 @@ class Settings(BaseSettings):
     smi_max_output_megapixels: float = Field(50, gt=0, le=100_000)
     smi_unsold_days: float = Field(30, gt=0, le=3650)
     smi_fidelity: Literal["observe", "enforce"] = "observe"
+    smi_source_changed: Literal["refund", "ask"] = "refund"
     smi_keep_metadata: Annotated[tuple[Kept, ...], NoDecode, BeforeValidator(_split)] = ("copyright",)
 
     # Money
@@ -199,6 +200,7 @@ class Settings(BaseSettings):
             max_source_bytes=self.smi_max_source_bytes,
             max_output_megapixels=self.smi_max_output_megapixels,
             unsold_days=self.smi_unsold_days,
+            source_changed=self.smi_source_changed,
             submissions=Allowance(
                 per_minute=self.upsampler_requests_per_minute, per_hour=self.upsampler_requests_per_hour
             ),

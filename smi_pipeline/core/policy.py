@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal
 
 from smi_pipeline.core.allowance import Allowance
 
@@ -28,6 +29,7 @@ class Policy:
     max_source_bytes: int = 50_000_000
     max_output_megapixels: float = 50
     unsold_days: float = 30
+    source_changed: Literal["refund", "ask"] = "refund"  # when it shows another picture than at the order
     submissions: Allowance = SUBMISSIONS
     status_calls: Allowance = STATUS_CALLS
     monthly_credit_budget: int | None = None

@@ -122,6 +122,9 @@ class ImagesPort(Protocol):
     def check_source(self, path: Path) -> ImageInfo:
         """`inspect`, then decode all of it. Raises PermanentError for a truncated or damaged source."""
 
+    def fingerprint(self, path: Path) -> bytes:
+        """Return what a checked source shows, as `core.likeness` compares it; empty when that cannot be told."""
+
     def clean_result(self, path: Path) -> list[str]:
         """Rewrite a result without what must not be delivered: bytes behind its end, place, names. The coded pixels
         stay the same bytes. Return what was left out, in words. Raises PermanentError(result_rejected) for a file that

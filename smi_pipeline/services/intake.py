@@ -137,6 +137,7 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
         ) as fetched:
             facts = ctx.images.check_source(fetched.path)
             check_output_size(facts, scale, ctx.policy.max_output_megapixels)
+            fingerprint = ctx.images.fingerprint(fetched.path)
     except PermanentError as error:
         _refuse_behind(ctx, [faults.source(request.image_url)] if request.image_url.count("/") > 1 else [])
         raise RefusedError(f"image_url: {error}", status=422) from error
@@ -162,6 +163,7 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
         price_cents=quote.price_cents,
         currency=ctx.policy.currency,
         expected_credits=quote.credits,
+        fingerprint=fingerprint,
     )
     ctx.state.jobs.register(job, actor=ctx.actor)
     status_url = notify.status_url(ctx, job_id)

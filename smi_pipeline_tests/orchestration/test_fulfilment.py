@@ -127,6 +127,29 @@ def test_a_source_swapped_for_another_format_is_refunded_without_submission(shop
     assert shop.sandbox.ledger("upsampler")["submissions"] == []
 
 
+@pytest.mark.parametrize("photo", ["coffee-200.png", "astronaut-200.jpg", "chelsea-200.webp"])
+def test_a_source_swapped_for_another_picture_of_its_size_is_refunded_without_submission(shop: Shop, photo: str):
+    job_id = shop.order(photo)
+    shop.sandbox.fault("origin", "swap", match={"path": photo}, content="other_photo", times=None)
+    (result,) = shop.run(Queue.SUBMIT)
+    assert result.success, "it may be replaced just now"
+    shop.shift_clock(seconds=40)
+    (result,) = shop.run(Queue.SUBMIT)
+    assert not result.success
+    assert (shop.job(job_id).status, shop.job(job_id).reason_code) == (Status.REFUNDED, "source_changed")
+    assert shop.sandbox.ledger("upsampler")["submissions"] == []
+
+
+@pytest.mark.parametrize("photo", ["coffee-200.png", "rocket-200.jpg", "chelsea-200.webp"])
+def test_a_source_that_its_host_codes_anew_at_each_request_is_delivered(shop: Shop, photo: str):
+    shop.sandbox.fault("origin", "recompresses", match={"path": photo})
+    job_id = shop.order(photo)
+    shop.run(Queue.SUBMIT)
+    shop.until_ready(job_id)
+    shop.run(Queue.FULFIL)
+    assert shop.job(job_id).status is Status.COMPLETED
+
+
 def test_a_connection_that_breaks_costs_no_job_its_upscale(shop: Shop):
     job_id = shop.order()
     shop.sandbox.fault("upsampler", "status", match={"endpoint": "submit"}, code=503)

@@ -17,6 +17,7 @@ from smi_pipeline.adapters.images import containers
 from smi_pipeline.adapters.images.anomalies import summarise
 from smi_pipeline.adapters.images.cleaning import clean
 from smi_pipeline.adapters.images.decoding import decode, decode_whole
+from smi_pipeline.adapters.images.fingerprint import fingerprint
 from smi_pipeline.adapters.images.structure import Layout
 from smi_pipeline.core import image_rules, reasons
 from smi_pipeline.core.errors import PermanentError
@@ -65,6 +66,10 @@ class VipsImages:
         image_rules.check_output_size(source.facts, image_rules.SMALLEST_SCALE, self._max_megapixels)
         decode_whole(path, source.layout)
         return replace(source.facts, sha256=_sha256(path))
+
+    def fingerprint(self, path: Path) -> bytes:
+        """Return what a checked source shows (`fingerprint`)."""
+        return fingerprint(path)
 
     def clean_result(self, path: Path) -> list[str]:
         """Take out of a result what must not be delivered (`cleaning`). Return it, in words.

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from io import BytesIO
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from smi_pipeline.core.allowance import Allowance
@@ -129,7 +130,8 @@ class FakeFetcher(Outside):
 
 
 class FakeImages(Outside):
-    """Images are the words `FORMAT WIDTH HEIGHT`; `verdict` replaces the judgement of results."""
+    """Images are the words `FORMAT WIDTH HEIGHT shows=WHAT`, the last one optional; `verdict` replaces the judgement of
+    results."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,6 +144,12 @@ class FakeImages(Outside):
     def check_source(self, path: Path) -> ImageInfo:
         self.called("images.check_source")
         return self._facts(path)
+
+    def fingerprint(self, path: Path) -> bytes:
+        self.called("images.fingerprint")
+        words = path.read_bytes().decode().split()
+        shown = [word for word in words if word.startswith("shows=")]
+        return Random("".join(shown)).randbytes(3 * 32 * 32)
 
     def clean_result(self, path: Path) -> list[str]:
         self.called("images.clean_result")
