@@ -10,7 +10,7 @@ def upgrade() -> None:
     """Add the table."""
     op.execute(
         """CREATE TABLE smi.ordered_pictures (
-               job_id      text PRIMARY KEY REFERENCES smi.upscale_jobs,
+               job_id      text PRIMARY KEY REFERENCES smi.upscale_jobs ON DELETE CASCADE,
                fingerprint bytea NOT NULL
            );
            COMMENT ON TABLE smi.ordered_pictures IS
