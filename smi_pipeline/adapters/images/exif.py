@@ -1,7 +1,7 @@
 """Read a few tags of an EXIF block, and build a block that holds nothing else.
 
-Written by hand: Pillow copies the value of every tag when it opens a block, and a small block may name the same
-megabytes sixty thousand times. Only the tags asked for are read here, each of them short.
+Written by hand: Pillow reads and decodes every tag of a block and writes them in its own way. Here only the tags asked
+for are read, each of them short, and their bytes are kept as they are.
 """
 
 import struct
@@ -13,7 +13,7 @@ PREFIX = b"Exif\x00\x00"
 _EXIF_IFD, _VERSION = 0x8769, 0x9000
 _LONGEST = 4096
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
-_ASCII = 2
+_ASCII, _SHORT, _LONG = 2, 3, 4
 
 
 class Tag(NamedTuple):
@@ -34,7 +34,7 @@ class Exif(NamedTuple):
     def orientation(self) -> int:
         """Return how the picture is turned, 1 to 8; 1 when it is missing or invalid, as viewers do."""
         tag = self.picture.get(ORIENTATION)
-        if tag is None or tag.kind not in (1, 3, 4) or tag.number != 1:
+        if tag is None or tag.kind not in (_SHORT, _LONG) or tag.number != 1:
             return 1
         value = int.from_bytes(tag.value, "little" if self.order == "<" else "big")
         return value if 1 <= value <= 8 else 1
@@ -48,7 +48,11 @@ def read(block: bytes, picture: Collection[int], taking: Collection[int] = ()) -
         return Exif("<", {}, {})
     found = _directory(tiff, order, struct.unpack_from(order + "I", tiff, 4)[0], {*picture, _EXIF_IFD})
     further = found.pop(_EXIF_IFD, None)
-    at = struct.unpack(order + "I", further.value)[0] if further and further.kind == 4 and further.number == 1 else None
+    at = (
+        struct.unpack(order + "I", further.value)[0]
+        if further and further.kind == _LONG and further.number == 1
+        else None
+    )
     return Exif(order, found, _directory(tiff, order, at, taking) if at and taking else {})
 
 
@@ -60,9 +64,9 @@ def build(exif: Exif) -> bytes:
     head = (b"II*\x00" if exif.order == "<" else b"MM\x00*") + struct.pack(exif.order + "I", 8)
     picture = dict(exif.picture)
     if taking:  # its offset is known when the size of the first directory is
-        picture[_EXIF_IFD] = Tag(4, 1, bytes(4))
+        picture[_EXIF_IFD] = Tag(_LONG, 1, bytes(4))
         at = 8 + len(_written(picture, exif.order, 8))
-        picture[_EXIF_IFD] = Tag(4, 1, struct.pack(exif.order + "I", at))
+        picture[_EXIF_IFD] = Tag(_LONG, 1, struct.pack(exif.order + "I", at))
         return head + _written(picture, exif.order, 8) + _written(taking, exif.order, at)
     return head + _written(picture, exif.order, 8)
 

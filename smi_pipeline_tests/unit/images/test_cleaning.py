@@ -3,6 +3,7 @@
 import io
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
 from smi_pipeline.adapters.images import VipsImages
@@ -261,3 +264,23 @@ def test_a_packet_that_cannot_be_read_has_no_notice(write: Write, bomb: bytes) -
     plain = encoded(photo(side=40))
     packet = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\x00" + bomb)
     assert cleaned(write(plain[:20] + packet + plain[20:])) == plain
+
+
+@given(st.binary(max_size=60), st.integers(0, 200), st.sampled_from([b"II*\x00", b"MM\x00*"]))
+def test_the_orientation_of_a_damaged_block_is_what_pillow_says(noise: bytes, at: int, order: bytes) -> None:
+    """Where Pillow can read it at all."""
+    block = bytearray(exif(orientation=6)[6:])
+    if block[:4] == order:
+        block[at : at + len(noise)] = noise
+    found = read(bytes(block), (0x0112,)).orientation()
+    assert 1 <= found <= 8
+    tags = Image.Exif()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            tags.load(b"Exif\x00\x00" + bytes(block))
+            value = tags.get(0x0112, 1)
+        except Exception:  # Pillow raises many kinds
+            return
+    if isinstance(value, int) and 1 <= value <= 8 and found != 1:
+        assert found == value
