@@ -13,10 +13,12 @@ _IPTC, _NOTICE, _CHARACTER_SET = 0x0404, (2, 116), (1, 90)
 
 def of_xmp(packet: bytes) -> str:
     """Return the notice of an XMP packet; empty when there is none, or it cannot be read."""
-    if len(packet) > _LARGEST or b"<!" in packet:  # entities may expand without end; no program writes any
-        return ""
     try:
-        rights = ElementTree.fromstring(packet.strip(b"\x00 \r\n\t")).find(f".//{_RIGHTS}")  # noqa: S314 - see above
+        # As text, so that no other encoding that it names hides what follows.
+        text = packet.decode().strip("\x00 \r\n\t\ufeff")
+        if len(text) > _LARGEST or "<!" in text:  # entities may expand without end; no program writes any
+            return ""
+        rights = ElementTree.fromstring(text).find(f".//{_RIGHTS}")  # noqa: S314 - see above
     except (ElementTree.ParseError, ValueError, LookupError):
         return ""
     if rights is None:

@@ -17,6 +17,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from smi_pipeline.adapters.images import VipsImages
 from smi_pipeline.adapters.images.exif import read
+from smi_pipeline.adapters.images.rights import of_xmp
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import PermanentError
 from smi_pipeline_tests.unit.images.pictures import encoded, photo, upscale
@@ -264,6 +265,16 @@ def test_a_packet_that_cannot_be_read_has_no_notice(write: Write, bomb: bytes) -
     plain = encoded(photo(side=40))
     packet = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\x00" + bomb)
     assert cleaned(write(plain[:20] + packet + plain[20:])) == plain
+
+
+def test_no_encoding_hides_entities() -> None:
+    tail = '<!DOCTYPE x [<!ENTITY a "(c) Studio">]><r xmlns="http://purl.org/dc/elements/1.1/"><rights>&a;</rights></r>'
+    head = '<?xml version="1.0" encoding="{}"?>'
+    assert of_xmp((head.format("utf-8") + tail).encode()) == ""
+    assert of_xmp((head.format("utf-16") + tail).encode("utf-16")) == ""
+    assert of_xmp(head.format("cp037").encode() + tail.encode("cp037")) == ""
+    plain = '<r xmlns="http://purl.org/dc/elements/1.1/"><rights>(c) Studio</rights></r>'
+    assert of_xmp(("\ufeff" + head.format("utf-8") + plain + " " * 2000).encode()) == "(c) Studio"
 
 
 @given(st.binary(max_size=60), st.integers(0, 200), st.sampled_from([b"II*\x00", b"MM\x00*"]))
