@@ -290,8 +290,8 @@ def test_the_orientation_of_a_damaged_block_is_what_pillow_says(noise: bytes, at
         warnings.simplefilter("ignore")
         try:
             tags.load(b"Exif\x00\x00" + bytes(block))
-            value = tags.get(0x0112, 1)
+            value = tags.get(0x0112)  # None also when it gave up at a damaged tag before it
         except Exception:  # Pillow raises many kinds
             return
-    if isinstance(value, int) and 1 <= value <= 8 and found != 1:
+    if isinstance(value, int) and 1 <= value <= 8:
         assert found == value
