@@ -51,6 +51,7 @@ def _addresses(value: tuple[str, ...]) -> tuple[str, ...]:
 PostgresUrl = Annotated[str, AfterValidator(postgres_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Kept = Literal["copyright", "artist", "camera", "all", "none"]
 
 WEEK = 7 * 24 * 3600
 """Longest promise accepted, in seconds; more is a typing error."""
@@ -128,6 +129,8 @@ class Settings(BaseSettings):
     smi_max_output_megapixels: float = Field(50, gt=0, le=100_000)
     smi_unsold_days: float = Field(30, gt=0, le=3650)
     smi_fidelity: Literal["observe", "enforce"] = "observe"
+    smi_source_changed: Literal["refund", "ask"] = "refund"
+    smi_keep_metadata: Annotated[tuple[Kept, ...], NoDecode, BeforeValidator(_split)] = ("copyright",)
 
     # Money
     smi_currency: Annotated[str, AfterValidator(charged_currency)] = "usd"
@@ -197,6 +200,7 @@ class Settings(BaseSettings):
             max_source_bytes=self.smi_max_source_bytes,
             max_output_megapixels=self.smi_max_output_megapixels,
             unsold_days=self.smi_unsold_days,
+            source_changed=self.smi_source_changed,
             submissions=Allowance(
                 per_minute=self.upsampler_requests_per_minute, per_hour=self.upsampler_requests_per_hour
             ),

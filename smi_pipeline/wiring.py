@@ -104,11 +104,13 @@ def build_context(settings: Settings, *, actor: str, pool_size: int = 5) -> Serv
             settings.smi_allowed_source_hosts,
             settings.smi_allowed_result_hosts,
             Path(tempfile.gettempdir()),
+            longest=policy.longest_download.total_seconds(),
         ),
         images=VipsImages(
             max_output_megapixels=settings.smi_max_output_megapixels,
             max_source_bytes=settings.smi_max_source_bytes,
             fidelity=settings.smi_fidelity,
+            keep_metadata=settings.smi_keep_metadata,
         ),
         storage=FileStorage(settings.storage_url),
         limiter=RateLimiter(database, submissions=policy.submissions, status_calls=policy.status_calls),

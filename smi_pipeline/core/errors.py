@@ -5,7 +5,7 @@ request is not carried out.
 """
 
 from smi_pipeline.core.faults import AGAIN, Again, Scope
-from smi_pipeline.core.reasons import FAULTS_OF_THE_ORDER
+from smi_pipeline.core.reasons import FAULTS_OF_THE_ORDER, SOURCE_CHANGED
 
 
 class SmiError(Exception):
@@ -71,6 +71,14 @@ class PermanentError(SmiError):
         self.again = AGAIN.get(reason, Again.NEVER)
         self.next_step = next_step
         self.breaker = breaker
+
+
+class OtherPicture(PermanentError):
+    """The source shows another picture of the same size than it did at the order. A person is asked what to do if
+    `SMI_SOURCE_CHANGED` says so."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(SOURCE_CHANGED, message)
 
 
 class RefusedError(SmiError):

@@ -228,6 +228,7 @@ class NewJob:
     price_cents: int
     currency: str
     expected_credits: int
+    fingerprint: bytes = b""  # what it shows, as `core.likeness` compares it; empty: not known
 
 
 @dataclass(frozen=True, kw_only=True)

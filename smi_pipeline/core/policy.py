@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal
 
 from smi_pipeline.core.allowance import Allowance
 
@@ -28,6 +29,7 @@ class Policy:
     max_source_bytes: int = 50_000_000
     max_output_megapixels: float = 50
     unsold_days: float = 30
+    source_changed: Literal["refund", "ask"] = "refund"  # when it shows another picture than at the order
     submissions: Allowance = SUBMISSIONS
     status_calls: Allowance = STATUS_CALLS
     monthly_credit_budget: int | None = None
@@ -45,4 +47,6 @@ class Policy:
     alarm_patience: timedelta = timedelta(minutes=5)  # until an overdue job raises the alarm
     max_submissions: int = 4  # per job and round, those without an answer included
     result_life: timedelta = timedelta(hours=3)  # how long the address of a result is good
+    order_download: timedelta = timedelta(seconds=60)  # for the image of an order, while its customer waits
+    longest_download: timedelta = timedelta(minutes=10)  # for any other image, whatever arrives
     refund_patience: timedelta = timedelta(hours=1)  # until an owed refund becomes a manual task

@@ -101,10 +101,12 @@ class MailerPort(Protocol):
 class FetcherPort(Protocol):
     """Downloads from allowed hosts, connected to the very address that was checked."""
 
-    def fetch(self, url: str, *, kind: str, max_bytes: int) -> AbstractContextManager[Fetched]:
+    def fetch(
+        self, url: str, *, kind: str, max_bytes: int, seconds: float | None = None
+    ) -> AbstractContextManager[Fetched]:
         """Stream `url` into a temporary file that lives as long as the context. `kind` is 'source' or 'result' and
-        chooses the list of allowed hosts. Raises PermanentError for a refused or missing URL, for a body that is empty
-        or no image, and for one over `max_bytes`; TransientError otherwise."""
+        chooses the list of allowed hosts; `seconds` ends it, whatever arrives. Raises PermanentError for a refused or
+        missing URL, for a body that is empty or no image, and for one over `max_bytes`; TransientError otherwise."""
 
     def sweep(self) -> int:
         """Remove temporary files that a killed process left an hour ago or earlier; return how many."""
@@ -119,6 +121,14 @@ class ImagesPort(Protocol):
 
     def check_source(self, path: Path) -> ImageInfo:
         """`inspect`, then decode all of it. Raises PermanentError for a truncated or damaged source."""
+
+    def fingerprint(self, path: Path) -> bytes:
+        """Return what a checked source shows, as `core.likeness` compares it; empty when that cannot be told."""
+
+    def clean_result(self, path: Path) -> list[str]:
+        """Rewrite a result without what must not be delivered: bytes behind its end, place, names. The coded pixels
+        stay the same bytes. Return what was left out, in words. Raises PermanentError(result_rejected) for a file that
+        cannot be read, TransientError when it cannot be written."""
 
     def check_result(self, source: Path, result: Path, scale: int) -> Verdict:
         """Check a result against the kept source. Never raises for a bad image: the verdict tells."""

@@ -171,6 +171,7 @@ class ManualTaskKind(StrEnum):
     RUN_FAILED = "run_failed"
     SENSOR_SILENT = "sensor_silent"
     SHARED_ID = "shared_id"
+    SOURCE_CHANGED = "source_changed"
     STRIPE_EVENT = "stripe_event"
     UNEXPECTED = "unexpected"
     UNKNOWN_WORD = "unknown_word"

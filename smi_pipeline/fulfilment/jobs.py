@@ -6,18 +6,24 @@ from smi_pipeline.core.runs import FULFILMENT_QUEUE, PRIORITY_QUEUE
 from smi_pipeline.fulfilment import ops
 from smi_pipeline.fulfilment.hooks import refund_at_once
 
+MAX_RUNTIME_SECONDS = 1200
+"""A run that downloads may meet a slow host: its longest download, and the rest of its batch."""
+
 
 def _tags(queue: str) -> dict[str, str]:
     return {"dagster-celery/queue": queue, "dagster-celery/run_priority": "5"}
 
 
-@job(executor_def=in_process_executor, hooks={refund_at_once}, tags=_tags(FULFILMENT_QUEUE))
+_DOWNLOADING = {**_tags(FULFILMENT_QUEUE), "dagster/max_runtime": str(MAX_RUNTIME_SECONDS)}
+
+
+@job(executor_def=in_process_executor, hooks={refund_at_once}, tags=_DOWNLOADING)
 def submit_upscales() -> None:
     """Check paid upscale jobs, store their source image and submit them to Upsampler."""
     ops.paid_jobs_leased().map(lambda job_id: ops.submit_to_upsampler(ops.prepare(job_id).ready))
 
 
-@job(executor_def=in_process_executor, hooks={refund_at_once}, tags=_tags(FULFILMENT_QUEUE))
+@job(executor_def=in_process_executor, hooks={refund_at_once}, tags=_DOWNLOADING)
 def fulfil_upscales() -> None:
     """Check and deliver the results of upscale jobs, or fail and refund them."""
     ops.results_leased().map(lambda job_id: ops.deliver(ops.verify_result(job_id).ready))

@@ -36,6 +36,7 @@ _OUTPUTS = {
 
 
 Service = Callable[[ServiceContext, str, str], StepResult]
+_DOWNLOADING: tuple[Service, ...] = (submit.prepare, fulfil.verify_result)
 
 
 class LeaseConfig(Config):
@@ -106,7 +107,10 @@ def _upscale_failed(ctx: ServiceContext, job_id: str, error: PermanentError) -> 
 def _step_on_job(
     context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id: str, seconds: float, service: Service
 ) -> StepResult:
+    """Do one step on a job, which may take `seconds` and, if it downloads, the longest download."""
     ctx = smi.ctx(actor(context))
+    if service in _DOWNLOADING:
+        seconds += ctx.policy.longest_download.total_seconds()
     try:
         return service(ctx, job_id, batch.step(seconds))
     except PermanentError as error:
@@ -116,7 +120,7 @@ def _step_on_job(
 @op(out=_OUTPUTS)
 def prepare(context: OpExecutionContext, smi: SmiResource, batch: Batch, job_id: str) -> Iterator[Output[str]]:
     """Check the payment and the source image, and store the source."""
-    yield from _ended_well(_step_on_job(context, smi, batch, job_id, 120, submit.prepare), job_id)
+    yield from _ended_well(_step_on_job(context, smi, batch, job_id, 60, submit.prepare), job_id)
 
 
 @op(out=_OUTPUTS)

@@ -12,6 +12,7 @@ Request faults, the same for every service with HTTP:
 - ``accept_then_drop``: handles the request and closes the connection without a response (POST only);
 - ``garbage``: handles the request and responds 200 with malformed JSON;
 - ``cut_transfer``: handles the request, sends the headers and half of the body, then closes the connection;
+- ``stall`` ``{"seconds": 60.0}``: the same, but stands still for so long before;
 - ``page`` ``{"code": 200, "about": "maintenance", "after_work": false}``: responds with an HTML page, as a proxy in
   front of a service does; ``about``: ``maintenance`` or ``challenge`` (of bot protection);
 - ``empty_body``: handles the request and responds without a body; ``slow_body`` ``{"seconds": 5.0}``: handles it, and
@@ -49,6 +50,7 @@ REQUEST_KINDS: Mapping[str, Kind] = {
     "accept_then_drop": Kind(),
     "garbage": Kind(),
     "cut_transfer": Kind(),
+    "stall": Kind(defaults={"seconds": 60.0}),
     "page": Kind(defaults={"code": 200, "about": "maintenance", "after_work": False}, choices={"about": replies.PAGES}),
     "empty_body": Kind(),
     "slow_body": Kind(defaults={"seconds": 5.0}),
@@ -182,6 +184,8 @@ class SandboxService(ABC):
         if page:
             return replies.page(page["about"], page["code"])
         reply = replies.altered(reply, taken)
+        if stall := taken.get("stall"):
+            return CutInHalf(reply, stall["seconds"])
         return CutInHalf(reply) if "cut_transfer" in taken else reply
 
     def failed_after_work(self, request: Request, reply: Response) -> None:  # noqa: B027 - optional to override

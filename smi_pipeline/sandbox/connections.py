@@ -53,12 +53,13 @@ class Dropped(Response):
 
 
 class CutInHalf(Response):
-    """A response cut off after the headers and half of the body (of a file: half of its first block)."""
+    """A response cut off after the headers and half of the body (of a file: half of its first block); or one that
+    stands still there for `stands_still` seconds before."""
 
-    def __init__(self, whole: Response) -> None:
+    def __init__(self, whole: Response, stands_still: float = 0.05) -> None:
         super().__init__()
         self.status_code = whole.status_code
-        self._whole = whole
+        self._whole, self._stands_still = whole, stands_still
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the first half, then close the connection."""
@@ -72,7 +73,7 @@ class CutInHalf(Response):
             if body:  # an empty reply has no half
                 cut = True
                 await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
-                await asyncio.sleep(0.05)  # lets the half leave before the connection is cut
+                await asyncio.sleep(self._stands_still)  # at least until the half has left
                 await _abort(scope, receive)
             else:
                 await send(message)

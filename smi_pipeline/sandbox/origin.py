@@ -6,12 +6,15 @@ Kinds beside the request faults of base.py:
 - ``swap`` ``{"content": "gif"}``: the path serves other content from now on: ``gif``, ``bmp``, ``tiff``, ``text``,
   ``html``, ``svg`` or ``other_photo`` (another photograph of the same format and size). Without end by default;
 - ``zero_bytes``; ``truncated`` ``{"keep": 0.5}`` (the part that is kept, with a matching Content-Length);
-- ``redirect`` ``{"to": URL, "code": 302}``.
+- ``redirect`` ``{"to": URL, "code": 302}``;
+- ``negotiates``: as WebP to whoever names it in ``Accept``; ``recompresses``: JPEG and WebP are coded anew at each
+  request, as CDNs do that optimise images.
 """
 
 import asyncio
 import io
 import mimetypes
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +33,8 @@ _KINDS = {
     "swap": Kind(defaults={"content": "gif"}, times=None, choices={"content": _CONTENTS}),
     "zero_bytes": Kind(),
     "truncated": Kind(defaults={"keep": 0.5}),
+    "negotiates": Kind(times=None),
+    "recompresses": Kind(times=None),
     "redirect": Kind(defaults={"to": "/photos/coffee-200.jpg", "code": 302}),
 }
 _TEXTS = {
@@ -79,11 +84,23 @@ class Origin(SandboxService):
         media_type, content = mimetypes.guess_type(path.name)[0] or "image/webp", path.read_bytes()
         if "swap" in taken:
             media_type, content = _other(taken["swap"]["content"], content)
+        if "negotiates" in taken and "image/webp" in request.headers.get("accept", ""):
+            media_type, content = _coded_anew(content, "WEBP")
+        if "recompresses" in taken:
+            media_type, content = _coded_anew(content)
         if "zero_bytes" in taken:
             content = b""
         if "truncated" in taken:
             content = content[: int(len(content) * taken["truncated"]["keep"])]
         return Response(content, media_type=media_type)
+
+
+def _coded_anew(content: bytes, image_format: str = "") -> tuple[str, bytes]:
+    """Return media type and bytes of the same photograph, coded with another quality each time."""
+    image = Image.open(io.BytesIO(content))
+    image_format, out = image_format or str(image.format), io.BytesIO()
+    image.save(out, image_format, quality=random.randint(60, 90), compress_level=random.randint(1, 9))
+    return f"image/{image_format.lower()}", out.getvalue()
 
 
 def _other(kind: str, content: bytes) -> tuple[str, bytes]:

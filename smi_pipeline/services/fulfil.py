@@ -29,7 +29,7 @@ def deliver(ctx: ServiceContext, job_id: str, lease_id: str) -> StepResult:
 
 def _verify(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> StepResult:
     submission = _result_of(job, ctx.state.submissions.of_job(job.job_id))
-    verdict, facts, key = _store_result(ctx, job, submission)
+    verdict, facts, key, left_out = _store_result(ctx, job, submission)
     ctx.state.deliveries.verified(job.job_id, lease_id, verdict, result_key=key, policy=ctx.policy, actor=ctx.actor)
     if job.result_key not in (None, key):  # of an earlier round: no link leads to it any more
         ctx.storage.delete(job.result_key or "")
@@ -42,18 +42,24 @@ def _verify(ctx: ServiceContext, job: UpscaleJob, lease_id: str) -> StepResult:
             "min_ssim": verdict.min_ssim,
             "mean_colour_shift": verdict.mean_colour_shift,
             "warnings": list(verdict.warnings),
+            "left out": left_out or None,
         },
     )
 
 
-def _store_result(ctx: ServiceContext, job: UpscaleJob, submission: Submission) -> tuple[Verdict, ImageInfo, str]:
-    """Fetch, check and store a result. Return the verdict, the facts and the key of the file."""
+def _store_result(
+    ctx: ServiceContext, job: UpscaleJob, submission: Submission
+) -> tuple[Verdict, ImageInfo, str, list[str]]:
+    """Fetch, clean, check and store a result. Return the verdict, the facts and the key of the file, and what was left
+    out of it."""
     with ExitStack() as stack:
         with watched(ctx, RESULTS, job.job_id):
             if job.source_key is None or not submission.result_url:
                 raise PermanentError(reasons.NO_RESULT, "Upsampler reported success without an image")
             source = stack.enter_context(ctx.storage.local_path(job.source_key))
             result = _fetched(ctx, job, submission.result_url, stack)
+            # First, so that what is checked, hashed and stored is the file that the customer gets.
+            left_out = ctx.images.clean_result(result.path)
             verdict = ctx.images.check_result(source, result.path, job.scale)
             if not verdict.ok or verdict.facts is None:
                 raise PermanentError(verdict.reason or reasons.RESULT_REJECTED, verdict.message)
@@ -62,7 +68,7 @@ def _store_result(ctx: ServiceContext, job: UpscaleJob, submission: Submission) 
         name = f"{job.job_id}-{job.fulfilment_round}-{facts.sha256[:16]}"
         key = f"results/{job.job_id[:2]}/{name}.{facts.format.lower()}"
         ctx.storage.put(key, result.path)
-    return verdict, facts, key
+    return verdict, facts, key, left_out
 
 
 def _fetched(ctx: ServiceContext, job: UpscaleJob, url: str, stack: ExitStack) -> Fetched:

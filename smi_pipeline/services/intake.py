@@ -129,10 +129,14 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
     email = checked_email(request.email) if request.email is not None else ""
     try:
         with ctx.fetcher.fetch(
-            request.image_url, kind=FetchKind.SOURCE, max_bytes=ctx.policy.max_source_bytes
+            request.image_url,
+            kind=FetchKind.SOURCE,
+            max_bytes=ctx.policy.max_source_bytes,
+            seconds=ctx.policy.order_download.total_seconds(),
         ) as fetched:
             facts = ctx.images.check_source(fetched.path)
             check_output_size(facts, scale, ctx.policy.max_output_megapixels)
+            fingerprint = ctx.images.fingerprint(fetched.path)
     except PermanentError as error:
         _refuse_behind(ctx, [faults.source(request.image_url)] if request.image_url.count("/") > 1 else [])
         raise RefusedError(f"image_url: {error}", status=422) from error
@@ -158,6 +162,7 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
         price_cents=quote.price_cents,
         currency=ctx.policy.currency,
         expected_credits=quote.credits,
+        fingerprint=fingerprint,
     )
     ctx.state.jobs.register(job, actor=ctx.actor)
     status_url = notify.status_url(ctx, job_id)

@@ -9,12 +9,14 @@ from smi_pipeline.core.errors import (
     AccountError,
     AmbiguousError,
     NotFound,
+    OtherPicture,
     PermanentError,
     RateLimited,
     TransientError,
 )
 from smi_pipeline.core.faults import RESULTS, STATUS, SUBMISSIONS, Scope, source
 from smi_pipeline.core.image_rules import check_output_size
+from smi_pipeline.core.likeness import same_picture
 from smi_pipeline.core.models import Fetched, ImageInfo, Submission, SubmitRequest, UpscaleJob, UpscaleReply
 from smi_pipeline.core.vocabulary import CallPurpose, FetchKind, Queue, Stage, StepState, SubmissionState
 from smi_pipeline.services.completions import ask_status, tell_limiter
@@ -94,10 +96,20 @@ def _as_ordered(ctx: ServiceContext, job: UpscaleJob, path: Path) -> ImageInfo:
         if error.reason != reasons.UNSUPPORTED_FORMAT:
             raise
         raise PermanentError(reasons.SOURCE_CHANGED, f"the source is another file now: {error}; {ordered}") from error
-    if facts.display_size != (job.source_width, job.source_height):
-        width, height = facts.display_size
+    width, height = facts.display_size
+    if (width, height) != (job.source_width, job.source_height):
         raise PermanentError(reasons.SOURCE_CHANGED, f"the source is {width} x {height} now, {ordered}")
+    if facts.sha256 != job.source_sha256 and not _shows_the_same(ctx, job, path):
+        raise OtherPicture(f"the source shows another picture than when it was ordered, of {width} x {height} pixels")
     return facts
+
+
+def _shows_the_same(ctx: ServiceContext, job: UpscaleJob, path: Path) -> bool:
+    """Return whether other bytes show the ordered picture, as those of a host that codes its images anew do, or nobody
+    knows."""
+    ordered = ctx.state.jobs.required_picture(job.job_id)
+    now = ctx.images.fingerprint(path) if ordered else b""
+    return not now or same_picture(ordered, now)
 
 
 def _fetched(ctx: ServiceContext, job: UpscaleJob, stack: ExitStack) -> Fetched:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from smi_pipeline.core import faults
-from smi_pipeline.core.errors import PermanentError
+from smi_pipeline.core.errors import OtherPicture, PermanentError
 from smi_pipeline.core.lifecycle import download_token, token_hash
 from smi_pipeline.core.models import Download, DownloadLink, Verdict
 from smi_pipeline.core.policy import Policy
@@ -11,7 +11,7 @@ from smi_pipeline.core.vocabulary import EmailKind, ManualTaskKind, Status
 from smi_pipeline.state import transitions
 from smi_pipeline.state.another_attempt import note_failure, seconds_until_next
 from smi_pipeline.state.breakers import record_success
-from smi_pipeline.state.database import Database, Transaction, as_record, in_
+from smi_pipeline.state.database import Database, Row, Transaction, as_record, in_
 from smi_pipeline.state.emails import queue_email
 from smi_pipeline.state.job_rows import forget_files, record_result, touch
 from smi_pipeline.state.manual_tasks import open_task
@@ -76,6 +76,9 @@ class Deliveries:
             job = transitions.leased(tx, job_id, lease_id)
             note_failed_property(tx, job, error)
             seconds = seconds_until_next(tx, job, breaker, error, policy, actor=actor)
+            if seconds is None and isinstance(error, OtherPicture) and policy.source_changed == "ask":
+                _ask_a_person(tx, job, error, actor=actor)
+                return 0.0  # when it is released
             if seconds is None:
                 transitions.fail(tx, job, reason=error.reason, message=str(error), actor=actor)
             return seconds
@@ -175,3 +178,19 @@ class Deliveries:
             )
             touch(tx, job_id)
             tx.audit(job_id, "rated", actor="customer", score=score)
+
+
+def _ask_a_person(tx: Transaction, job: Row, error: PermanentError, *, actor: str) -> None:
+    job_id = job["job_id"]
+    transitions.hold_for_a_person(
+        tx, job, reason="the source shows another picture", error=f"{error.reason}: {error}", actor=actor
+    )
+    open_task(
+        tx,
+        kind=ManualTaskKind.SOURCE_CHANGED,
+        subject=job_id,
+        job_id=job_id,
+        message=f"{job['source_url']} shows another picture than when job {job_id} was ordered. The job is on hold.",
+        next_step=f"Deliver the picture that is there now with `smi jobs release {job_id}`, or return the payment with "
+        f"`smi jobs cancel {job_id}`. Without either it is refunded when the hold has lasted SMI_MAX_HOLD_HOURS.",
+    )

@@ -9,6 +9,7 @@ from smi_pipeline.core.models import Verdict
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import Queue, Stage, Status
 from smi_pipeline.state.database import Transaction
+from smi_pipeline.state.ordered_pictures import forget_picture
 
 
 def touch(tx: Transaction, job_id: str | None) -> None:
@@ -56,6 +57,7 @@ def forget_files(tx: Transaction, job_id: str) -> None:
            WHERE job_id = :id""",
         id=job_id,
     )
+    forget_picture(tx, job_id)
 
 
 def take_address(tx: Transaction, job_id: str, address: str, *, actor: str) -> bool:

@@ -13,6 +13,7 @@ from smi_pipeline.state.database import Database, in_
 from smi_pipeline.state.emails import queue_email
 from smi_pipeline.state.job_rows import take_address
 from smi_pipeline.state.manual_tasks import close_task
+from smi_pipeline.state.ordered_pictures import remember_picture, required_picture
 from smi_pipeline.state.refund_updates import make_refunds_due
 from smi_pipeline.state.submission_updates import extend_submissions, make_polls_due
 from smi_pipeline.state.webhook_inbox import record_event_once
@@ -40,6 +41,7 @@ class Jobs:
                        :price_cents, :currency, :expected_credits)""",
                 **{**asdict(job), **asdict(job.source), "width": width, "height": height},
             )
+            remember_picture(tx, job.job_id, job.fingerprint)
             tx.audit(
                 job.job_id,
                 "registered",
@@ -48,6 +50,10 @@ class Jobs:
                 resolution=job.resolution,
                 price_cents=job.price_cents,
             )
+
+    def required_picture(self, job_id: str) -> bytes:
+        """Return the fingerprint that the source of a job must have, empty when any will do."""
+        return required_picture(self._database, job_id)
 
     def checkout_created(self, job_id: str, session_id: str, expires_at: datetime) -> None:
         """Store the Checkout session in which the customer pays."""
@@ -123,6 +129,7 @@ class Jobs:
             job = transitions.locked(tx, job_id)
             if job is None or job["status"] not in UNFINISHED:
                 return False
+            close_task(tx, kind=ManualTaskKind.SOURCE_CHANGED, subject=job_id, actor=actor)
             return transitions.fail(tx, job, reason=reason, message=message, actor=actor)
 
     def retry(self, job_id: str, *, max_wait: timedelta, actor: str) -> int | None:
@@ -172,6 +179,7 @@ class Jobs:
             )
             if released:
                 tx.audit(job_id, "release", actor=actor)
+                close_task(tx, kind=ManualTaskKind.SOURCE_CHANGED, subject=job_id, actor=actor)
 
     def extend(self, job_id: str, by: timedelta, *, actor: str) -> bool:
         """Move the deadlines of a job that is not in fulfilment yet. Return False for any other job."""

@@ -15,6 +15,7 @@ from smi_pipeline.core.lifecycle import UNFINISHED
 from smi_pipeline.core.models import ImageInfo, StripePayment
 from smi_pipeline.core.vocabulary import Outcome, Queue, RefundKind, Stage, Status
 from smi_pipeline.state.database import Row, Transaction, in_
+from smi_pipeline.state.ordered_pictures import forget_picture
 from smi_pipeline.state.pending_refunds import create_pending_refund
 
 _END_LEASE = "lease_id = NULL, lease_until = NULL"
@@ -118,7 +119,10 @@ def refuse_amount(tx: Transaction, job: Row, payment: StripePayment, *, message:
 
 def abandon(tx: Transaction, job_id: str, *, actor: str) -> bool:
     """Close an unpaid job. Return False when it is no longer unpaid."""
-    return _enter_from(tx, job_id, Status.AWAITING_PAYMENT, Status.ABANDONED, "abandoned", actor)
+    abandoned = _enter_from(tx, job_id, Status.AWAITING_PAYMENT, Status.ABANDONED, "abandoned", actor)
+    if abandoned:
+        forget_picture(tx, job_id)
+    return abandoned
 
 
 def begin_processing(
@@ -189,6 +193,19 @@ def postpone(tx: Transaction, job: Row, *, seconds: float, error: str, uncounted
         error=error[:500],
         uncounted=uncounted,
     )
+
+
+def hold_for_a_person(tx: Transaction, job: Row, *, reason: str, error: str, actor: str) -> None:
+    """End the lease of a job and hold it: a person decides how it goes on. Its clock stands still as for any hold."""
+    tx.run(
+        f"""UPDATE smi.upscale_jobs SET {_END_LEASE}, last_error = :error, attempts = greatest(attempts - 1, 0),
+                  hold_reason = :reason, held_at = coalesce(held_at, smi.now())
+            WHERE job_id = :job_id""",
+        job_id=job["job_id"],
+        reason=reason,
+        error=error[:500],
+    )
+    tx.audit(job["job_id"], "hold", actor=actor, reason=reason)
 
 
 def hand_back_to_submission(

@@ -1,9 +1,16 @@
 """From a paid job to the file or the refund, through the real Dagster jobs, judged by the sandbox's ledgers."""
 
+import hashlib
+from types import SimpleNamespace
+
 import pytest
 from dagster import DagsterEventType
 
 from smi_pipeline.core.models import Queue, Status
+from smi_pipeline.core.policy import Policy
+from smi_pipeline.fulfilment import ops
+from smi_pipeline.fulfilment.jobs import fulfil_upscales, submit_upscales
+from smi_pipeline.services import fulfil, submit
 from smi_pipeline.state.leases import Leases
 from smi_pipeline_tests.orchestration.conftest import Shop
 from smi_pipeline_tests.stored_keys import stored_keys
@@ -63,6 +70,38 @@ def test_a_failed_upscale_fails_its_step_and_is_refunded_by_the_hook(shop: Shop,
     assert shop.tick(Queue.MAIL) == []
 
 
+@pytest.mark.parametrize("photo", ["coffee-200.png", "rocket-200.jpg", "chelsea-200.webp"])
+def test_place_names_and_what_is_behind_the_end_of_a_result_are_not_delivered(shop: Shop, photo: str):
+    shop.sandbox.fault("upsampler", "leaves_metadata", name="Jane Doe")
+    job_id = shop.order(photo)
+    shop.run(Queue.SUBMIT)
+    shop.until_ready(job_id)
+    shop.run(Queue.FULFIL)
+    job = shop.job(job_id)
+    assert job.status is Status.COMPLETED
+    with shop.ctx.storage.open(job.result_key or "") as file:
+        delivered = file.read()
+    assert [word for word in (b"Jane Doe", b"SN-4711", b"SEFT") if word in delivered] == []
+    assert b"(c) Studio" in delivered
+    assert (hashlib.sha256(delivered).hexdigest(), len(delivered)) == (job.result_sha256, job.result_bytes)
+
+
+@pytest.mark.parametrize("service", [submit.prepare, fulfil.verify_result])
+def test_a_lease_is_renewed_for_as_long_as_a_download_may_take(service):
+    given = []
+
+    def step(seconds: float) -> str:
+        given.append(seconds)
+        return "another run's"
+
+    ctx = SimpleNamespace(policy=Policy(), state=SimpleNamespace(queries=SimpleNamespace(job=lambda job_id: None)))
+    smi, batch = SimpleNamespace(ctx=lambda actor: ctx), SimpleNamespace(step=step)
+    ops._step_on_job(SimpleNamespace(run_id="r"), smi, batch, "j", 60, service)  # type: ignore[arg-type]
+    assert given == [60 + 600]
+    for job in (submit_upscales, fulfil_upscales):
+        assert int(job.tags["dagster/max_runtime"]) > given[0] + 180
+
+
 def test_a_failing_job_does_not_stop_the_others_of_its_batch(shop: Shop):
     bad = shop.order("coffee-200.png")
     good = shop.order("rocket-200.jpg")
@@ -86,6 +125,29 @@ def test_a_source_swapped_for_another_format_is_refunded_without_submission(shop
     assert not result.success
     assert (shop.job(job_id).status, shop.job(job_id).reason_code) == (Status.REFUNDED, "source_changed")
     assert shop.sandbox.ledger("upsampler")["submissions"] == []
+
+
+@pytest.mark.parametrize("photo", ["coffee-200.png", "astronaut-200.jpg", "chelsea-200.webp"])
+def test_a_source_swapped_for_another_picture_of_its_size_is_refunded_without_submission(shop: Shop, photo: str):
+    job_id = shop.order(photo)
+    shop.sandbox.fault("origin", "swap", match={"path": photo}, content="other_photo", times=None)
+    (result,) = shop.run(Queue.SUBMIT)
+    assert result.success, "it may be replaced just now"
+    shop.shift_clock(seconds=40)
+    (result,) = shop.run(Queue.SUBMIT)
+    assert not result.success
+    assert (shop.job(job_id).status, shop.job(job_id).reason_code) == (Status.REFUNDED, "source_changed")
+    assert shop.sandbox.ledger("upsampler")["submissions"] == []
+
+
+@pytest.mark.parametrize("photo", ["coffee-200.png", "rocket-200.jpg", "chelsea-200.webp"])
+def test_a_source_that_its_host_codes_anew_at_each_request_is_delivered(shop: Shop, photo: str):
+    shop.sandbox.fault("origin", "recompresses", match={"path": photo})
+    job_id = shop.order(photo)
+    shop.run(Queue.SUBMIT)
+    shop.until_ready(job_id)
+    shop.run(Queue.FULFIL)
+    assert shop.job(job_id).status is Status.COMPLETED
 
 
 def test_a_connection_that_breaks_costs_no_job_its_upscale(shop: Shop):

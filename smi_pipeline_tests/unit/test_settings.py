@@ -46,6 +46,8 @@ BESIDES = [
     "UPSAMPLER_REQUESTS_PER_HOUR",
     "UPSAMPLER_STATUS_CALLS_PER_MINUTE",
     "SMI_FAILPOINTS",
+    "SMI_KEEP_METADATA",
+    "SMI_SOURCE_CHANGED",
     "SMI_TEAM_URL",
     "SMI_ANALYSTS_URL",
     "SMI_ANALYSTS_USER",
@@ -129,6 +131,8 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SMI_ALERT_WEBHOOK_URL", "mailto:x@example.com"),
         ("UPSAMPLER_WIRE", "both"),
         ("SMI_FIDELITY", "maybe"),
+        ("SMI_SOURCE_CHANGED", "deliver"),
+        ("SMI_KEEP_METADATA", "copyright,place"),
         ("SMTP_STARTTLS", "perhaps"),
         ("SMI_GATEWAY_PORT", "0"),
         ("SMI_DAGSTER_PORT", "65536"),
@@ -200,6 +204,7 @@ def test_every_spelling_of_a_postgres_url_means_psycopg2(url: str) -> None:
         ("UPSAMPLER_REQUESTS_PER_HOUR", "50", "submissions", Allowance(per_minute=60, per_hour=50)),
         ("UPSAMPLER_STATUS_CALLS_PER_MINUTE", "7", "status_calls", Allowance(per_minute=7)),
         ("SMI_UNSOLD_DAYS", "3", "unsold_days", 3),
+        ("SMI_SOURCE_CHANGED", "ask", "source_changed", "ask"),
         ("SMI_MONTHLY_CREDIT_BUDGET", "100", "monthly_credit_budget", 100),
         ("SMI_BUDGET_HOLD", "true", "budget_hold", True),
     ],
@@ -290,6 +295,18 @@ def test_the_limits_of_images_reach_the_checks(tmp_path: Path) -> None:
         with pytest.raises(PermanentError) as refused:
             ctx(**change).images.check_source(path)
         assert refused.value.reason == "source_too_large"
+
+
+def test_what_delivered_files_keep_is_a_setting(tmp_path: Path) -> None:
+    from PIL import Image
+
+    tags = Image.Exif()
+    tags[0x013B] = "Jane Doe"
+    for change, kept in (({}, False), ({"smi_keep_metadata": "artist, copyright"}, True)):
+        path = tmp_path / "x.jpg"
+        Image.new("RGB", (10, 10)).save(path, exif=tags)
+        ctx(**change).images.clean_result(path)
+        assert (b"Jane Doe" in path.read_bytes()) is kept
 
 
 def test_the_storage_url_decides_where_files_are(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import idna
 
@@ -94,9 +94,7 @@ class AllowedHosts:
         try:
             parts = urlsplit(url)
             port = parts.port
-            target = quote(parts.path or "/", safe=_KEPT_IN_PATHS)
-            if parts.query:
-                target += "?" + quote(parts.query, safe=_KEPT_IN_PATHS + "?")
+            target = _target(parts)
         except ValueError:
             raise RefusedError("The image URL is malformed.") from None
         if "\\" in url or "@" in parts.netloc or " " in parts.netloc or not parts.netloc:
@@ -111,6 +109,27 @@ class AllowedHosts:
         if host is None or host not in self._names:
             raise RefusedError(f"The image host {(parts.hostname or '')[:100]!r} is not listed in {self._setting}.")
         return CheckedUrl(scheme="https", host=host, port=443, target=target)
+
+
+def as_requested(url: str) -> str:
+    """Return an image's address in the very form in which it is requested here: escaped, its host in ASCII. One that
+    could not be requested stays as it is."""
+    try:
+        parts = urlsplit(url)
+        host, port, target = ascii_host(parts.hostname or ""), parts.port, _target(parts)
+    except ValueError:
+        return url
+    if host and parts.scheme == "https" and port in (None, 443):
+        return str(CheckedUrl(scheme="https", host=host, port=443, target=target))
+    if host and parts.scheme == "http" and port:
+        return str(CheckedUrl(scheme="http", host=host, port=port, target=target))
+    return url
+
+
+def _target(parts: SplitResult) -> str:
+    """Return path and query as they are requested. What is escaped already stays so."""
+    target = quote(parts.path or "/", safe=_KEPT_IN_PATHS)
+    return f"{target}?{quote(parts.query, safe=_KEPT_IN_PATHS + '?')}" if parts.query else target
 
 
 def ascii_host(name: str) -> str | None:

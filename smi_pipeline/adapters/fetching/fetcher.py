@@ -4,44 +4,39 @@
 checks the file.
 """
 
-import hashlib
 import http.client
 import ssl
 import tempfile
 import time
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import urljoin
 
 from smi_pipeline.adapters.fetching.allowed_hosts import AllowedHosts
-from smi_pipeline.adapters.fetching.bodies import LONGEST_HEAD, Decoder, encoding_of, instead_of_image
-from smi_pipeline.adapters.fetching.pinned_http import PinnedHttp, Resolver, system_resolver
+from smi_pipeline.adapters.fetching.pinned_http import ConnectionLost, PinnedHttp, Resolver, system_resolver
+from smi_pipeline.adapters.fetching.receiving import NOUN, UNREACHABLE, Body
+from smi_pipeline.adapters.fetching.time_allowed import LONGEST_SECONDS, STALL_SECONDS, TimeAllowed
 from smi_pipeline.adapters.retry_after import retry_after
-from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import PermanentError, RefusedError, TransientError
 from smi_pipeline.core.models import Fetched
 
 MAX_REDIRECTS = 5
+MAX_RESUMPTIONS, RESUME_PAUSE = 8, 1.0  # the first one at once, each further one a second later
 MAX_RETRY_AFTER = 900.0
-_CHUNK = 64 * 1024
 _TEMPORARY_PREFIX = "smi-fetch-"
 _REDIRECTS = {301, 302, 303, 307, 308}
 _TRANSIENT_STATUS = {408, 425, 429}
-_UNREACHABLE = {"source": reasons.SOURCE_UNREACHABLE, "result": reasons.RESULT_UNREACHABLE}
-_TOO_LARGE = {"source": reasons.SOURCE_TOO_LARGE, "result": reasons.RESULT_REJECTED}
-_NOUN = {"source": "image", "result": "upscaled image"}
 
 
 class HttpFetcher:
     """Implement `core.ports.FetcherPort`.
 
     `allowed_source_hosts` and `allowed_result_hosts` are exact host names, or `http://127.0.0.1:PORT`; ValueError for
-    anything else, and an empty list refuses every URL. Timeouts in seconds; `total_timeout` covers one `fetch` with all
-    its redirects. `resolver` and `tls_context` replace the system's, for tests and private authorities; `http` replaces
-    the whole client.
+    anything else, and an empty list refuses every URL. Timeouts in seconds: `total_timeout` covers one `fetch` with all
+    its redirects, and grows with what arrives up to `longest`; `stall_timeout` ends a body that stands still
+    (`time_allowed`). `resolver` and `tls_context` replace the system's, for tests and private authorities; `http`
+    replaces the whole client.
     """
 
     def __init__(
@@ -53,6 +48,8 @@ class HttpFetcher:
         read_timeout: float = 20,
         total_timeout: float = 60,
         *,
+        stall_timeout: float = STALL_SECONDS,
+        longest: float = LONGEST_SECONDS,
         resolver: Resolver = system_resolver,
         tls_context: ssl.SSLContext | None = None,
         http: PinnedHttp | None = None,
@@ -62,25 +59,30 @@ class HttpFetcher:
             "result": AllowedHosts(allowed_result_hosts, "SMI_ALLOWED_RESULT_HOSTS"),
         }
         self._temp_dir = Path(temp_dir)
-        self._total_timeout = total_timeout
+        self._total_timeout, self._stall_timeout, self._longest = total_timeout, stall_timeout, longest
         self._http = http or PinnedHttp(
             connect_timeout=connect_timeout, read_timeout=read_timeout, resolver=resolver, tls_context=tls_context
         )
 
     @contextmanager
-    def fetch(self, url: str, *, kind: str, max_bytes: int) -> Iterator[Fetched]:
+    def fetch(self, url: str, *, kind: str, max_bytes: int, seconds: float | None = None) -> Iterator[Fetched]:
         """Stream `url` into a temporary file that lives as long as the context; `kind` is 'source' or 'result'.
+        `seconds`: give up after so long, whatever arrives.
 
-        A gzip or deflate body is decoded, although none is asked for. Raises PermanentError for a refused URL or
-        address, a status that says the file is not there, an empty body, a page or a message instead of an image
-        (source: source_unreachable, result: result_unreachable) and a body over `max_bytes` when decoded (source:
-        source_too_large, result: result_rejected); TransientError for every failure that may pass.
+        A gzip or deflate body is decoded, although none is asked for. A connection that breaks off is resumed where the
+        host can. Raises PermanentError for a refused URL or address, a status that says the file is not there, an empty
+        body, a page or a message instead of an image (source: source_unreachable, result: result_unreachable) and a
+        body over `max_bytes` when decoded (source: source_too_large, result: result_rejected); TransientError for every
+        failure that may pass.
         """
+        longest = self._longest if seconds is None else min(seconds, self._longest)
+        allowed = TimeAllowed(min(self._total_timeout, longest), stall=self._stall_timeout, longest=longest)
         path = self._temporary()
         try:
             with path.open("wb") as file:
-                fetched = self._follow(url, kind, max_bytes, file, path)
-            yield fetched
+                body = Body(file, kind=kind, max_bytes=max_bytes)
+                self._follow(url, body, kind, allowed)
+            yield Fetched(path=path, bytes=body.size, sha256=body.sha256)
         finally:
             path.unlink(missing_ok=True)
 
@@ -102,88 +104,43 @@ class HttpFetcher:
         except OSError as error:
             raise TransientError(f"No temporary file for a download: {error.strerror}.", counts=False) from error
 
-    def _follow(self, url: str, kind: str, max_bytes: int, file: BinaryIO, path: Path) -> Fetched:
-        deadline = time.monotonic() + self._total_timeout
-        for _ in range(MAX_REDIRECTS + 1):
+    def _follow(self, url: str, body: Body, kind: str, allowed: TimeAllowed) -> None:
+        redirects = resumed = 0
+        while True:
             try:
                 checked = self._hosts[kind].check(url)
-                with self._http.get(checked, deadline) as response:
+                with self._http.get(checked, allowed, body.request_headers()) as response:
                     if response.status in _REDIRECTS and (location := response.headers.get("Location")):
                         url = _target(str(checked), location)
-                        continue
-                    self._check_status(response, checked.host, kind)
-                    size, digest = self._receive(response, checked.host, kind, max_bytes, file)
+                        redirects += 1
+                    else:
+                        self._check_status(response, checked.host, kind, part=body.resumable)
+                        body.receive(response, checked.host, allowed)
+                        return
             except RefusedError as error:
-                raise PermanentError(_UNREACHABLE[kind], str(error)) from None
-            return Fetched(path=path, bytes=size, sha256=digest)
-        raise PermanentError(_UNREACHABLE[kind], f"The {_NOUN[kind]}'s URL redirects more than {MAX_REDIRECTS} times.")
+                raise PermanentError(UNREACHABLE[kind], str(error)) from None
+            except ConnectionLost:
+                if not body.resumable or resumed >= MAX_RESUMPTIONS:
+                    raise
+                time.sleep(RESUME_PAUSE * min(resumed, 5))
+                resumed += 1
+            if redirects > MAX_REDIRECTS:
+                words = f"The {NOUN[kind]}'s URL redirects more than {MAX_REDIRECTS} times."
+                raise PermanentError(UNREACHABLE[kind], words)
 
-    def _check_status(self, response: http.client.HTTPResponse, host: str, kind: str) -> None:
+    def _check_status(self, response: http.client.HTTPResponse, host: str, kind: str, *, part: bool) -> None:
         status = response.status
-        said = f"The {_NOUN[kind]} could not be fetched: {host} answered {status}."
+        said = f"The {NOUN[kind]} could not be fetched: {host} answered {status}."
         if status in _TRANSIENT_STATUS or status >= 500:
             headers = response.headers
             pause = retry_after(headers.get("Retry-After"), headers.get("Date"), longest=MAX_RETRY_AFTER)
             raise TransientError(said, retry_after=pause, counts=status != 429)
-        if 300 <= status < 500:
-            raise PermanentError(_UNREACHABLE[kind], said)
-        if status not in (200, 203, 204, 205):
+        if part and 400 <= status < 500:  # it was there a moment ago
             raise TransientError(said)
-
-    def _receive(
-        self, response: http.client.HTTPResponse, host: str, kind: str, max_bytes: int, file: BinaryIO
-    ) -> tuple[int, str]:
-        """Stream the body into `file`; return its size and SHA-256."""
-        encoding = encoding_of(*(response.headers.get(name, "") for name in ("Content-Encoding", "Transfer-Encoding")))
-        if not Decoder.can_decode(encoding):
-            raise PermanentError(_UNREACHABLE[kind], f"{host} sent the {_NOUN[kind]} encoded as {encoding[:20]!r}.")
-        decoder = Decoder(encoding)
-        announced = None if response.chunked else _content_length(response)
-        too_large = PermanentError(_TOO_LARGE[kind], f"The {_NOUN[kind]} is larger than {max_bytes:,} bytes.")
-        sent_limit = max_bytes + (
-            max_bytes // 100 + 1000 if encoding else 0
-        )  # what cannot be compressed grows a little
-        if announced is not None and announced > sent_limit:
-            raise too_large
-        digest, size, received, head = hashlib.sha256(), 0, 0, b""
-        # read1 returns what has arrived, so that the limit holds at once. Nothing is read beyond the announced length:
-        # a server may keep the connection open in spite of our `Connection: close`.
-        while announced is None or received < announced:
-            block = response.read1(_CHUNK if announced is None else min(_CHUNK, announced - received))
-            if not block:
-                break
-            received += len(block)
-            if received > sent_limit:
-                raise too_large
-            try:
-                for piece in decoder.pieces(block):
-                    size += len(piece)
-                    if size > max_bytes:
-                        raise too_large
-                    head = head or piece[:LONGEST_HEAD]
-                    digest.update(piece)
-                    _write(file, piece)
-            except zlib.error:
-                raise TransientError(f"{host} sent the {_NOUN[kind]} as {encoding} that cannot be decoded.") from None
-        _write(file, b"")
-        if announced is not None and received != announced:
-            raise TransientError(f"{host} sent {received:,} of {announced:,} bytes of the {_NOUN[kind]}.")
-        if not decoder.complete:
-            raise TransientError(f"{host} sent the {_NOUN[kind]} as {encoding} that breaks off.")
-        if size == 0:
-            raise PermanentError(_UNREACHABLE[kind], f"The {_NOUN[kind]} at {host} is empty.")
-        if other := instead_of_image(response.headers.get("Content-Type", ""), head):
-            raise PermanentError(_UNREACHABLE[kind], f"{host} sent {other} instead of the {_NOUN[kind]}.")
-        return size, digest.hexdigest()
-
-
-def _write(file: BinaryIO, block: bytes) -> None:
-    try:
-        file.write(block)
-        if not block:
-            file.flush()
-    except OSError as error:
-        raise TransientError(f"The download could not be written to disk: {error.strerror}.", counts=False) from error
+        if 300 <= status < 500:
+            raise PermanentError(UNREACHABLE[kind], said)
+        if status not in (200, 203, 204, 205) and not (part and status == 206):
+            raise TransientError(said)
 
 
 def _target(base: str, location: str) -> str:
@@ -195,13 +152,3 @@ def _target(base: str, location: str) -> str:
         return urljoin(base, location)
     except ValueError:
         raise RefusedError("The image's URL redirects to something that is not a URL.") from None
-
-
-def _content_length(response: http.client.HTTPResponse) -> int | None:
-    values = {value.strip() for value in response.headers.get_all("Content-Length", [])}
-    if not values:
-        return None
-    value = values.pop()
-    if values or not (value.isascii() and value.isdigit()) or len(value) > 18:
-        raise http.client.HTTPException("unreadable Content-Length")
-    return int(value)

@@ -1,8 +1,8 @@
 """Send one GET to the very address that was checked. No redirects, no proxies, no cookies, no credentials.
 
 Written by hand rather than with an HTTP library, because two things must be certain: the socket goes to an
-address that was checked (a name may resolve differently a moment later), and one deadline covers name, handshake,
-headers and body, however slowly a server trickles them.
+address that was checked (a name may resolve differently a moment later), and one time covers name, handshake, headers
+and body, however slowly a server trickles them.
 """
 
 import http.client
@@ -10,13 +10,13 @@ import queue
 import socket
 import ssl
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 import certifi
 
 from smi_pipeline.adapters.fetching.allowed_hosts import CheckedUrl, is_public
+from smi_pipeline.adapters.fetching.time_allowed import TimeAllowed
 from smi_pipeline.core.errors import RefusedError, SmiError, TransientError
 
 MAX_ADDRESSES = 4
@@ -27,6 +27,10 @@ def system_resolver(host: str, port: int) -> list[str]:
     """Return the addresses of `host` in the system's order of preference. Raises OSError."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+
+class ConnectionLost(TransientError):
+    """The connection, or what came over it, has broken off: the rest may be had over another one."""
 
 
 class PinnedHttp:
@@ -45,17 +49,22 @@ class PinnedHttp:
         self._tls_context = tls_context
 
     @contextmanager
-    def get(self, url: CheckedUrl, deadline: float) -> Iterator[http.client.HTTPResponse]:
-        """Yield the answer with its body unread; `deadline` on `time.monotonic()` also ends the reading of the body.
+    def get(
+        self, url: CheckedUrl, allowed: TimeAllowed, headers: Mapping[str, str] | None = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Yield the answer with its body unread; `allowed` also ends the reading of the body. `headers` come beside the
+        usual ones.
 
         Raises RefusedError when the host is not on the public internet, TransientError for every other failure until
-        the context ends, except for our own errors raised inside the context.
+        the context ends (ConnectionLost for one that another connection may mend), except for our own errors raised
+        inside the context.
         """
-        addresses = self._addresses(url, deadline)
+        allowed.waiting()
+        addresses = self._addresses(url, allowed)
         sock: socket.socket | None = None
-        with _watchdog(lambda: sock, deadline) as expired:
+        with _watchdog(lambda: sock, allowed) as expired:
             try:
-                sock = self._connect(addresses, url.port, deadline)
+                sock = self._connect(addresses, url.port, allowed)
                 if not url.is_local:
                     # Handshake after wrapping, so that the watchdog holds the socket in use.
                     sock = self._tls().wrap_socket(sock, server_hostname=url.host, do_handshake_on_connect=False)
@@ -63,22 +72,24 @@ class PinnedHttp:
                 sock.settimeout(self._read_timeout)
                 connection = http.client.HTTPConnection(url.host, url.port)
                 connection.sock = sock
-                connection.request("GET", url.target, headers=_headers(url))
+                connection.request("GET", url.target, headers={**_headers(url), **(headers or {})})
                 with connection.getresponse() as response:
+                    sock.settimeout(allowed.stall)
                     yield response
                 if expired():
                     raise TimeoutError  # a body without a length that we cut off looks complete
             except (OSError, http.client.HTTPException, SmiError) as error:
                 if expired():
-                    raise TransientError(f"{url.host} did not send everything within the time allowed.") from error
+                    raise TransientError(f"{url.host} {allowed.why()}.") from error
                 if isinstance(error, SmiError):
                     raise
-                raise TransientError(f"{url.host} could not be read: {_cause(error)}.") from error
+                kind = TransientError if isinstance(error, TimeoutError) else ConnectionLost
+                raise kind(f"{url.host} could not be read: {_cause(error)}.") from error
             finally:
                 if sock is not None:
                     sock.close()
 
-    def _addresses(self, url: CheckedUrl, deadline: float) -> list[str]:
+    def _addresses(self, url: CheckedUrl, allowed: TimeAllowed) -> list[str]:
         """Resolve once. The addresses returned are the ones connected to, so that a second answer changes nothing."""
         if url.is_local:
             return ["127.0.0.1"]
@@ -93,7 +104,7 @@ class PinnedHttp:
         # In a thread, because the system's resolver has no timeout.
         threading.Thread(target=resolve, daemon=True, name="smi-resolve").start()
         try:
-            answer = answers.get(timeout=max(0.0, min(self._read_timeout, deadline - time.monotonic())))
+            answer = answers.get(timeout=max(0.0, min(self._read_timeout, allowed.left())))
         except queue.Empty:
             raise TransientError(f"The name {url.host} was not resolved in time.") from None
         if isinstance(answer, Exception) or not answer:
@@ -102,10 +113,10 @@ class PinnedHttp:
             raise RefusedError(f"The host {url.host} is not on the public internet.")
         return answer[:MAX_ADDRESSES]
 
-    def _connect(self, addresses: list[str], port: int, deadline: float) -> socket.socket:
+    def _connect(self, addresses: list[str], port: int, allowed: TimeAllowed) -> socket.socket:
         failure: OSError = TimeoutError()
         for address in addresses:
-            timeout = min(self._connect_timeout, deadline - time.monotonic())
+            timeout = min(self._connect_timeout, allowed.left())
             if timeout <= 0:
                 break
             try:
@@ -128,32 +139,35 @@ class PinnedHttp:
 
 
 @contextmanager
-def _watchdog(current: Callable[[], socket.socket | None], deadline: float) -> Iterator[Callable[[], bool]]:
-    """Shut the connection down at the deadline: socket timeouts start anew with each byte."""
-    expired = threading.Event()
+def _watchdog(current: Callable[[], socket.socket | None], allowed: TimeAllowed) -> Iterator[Callable[[], bool]]:
+    """Shut the connection down when the time is over: socket timeouts start anew with each byte."""
+    expired, ended = threading.Event(), threading.Event()
 
-    def bark() -> None:
+    def watch() -> None:
+        while (left := allowed.left()) > 0:  # which grows with what arrives, and shrinks when a body begins
+            if ended.wait(min(left, allowed.stall)):
+                return
         expired.set()
         if (sock := current()) is not None:
             with suppress(OSError):
                 # Below TLS: the reading thread sees the end of the stream and keeps its state.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
-    timer = threading.Timer(max(0.0, deadline - time.monotonic()), bark)
-    timer.daemon = True
-    timer.start()
+    threading.Thread(target=watch, daemon=True, name="smi-watchdog").start()
     try:
-        # The deadline may have passed before the timer's thread has run.
-        yield lambda: expired.is_set() or time.monotonic() >= deadline
+        # The time may be over before the thread has run.
+        yield lambda: expired.is_set() or allowed.left() <= 0
     finally:
-        timer.cancel()
+        ended.set()
 
 
 def _headers(url: CheckedUrl) -> dict[str, str]:
+    """Return the headers of a plain program: a host that chooses the format by `Accept` must show us the file that it
+    shows Upsampler."""
     return {
         "Host": url.host_header,
         "User-Agent": "smi-pipeline",
-        "Accept": "image/png, image/jpeg, image/webp, */*;q=0.1",
+        "Accept": "*/*",
         "Accept-Encoding": "identity",
         "Connection": "close",
     }

@@ -6,6 +6,7 @@ and any format but PNG, JPEG and WebP.
 """
 
 import hashlib
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,9 @@ from typing import NamedTuple
 
 from smi_pipeline.adapters.images import containers
 from smi_pipeline.adapters.images.anomalies import summarise
+from smi_pipeline.adapters.images.cleaning import clean
 from smi_pipeline.adapters.images.decoding import decode
+from smi_pipeline.adapters.images.fingerprint import fingerprint
 from smi_pipeline.adapters.images.structure import Layout
 from smi_pipeline.adapters.images.wholeness import decode_whole
 from smi_pipeline.core import image_rules, reasons
@@ -42,6 +45,7 @@ class VipsImages:
         max_source_bytes: int,
         fidelity: Fidelity = "observe",
         thresholds: Thresholds | None = None,
+        keep_metadata: Collection[str] = ("copyright",),
     ) -> None:
         if fidelity not in ("observe", "enforce"):
             raise ValueError(f"fidelity is observe or enforce, not {fidelity!r}")
@@ -49,6 +53,7 @@ class VipsImages:
         self._max_source_bytes = max_source_bytes
         self._fidelity = fidelity
         self._limits = thresholds or Thresholds()
+        self._keep_metadata = frozenset(keep_metadata)
 
     def inspect(self, path: Path) -> ImageInfo:
         """Return the properties of a source from its structure, without decoding pixels.
@@ -62,6 +67,19 @@ class VipsImages:
         source = self._source(path)
         decode_whole(path, source.layout)
         return replace(source.facts, sha256=_sha256(path))
+
+    def fingerprint(self, path: Path) -> bytes:
+        """Return what a checked source shows (`fingerprint`)."""
+        return fingerprint(path)
+
+    def clean_result(self, path: Path) -> list[str]:
+        """Take out of a result what must not be delivered (`cleaning`). Return it, in words.
+
+        Raises PermanentError(result_rejected) for a file that cannot be read."""
+        try:
+            return clean(path, self._keep_metadata)
+        except PermanentError as error:
+            raise PermanentError(reasons.RESULT_REJECTED, str(error)) from error
 
     def check_result(self, source: Path, result: Path, scale: int) -> Verdict:
         """Compare a result with the kept source. A bad image is a verdict, an unreadable file an OSError."""

@@ -2,12 +2,13 @@
 
 Pixels are never decoded here and sizes never allocated, so a header that promises a gigapixel costs nothing. Pillow
 is not used for this because its WebP reader loads the file and allocates the canvas on opening, and because its bomb
-guard is a process-wide warning; its EXIF reader is.
+guard is a process-wide warning.
 """
 
 import zlib
 from pathlib import Path
 
+from smi_pipeline.adapters.images import exif
 from smi_pipeline.adapters.images.jpeg import read_jpeg
 from smi_pipeline.adapters.images.structure import (
     MAX_METADATA,
@@ -59,19 +60,9 @@ def read_layout(path: Path) -> Layout:
     return layout
 
 
-def orientation(exif: bytes) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 when it is missing or invalid, as viewers do."""
-    if not exif:
-        return 1
-    from PIL import Image
-
-    tags = Image.Exif()
-    try:
-        tags.load(exif if exif.startswith(b"Exif\x00\x00") else b"Exif\x00\x00" + exif)
-        value = tags.get(0x0112, 1)
-    except Exception:  # Pillow raises many kinds for broken EXIF; a viewer ignores it, so do we
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+def orientation(block: bytes) -> int:
+    """Return the EXIF orientation of a block, 1 to 8; 1 when it is missing or invalid, as viewers do."""
+    return exif.read(block, (exif.ORIENTATION,)).orientation()
 
 
 def _name(data: FileBytes) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from smi_pipeline.adapters.fetching.allowed_hosts import as_requested
 from smi_pipeline.core.models import ApiFormat, Stage, SubmitRequest, UpscaleReply
 from smi_pipeline.formatting import one_line
 
@@ -32,10 +33,11 @@ STAGES: dict[str, Stage] = {
 
 
 def submission(request: SubmitRequest, api_format: ApiFormat) -> dict[str, Any]:
-    """Return the JSON body of POST /precise-upscale."""
+    """Return the JSON body of POST /precise-upscale. The image has the address at which it was checked."""
+    image_url = as_requested(request.image_url)
     if api_format is ApiFormat.DOCUMENTED:
         return {
-            "image_url": request.image_url,
+            "image_url": image_url,
             "scale_factor": request.scale,
             "format": "auto",
             "webhook_url": request.webhook_url,
@@ -44,7 +46,7 @@ def submission(request: SubmitRequest, api_format: ApiFormat) -> dict[str, Any]:
     return {
         "webhook": request.webhook_url,
         "input": {
-            "imageUrl": request.image_url,
+            "imageUrl": image_url,
             "inputImageType": "universal",
             "upscaleFactor": request.scale,
             "globalCreativity": 7,

@@ -69,6 +69,8 @@ class Processor:
 
 
 def _fetch(url: str) -> bytes:
+    if not url.isascii() or any(character <= " " for character in url):  # a library may escape it otherwise than others
+        raise UnusableImage("Invalid image URL")
     try:
         with requests.Session() as session:
             session.trust_env = False

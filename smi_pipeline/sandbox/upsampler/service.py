@@ -17,6 +17,8 @@ A submission is matched by ``image_url``, ``webhook``, ``scale``, ``id`` and, in
   ``black_tile`` ``{"fraction": 0.125}`` (of each side), ``bit_flip``, ``wrong_image``: the result is corrupt;
 - ``rounded`` ``{"multiple": 8}``, ``capped`` ``{"pixels": 1000000}``, ``drops_alpha``, ``other_format``
   ``{"format": "WEBP"}``: the result is sound, and not what was asked for (grey images always come as RGB);
+- ``leaves_metadata`` ``{"name": ..., "trailer": ...}``: the result has a camera's place, name and serial number, and a
+  block behind its end;
 - ``no_image_url``: completed, but without URL; ``late_address`` ``{"seconds": 60}``: so long without;
 - ``result_404``: the CDN responds 404 to the download; ``late_result`` ``{"seconds": 60, "code": 404}``: so long after
   completion; ``redirected`` ``{"code": 302}``: it leads elsewhere on the same host;
@@ -86,6 +88,7 @@ _OUTCOMES = {
     "rounded": Kind(defaults={"multiple": 8}),
     "capped": Kind(defaults={"pixels": 1_000_000}),
     "drops_alpha": Kind(),
+    "leaves_metadata": Kind(defaults={"name": "Erika Mustermann", "trailer": "SEFHe\x00\x00\x00SEFT"}),
     "other_format": Kind(defaults={"format": "WEBP"}, choices={"format": ("PNG", "JPEG", "WEBP")}),
     "late_address": Kind(defaults={"seconds": 60.0}),
     "late_result": Kind(defaults={"seconds": 60.0, "code": 404}),

@@ -2,9 +2,11 @@
 
 import json
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -67,6 +69,24 @@ def test_live_submission_is_what_public_clients_send(server: ScriptedServer) -> 
             "detail": 8,
         },
     }
+
+
+@pytest.mark.parametrize("api_format", ApiFormat)
+@pytest.mark.parametrize(
+    ("address", "sent"),
+    [
+        ("https://shop.example/Bild für dich.jpg", "https://shop.example/Bild%20f%C3%BCr%20dich.jpg"),
+        ("https://KÖLN.example/a.jpg?w=1 200", "https://xn--kln-sna.example/a.jpg?w=1%20200"),
+        ("https://shop.example/a%20b.jpg?sig=x%2Fy", "https://shop.example/a%20b.jpg?sig=x%2Fy"),
+    ],
+)
+def test_the_api_gets_the_address_as_we_request_it_ourselves(
+    server: ScriptedServer, api_format: ApiFormat, address: str, sent: str
+) -> None:
+    server.says(200, {"id": "u1", "status": "IN_QUEUE", "job_id": "u1"})
+    client_of(server, api_format).submit(replace(REQUEST, image_url=address))
+    body = server.requests[0].json
+    assert (body.get("image_url") or body["input"]["imageUrl"]) == sent
 
 
 def test_status_is_asked_by_id_and_an_odd_id_stays_one_path_segment(server: ScriptedServer) -> None:
@@ -598,6 +618,6 @@ def test_one_client_serves_many_threads(server: ScriptedServer) -> None:
 
 def test_json_of_the_submission_survives_odd_characters(server: ScriptedServer) -> None:
     server.says(200, {"id": "u1", "status": "IN_QUEUE"})
-    url = "https://shop.example/ü/ö.jpg?a=1&b=%20"
+    url = "https://shop.example/%C3%BC/'\"<\\.jpg?a=1&b=%20"
     client_of(server).submit(SubmitRequest(job_id="1", image_url=url, scale=8, webhook_url="https://shop.example/h"))
-    assert json.loads(server.requests[0].body)["input"]["imageUrl"] == url
+    assert json.loads(server.requests[0].body)["input"]["imageUrl"] == quote(url, safe=":/%'?&=")

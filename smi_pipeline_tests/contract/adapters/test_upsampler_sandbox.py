@@ -3,12 +3,14 @@
 import io
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
 from PIL import Image
 
+from smi_pipeline.adapters.fetching.fetcher import HttpFetcher
 from smi_pipeline.adapters.upsampler.client import UpsamplerClient
 from smi_pipeline.core.errors import (
     AccountError,
@@ -190,6 +192,17 @@ def test_a_status_call_that_was_dropped_is_repeated_once(
     assert external_id
     sandbox.fault("upsampler", "drop", match={"endpoint": "status"})
     assert client.status(external_id).external_id == external_id
+
+
+def test_a_result_whose_transfer_breaks_off_is_fetched_whole(
+    client: UpsamplerClient, order: SubmitRequest, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    url = finished(client, client.submit(order).external_id or "").result_url or ""
+    sandbox.fault("upsampler", "cut_transfer", match={"endpoint": "cdn"})
+    fetcher = HttpFetcher([], [sandbox.urls.upsampler], tmp_path)
+    with fetcher.fetch(url, kind="result", max_bytes=10**7) as fetched, urlopen(url) as whole:
+        assert fetched.path.read_bytes() == whole.read()
+    assert [fault["kind"] for fault in sandbox.faults("upsampler")["faults"] if fault["applied"]] == ["cut_transfer"]
 
 
 def test_an_id_that_the_sandbox_does_not_know_is_not_found(client: UpsamplerClient) -> None:

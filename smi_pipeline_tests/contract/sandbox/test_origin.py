@@ -56,6 +56,31 @@ def test_swap_answers_other_content_from_now_on(sandbox: Sandbox, content: str) 
         assert Image.open(io.BytesIO(replies[0])).size == Image.open(io.BytesIO(good)).size
 
 
+def test_a_host_can_choose_the_format_by_accept(sandbox: Sandbox) -> None:
+    good = get(sandbox, "coffee-200.jpg").content
+    sandbox.fault("origin", "negotiates", match={"path": "coffee-200.jpg"})
+    browser = get(sandbox, "coffee-200.jpg", headers={"Accept": "image/avif,image/webp,*/*;q=0.8"})
+    assert Image.open(io.BytesIO(browser.content)).format == "WEBP"
+    assert get(sandbox, "coffee-200.jpg").content == good
+
+
+@pytest.mark.parametrize("name", ["coffee-300.jpg", "coffee-300.png", "chelsea-300.webp"])
+def test_a_host_can_code_its_photographs_anew_at_each_request(sandbox: Sandbox, name: str) -> None:
+    good = Image.open(io.BytesIO(get(sandbox, name).content))
+    sandbox.fault("origin", "recompresses", match={"path": name})
+    replies = [get(sandbox, name).content for _ in range(6)]
+    assert len(set(replies)) > 1
+    for reply in replies:
+        again = Image.open(io.BytesIO(reply))
+        assert (again.format, again.size) == (good.format, good.size)
+
+
+def test_a_transfer_can_stand_still(sandbox: Sandbox) -> None:
+    sandbox.fault("origin", "stall", match={"path": "coffee-200.jpg"}, seconds=30)
+    with pytest.raises(requests.exceptions.ConnectionError, match="timed out"):
+        requests.get(f"{sandbox.urls.origin}/photos/coffee-200.jpg", timeout=0.5)
+
+
 def test_zero_bytes_truncated_status_and_redirect(sandbox: Sandbox) -> None:
     good = get(sandbox, "coins-200.png").content
     sandbox.fault("origin", "zero_bytes")

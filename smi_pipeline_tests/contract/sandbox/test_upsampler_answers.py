@@ -114,6 +114,15 @@ def test_results_are_rounded_capped_without_alpha_and_in_another_format(shop: Sh
     assert made("drops_alpha", photo="coffee-200.png").mode == "RGB"
 
 
+@pytest.mark.parametrize("photo", ["coffee-200.jpg", "coffee-200.png", "chelsea-200.webp"])
+def test_a_result_can_keep_what_a_camera_has_written(shop: Shop, photo: str) -> None:
+    shop.sandbox.fault("upsampler", "leaves_metadata", match={"job_id": photo}, name="Jane Doe")
+    result = shop.result(job_id=photo, photo=photo)
+    assert b"Jane Doe" in result
+    assert result.endswith(b"SEFT")
+    assert 0x8825 in Image.open(io.BytesIO(result)).getexif()
+
+
 def test_two_submissions_can_get_one_id(shop: Shop) -> None:
     first = shop.submit(job_id="one").json()["job_id"]
     shop.sandbox.fault("upsampler", "same_id", match={"job_id": "two"})

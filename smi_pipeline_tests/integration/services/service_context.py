@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from io import BytesIO
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from smi_pipeline.core.allowance import Allowance
@@ -114,7 +115,7 @@ class FakeFetcher(Outside):
         return 0
 
     @contextmanager
-    def fetch(self, url: str, *, kind: str, max_bytes: int) -> Iterator[Fetched]:
+    def fetch(self, url: str, *, kind: str, max_bytes: int, seconds: float | None = None) -> Iterator[Fetched]:
         self.called(f"fetcher.fetch {kind}")
         body = self.bodies.get(url, b"PNG 100 80" if kind == "source" else b"PNG 400 320")
         if len(body) > max_bytes:
@@ -129,7 +130,8 @@ class FakeFetcher(Outside):
 
 
 class FakeImages(Outside):
-    """Images are the words `FORMAT WIDTH HEIGHT`; `verdict` replaces the judgement of results."""
+    """Images are the words `FORMAT WIDTH HEIGHT shows=WHAT`, the last one optional; `verdict` replaces the judgement of
+    results."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,6 +144,18 @@ class FakeImages(Outside):
     def check_source(self, path: Path) -> ImageInfo:
         self.called("images.check_source")
         return self._facts(path)
+
+    def fingerprint(self, path: Path) -> bytes:
+        self.called("images.fingerprint")
+        words = path.read_bytes().decode().split()
+        shown = [word for word in words if word.startswith("shows=")]
+        return Random("".join(shown)).randbytes(3 * 32 * 32)
+
+    def clean_result(self, path: Path) -> list[str]:
+        self.called("images.clean_result")
+        whole = path.read_bytes()
+        path.write_bytes(whole.partition(b" GPS")[0])
+        return ["GPS"] if b" GPS" in whole else []
 
     def check_result(self, source: Path, result: Path, scale: int) -> Verdict:
         self.called("images.check_result")
@@ -182,6 +196,7 @@ class FakeStorage(Outside):
     def put(self, key: str, path: Path) -> None:
         self.called("storage.put")
         self.files[key] = path.read_bytes()
+        self.done()
 
     def put_bytes(self, key: str, content: bytes) -> None:
         self.called("storage.put_bytes")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smi_pipeline.adapters.fetching.allowed_hosts import AllowedHosts, is_public
+from smi_pipeline.adapters.fetching.allowed_hosts import AllowedHosts, as_requested, is_public
 from smi_pipeline.core.errors import RefusedError
 
 HOSTS = AllowedHosts(["Images.Example.com", "köln.example", "http://127.0.0.1:8123", " "], "SMI_ALLOWED_SOURCE_HOSTS")
@@ -28,6 +28,13 @@ HOSTS = AllowedHosts(["Images.Example.com", "köln.example", "http://127.0.0.1:8
 )
 def test_a_url_on_the_list_is_taken_as_it_will_be_requested(url: str, requested: str) -> None:
     assert str(HOSTS.check(url)) == requested
+    assert as_requested(url) == requested, "Upsampler gets it in the same form"
+    assert as_requested(requested) == requested
+
+
+@pytest.mark.parametrize("url", ["", "not a url", "https://[", "ftp://images.example.com/ä", "https://a..b/x y"])
+def test_what_cannot_be_requested_is_not_rewritten(url: str) -> None:
+    assert as_requested(url) == url
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ OWNERS = {
     "breakers": {"breakers"},
     "failed_properties": {"unsold"},
     "heartbeat": {"heartbeat"},
+    "ordered_pictures": {"ordered_pictures"},
     "…": {"leases"},  # leases of all queues by the same statements
 }
 HISTORY = ("imported_jobs", "INSERT INTO")

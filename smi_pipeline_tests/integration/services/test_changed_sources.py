@@ -1,0 +1,116 @@
+"""A source that shows something else at its preparation than at its order."""
+
+from dataclasses import replace
+
+from smi_pipeline.services import admin, intake
+from smi_pipeline.services.reconciliation.stored_files import remove_expired_files
+from smi_pipeline_tests.integration.services.steps import Steps
+
+
+def refetch_until_believed(shop: Steps) -> None:
+    for _ in range(4):
+        shop.submit_due()
+        shop.later(seconds=20)
+
+
+def test_another_picture_of_the_same_size_is_refunded_unless_it_was_there_only_for_a_moment(shop: Steps) -> None:
+    job_id = shop.paid()
+    shop.fetcher.bodies[shop.job(job_id).source_url] = b"PNG 100 80 shows=rocket"
+    shop.submit_due()
+    assert shop.job(job_id).status == "pending"
+    assert "another picture" in (shop.job(job_id).last_error or "")
+    refetch_until_believed(shop)
+    assert (shop.job(job_id).status, shop.job(job_id).reason_code) == ("failed", "source_changed")
+    assert shop.upscaler.submissions == []
+    shop.refund_due()
+    assert shop.job(job_id).status == "refunded"
+
+
+def test_the_same_picture_coded_anew_is_delivered(shop: Steps) -> None:
+    job_id = shop.paid()
+    shop.fetcher.bodies[shop.job(job_id).source_url] = b"JPEG 100 80 quality=60"
+    shop.submit_due()
+    assert shop.job(job_id).submitted_at
+    (prepared,) = [event for event in shop.state.queries.events(job_id) if event.event == "prepared"]
+    assert prepared.details["source_changed"] is True
+    assert shop.tasks() == []
+
+
+def test_the_picture_that_was_ordered_is_not_looked_at_twice(shop: Steps) -> None:
+    shop.paid()
+    shop.submit_due()
+    assert shop.images.calls.count("images.fingerprint") == 1, "at the order"
+
+
+def test_an_order_from_before_pictures_were_remembered_is_compared_by_size(shop: Steps) -> None:
+    job_id = shop.paid()
+    shop.change("DELETE FROM smi.ordered_pictures")
+    shop.fetcher.bodies[shop.job(job_id).source_url] = b"PNG 100 80 shows=rocket"
+    shop.submit_due()
+    assert shop.job(job_id).submitted_at
+
+
+def test_a_picture_whose_likeness_cannot_be_told_is_delivered(shop: Steps) -> None:
+    job_id = shop.paid()
+    shop.fetcher.bodies[shop.job(job_id).source_url] = b"JPEG 100 80 quality=60"
+    shop.images.fingerprint = lambda path: b""  # type: ignore[method-assign]
+    shop.submit_due()
+    assert shop.job(job_id).submitted_at
+
+
+def held_for_its_picture(shop: Steps) -> str:
+    shop.ctx = replace(shop.ctx, policy=replace(shop.ctx.policy, source_changed="ask"))
+    job_id = shop.paid()
+    shop.fetcher.bodies[shop.job(job_id).source_url] = b"PNG 100 80 shows=rocket"
+    refetch_until_believed(shop)
+    return job_id
+
+
+def test_a_person_may_be_asked_about_another_picture_and_let_it_pass(shop: Steps) -> None:
+    job_id = held_for_its_picture(shop)
+    assert (shop.job(job_id).status, shop.job(job_id).hold_reason) == ("pending", "the source shows another picture")
+    assert shop.tasks() == ["source_changed"]
+    assert f"smi jobs release {job_id}" in shop.state.manual_tasks.opened()[0].next_step
+    shop.later(hours=2)
+    shop.everything()
+    assert shop.job(job_id).status == "pending", "its clock stands still"
+    admin.release(shop.ctx, job_id)
+    shop.submit_due()
+    assert shop.job(job_id).submitted_at
+    assert shop.tasks() == []
+
+
+def test_a_person_may_be_asked_about_another_picture_and_return_the_money(shop: Steps) -> None:
+    job_id = held_for_its_picture(shop)
+    admin.cancel(shop.ctx, job_id)
+    shop.refund_due()
+    assert shop.job(job_id).status == "refunded"
+    assert shop.tasks() == []
+
+
+def test_nobody_who_is_asked_about_another_picture_and_does_nothing_keeps_the_money(shop: Steps) -> None:
+    job_id = held_for_its_picture(shop)
+    shop.later(hours=26)
+    shop.everything()
+    assert shop.job(job_id).reason_code == "not_started_in_time"
+    shop.refund_due()
+    assert shop.job(job_id).status == "refunded"
+
+
+def test_another_size_is_refunded_without_asking(shop: Steps) -> None:
+    shop.ctx = replace(shop.ctx, policy=replace(shop.ctx.policy, source_changed="ask"))
+    job_id = shop.paid()
+    shop.fetcher.bodies[shop.job(job_id).source_url] = b"PNG 200 80"
+    refetch_until_believed(shop)
+    assert shop.job(job_id).reason_code == "source_changed"
+
+
+def test_what_a_picture_shows_is_forgotten_with_its_files_and_when_it_is_abandoned(shop: Steps) -> None:
+    delivered, unpaid = shop.delivered(), shop.register().job_id
+    assert len(shop.sql("SELECT * FROM smi.ordered_pictures")) == 2
+    shop.later(hours=50)
+    intake.close_abandoned(shop.ctx)
+    assert [row["job_id"] for row in shop.sql("SELECT * FROM smi.ordered_pictures")] == [delivered]
+    assert shop.job(unpaid).status == "abandoned"
+    remove_expired_files(shop.ctx)
+    assert shop.sql("SELECT * FROM smi.ordered_pictures") == []
