@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo up dev lint test wheel-test attack removals storm fairness chaos soak faults two-stacks bench-reports clean
+.PHONY: help install demo up dev lint test wheel-test attack removals storm fairness chaos soak faults two-stacks bench-images bench-reports clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "                 ARGS=\"--orders-per-minute 150\", ARGS=\"--json out.json\""
 	@echo "  faults         let 200 faults hit 30 paid orders each: at most three may be lost; SEED=1, ARGS=\"--only N\""
 	@echo "  two-stacks     run a soak of JOBS=300 on two installations with one database, each paused past its leases"
+	@echo "  bench-images   judge thousands of honest and bad results of upscalers; ARGS=\"--tuning\", ARGS=\"--photographs FOLDER\""
 	@echo "  bench-reports  time all reports over 5 million jobs; ARGS=\"--jobs 200000\" for fewer"
 
 install: .venv/.installed
@@ -87,6 +88,9 @@ faults: install
 
 two-stacks: install
 	$(BIN)/python -W ignore -m smi_pipeline_tests.soak --two-stacks --jobs $(or $(JOBS),300) --seed $(or $(SEED),1) $(ARGS)
+
+bench-images: install
+	nice -n 19 $(BIN)/python -W ignore -m smi_pipeline_tests.bench_images $(ARGS)
 
 bench-reports: install
 	$(BIN)/python -m benchmarks.reports $(ARGS)

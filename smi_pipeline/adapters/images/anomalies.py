@@ -5,21 +5,20 @@ local contrast, but keeps everything in its place. So this looks for content tha
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from smi_pipeline.adapters.images.defects import find_defects, tone_change
+from smi_pipeline.adapters.images.drift import find_drift
 from smi_pipeline.adapters.images.fidelity import BLOCK, LUMA_WEIGHTS, Blocks, Bytes, Floats, measure
 from smi_pipeline.core.image_rules import Measured, Thresholds
 
 GRID = 16
 _STRUCTURE = 3  # blocks a side that a tile needs for a structure
 _REACH = 4  # source pixels to every side that a shifted tile is searched; beyond, it counts as foreign
-_FAR = 10  # rows of blocks over which a drift must stay
-_NEAR_END = 12  # levels from black and white
-_STEEPEST = 0.8  # levels of drift per level of the picture's own change
-_VOTERS = 0.15  # share of the columns that must be usable to find a drift
 _CROP = 64  # side of the part of a tile that is searched
 _ROTATIONS: tuple[tuple[str, Callable[[Floats], Floats]], ...] = (
     ("mirrored", lambda a: a[..., :, ::-1]),
@@ -45,15 +44,19 @@ class _Places:
 def summarise(source: Bytes, result: Bytes, limits: Thresholds, *, jpeg: bool) -> Measured:
     """Compare a source with a result shrunk to its size, both as `fidelity.measure` takes them. With `jpeg` also look
     for damage that only JPEG data shows."""
-    blocks = measure(source, result)
+    with ThreadPoolExecutor(1) as beside:
+        defects = beside.submit(find_defects, source, result)
+        blocks = measure(source, result)
     difference = blocks.result_colour - blocks.source_colour
     off = np.abs(difference).max(axis=2)
     tile_colour = np.abs(np.stack([_tiles(difference[:, :, band]) for band in range(3)], axis=2)).max(axis=2)
     std = np.sqrt(_tiles(blocks.source_std**2, _STRUCTURE))
     black = (blocks.result_colour.max(axis=2) <= limits.black) & (blocks.source_colour.max(axis=2) >= limits.not_black)
-    flat = (blocks.result_std < limits.flat_block_std) & (
-        (off >= limits.flat_block_colour) | black | (blocks.source_std >= limits.flat_block_source_std)
-    )
+    even = blocks.result_std < limits.flat_block_std
+    lost = blocks.source_std >= limits.flat_block_source_std
+    # Where nearly all structure is gone it was taken for grain: a loss of sharpness, no spoiled part.
+    lost &= (even & lost).sum() < limits.flat_block_grain * lost.sum()
+    flat = even & ((off >= limits.flat_block_colour) | black | lost)
     flat_block_share = np.maximum(_tiles(flat.astype(np.float32)), _tiles(blocks.blackened))
     correlation, contrast = _structure(blocks)
     foreign = (
@@ -87,11 +90,14 @@ def summarise(source: Bytes, result: Bytes, limits: Thresholds, *, jpeg: bool) -
         shifted_share=places.share,
         shifted_alone=places.alone,
         rotated_tiles=places.rotated,
-        drift=_drift(blocks, limits) if jpeg else 0.0,
+        drift=find_drift(source, blocks, limits, limits.drift_share) if jpeg else 0.0,
+        drift_suspected=find_drift(source, blocks, limits, limits.fine_drift_share) if jpeg else 0.0,
         alpha=float(np.abs(_tiles(blocks.result_alpha - blocks.source_alpha)).max()),
         source_saturation=_saturation(blocks.source_colour),
         result_saturation=_saturation(blocks.result_colour),
         min_correlation=float(correlation[structured].min()) if structured.any() else None,
+        tone=tone_change(blocks),
+        **vars(defects.result()),
     )
 
 
@@ -137,9 +143,11 @@ def _structure(blocks: Blocks) -> tuple[Floats, Floats]:
 def _layout(blocks: Blocks, limits: Thresholds) -> tuple[float | None, str]:
     """Return the correlation of the block luminances of the image, and the rotation that would fit better."""
     s, r = blocks.source_colour @ LUMA_WEIGHTS, blocks.result_colour @ LUMA_WEIGHTS
-    if s.size < 4 or s.std() < limits.image_std:
+    # A brighter tone cuts pale places off at white.
+    whole = (r < limits.white) | (s < limits.not_white)
+    if whole.sum() < 4 or s[whole].std() < limits.image_std:
         return None, ""
-    upright = float(_correlation(s[None], r[None])[0])
+    upright = float(_correlation(s[whole][None, None], r[whole][None, None])[0])
     best, name = upright, ""
     for how, turn in _ROTATIONS:
         rotated = turn(s)
@@ -245,62 +253,3 @@ def _two_directions(tiles: Floats) -> Floats:
     spread = np.sqrt((xx - yy) ** 2 + 4 * xy * xy)
     ratio: Floats = (xx + yy - spread) / np.maximum(xx + yy + spread, 1e-6)
     return ratio
-
-
-def _drift(blocks: Blocks, limits: Thresholds) -> float:
-    """Return the levels by which, from some row on, nearly all columns are off alike; 0 when there is no such row."""
-    if blocks.ssim.shape[0] < 3:
-        return 0.0
-    # Medians over three rows on either side; the row between belongs to both.
-    difference = _median_of_three(blocks.result_colour - blocks.source_colour)
-    own = _median_of_three(blocks.source_colour)
-    jump, edge = _across(difference), np.abs(_across(own))
-    # Colours at the end of the scale cannot move further: such columns are not usable.
-    free = (own > _NEAR_END) & (own < 255 - _NEAR_END)
-    usable = np.minimum(free[:-2], free[2:])
-    typical = _median_of(jump, usable)
-    # Nor are columns where the picture itself changes by as much: a change of tones (also noise cut off at black)
-    # moves levels by less than they differ.
-    usable &= np.abs(jump).clip(min=np.abs(typical)) > _STEEPEST * edge
-    same = np.abs(jump - typical) <= np.maximum(1.5, 0.35 * np.abs(typical))
-    voters = usable.sum(axis=1)
-    enough = voters >= np.maximum(3, _VOTERS * usable.shape[1])
-    share = np.where(enough, (same & usable).sum(axis=1) / np.maximum(voters, 1), 0)
-    # Halos of local contrast along straight edges fade within a few blocks; a drift stays.
-    far = _far_across(np.median(difference, axis=1))
-    stays = far * typical[:, 0] >= 0.6 * typical[:, 0] ** 2
-    levels = np.abs(typical[:, 0])[(share >= limits.drift_share) & stays]
-    return float(levels.max()) if levels.size else 0.0
-
-
-def _far_across(rows: Floats) -> Floats:
-    """Return the mean of up to ten rows below each inner row minus that of up to ten above it."""
-    sums = np.concatenate([np.zeros_like(rows[:1]), np.cumsum(rows, axis=0)])
-    at = np.arange(1, len(rows) - 1)
-    first, last = np.maximum(at - _FAR, 0), np.minimum(at + 1 + _FAR, len(rows))
-    above: Floats = (sums[at] - sums[first]) / (at - first)[:, None]
-    below: Floats = (sums[last] - sums[at + 1]) / (last - at - 1)[:, None]
-    return below - above
-
-
-def _median_of(values: Floats, chosen: NDArray[np.bool_]) -> Floats:
-    """Return the median of each row's chosen values as a column; 0 where none is chosen."""
-    masked = np.where(chosen, values, np.inf)
-    ordered = np.sort(masked, axis=1)
-    middle = np.maximum(chosen.sum(axis=1, keepdims=True) - 1, 0) // 2
-    found = np.take_along_axis(ordered, middle, axis=1)
-    return np.where(np.isfinite(found), found, 0).astype(np.float32)
-
-
-def _median_of_three(values: Floats) -> Floats:
-    """Return the median of each row and its two neighbours; the outermost rows count twice."""
-    a, b, c = np.concatenate([values[:1], values[:-1]]), values, np.concatenate([values[1:], values[-1:]])
-    middle: Floats = np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
-    return middle
-
-
-def _across(values: Floats) -> Floats:
-    """Return the values below each inner row minus those above it."""
-    reach = 2 if len(values) >= 9 else 1
-    padded = np.concatenate([values[:1]] * reach + [values] + [values[-1:]] * reach)
-    return (padded[2 * reach :] - padded[: -2 * reach])[1:-1]

@@ -9,20 +9,22 @@ import hashlib
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from smi_pipeline.adapters.images import containers
 from smi_pipeline.adapters.images.anomalies import summarise
 from smi_pipeline.adapters.images.cleaning import clean
-from smi_pipeline.adapters.images.decoding import decode
+from smi_pipeline.adapters.images.colour import Colour, dropped_colour, jpeg_quality, named_colour, shown
+from smi_pipeline.adapters.images.decoding import Bytes, decode
 from smi_pipeline.adapters.images.fingerprint import fingerprint
 from smi_pipeline.adapters.images.structure import Layout
 from smi_pipeline.adapters.images.wholeness import decode_whole
 from smi_pipeline.core import image_rules, reasons
 from smi_pipeline.core.errors import PermanentError
-from smi_pipeline.core.image_rules import Fidelity, Thresholds
+from smi_pipeline.core.image_rules import Fidelity, Measured, Thresholds
 from smi_pipeline.core.models import ImageInfo, Verdict
 
 _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c", b"%PDF-", b"\x7fELF")
@@ -156,7 +158,7 @@ class VipsImages:
     def _before_decoding(self, source: _Image, result: _Image, scale: int) -> str:
         path, facts, layout = result
         problem = image_rules.size_problem(source.facts, facts, scale)
-        if problem:
+        if problem and not _readings(source, result, scale):
             return problem
         if layout.animated or layout.mode == "CMYK" or layout.bits not in (1, 2, 4, 8, 16):
             return _unsold(layout)
@@ -176,37 +178,28 @@ class VipsImages:
 
     def _compare(self, source: _Image, result: _Image, scale: int, beside: ThreadPoolExecutor) -> Verdict:
         _, facts, layout = result
-        # With the same profile on both sides equal numbers look equal; with the same orientation nothing is rotated.
-        convert = source.layout.icc != layout.icc
-        turn = source.facts.exif_orientation != facts.exif_orientation
-        original = partial(
-            decode,
-            source.path,
-            source.layout,
-            orientation=source.facts.exif_orientation if turn else 1,
-            broken=_SourceBroken,
-        )
-        before = beside.submit(original, to_srgb=convert)
-        after = decode(
-            result.path,
-            layout,
-            shrink=scale,
-            strict=True,
-            to_srgb=convert,
-            orientation=facts.exif_orientation if turn else 1,
-        )
-        jpeg = layout.format == "JPEG"
-        found = summarise(before.result(), after, self._limits, jpeg=jpeg)
-        warnings = []
+        # With the same colours on both sides equal numbers look equal.
+        marks = _marks(source), _marks(result)
+        convert = marks[0] != marks[1]
+        original = beside.submit(_pixels, source, convert, 1, _SourceBroken)
+        after = _pixels(result, convert, scale)
+        before = original.result()
         fine = []
-        if convert and not layout.icc and found.mean_colour > self._limits.profile_colour:
-            # The pixel values are right, but are shown in other colours.
-            bare = summarise(original(), after, self._limits, jpeg=jpeg)
-            if bare.mean_colour < found.mean_colour:
-                fine.append(f"the colour profile was dropped: colours differ by {found.mean_colour:.1f} levels")
-                found = bare
-        messages = image_rules.refusals(found, self._limits)
+        if convert and marks[1] == _UNMARKED:
+            named = marks[0][1]
+            bare = _pixels(source, False, 1, _SourceBroken)
+            dropped = "the colour profile was dropped" if named and not named.known else ""
+            levels = dropped_colour(bare, before, after, self._limits.dropped_colour, self._limits.dropped_way)
+            if levels:
+                dropped = f"the colour profile was dropped: colours differ by up to {levels:.0f} levels"
+            if dropped:
+                before = bare
+                fine.append(dropped)
+        found, messages = self._judged(source, result, scale, before, after)
         fine += image_rules.fine_points(found, self._limits)
+        if layout.format == "JPEG":
+            fine += image_rules.quality_problem(jpeg_quality(result.path), self._limits)
+        warnings = []
         if layout.bits == 16:
             warnings.append("the result has 16 bits per channel")
         if self._fidelity == "enforce":
@@ -223,6 +216,72 @@ class VipsImages:
             mean_colour_shift=round(found.mean_colour, 3),
             warnings=tuple(warnings),
         )
+
+    def _judged(
+        self, source: _Image, result: _Image, scale: int, before: Bytes, after: Bytes
+    ) -> tuple[Measured, list[str]]:
+        """Measure and judge by the reading of the orientations that fits."""
+        judged = []
+        for ours, theirs in _readings(source, result, scale):
+            # With one orientation both are compared as stored.
+            pair = (before, after) if ours == theirs else (_upright(before, ours), _upright(after, theirs))
+            found = summarise(*pair, self._limits, jpeg=result.layout.format == "JPEG")
+            judged.append((found, image_rules.refusals(found, self._limits)))
+            if not judged[-1][1]:
+                return judged[-1]
+        return judged[0]
+
+
+_UNMARKED: tuple[bytes, Colour | None] = (b"", None)
+_Marks = tuple[bytes, Colour | None]
+
+
+def _marks(image: _Image) -> _Marks:
+    """Return what says which colours the numbers mean: the profile, or a PNG's chunks."""
+    named = named_colour(image.path) if image.layout.format == "PNG" else None
+    return (b"", named) if named else (image.layout.icc, None)
+
+
+def _pixels(image: _Image, convert: bool, shrink: int, broken: type[PermanentError] = PermanentError) -> Bytes:
+    """Decode an image, if wanted to the colours that a screen shows."""
+    profile, named = _marks(image)
+    pixels = decode(
+        image.path,
+        image.layout,
+        shrink=shrink,
+        strict=broken is PermanentError,
+        to_srgb=convert and bool(profile),
+        broken=broken,
+    )
+    return shown(pixels, named) if convert and named and named.known else pixels
+
+
+def _readings(source: _Image, result: _Image, scale: int) -> list[tuple[int, int]]:
+    """Return the orientations of both by which the size is right. Of a WebP two are possible: browsers ignore its tag,
+    and libvips honours it."""
+    pairs = []
+    for ours in _orientations(source):
+        for theirs in _orientations(result):
+            before, after = replace(source.facts, exif_orientation=ours), replace(result.facts, exif_orientation=theirs)
+            if not image_rules.size_problem(before, after, scale):
+                pairs.append((ours, theirs))
+    return pairs
+
+
+def _orientations(image: _Image) -> list[int]:
+    tag = image.facts.exif_orientation
+    if image.layout.format != "WEBP":
+        return [tag]
+    return list(dict.fromkeys([tag, containers.orientation(image.layout.exif), 1]))
+
+
+def _upright(pixels: Bytes, orientation: int) -> Bytes:
+    """Apply an EXIF orientation."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    flips = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
+    down, right = flips.get(orientation, (1, 1))
+    return np.ascontiguousarray(pixels[::down, ::right])
 
 
 def _is_program(tail: bytes) -> bool:

@@ -43,6 +43,18 @@ def measure(source: Bytes, result: Bytes) -> Blocks:
     return Blocks(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
+def block_medians(pixels: Bytes) -> Floats:
+    """Return the median colour of every block."""
+    return np.concatenate([_medians(_pad(pixels[top : top + _ROWS, :, :3])) for top in range(0, len(pixels), _ROWS)])
+
+
+def _medians(pixels: Bytes) -> Floats:
+    height, width = pixels.shape[:2]
+    cells = pixels.reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK, 3)
+    medians: Floats = np.median(cells, axis=(1, 3)).astype(np.float32)
+    return medians
+
+
 def _stripe(source: Bytes, result: Bytes) -> tuple[Floats, ...]:
     source, result = _pad(source), _pad(result)
     s_colour, r_colour = _colour_means(source), _colour_means(result)

@@ -1,0 +1,86 @@
+"""Find where a JPEG lost its synchronisation: from some row on all colours are off by the same levels, because DC
+values are coded as differences."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smi_pipeline.adapters.images.fidelity import LUMA_WEIGHTS, Blocks, Bytes, Floats, block_medians
+from smi_pipeline.core.image_rules import Thresholds
+
+_FAR = 10  # rows of blocks over which a drift must stay
+_BLACK, _WHITE = 12, 235  # levels beyond which a tone may be cut off (255 / 1.08)
+_STEEPEST = 0.8  # levels of drift per level of the picture's own change
+_SATURATION = 0.25  # levels of drift per level of difference between the channels' changes
+_VOTERS = 0.15  # share of the columns that must be usable to find a drift
+_GRAIN = 24  # levels from which a drift is more than removed grain explains
+
+
+def find_drift(source: Bytes, blocks: Blocks, limits: Thresholds, share: float) -> float:
+    """Return the drift that no removal of grain explains: that leaves a block's most common level, not its mean."""
+    difference = blocks.result_colour - blocks.source_colour
+    drift = _drift(blocks, difference, share)
+    if not limits.drift_levels <= drift < _GRAIN:
+        return drift  # nearly always; medians take long
+    other = block_medians(source) - blocks.source_colour
+    return _drift(blocks, difference - np.clip(difference, np.minimum(other, 0), np.maximum(other, 0)), share)
+
+
+def _drift(blocks: Blocks, difference: Floats, least_share: float) -> float:
+    """Return the levels by which, from some row on, nearly all columns are off alike; 0 when there is no such row."""
+    if blocks.ssim.shape[0] < 3:
+        return 0.0
+    # Medians over three rows on either side; the row between belongs to both.
+    difference = _median_of_three(difference)
+    own = _median_of_three(blocks.source_colour)
+    jump, edge = _across(difference), _across(own)
+    # A change of saturation moves one channel where another has the edge.
+    hue = np.abs(edge - (edge @ LUMA_WEIGHTS)[..., None])
+    # Colours at the end of the scale cannot move further: such columns are not usable.
+    free = (own > _BLACK) & (own < _WHITE)
+    usable = np.minimum(free[:-2], free[2:])
+    typical = _median_of(jump, usable)
+    # Nor are columns where the picture itself changes by as much: a change of tones (also noise cut off at black)
+    # moves levels by less than they differ.
+    usable &= np.abs(jump).clip(min=np.abs(typical)) > _STEEPEST * np.abs(edge) + _SATURATION * hue
+    same = np.abs(jump - typical) <= np.maximum(1.5, 0.35 * np.abs(typical))
+    voters = usable.sum(axis=1)
+    enough = voters >= np.maximum(3, _VOTERS * usable.shape[1])
+    share = np.where(enough, (same & usable).sum(axis=1) / np.maximum(voters, 1), 0)
+    # Halos of local contrast along straight edges fade within a few blocks; a drift stays.
+    far = _far_across(np.median(difference, axis=1))
+    stays = far * typical[:, 0] >= 0.6 * typical[:, 0] ** 2
+    levels = np.abs(typical[:, 0])[(share >= least_share) & stays]
+    return float(levels.max()) if levels.size else 0.0
+
+
+def _far_across(rows: Floats) -> Floats:
+    """Return the mean of up to ten rows below each inner row minus that of up to ten above it."""
+    sums = np.concatenate([np.zeros_like(rows[:1]), np.cumsum(rows, axis=0)])
+    at = np.arange(1, len(rows) - 1)
+    first, last = np.maximum(at - _FAR, 0), np.minimum(at + 1 + _FAR, len(rows))
+    above: Floats = (sums[at] - sums[first]) / (at - first)[:, None]
+    below: Floats = (sums[last] - sums[at + 1]) / (last - at - 1)[:, None]
+    return below - above
+
+
+def _median_of(values: Floats, chosen: NDArray[np.bool_]) -> Floats:
+    """Return the median of each row's chosen values as a column; 0 where none is chosen."""
+    masked = np.where(chosen, values, np.inf)
+    ordered = np.sort(masked, axis=1)
+    middle = np.maximum(chosen.sum(axis=1, keepdims=True) - 1, 0) // 2
+    found = np.take_along_axis(ordered, middle, axis=1)
+    return np.where(np.isfinite(found), found, 0).astype(np.float32)
+
+
+def _median_of_three(values: Floats) -> Floats:
+    """Return the median of each row and its two neighbours; the outermost rows count twice."""
+    a, b, c = np.concatenate([values[:1], values[:-1]]), values, np.concatenate([values[1:], values[-1:]])
+    middle: Floats = np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
+    return middle
+
+
+def _across(values: Floats) -> Floats:
+    """Return the values below each inner row minus those above it."""
+    reach = 2 if len(values) >= 9 else 1
+    padded = np.concatenate([values[:1]] * reach + [values] + [values[-1:]] * reach)
+    return (padded[2 * reach :] - padded[: -2 * reach])[1:-1]

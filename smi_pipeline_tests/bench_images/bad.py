@@ -1,0 +1,212 @@
+"""What must not reach a customer silently. A kind returns no files where no eye would find its damage."""
+
+import io
+import struct
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from smi_pipeline_tests.bench_images.encoding import ADOBE, P3, jpeg, png, profile, shown_as, usual
+from smi_pipeline_tests.bench_images.honest import Files, Rng, enlarged, image_of, sharpened, texture, tone
+
+Make = Callable[[Image.Image, int, Rng], Files | None]
+Change = Callable[[np.ndarray, int, Rng], np.ndarray | None]
+_VISIBLE = 4.0  # levels: mean over the changed place
+
+
+def _upscaled(source: Image.Image, scale: int, rng: Rng) -> Image.Image:
+    """Return one of the honest results, to be damaged."""
+    big = enlarged(source, scale)
+    kind = rng.integers(0, 3)
+    return big if kind == 0 else texture(big, rng) if kind == 1 else sharpened(big, scale, rng)
+
+
+def _each(change: Change) -> Make:
+    """Make a kind of a change of the result's levels."""
+
+    def make(source: Image.Image, scale: int, rng: Rng) -> Files | None:
+        changed = change(np.asarray(_upscaled(source, scale, rng)).astype(np.float32), scale, rng)
+        return None if changed is None else (png(source), usual(image_of(changed), rng))
+
+    return make
+
+
+def _cells(a: np.ndarray, side: int) -> Iterator[tuple[int, int, tuple[slice, slice]]]:
+    for row, y in enumerate(range(0, a.shape[0], side)):
+        for column, x in enumerate(range(0, a.shape[1], side)):
+            yield row, column, np.s_[y : y + side, x : x + side]
+
+
+def _seams(levels: float) -> Make:
+    def change(a: np.ndarray, scale: int, rng: Rng) -> np.ndarray | None:
+        fitting = [side for side in (128, 192, 256, 400, 512, 64 * scale) if side <= 0.75 * max(a.shape[:2])]
+        if not fitting:
+            return None
+        side, kind = int(rng.choice(fitting)), rng.integers(0, 3)
+        out = a.copy()
+        for row, column, cell in _cells(a, side):
+            sign = 1 if (row + column) % 2 else -1
+            if kind == 0:
+                out[cell] += sign * levels / 2
+            elif kind == 1:
+                out[cell] += rng.uniform(0.5, 1) * sign * levels / 2 * np.array([1, 1, 1])
+            else:
+                out[cell] += sign * levels / 2 * np.roll([1.0, 0.6, 0.3], int(rng.integers(0, 3)))
+        return _if_seen(a, out, levels / 4)
+
+    return _each(change)
+
+
+def _if_seen(before: np.ndarray, after: np.ndarray, levels: float = _VISIBLE) -> np.ndarray | None:
+    """Return the changed levels if the change can be seen after they are cut off at black and white."""
+    return after if np.abs(np.clip(after, 0, 255) - before).mean() >= levels else None
+
+
+def _halo(a: np.ndarray, scale: int, rng: Rng) -> np.ndarray | None:
+    image = image_of(a)
+    radius = rng.uniform(1.5, 4) * scale
+    halo = image.filter(ImageFilter.UnsharpMask(radius, int(rng.integers(200, 400)), 0))
+    out = np.asarray(halo).astype(np.float32)
+    # where there are no edges there are no halos
+    return out if np.percentile(np.abs(out - a).mean(axis=2), 95) >= 24 else None
+
+
+def _quality(source: Image.Image, scale: int, rng: Rng) -> Files:
+    return png(source), jpeg(_upscaled(source, scale, rng), int(rng.integers(5, 11)))
+
+
+def _place(a: np.ndarray, share: int, rng: Rng) -> tuple[slice, slice]:
+    height, width = max(a.shape[0] // share, 1), max(a.shape[1] // share, 1)
+    y, x = int(rng.integers(0, a.shape[0] - height + 1)), int(rng.integers(0, a.shape[1] - width + 1))
+    return np.s_[y : y + height, x : x + width]
+
+
+def _mosaic(a: np.ndarray, scale: int, rng: Rng) -> np.ndarray | None:
+    cell = int(rng.uniform(3, 6) * scale)
+    for _ in range(20):
+        place = _place(a, 6, rng)
+        part = image_of(a[place])
+        if min(part.size) < 3 * cell:
+            return None
+        small = part.resize((part.width // cell, part.height // cell), Image.Resampling.BOX)
+        coarse = np.asarray(small.resize(part.size, Image.Resampling.NEAREST)).astype(np.float32)
+        if np.abs(coarse - a[place]).mean() >= _VISIBLE:
+            out = a.copy()
+            out[place] = coarse
+            return out
+    return None
+
+
+def _blur(a: np.ndarray, scale: int, rng: Rng) -> np.ndarray | None:
+    image = image_of(a)
+    blurred = image.filter(
+        ImageFilter.GaussianBlur(3 * scale) if rng.random() < 0.5 else ImageFilter.BoxBlur(3 * scale)
+    )
+    out = np.asarray(blurred).astype(np.float32)
+    return out if np.percentile(np.abs(out - a).mean(axis=2), 90) >= 2 * _VISIBLE else None
+
+
+def _tone(a: np.ndarray, scale: int, rng: Rng) -> np.ndarray | None:
+    out = np.asarray(tone(image_of(a), 1.25)).astype(np.float32)
+    return _if_seen(a, out, 8)
+
+
+def _tile(change: Callable[[np.ndarray, np.ndarray, Rng], np.ndarray]) -> Make:
+    """Make a kind of what happens to a tile of an eighth of the sides."""
+
+    def make(a: np.ndarray, scale: int, rng: Rng) -> np.ndarray | None:
+        for _ in range(20):
+            place = _place(a, 8, rng)
+            changed = change(a[place], a, rng)
+            if np.abs(changed - a[place]).mean() >= 40:
+                out = a.copy()
+                out[place] = changed
+                return out
+        return None
+
+    return _each(make)
+
+
+def _other_place(tile: np.ndarray, a: np.ndarray, rng: Rng) -> np.ndarray:
+    y, x = (int(rng.integers(0, a.shape[axis] - tile.shape[axis] + 1)) for axis in (0, 1))
+    return a[y : y + tile.shape[0], x : x + tile.shape[1]]
+
+
+def _whole(change: Callable[[np.ndarray, int], np.ndarray]) -> Make:
+    return _each(lambda a, scale, rng: _if_seen(a, np.asarray(change(a, scale)), 16))
+
+
+def _bits(source: Image.Image, scale: int, rng: Rng) -> Files | None:
+    """Flip bytes of the coded data, so that it still decodes."""
+    good = jpeg(_upscaled(source, scale, rng), int(rng.integers(75, 95)), subsampling=int(rng.integers(0, 3)))
+    before = np.asarray(Image.open(io.BytesIO(good)).convert("RGB")).astype(np.float32)
+    start = good.find(b"\xff\xda") + 14
+    for _ in range(10):
+        data = bytearray(good)
+        at = start + int(rng.random() * (len(data) - 20 - start))
+        for index in range(at, at + int(rng.choice([1, 4, 16]))):
+            changed = data[index] ^ int(rng.integers(1, 256))
+            if 255 not in (data[index], changed, data[index - 1]):
+                data[index] = changed
+        try:
+            after = np.asarray(Image.open(io.BytesIO(bytes(data))).convert("RGB")).astype(np.float32)
+        except OSError:
+            continue
+        off = np.abs(after - before).max(axis=2)
+        if (off > 24).mean() >= 0.01 or (off > 8).mean() >= 0.1:
+            return png(source), bytes(data)
+    return None
+
+
+def _profile_dropped(source: Image.Image, scale: int, rng: Rng) -> Files | None:
+    wide = profile(P3) if rng.random() < 0.5 else profile(ADOBE, 2.2)
+    if _seen_share(source, np.asarray(shown_as(source, wide))) < 0.1:
+        return None
+    return png(source, icc_profile=wide), usual(_upscaled(source, scale, rng), rng)
+
+
+def _seen_share(source: Image.Image, shown: np.ndarray) -> float:
+    """Return the share of pixels that look otherwise."""
+    return float((np.abs(shown.astype(np.float32) - np.asarray(source)).max(axis=2) >= 8).mean())
+
+
+def _chunk_dropped(*chunks: tuple[bytes, bytes], exponent: float = 1.0) -> Make:
+    def make(source: Image.Image, scale: int, rng: Rng) -> Files | None:
+        if exponent == 1.0:
+            a = np.asarray(shown_as(source, profile(P3)))
+        else:
+            a = np.asarray(source.point([round(255 * (level / 255) ** exponent) for level in range(256)] * 3))
+        if _seen_share(source, a) < 0.1:
+            return None
+        return png(source, *chunks), usual(_upscaled(source, scale, rng), rng)
+
+    return make
+
+
+_CHRM_P3 = struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
+
+BAD: dict[str, Make] = {
+    "flipped bits": _bits,
+    "seams of 16 levels": _seams(16),
+    "seams of 8 levels": _seams(8),
+    "seams of 4 levels": _seams(4),
+    "halos": _each(_halo),
+    "JPEG of quality 5 to 10": _quality,
+    "mosaic of 1/36": _each(_mosaic),
+    "blurred by 3 pixels": _each(_blur),
+    "profile dropped": _profile_dropped,
+    "gAMA 1.0 dropped": _chunk_dropped((b"gAMA", struct.pack(">I", 100_000)), exponent=1 / 2.2),
+    "gAMA of a Mac dropped": _chunk_dropped((b"gAMA", struct.pack(">I", 55_556)), exponent=1.8 / 2.2),
+    "cICP dropped": _chunk_dropped((b"cICP", bytes([12, 13, 0, 1]))),
+    "cHRM dropped": _chunk_dropped((b"gAMA", struct.pack(">I", 45_455)), (b"cHRM", _CHRM_P3)),
+    "tone +25 %": _each(_tone),
+    "black tile": _tile(lambda tile, a, rng: np.zeros_like(tile)),
+    "flat tile": _tile(lambda tile, a, rng: np.broadcast_to(a.mean(axis=(0, 1)), tile.shape)),
+    "tile from elsewhere": _tile(_other_place),
+    "shifted by 8": _whole(lambda a, scale: np.roll(a, (8, 8), axis=(0, 1))),
+    "mirrored": _whole(lambda a, scale: a[:, ::-1]),
+    "colour lost": _each(lambda a, scale, rng: _if_seen(a, np.repeat(a.mean(axis=2, keepdims=True), 3, axis=2), 8)),
+}  # fmt: skip
+HARDEST = ("seams of 8 levels", "mosaic of 1/36")
+REPORTED_ONLY = ("seams of 4 levels",)
