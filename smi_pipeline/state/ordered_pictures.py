@@ -3,7 +3,7 @@
 Apart from the job's row, which would otherwise carry three kilobytes that only its preparation reads.
 """
 
-from smi_pipeline.core.vocabulary import ManualTaskKind
+from smi_pipeline.core.vocabulary import ManualTaskKind, Status
 from smi_pipeline.state.database import Database, Transaction
 
 
@@ -17,9 +17,18 @@ def remember_picture(tx: Transaction, job_id: str, fingerprint: bytes) -> None:
         )
 
 
-def forget_picture(tx: Transaction, job_id: str | None) -> None:
+def forget_picture(tx: Transaction, job_id: str) -> None:
     """Forget it: the job has ended."""
     tx.run("DELETE FROM smi.ordered_pictures WHERE job_id = :id", id=job_id)
+
+
+def forget_abandoned(tx: Transaction) -> None:
+    """Forget those of orders that were abandoned a week ago: no payment brings them back any more."""
+    tx.run(
+        f"""DELETE FROM smi.ordered_pictures p USING smi.upscale_jobs j
+            WHERE j.job_id = p.job_id AND j.status = '{Status.ABANDONED}'
+              AND j.updated_at < smi.now() - interval '7 days'"""
+    )
 
 
 def required_picture(database: Database, job_id: str) -> bytes:
