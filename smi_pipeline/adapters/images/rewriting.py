@@ -5,11 +5,12 @@ import itertools
 import re
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 from smi_pipeline.adapters.images.structure import Layout, Part, damaged
+from smi_pipeline.core.errors import TransientError
 
 _BLOCK = 2**20
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
@@ -25,21 +26,22 @@ def rewritten(
     `behind` is put behind the data of each scan and before each restart marker; no pixel of a whole file is made of
     it. `bare` leaves out zeros with which the data ends. The copy is an unnamed file on disk, because a Python callback
     that libvips reads from can abort the process when it is garbage-collected."""
-    with tempfile.TemporaryFile() as copy:
-        with path.open("rb") as original:
-            for part in layout.parts:
-                original.seek(part.start)
-                if bare and part.bare:
-                    part = part._replace(end=part.bare)
-                if part.bare and behind:
-                    _with_bytes_behind(original, copy, part, behind, layout.restarts)
-                    continue
-                at = copy.tell()
-                _copied(original, copy, part)
-                if height and part.start <= layout.height_at < part.end:
-                    _announce(copy, at + layout.height_at - part.start, height, layout.mode == "L")
+
+    def write(original: IO[bytes], copy: IO[bytes]) -> None:
+        for part in layout.parts:
+            original.seek(part.start)
+            if bare and part.bare:
+                part = part._replace(end=part.bare)
+            if part.bare and behind:
+                _with_bytes_behind(original, copy, part, behind, layout.restarts)
+                continue
+            at = copy.tell()
+            _copied(original, copy, part)
+            if height and part.start <= layout.height_at < part.end:
+                _announce(copy, at + layout.height_at - part.start, height, layout.mode == "L")
         copy.write(b"\xff\xd9")
-        copy.seek(0)  # also writes what Python holds back
+
+    with _copy_of(path, write) as copy:
         yield copy
 
 
@@ -48,12 +50,29 @@ def shortened(path: Path, layout: Layout, by: int) -> Iterator[IO[bytes]]:
     """Yield an open copy of a lossless WebP: its picture alone, without its last bytes."""
     start, end, _ = layout.parts[0]
     size = (end - start - by) // 2 * 2
-    with tempfile.TemporaryFile() as copy, path.open("rb") as original:
+
+    def write(original: IO[bytes], copy: IO[bytes]) -> None:
         copy.write(struct.pack("<4sI8sI", b"RIFF", size + 12, b"WEBPVP8L", size))
         original.seek(start)
         _copied(original, copy, Part(start, start + size))
-        copy.seek(0)
+
+    with _copy_of(path, write) as copy:
         yield copy
+
+
+def _copy_of(path: Path, write: Callable[[IO[bytes], IO[bytes]], None]) -> IO[bytes]:
+    """Return an unnamed file that `write` fills from the original. Raises TransientError, which is no attempt of the
+    order, when the disk is full."""
+    try:
+        with path.open("rb") as original, contextlib.ExitStack() as stack:
+            copy = stack.enter_context(tempfile.TemporaryFile())
+            write(original, copy)
+            copy.seek(0)  # also writes what Python holds back
+            stack.pop_all()
+            return copy
+    except OSError as error:
+        words = f"A copy of the image could not be written to disk: {error.strerror}."
+        raise TransientError(words, counts=False) from error
 
 
 def as_it_is(layout: Layout, *, bare: bool) -> bool:

@@ -1,6 +1,7 @@
 """What is taken as a source, and what is refused before payment."""
 
 import io
+import resource
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 from smi_pipeline.adapters.images import VipsImages
 from smi_pipeline.adapters.images.containers import read_layout
 from smi_pipeline.core import image_rules, reasons
-from smi_pipeline.core.errors import PermanentError
+from smi_pipeline.core.errors import PermanentError, TransientError
 from smi_pipeline_tests.unit.images import camera_files
 from smi_pipeline_tests.unit.images.hostile import png_of
 from smi_pipeline_tests.unit.images.pictures import PHOTOS, encoded, photo, png, png_header, upscale
@@ -52,6 +53,26 @@ def test_grey_and_palette_sources_are_taken(
     path = write(photo().convert(mode), format)
     images.check_source(path)
     assert read_layout(path).mode == expected
+
+
+@pytest.mark.parametrize("where", ["opened", "written"])
+def test_a_copy_that_cannot_be_written_says_nothing_about_the_image(
+    images: VipsImages, write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
+    """Nor does it count as an attempt of the order: the disk is full."""
+    source, result = write(photo(side=200), "JPEG"), write(upscale(photo(side=200)), "JPEG")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if where == "opened":
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        for check in (lambda: images.check_source(source), lambda: images.check_result(source, result, 4)):
+            with pytest.raises(TransientError) as caught:
+                check()
+            assert not caught.value.counts
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])
