@@ -187,13 +187,13 @@ class _Sieve:
             body = at + 8
             if kind == b"eXIf":
                 block = block or (data[body : body + length] if length <= MAX_METADATA else b"")
-                self._note_png(kind)
+                self._note_chunk(kind)
             elif not kind[0] & 0x20 or kind in _PNG_KEPT or self._is_kept_text(kind, body, length):
                 rest.append((at, after))
             else:
                 if kind == b"iTXt" and length <= MAX_METADATA:
                     self._notice = self._notice or rights.of_xmp(_xmp_of_png(data[body : body + length]))
-                self._note_png(kind)
+                self._note_chunk(kind)
             at = after
         yield header
         built = self._exif(block)
@@ -203,8 +203,9 @@ class _Sieve:
             yield struct.pack(">I", len(built)) + b"eXIf" + built + struct.pack(">I", zlib.crc32(b"eXIf" + built))
         yield from rest
 
-    def _note_png(self, kind: bytes) -> None:
-        self.left_out.append(kind.decode("latin-1"))
+    def _note_chunk(self, kind: bytes) -> None:
+        name = kind.decode("latin-1").strip(" ")
+        self.left_out.append(name if name.isascii() and name.isalpha() else "an unknown chunk")
 
     def _is_kept_text(self, kind: bytes, body: int, length: int) -> bool:
         if kind not in (b"tEXt", b"zTXt", b"iTXt"):
@@ -235,7 +236,7 @@ class _Sieve:
             else:
                 if kind == b"XMP " and length <= MAX_METADATA:
                     self._notice = self._notice or rights.of_xmp(data[body : body + length])
-                self.left_out.append(kind.decode("latin-1").strip())
+                self._note_chunk(kind)
             at = after
         if extended is not None:
             built = self._exif(block)

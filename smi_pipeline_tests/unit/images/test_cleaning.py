@@ -275,6 +275,15 @@ def test_tags_that_all_name_the_same_long_text_are_kept_if_they_fit_into_a_jpeg(
     assert (after.count(NOTICE.encode() * 100) >= 20) == (length == 3000)
 
 
+def test_what_is_left_out_is_said_in_words_that_can_be_printed(images: VipsImages, write: Write) -> None:
+    plain, kind = encoded(photo(side=40), "PNG"), b"a\x00\n\xff"
+    odd = struct.pack(">I", 0) + kind + struct.pack(">I", zlib.crc32(kind))
+    assert images.clean_result(write(plain[:33] + odd + plain[33:])) == ["an unknown chunk"]
+    webp = encoded(photo(side=40), "WEBP")
+    body = webp[8:] + kind + bytes(4)
+    assert images.clean_result(write(b"RIFF" + struct.pack("<I", len(body)) + body)) == ["an unknown chunk"]
+
+
 def test_damaged_metadata_is_left_out(write: Write) -> None:
     plain = encoded(photo(side=40))
     whole = exif(copyright="(c) Studio")

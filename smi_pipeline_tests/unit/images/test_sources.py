@@ -1,7 +1,9 @@
 """What is taken as a source, and what is refused before payment."""
 
 import io
+import re
 import resource
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +55,25 @@ def test_grey_and_palette_sources_are_taken(
     path = write(photo().convert(mode), format)
     images.check_source(path)
     assert read_layout(path).mode == expected
+
+
+def test_millions_of_restart_markers_hold_nobody(images: VipsImages, write: Write) -> None:
+    """Behind a harmless warning, so that each of them is looked at."""
+    plain = encoded(photo(side=64), restart_marker_blocks=1)
+    first = plain.index(b"\xff\xd0")
+    last = re.findall(rb"\xff([\xd0-\xd7])", plain)[-1][0]
+    more = b"".join(bytes([0xFF, 0xD0 + (last + n) % 8]) for n in range(1, 9)) * 625_000
+    path = write(plain[:first] + b"\x11\x22" + plain[first:-2] + more + b"\xff\xd9")
+    began = time.process_time()
+    assert images.check_source(path).width == 64
+    assert time.process_time() - began < 3
+
+
+def test_chunks_without_number_are_refused(images: VipsImages, write: Write) -> None:
+    plain = encoded(photo(side=40), "WEBP")
+    body = plain[8:] + b"ABCD\x00\x00\x00\x00" * 20_000
+    path = write(b"RIFF" + len(body).to_bytes(4, "little") + body)
+    assert "more than 10,000 chunks" in str(refusal(images.check_source, path))
 
 
 @pytest.mark.parametrize("where", ["opened", "written"])
