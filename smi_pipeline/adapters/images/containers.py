@@ -32,7 +32,7 @@ _OTHERS = (
 _LOST = 1024
 """Zero bytes in a row that no encoder of lossy WebP writes: a flat area of any size is coded in fewer. Lossless
 ones may code flat areas by zero bits."""
-_MAX_CHUNKS = 1_000_000
+_MAX_CHUNKS = 250_000  # encoders write 8 kB of pixels into one
 _MAX_OTHERS = 10_000  # chunks that hold no pixels: each costs time, and real files have a dozen
 
 
@@ -111,6 +111,8 @@ def _read_png(data: FileBytes) -> Layout:
         if kind == b"IEND":
             layout.ended = True
             break
+    else:
+        raise damaged(f"the PNG has more than {_MAX_CHUNKS:,} chunks")
     layout.end = at
     if not layout.payload:
         raise damaged("the PNG holds no pixels")

@@ -74,6 +74,10 @@ def test_chunks_without_number_are_refused(images: VipsImages, write: Write) -> 
     body = plain[8:] + b"ABCD\x00\x00\x00\x00" * 20_000
     path = write(b"RIFF" + len(body).to_bytes(4, "little") + body)
     assert "more than 10,000 chunks" in str(refusal(images.check_source, path))
+    plain = encoded(photo(side=40), "PNG")
+    empty = b"\x00\x00\x00\x00IDAT" + zlib.crc32(b"IDAT").to_bytes(4, "big")
+    path = write(plain[:-12] + empty * 300_000 + plain[-12:])
+    assert "more than 250,000 chunks" in str(refusal(images.check_source, path))
 
 
 @pytest.mark.parametrize("where", ["opened", "written"])
