@@ -324,7 +324,6 @@ def _name_unknown_word(ctx: ServiceContext, word: str, payment_intent: str) -> N
 def close_abandoned(ctx: ServiceContext, limit: int = 100) -> int:
     """Close orders that were not paid within a day, their Checkout sessions first, so that none can be paid. Return the
     number. An order whose session cannot be closed is postponed by an hour, so that it blocks no newer one."""
-    ctx.state.jobs.forget_abandoned_pictures()
     closed = failed = 0
     for job_id, session_id in ctx.state.jobs.abandoned_candidates(limit):
         try:

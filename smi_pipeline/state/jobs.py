@@ -13,7 +13,7 @@ from smi_pipeline.state.database import Database, in_
 from smi_pipeline.state.emails import queue_email
 from smi_pipeline.state.job_rows import take_address
 from smi_pipeline.state.manual_tasks import close_task
-from smi_pipeline.state.ordered_pictures import forget_abandoned, remember_picture, required_picture
+from smi_pipeline.state.ordered_pictures import forget_closed, remember_picture, required_picture
 from smi_pipeline.state.refund_updates import make_refunds_due
 from smi_pipeline.state.submission_updates import extend_submissions, make_polls_due
 from smi_pipeline.state.webhook_inbox import record_event_once
@@ -55,10 +55,10 @@ class Jobs:
         """Return the fingerprint that the source of a job must have, empty when any will do."""
         return required_picture(self._database, job_id)
 
-    def forget_abandoned_pictures(self) -> None:
-        """Forget what the pictures of orders showed that were abandoned a week ago."""
+    def forget_closed_pictures(self) -> None:
+        """Forget what the pictures of orders showed that have ended a week ago without a stored source."""
         with self._database.transaction() as tx:
-            forget_abandoned(tx)
+            forget_closed(tx)
 
     def checkout_created(self, job_id: str, session_id: str, expires_at: datetime) -> None:
         """Store the Checkout session in which the customer pays."""

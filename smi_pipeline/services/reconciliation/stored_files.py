@@ -48,6 +48,7 @@ def sweep_temporary_files(ctx: ServiceContext) -> int:
 
 def remove_expired_files(ctx: ServiceContext, limit: int = 200) -> int:
     """Remove sources and results whose links expired a day ago. Return the number of jobs."""
+    ctx.state.jobs.forget_closed_pictures()
     removed = 0
     for job_id in ctx.state.deliveries.expired_files(limit):
         # The row first: a job that was retried meanwhile keeps its files. What a crash leaves is removed as left over.

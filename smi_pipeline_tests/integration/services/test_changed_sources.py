@@ -134,5 +134,16 @@ def test_what_a_picture_shows_is_forgotten_with_its_files_and_a_week_after_it_wa
     assert [row["job_id"] for row in shop.sql("SELECT * FROM smi.ordered_pictures")] == [unpaid]
     assert shop.job(delivered).status == "completed"
     shop.later(hours=7 * 24)
-    intake.close_abandoned(shop.ctx)
+    remove_expired_files(shop.ctx)
+    assert shop.sql("SELECT * FROM smi.ordered_pictures") == []
+
+
+def test_what_a_picture_shows_is_forgotten_of_an_order_whose_source_was_never_stored(shop: Steps) -> None:
+    job_id = shop.paid()
+    shop.fetcher.bodies[shop.job(job_id).source_url] = b"PNG 200 80"
+    refetch_until_believed(shop)
+    shop.refund_due()
+    assert shop.job(job_id).status == "refunded"
+    shop.later(hours=8 * 24)
+    remove_expired_files(shop.ctx)
     assert shop.sql("SELECT * FROM smi.ordered_pictures") == []
