@@ -14,14 +14,15 @@ def retry_after(value: str | None, sent: str | None = None, *, shortest: float =
         if not (math.isfinite(seconds) and seconds >= 0):
             return None
     except ValueError:
-        at = _http_date(value)
+        at = http_date(value)
         if at is None:
             return None
-        seconds = (at - (_http_date(sent) or datetime.now(UTC))).total_seconds()
+        seconds = (at - (http_date(sent) or datetime.now(UTC))).total_seconds()
     return min(longest, max(shortest, seconds))
 
 
-def _http_date(value: str | None) -> datetime | None:
+def http_date(value: str | None) -> datetime | None:
+    """Return the time that a header says, None when it is absent or unreadable."""
     try:
         at = parsedate_to_datetime(value or "")
     except (ValueError, OverflowError):

@@ -47,6 +47,8 @@ class Policy:
     alarm_patience: timedelta = timedelta(minutes=5)  # until an overdue job raises the alarm
     max_submissions: int = 4  # per job and round, those without an answer included
     result_life: timedelta = timedelta(hours=3)  # how long the address of a result is good
-    order_download: timedelta = timedelta(seconds=60)  # for the image of an order, while its customer waits
+    order_download: timedelta = timedelta(
+        seconds=60
+    )  # for the image of an order, while its customer waits, and for a lost one
     longest_download: timedelta = timedelta(minutes=10)  # for any other image, whatever arrives
     refund_patience: timedelta = timedelta(hours=1)  # until an owed refund becomes a manual task

@@ -79,14 +79,14 @@ def _store_source(ctx: ServiceContext, job: UpscaleJob) -> tuple[ImageInfo, str]
     with ExitStack() as stack:
         with watched(ctx, source(job.source_url), job.job_id):
             fetched = _fetched(ctx, job, stack)
-            facts = _as_ordered(ctx, job, fetched.path)
+            facts = as_ordered(ctx, job, fetched.path)
             check_output_size(facts, job.scale, ctx.policy.max_output_megapixels)
         key = f"sources/{job.job_id[:2]}/{job.job_id}-{facts.sha256[:16]}.{facts.format.lower()}"
         ctx.storage.put(key, fetched.path)
     return facts, key
 
 
-def _as_ordered(ctx: ServiceContext, job: UpscaleJob, path: Path) -> ImageInfo:
+def as_ordered(ctx: ServiceContext, job: UpscaleJob, path: Path) -> ImageInfo:
     """Return the facts of a source. Raise PermanentError when it is bad, or not the image that passed the same check
     when it was ordered: its host may show a placeholder instead of each image."""
     ordered = f"it was {job.source_width} x {job.source_height} when it was ordered"

@@ -13,7 +13,7 @@ from smi_pipeline.state.database import Database, in_
 from smi_pipeline.state.emails import queue_email
 from smi_pipeline.state.job_rows import take_address
 from smi_pipeline.state.manual_tasks import close_task
-from smi_pipeline.state.ordered_pictures import remember_picture, required_picture
+from smi_pipeline.state.ordered_pictures import forget_closed, remember_picture, required_picture
 from smi_pipeline.state.refund_updates import make_refunds_due
 from smi_pipeline.state.submission_updates import extend_submissions, make_polls_due
 from smi_pipeline.state.webhook_inbox import record_event_once
@@ -54,6 +54,11 @@ class Jobs:
     def required_picture(self, job_id: str) -> bytes:
         """Return the fingerprint that the source of a job must have, empty when any will do."""
         return required_picture(self._database, job_id)
+
+    def forget_closed_pictures(self) -> None:
+        """Forget what the pictures of orders showed that have ended a week ago without a stored source."""
+        with self._database.transaction() as tx:
+            forget_closed(tx)
 
     def checkout_created(self, job_id: str, session_id: str, expires_at: datetime) -> None:
         """Store the Checkout session in which the customer pays."""
@@ -129,7 +134,6 @@ class Jobs:
             job = transitions.locked(tx, job_id)
             if job is None or job["status"] not in UNFINISHED:
                 return False
-            close_task(tx, kind=ManualTaskKind.SOURCE_CHANGED, subject=job_id, actor=actor)
             return transitions.fail(tx, job, reason=reason, message=message, actor=actor)
 
     def retry(self, job_id: str, *, max_wait: timedelta, actor: str) -> int | None:

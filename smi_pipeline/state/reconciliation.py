@@ -50,7 +50,6 @@ class JobFiles:
     queue: Queue | None
     source_url: str
     source_key: str | None
-    source_sha256: str
     result_key: str | None
     result_bytes: int | None
     result_sha256: str | None
@@ -177,7 +176,7 @@ class Reconciliation(Aggregate):
         """Return jobs whose id begins with `shard` (hexadecimal), changed lately, whose row names a file."""
         return self._database.records(
             JobFiles,
-            """SELECT j.job_id, j.status, j.queue, j.source_url, j.source_key, j.source_sha256, j.result_key,
+            """SELECT j.job_id, j.status, j.queue, j.source_url, j.source_key, j.result_key,
                       j.result_bytes, j.result_sha256,
                       EXISTS (SELECT FROM smi.download_tokens t WHERE t.job_id = j.job_id
                               AND t.revoked_at IS NULL AND t.expires_at > smi.now()) AS link

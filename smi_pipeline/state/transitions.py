@@ -13,9 +13,9 @@ from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import LeaseLost
 from smi_pipeline.core.lifecycle import UNFINISHED
 from smi_pipeline.core.models import ImageInfo, StripePayment
-from smi_pipeline.core.vocabulary import Outcome, Queue, RefundKind, Stage, Status
+from smi_pipeline.core.vocabulary import ManualTaskKind, Outcome, Queue, RefundKind, Stage, Status
 from smi_pipeline.state.database import Row, Transaction, in_
-from smi_pipeline.state.ordered_pictures import forget_picture
+from smi_pipeline.state.manual_tasks import close_task
 from smi_pipeline.state.pending_refunds import create_pending_refund
 
 _END_LEASE = "lease_id = NULL, lease_until = NULL"
@@ -119,10 +119,7 @@ def refuse_amount(tx: Transaction, job: Row, payment: StripePayment, *, message:
 
 def abandon(tx: Transaction, job_id: str, *, actor: str) -> bool:
     """Close an unpaid job. Return False when it is no longer unpaid."""
-    abandoned = _enter_from(tx, job_id, Status.AWAITING_PAYMENT, Status.ABANDONED, "abandoned", actor)
-    if abandoned:
-        forget_picture(tx, job_id)
-    return abandoned
+    return _enter_from(tx, job_id, Status.AWAITING_PAYMENT, Status.ABANDONED, "abandoned", actor)
 
 
 def begin_processing(
@@ -303,6 +300,7 @@ def fail(tx: Transaction, job: Row, *, reason: str, message: str, actor: str) ->
 
 def keep_delivered(tx: Transaction, job: Row, *, reason: str, message: str, actor: str) -> None:
     """Return a job to `completed` after a free retry failed: the customer's link leads to the same file as before."""
+    _ask_no_longer(tx, job, actor)
     _enter(
         tx,
         job,
@@ -359,7 +357,13 @@ def _enter_from(tx: Transaction, job_id: str | None, source: Status, target: Sta
     return bool(moved)
 
 
+def _ask_no_longer(tx: Transaction, job: Row, actor: str) -> None:
+    """Close the question about a job on hold (`hold_for_a_person`): there is nothing left to decide."""
+    close_task(tx, kind=ManualTaskKind.SOURCE_CHANGED, subject=job["job_id"], actor=actor)
+
+
 def _enter_failed(tx: Transaction, job: Row, reason: str, message: str, actor: str) -> None:
+    _ask_no_longer(tx, job, actor)
     _enter(
         tx,
         job,

@@ -135,7 +135,7 @@ class HttpFetcher:
             headers = response.headers
             pause = retry_after(headers.get("Retry-After"), headers.get("Date"), longest=MAX_RETRY_AFTER)
             raise TransientError(said, retry_after=pause, counts=status != 429)
-        if part and 400 <= status < 500:  # it was there a moment ago
+        if part and 300 <= status < 500:  # it was there a moment ago
             raise TransientError(said)
         if 300 <= status < 500:
             raise PermanentError(UNREACHABLE[kind], said)

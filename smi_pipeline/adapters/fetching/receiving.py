@@ -4,12 +4,12 @@ import hashlib
 import http.client
 import re
 import zlib
-from email.utils import parsedate_to_datetime
 from typing import BinaryIO
 
 from smi_pipeline.adapters.fetching.bodies import LONGEST_HEAD, Decoder, encoding_of, instead_of_image
 from smi_pipeline.adapters.fetching.pinned_http import ConnectionLost
 from smi_pipeline.adapters.fetching.time_allowed import TimeAllowed
+from smi_pipeline.adapters.retry_after import http_date
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import PermanentError, TransientError
 
@@ -158,11 +158,8 @@ def _validator(headers: http.client.HTTPMessage) -> str:
     if tag:  # a weak one: the bytes may differ
         return ""
     changed = headers.get("Last-Modified", "").strip()
-    try:
-        age = parsedate_to_datetime(headers.get("Date", "")) - parsedate_to_datetime(changed)
-    except (ValueError, TypeError):
-        return ""
-    return changed if age.total_seconds() >= _SURE_AFTER else ""
+    at, sent = http_date(changed), http_date(headers.get("Date"))
+    return changed if at and sent and (sent - at).total_seconds() >= _SURE_AFTER else ""
 
 
 def _content_length(response: http.client.HTTPResponse) -> int | None:

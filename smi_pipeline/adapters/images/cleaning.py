@@ -34,6 +34,7 @@ _TAKING = {
     CAMERA: {0x829A, 0x829D, 0x8827, 0x9003, 0x920A, 0xA405, 0xA433, 0xA434},  # exposure, date, focal length, lens
 }
 _JPEG_KEPT = {0xE2: b"ICC_PROFILE\x00", 0xEE: b"Adobe"}
+_JPEG_FIELDS = {0xE0: 18, 0xEE: 16}  # bytes of JFIF without thumbnail, and of Adobe's transform, with the marker
 _PNG_TEXTS = {COPYRIGHT: b"Copyright", ARTIST: b"Author"}
 _PNG_KEPT = frozenset(
     b"tRNS gAMA cHRM sRGB iCCP cICP mDCV mDCv cLLI cLLi sBIT bKGD pHYs hIST sPLT".split()
@@ -98,16 +99,17 @@ class _Sieve:
     def _jpeg(self) -> Iterator[Part]:
         """Keep JFIF, the profile, Adobe's colour transform, and all that is no metadata."""
         segments = list(self._segments())
-        data, block, head = self._data, b"", [(0, 2)]
+        data, block = self._data, b""
+        head: list[Part] = [(0, 2)]
         rest: list[Part] = []
         for marker, at, end in segments:
             name = data[at + 4 : min(end, at + 40)]
             if marker == 0xE0 and name.startswith(b"JFIF\x00"):
-                head.append((at, end))
+                head.append(self._start_of(marker, at, end))
             elif marker == 0xE1 and name.startswith(exif.PREFIX):
                 block = block or data[at + 4 : end]
             elif marker in _JPEG_KEPT and name.startswith(_JPEG_KEPT[marker]):
-                rest.append((at, end))
+                rest.append(self._start_of(marker, at, end))
             elif 0xE0 <= marker <= 0xEF or marker == 0xFE:
                 self._look_for_notice(name, data[at + 4 : end])
                 self.left_out.append("COM" if marker == 0xFE else f"APP{marker - 0xE0}")
@@ -123,6 +125,18 @@ class _Sieve:
         if built:
             yield b"\xff\xe1" + struct.pack(">H", 2 + len(exif.PREFIX) + len(built)) + exif.PREFIX + built
         yield from rest
+
+    def _start_of(self, marker: int, at: int, end: int) -> Part:
+        """Return a segment without what comes behind its fields: a thumbnail, or what a wrong length makes a part."""
+        size = _JPEG_FIELDS.get(marker, end - at)
+        if end - at <= size:
+            return at, end
+        self.left_out.append("thumbnail" if marker == 0xE0 else f"the rest of APP{marker - 0xE0}")
+        start = bytearray(self._data[at : at + size])
+        start[2:4] = struct.pack(">H", size - 2)
+        if marker == 0xE0:
+            start[16:18] = bytes(2)  # its width and height
+        return bytes(start)
 
     def _look_for_notice(self, name: bytes, body: bytes) -> None:
         if name.startswith(rights.XMP):
@@ -173,13 +187,13 @@ class _Sieve:
             body = at + 8
             if kind == b"eXIf":
                 block = block or (data[body : body + length] if length <= MAX_METADATA else b"")
-                self._note_png(kind)
+                self._note_chunk(kind)
             elif not kind[0] & 0x20 or kind in _PNG_KEPT or self._is_kept_text(kind, body, length):
                 rest.append((at, after))
             else:
                 if kind == b"iTXt" and length <= MAX_METADATA:
                     self._notice = self._notice or rights.of_xmp(_xmp_of_png(data[body : body + length]))
-                self._note_png(kind)
+                self._note_chunk(kind)
             at = after
         yield header
         built = self._exif(block)
@@ -189,8 +203,9 @@ class _Sieve:
             yield struct.pack(">I", len(built)) + b"eXIf" + built + struct.pack(">I", zlib.crc32(b"eXIf" + built))
         yield from rest
 
-    def _note_png(self, kind: bytes) -> None:
-        self.left_out.append(kind.decode("latin-1"))
+    def _note_chunk(self, kind: bytes) -> None:
+        name = kind.decode("latin-1").strip(" ")
+        self.left_out.append(name if name.isascii() and name.isalpha() else "an unknown chunk")
 
     def _is_kept_text(self, kind: bytes, body: int, length: int) -> bool:
         if kind not in (b"tEXt", b"zTXt", b"iTXt"):
@@ -221,7 +236,7 @@ class _Sieve:
             else:
                 if kind == b"XMP " and length <= MAX_METADATA:
                     self._notice = self._notice or rights.of_xmp(data[body : body + length])
-                self.left_out.append(kind.decode("latin-1").strip())
+                self._note_chunk(kind)
             at = after
         if extended is not None:
             built = self._exif(block)

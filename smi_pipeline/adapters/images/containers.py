@@ -32,8 +32,8 @@ _OTHERS = (
 _LOST = 1024
 """Zero bytes in a row that no encoder of lossy WebP writes: a flat area of any size is coded in fewer. Lossless
 ones may code flat areas by zero bits."""
-_MAX_CHUNKS = 1_000_000
-_MAX_PNG_METADATA = 10_000  # chunks that hold no pixels: each costs time, and real files have a dozen
+_MAX_CHUNKS = 250_000  # encoders write 8 kB of pixels into one
+_MAX_OTHERS = 10_000  # chunks that hold no pixels: each costs time, and real files have a dozen
 
 
 def read_layout(path: Path) -> Layout:
@@ -92,8 +92,8 @@ def _read_png(data: FileBytes) -> Layout:
         if at + 12 + length > len(data):
             raise damaged("the PNG is truncated")
         others += kind != b"IDAT"
-        if others > _MAX_PNG_METADATA:
-            raise damaged(f"the PNG has more than {_MAX_PNG_METADATA:,} chunks beside its pixels")
+        if others > _MAX_OTHERS:
+            raise damaged(f"the PNG has more than {_MAX_OTHERS:,} chunks beside its pixels")
         # Pixel chunks are checked by the decoder; the others it may skip without looking.
         if kind == b"IDAT":
             layout.payload += length
@@ -111,6 +111,8 @@ def _read_png(data: FileBytes) -> Layout:
         if kind == b"IEND":
             layout.ended = True
             break
+    else:
+        raise damaged(f"the PNG has more than {_MAX_CHUNKS:,} chunks")
     layout.end = at
     if not layout.payload:
         raise damaged("the PNG holds no pixels")
@@ -167,7 +169,7 @@ def _read_webp(data: FileBytes) -> Layout:
     if end > len(data):
         raise damaged(f"the WebP is truncated: {len(data)} of {end} bytes")
     at, extended = 12, False
-    for _ in range(_MAX_CHUNKS):
+    for _ in range(_MAX_OTHERS):
         if at + 8 > min(end, len(data)):
             break
         kind, length = data[at : at + 4], l32(data, at + 4)
@@ -200,6 +202,8 @@ def _read_webp(data: FileBytes) -> Layout:
         elif kind == b"ICCP" and length <= MAX_METADATA:
             layout.icc = data[body : body + length]
         at = body + length + (length & 1)
+    else:
+        raise damaged(f"the WebP has more than {_MAX_OTHERS:,} chunks")
     if not layout.payload:
         raise damaged("the WebP holds no pixels")
     layout.mode = "RGBA" if layout.has_alpha else "RGB"

@@ -11,7 +11,8 @@ from typing import NamedTuple
 ORIENTATION, COPYRIGHT, ARTIST = 0x0112, 0x8298, 0x013B
 PREFIX = b"Exif\x00\x00"
 _EXIF_IFD, _VERSION = 0x8769, 0x9000
-_LONGEST = 4096
+_LONGEST = 3072
+"""Bytes of a value: all tags that may be kept fit into one segment of a JPEG, which holds 65,535."""
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 _ASCII, _SHORT, _LONG = 2, 3, 4
 

@@ -1,18 +1,20 @@
 """Write copies of an image for the decoder: without what decoders skip, closed, and changed where a check needs it."""
 
 import contextlib
-import itertools
-import re
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from smi_pipeline.adapters.images.structure import Layout, Part, damaged
+from smi_pipeline.core.errors import TransientError
 
 _BLOCK = 2**20
-_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_RESTARTS = [bytes([0xFF, number]) for number in range(0xD0, 0xD8)]
 
 
 @contextlib.contextmanager
@@ -25,21 +27,22 @@ def rewritten(
     `behind` is put behind the data of each scan and before each restart marker; no pixel of a whole file is made of
     it. `bare` leaves out zeros with which the data ends. The copy is an unnamed file on disk, because a Python callback
     that libvips reads from can abort the process when it is garbage-collected."""
-    with tempfile.TemporaryFile() as copy:
-        with path.open("rb") as original:
-            for part in layout.parts:
-                original.seek(part.start)
-                if bare and part.bare:
-                    part = part._replace(end=part.bare)
-                if part.bare and behind:
-                    _with_bytes_behind(original, copy, part, behind, layout.restarts)
-                    continue
-                at = copy.tell()
-                _copied(original, copy, part)
-                if height and part.start <= layout.height_at < part.end:
-                    _announce(copy, at + layout.height_at - part.start, height, layout.mode == "L")
+
+    def write(original: IO[bytes], copy: IO[bytes]) -> None:
+        for part in layout.parts:
+            original.seek(part.start)
+            if bare and part.bare:
+                part = part._replace(end=part.bare)
+            if part.bare and behind:
+                _with_bytes_behind(original, copy, part, behind, layout)
+                continue
+            at = copy.tell()
+            _copied(original, copy, part)
+            if height and part.start <= layout.height_at < part.end:
+                _announce(copy, at + layout.height_at - part.start, height, layout.mode == "L")
         copy.write(b"\xff\xd9")
-        copy.seek(0)  # also writes what Python holds back
+
+    with _copy_of(path, write) as copy:
         yield copy
 
 
@@ -48,12 +51,29 @@ def shortened(path: Path, layout: Layout, by: int) -> Iterator[IO[bytes]]:
     """Yield an open copy of a lossless WebP: its picture alone, without its last bytes."""
     start, end, _ = layout.parts[0]
     size = (end - start - by) // 2 * 2
-    with tempfile.TemporaryFile() as copy, path.open("rb") as original:
+
+    def write(original: IO[bytes], copy: IO[bytes]) -> None:
         copy.write(struct.pack("<4sI8sI", b"RIFF", size + 12, b"WEBPVP8L", size))
         original.seek(start)
         _copied(original, copy, Part(start, start + size))
-        copy.seek(0)
+
+    with _copy_of(path, write) as copy:
         yield copy
+
+
+def _copy_of(path: Path, write: Callable[[IO[bytes], IO[bytes]], None]) -> IO[bytes]:
+    """Return an unnamed file that `write` fills from the original. Raises TransientError, which is no attempt of the
+    order, when the disk is full."""
+    try:
+        with path.open("rb") as original, contextlib.ExitStack() as stack:
+            copy = stack.enter_context(tempfile.TemporaryFile())
+            write(original, copy)
+            copy.seek(0)  # also writes what Python holds back
+            stack.pop_all()
+            return copy
+    except OSError as error:
+        words = f"A copy of the image could not be written to disk: {error.strerror}."
+        raise TransientError(words, counts=False) from error
 
 
 def as_it_is(layout: Layout, *, bare: bool) -> bool:
@@ -81,20 +101,30 @@ def _announce(copy: IO[bytes], at: int, height: int, grey: bool) -> None:
     copy.seek(0, 2)
 
 
-def _with_bytes_behind(original: IO[bytes], copy: IO[bytes], part: Part, behind: bytes, restarts: bool) -> None:
-    numbers = itertools.cycle(range(0xD0, 0xD8))
-
-    def with_bytes_before(marker: re.Match[bytes]) -> bytes:
-        if marker[0][1] != next(numbers):
-            raise damaged("a part of the JPEG's data is lost: restart markers are missing")
-        return behind[:8] + marker[0]
-
+def _with_bytes_behind(original: IO[bytes], copy: IO[bytes], part: Part, behind: bytes, layout: Layout) -> None:
+    found, most = 0, -(-layout.width // 8) * -(-layout.height // 8)
     left, rest = part.end - part.start, b""
     while left > 0:
         block = rest + original.read(min(_BLOCK, left))
         left -= len(block) - len(rest)
         rest = b"\xff" if left > 0 and block.endswith(b"\xff") else b""
-        copy.write(_RESTART.sub(with_bytes_before, block.removesuffix(rest)))
+        block = block.removesuffix(rest)
+        if found <= most:  # decoders never come to what is behind them
+            numbers = _restart_numbers(block)
+            if ((found + np.arange(numbers.size) - numbers) % 8).any():
+                raise damaged("a part of the JPEG's data is lost: restart markers are missing")
+            found += numbers.size
+            for marker in _RESTARTS:  # one call for all of a kind: there may be millions
+                block = block.replace(marker, behind[:8] + marker)
+        copy.write(block)
     copy.write(behind)
-    if restarts:  # a whole interval may be missing at the end
-        copy.write(bytes([0xFF, next(numbers)]) + behind)
+    if layout.restarts:  # a whole interval may be missing at the end
+        copy.write(_RESTARTS[found % 8] + behind)
+
+
+def _restart_numbers(block: bytes) -> NDArray[np.int64]:
+    """Return the numbers of the restart markers, 0 to 7, in their order."""
+    data = np.frombuffer(block, np.uint8)
+    second = data[1:]
+    numbers: NDArray[np.int64] = second[(data[:-1] == 0xFF) & (second & 0xF8 == 0xD0)].astype(np.int64) & 7
+    return numbers

@@ -22,6 +22,7 @@ from smi_pipeline.core.vocabulary import FetchKind, ManualTaskKind, Status
 from smi_pipeline.services.context import ServiceContext, log
 from smi_pipeline.services.one_object import kept_apart
 from smi_pipeline.services.reconciliation.progress import Progress
+from smi_pipeline.services.submit import as_ordered
 from smi_pipeline.state.reconciliation import JobFiles
 
 CURSOR = "files_compared"
@@ -47,6 +48,7 @@ def sweep_temporary_files(ctx: ServiceContext) -> int:
 
 def remove_expired_files(ctx: ServiceContext, limit: int = 200) -> int:
     """Remove sources and results whose links expired a day ago. Return the number of jobs."""
+    ctx.state.jobs.forget_closed_pictures()
     removed = 0
     for job_id in ctx.state.deliveries.expired_files(limit):
         # The row first: a job that was retried meanwhile keeps its files. What a crash leaves is removed as left over.
@@ -241,13 +243,18 @@ class _Comparison:
         job_id = row.job_id
         try:
             limit = self._ctx.policy.max_source_bytes
-            with self._ctx.fetcher.fetch(row.source_url, kind=FetchKind.SOURCE, max_bytes=limit) as fetched:
-                if fetched.sha256 == row.source_sha256:
-                    self._ctx.storage.put(key, fetched.path)
-                    self._tally["fetched again"] += 1
-                    self._close(ManualTaskKind.FILE_MISSING, job_id)
+            seconds = self._ctx.policy.order_download.total_seconds()  # the comparison itself has not much more
+            with self._ctx.fetcher.fetch(
+                row.source_url, kind=FetchKind.SOURCE, max_bytes=limit, seconds=seconds
+            ) as fetched:
+                job = self._ctx.state.queries.job(job_id)
+                if job is None:
                     return
-                why = "the shop has another image there now"
+                as_ordered(self._ctx, job, fetched.path)
+                self._ctx.storage.put(key, fetched.path)
+                self._tally["fetched again"] += 1
+                self._close(ManualTaskKind.FILE_MISSING, job_id)
+                return
         except SmiError as error:
             why = str(error)
         self._tally["missing"] += 1

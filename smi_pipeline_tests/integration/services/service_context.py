@@ -110,6 +110,7 @@ class FakeFetcher(Outside):
     def __init__(self) -> None:
         super().__init__()
         self.bodies: dict[str, bytes] = {}
+        self.seconds: list[float | None] = []
 
     def sweep(self) -> int:
         return 0
@@ -117,6 +118,7 @@ class FakeFetcher(Outside):
     @contextmanager
     def fetch(self, url: str, *, kind: str, max_bytes: int, seconds: float | None = None) -> Iterator[Fetched]:
         self.called(f"fetcher.fetch {kind}")
+        self.seconds.append(seconds)
         body = self.bodies.get(url, b"PNG 100 80" if kind == "source" else b"PNG 400 320")
         if len(body) > max_bytes:
             raise PermanentError("source_too_large", f"over {max_bytes} bytes")

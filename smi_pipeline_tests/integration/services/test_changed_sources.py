@@ -95,6 +95,26 @@ def test_nobody_who_is_asked_about_another_picture_and_does_nothing_keeps_the_mo
     assert shop.job(job_id).reason_code == "not_started_in_time"
     shop.refund_due()
     assert shop.job(job_id).status == "refunded"
+    assert shop.tasks() == [], "there is nothing left to release"
+
+
+def test_nobody_is_asked_any_more_about_a_picture_whose_payment_was_returned_at_stripe(shop: Steps) -> None:
+    job_id = held_for_its_picture(shop)
+    intent = shop.job(job_id).payment_intent_id or ""
+    shop.payments.refund_by_hand(intent, shop.job(job_id).price_cents)
+    shop.tell("charge.refunded", {"object": "charge", "id": "ch_1", "payment_intent": intent})
+    assert shop.job(job_id).status in ("failed", "refunded")
+    assert shop.tasks() == []
+
+
+def test_another_picture_is_noticed_when_an_abandoned_order_is_paid_after_all(shop: Steps) -> None:
+    job_id = shop.register().job_id
+    shop.later(hours=25)
+    intake.close_abandoned(shop.ctx)
+    shop.fetcher.bodies[shop.job(job_id).source_url] = b"PNG 100 80 shows=rocket"
+    shop.pay(job_id)
+    refetch_until_believed(shop)
+    assert shop.job(job_id).reason_code == "source_changed"
 
 
 def test_another_size_is_refunded_without_asking(shop: Steps) -> None:
@@ -105,12 +125,25 @@ def test_another_size_is_refunded_without_asking(shop: Steps) -> None:
     assert shop.job(job_id).reason_code == "source_changed"
 
 
-def test_what_a_picture_shows_is_forgotten_with_its_files_and_when_it_is_abandoned(shop: Steps) -> None:
+def test_what_a_picture_shows_is_forgotten_with_its_files_and_a_week_after_it_was_abandoned(shop: Steps) -> None:
     delivered, unpaid = shop.delivered(), shop.register().job_id
-    assert len(shop.sql("SELECT * FROM smi.ordered_pictures")) == 2
     shop.later(hours=50)
     intake.close_abandoned(shop.ctx)
-    assert [row["job_id"] for row in shop.sql("SELECT * FROM smi.ordered_pictures")] == [delivered]
     assert shop.job(unpaid).status == "abandoned"
+    remove_expired_files(shop.ctx)
+    assert [row["job_id"] for row in shop.sql("SELECT * FROM smi.ordered_pictures")] == [unpaid]
+    assert shop.job(delivered).status == "completed"
+    shop.later(hours=7 * 24)
+    remove_expired_files(shop.ctx)
+    assert shop.sql("SELECT * FROM smi.ordered_pictures") == []
+
+
+def test_what_a_picture_shows_is_forgotten_of_an_order_whose_source_was_never_stored(shop: Steps) -> None:
+    job_id = shop.paid()
+    shop.fetcher.bodies[shop.job(job_id).source_url] = b"PNG 200 80"
+    refetch_until_believed(shop)
+    shop.refund_due()
+    assert shop.job(job_id).status == "refunded"
+    shop.later(hours=8 * 24)
     remove_expired_files(shop.ctx)
     assert shop.sql("SELECT * FROM smi.ordered_pictures") == []

@@ -221,10 +221,37 @@ def test_a_lost_source_that_is_another_image_now_is_a_persons(shop: Steps, folde
     job_id = shop.paid()
     shop.submit_due()
     (folder / (shop.job(job_id).source_key or "")).unlink()
-    shop.fetcher.bodies[shop.job(job_id).source_url] = b"PNG 100 80 swapped"
+    shop.fetcher.bodies[shop.job(job_id).source_url] = b"PNG 100 80 shows=rocket"
     assert compare(shop) == {"missing": 1}
-    assert "another image" in task(shop).message
+    assert "another picture" in task(shop).message
     assert f"smi jobs cancel {job_id}" in task(shop).next_step
+
+
+def test_a_lost_source_that_its_host_codes_anew_is_fetched_again(shop: Steps, folder: Path) -> None:
+    job_id = shop.paid()
+    shop.submit_due()
+    (folder / (shop.job(job_id).source_key or "")).unlink()
+    shop.fetcher.bodies[shop.job(job_id).source_url] = b"PNG 100 80 quality=60"
+    assert compare(shop) == {"fetched again": 1}
+    assert (folder / (shop.job(job_id).source_key or "")).read_bytes() == b"PNG 100 80 quality=60"
+    assert compare(shop) == {}
+
+
+@pytest.mark.parametrize("body", [b"PNG 100 90", b"GIF 100 80"])
+def test_a_lost_source_of_another_size_or_format_is_a_persons(shop: Steps, folder: Path, body: bytes) -> None:
+    job_id = shop.paid()
+    shop.submit_due()
+    (folder / (shop.job(job_id).source_key or "")).unlink()
+    shop.fetcher.bodies[shop.job(job_id).source_url] = body
+    assert compare(shop) == {"missing": 1}
+
+
+def test_the_comparison_of_files_waits_no_longer_for_a_host_than_a_customer(shop: Steps, folder: Path) -> None:
+    job_id = shop.paid()
+    shop.submit_due()
+    (folder / (shop.job(job_id).source_key or "")).unlink()
+    compare(shop)
+    assert shop.fetcher.seconds[-1] == 60
 
 
 def test_a_round_is_bounded_in_time_goes_on_where_it_was_and_is_made_once_an_hour(

@@ -186,6 +186,14 @@ def test_what_has_no_sure_version_is_not_resumed(make: Make, origin: Origin, hea
     assert len(host.ranges) == 1
 
 
+@pytest.mark.parametrize(
+    "date", ["Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "Mon, 01 Jan 2020 00:00:00 +99999999999999999", "today"]
+)
+def test_a_date_that_is_none_is_no_version(make: Make, origin: Origin, date: str) -> None:
+    origin.paths["/a"] = Versions(IMAGE, Last_Modified=date)
+    assert get(make(), f"{origin.url}/a").bytes == len(IMAGE)
+
+
 def test_a_file_that_was_changed_just_now_is_not_resumed_by_its_date(make: Make, origin: Origin) -> None:
     origin.paths["/a"] = Versions(
         IMAGE, 70_000, Last_Modified=time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
@@ -235,7 +243,7 @@ def test_a_part_of_another_version_is_refused(make: Make, origin: Origin) -> Non
         get(make(), f"{origin.url}/a")
 
 
-@pytest.mark.parametrize("status", [403, 404, 416, 503])
+@pytest.mark.parametrize("status", [304, 403, 404, 416, 503])
 def test_a_host_that_refuses_the_rest_is_asked_again_later(make: Make, origin: Origin, status: int) -> None:
     host = Versions(IMAGE, 70_000, ETag='"v1"')
 

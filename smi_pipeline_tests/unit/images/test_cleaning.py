@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
 from smi_pipeline.adapters.images import VipsImages
+from smi_pipeline.adapters.images.cleaning import _PICTURE, _TAKING
 from smi_pipeline.adapters.images.exif import read
 from smi_pipeline.adapters.images.rights import of_xmp
 from smi_pipeline.core import reasons
@@ -241,6 +242,46 @@ def test_a_file_that_cannot_be_read_is_refused_and_stays_as_it_is(
         assert caught.value.reason == reasons.RESULT_REJECTED
         assert path.read_bytes() == content
         assert list(path.parent.glob(f"{path.name}-*")) == []
+
+
+def test_no_thumbnail_of_jfif_and_nothing_else_that_its_segment_holds_stays(write: Write) -> None:
+    """Nor what a damaged length makes a part of it, or of Adobe's segment."""
+    plain = encoded(photo(side=40))
+    head, rest = plain[4:18], plain[20:]
+    with_thumbnail = segment(0xE0, head[2:14] + b"\x02\x02" + bytes(12) + exif()[:400])
+    adobe = segment(0xEE, b"Adobe\x00\x64\x00\x00\x00\x00\x01" + NAME.encode())
+    after = cleaned(write(plain[:2] + with_thumbnail + adobe + rest))
+    assert after == plain[:20] + segment(0xEE, b"Adobe\x00\x64\x00\x00\x00\x00\x01") + rest
+
+
+@pytest.mark.parametrize("length", [3000, 4000])
+@pytest.mark.parametrize("format", FORMATS)
+def test_tags_that_all_name_the_same_long_text_are_kept_if_they_fit_into_a_jpeg(
+    write: Write, format: str, length: int
+) -> None:
+    kept = ("camera", "artist", "copyright")
+    picture, taking = ([n for word in ("", *kept) for n in tags.get(word, ())] for tags in (_PICTURE, _TAKING))
+
+    def directory(numbers: list[int], *more: tuple[int, int, int, int]) -> bytes:
+        entries = sorted([*((number, 2, length, 1000) for number in numbers), *more])
+        return struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
+
+    first = directory(picture, (0x8769, 4, 1, 500))
+    block = b"II*\x00" + struct.pack("<I", 8) + first.ljust(492, b"\x00") + directory(taking).ljust(500, b"\x00")
+    block += NOTICE.encode() * 400
+    plain = encoded(photo(side=40), format, exif=b"Exif\x00\x00" + block)
+    after = cleaned(write(plain), *kept)
+    assert coded(after) == coded(plain)
+    assert (after.count(NOTICE.encode() * 100) >= 20) == (length == 3000)
+
+
+def test_what_is_left_out_is_said_in_words_that_can_be_printed(images: VipsImages, write: Write) -> None:
+    plain, kind = encoded(photo(side=40), "PNG"), b"a\x00\n\xff"
+    odd = struct.pack(">I", 0) + kind + struct.pack(">I", zlib.crc32(kind))
+    assert images.clean_result(write(plain[:33] + odd + plain[33:])) == ["an unknown chunk"]
+    webp = encoded(photo(side=40), "WEBP")
+    body = webp[8:] + kind + bytes(4)
+    assert images.clean_result(write(b"RIFF" + struct.pack("<I", len(body)) + body)) == ["an unknown chunk"]
 
 
 def test_damaged_metadata_is_left_out(write: Write) -> None:

@@ -1,6 +1,9 @@
 """What is taken as a source, and what is refused before payment."""
 
 import io
+import re
+import resource
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +15,7 @@ from PIL import Image
 from smi_pipeline.adapters.images import VipsImages
 from smi_pipeline.adapters.images.containers import read_layout
 from smi_pipeline.core import image_rules, reasons
-from smi_pipeline.core.errors import PermanentError
+from smi_pipeline.core.errors import PermanentError, TransientError
 from smi_pipeline_tests.unit.images import camera_files
 from smi_pipeline_tests.unit.images.hostile import png_of
 from smi_pipeline_tests.unit.images.pictures import PHOTOS, encoded, photo, png, png_header, upscale
@@ -52,6 +55,49 @@ def test_grey_and_palette_sources_are_taken(
     path = write(photo().convert(mode), format)
     images.check_source(path)
     assert read_layout(path).mode == expected
+
+
+def test_millions_of_restart_markers_hold_nobody(images: VipsImages, write: Write) -> None:
+    """Behind a harmless warning, so that each of them is looked at."""
+    plain = encoded(photo(side=64), restart_marker_blocks=1)
+    first = plain.index(b"\xff\xd0")
+    last = re.findall(rb"\xff([\xd0-\xd7])", plain)[-1][0]
+    more = b"".join(bytes([0xFF, 0xD0 + (last + n) % 8]) for n in range(1, 9)) * 625_000
+    path = write(plain[:first] + b"\x11\x22" + plain[first:-2] + more + b"\xff\xd9")
+    began = time.process_time()
+    assert images.check_source(path).width == 64
+    assert time.process_time() - began < 3
+
+
+def test_chunks_without_number_are_refused(images: VipsImages, write: Write) -> None:
+    plain = encoded(photo(side=40), "WEBP")
+    body = plain[8:] + b"ABCD\x00\x00\x00\x00" * 20_000
+    path = write(b"RIFF" + len(body).to_bytes(4, "little") + body)
+    assert "more than 10,000 chunks" in str(refusal(images.check_source, path))
+    plain = encoded(photo(side=40), "PNG")
+    empty = b"\x00\x00\x00\x00IDAT" + zlib.crc32(b"IDAT").to_bytes(4, "big")
+    path = write(plain[:-12] + empty * 300_000 + plain[-12:])
+    assert "more than 250,000 chunks" in str(refusal(images.check_source, path))
+
+
+@pytest.mark.parametrize("where", ["opened", "written"])
+def test_a_copy_that_cannot_be_written_says_nothing_about_the_image(
+    images: VipsImages, write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
+    """Nor does it count as an attempt of the order: the disk is full."""
+    source, result = write(photo(side=200), "JPEG"), write(upscale(photo(side=200)), "JPEG")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if where == "opened":
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        for check in (lambda: images.check_source(source), lambda: images.check_result(source, result, 4)):
+            with pytest.raises(TransientError) as caught:
+                check()
+            assert not caught.value.counts
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])

@@ -43,6 +43,7 @@ NO_KILL_POINT = {
     "jobs.hold": ADMIN,
     "jobs.release": ADMIN,
     "jobs.retry": ADMIN,
+    "jobs.forget_closed_pictures": NEXT_TICK,
     "jobs.payment_on_its_way": NEXT_TICK,
     "jobs.postpone_abandonment": NEXT_TICK,
     "refunds.await_balance": "the next attempt is refused, too",

@@ -14,7 +14,7 @@ def upgrade() -> None:
                fingerprint bytea NOT NULL
            );
            COMMENT ON TABLE smi.ordered_pictures IS
-               'What the picture showed when it was ordered, until the job is abandoned or its files are removed.';
+               'What the picture showed when it was ordered, until its files are removed, or a week if it has none.';
            COMMENT ON COLUMN smi.ordered_pictures.fingerprint IS
                '32 x 32 cells of colour, as core.likeness compares them.'"""
     )
