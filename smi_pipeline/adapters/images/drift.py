@@ -15,20 +15,30 @@ _VOTERS = 0.15  # share of the columns that must be usable to find a drift
 _GRAIN = 24  # levels from which a drift is more than removed grain explains
 
 
-def find_drift(source: Bytes, blocks: Blocks, limits: Thresholds, share: float) -> float:
-    """Return the drift that no removal of grain explains: that leaves a block's most common level, not its mean."""
+def find_drift(source: Bytes, blocks: Blocks, limits: Thresholds) -> tuple[float, float]:
+    """Return the drift on which `drift_share` of the columns agree, and that on which `fine_drift_share` do.
+
+    Either is what no removal of grain explains: that leaves a block's most common level, not its mean."""
+    shares = limits.drift_share, limits.fine_drift_share
     difference = blocks.result_colour - blocks.source_colour
-    drift = _drift(blocks, difference, share)
-    if not limits.drift_levels <= drift < _GRAIN:
-        return drift  # nearly always; medians take long
+    drifts = _drifts(blocks, difference, *shares)
+    if not any(limits.drift_levels <= drift < _GRAIN for drift in drifts):
+        return drifts  # nearly always; medians take long
     other = block_medians(source) - blocks.source_colour
-    return _drift(blocks, difference - np.clip(difference, np.minimum(other, 0), np.maximum(other, 0)), share)
+    difference = difference - np.clip(difference, np.minimum(other, 0), np.maximum(other, 0))
+    explained = _drifts(blocks, difference, *shares)
+    sure, suspected = (
+        rest if limits.drift_levels <= drift < _GRAIN else drift
+        for drift, rest in zip(drifts, explained, strict=True)
+    )
+    return sure, suspected
 
 
-def _drift(blocks: Blocks, difference: Floats, least_share: float) -> float:
-    """Return the levels by which, from some row on, nearly all columns are off alike; 0 when there is no such row."""
+def _drifts(blocks: Blocks, difference: Floats, sure: float, suspected: float) -> tuple[float, float]:
+    """Return the levels by which, from some row on, nearly all columns are off alike, by two shares of the columns; 0
+    when there is no such row."""
     if blocks.ssim.shape[0] < 3:
-        return 0.0
+        return 0.0, 0.0
     # Medians over three rows on either side; the row between belongs to both.
     difference = _median_of_three(difference)
     own = _median_of_three(blocks.source_colour)
@@ -49,8 +59,8 @@ def _drift(blocks: Blocks, difference: Floats, least_share: float) -> float:
     # Halos of local contrast along straight edges fade within a few blocks; a drift stays.
     far = _far_across(np.median(difference, axis=1))
     stays = far * typical[:, 0] >= 0.6 * typical[:, 0] ** 2
-    levels = np.abs(typical[:, 0])[(share >= least_share) & stays]
-    return float(levels.max()) if levels.size else 0.0
+    levels = np.where(stays, np.abs(typical[:, 0]), 0)
+    return float(levels[share >= sure].max(initial=0)), float(levels[share >= suspected].max(initial=0))
 
 
 def _far_across(rows: Floats) -> Floats:
