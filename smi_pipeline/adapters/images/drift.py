@@ -11,12 +11,15 @@ _FAR = 10  # rows of blocks over which a drift must stay
 _BLACK, _WHITE = 12, 235  # levels beyond which a tone may be cut off (255 / 1.08)
 _STEEPEST = 0.8  # levels of drift per level of the picture's own change
 _SATURATION = 0.25  # levels of drift per level of difference between the channels' changes
-_VOTERS = 0.15  # share of the columns that must be usable to find a drift
+_VOTERS, _SURE_VOTERS = 0.15, 0.5  # share of the columns that must be usable to suspect or to find a drift
+_SMOOTH, _OTHER_TEXTURE = 2, 1.7  # levels of contrast that do not matter, and the factor by which it may change
+_AT_ONCE = 0.8  # share of a drift that two rows of blocks must show; a network's change of colours: 0.7
 _GRAIN = 24  # levels from which a drift is more than removed grain explains
 
 
 def find_drift(source: Bytes, blocks: Blocks, limits: Thresholds) -> tuple[float, float]:
-    """Return the drift on which `drift_share` of the columns agree, and that on which `fine_drift_share` do.
+    """Return the drift that is sure, and that which is suspected since only `fine_drift_share` of the columns agree on
+    it, or not at once, or at the border of two textures, of which networks darken one.
 
     Either is what no removal of grain explains: that leaves a block's most common level, not its mean."""
     shares = limits.drift_share, limits.fine_drift_share
@@ -40,6 +43,7 @@ def _drifts(blocks: Blocks, difference: Floats, sure: float, suspected: float) -
     if blocks.ssim.shape[0] < 3:
         return 0.0, 0.0
     # Medians over three rows on either side; the row between belongs to both.
+    rows = np.median(difference, axis=1)
     difference = _median_of_three(difference)
     own = _median_of_three(blocks.source_colour)
     jump, edge = _across(difference), _across(own)
@@ -53,14 +57,31 @@ def _drifts(blocks: Blocks, difference: Floats, sure: float, suspected: float) -
     # moves levels by less than they differ.
     usable &= np.abs(jump).clip(min=np.abs(typical)) > _STEEPEST * np.abs(edge) + _SATURATION * hue
     same = np.abs(jump - typical) <= np.maximum(1.5, 0.35 * np.abs(typical))
-    voters = usable.sum(axis=1)
-    enough = voters >= np.maximum(3, _VOTERS * usable.shape[1])
-    share = np.where(enough, (same & usable).sum(axis=1) / np.maximum(voters, 1), 0)
     # Halos of local contrast along straight edges fade within a few blocks; a drift stays.
-    far = _far_across(np.median(difference, axis=1))
-    stays = far * typical[:, 0] >= 0.6 * typical[:, 0] ** 2
+    stays = _far_across(rows) * typical[:, 0] >= 0.6 * typical[:, 0] ** 2
     levels = np.where(stays, np.abs(typical[:, 0]), 0)
-    return float(levels[share >= sure].max(initial=0)), float(levels[share >= suspected].max(initial=0))
+    texture = np.log(_median_of_three(blocks.source_std) + _SMOOTH)
+    alike = usable & (np.abs(_across(texture))[..., None] < np.log(_OTHER_TEXTURE))
+    at_once = _at_once(rows) >= _AT_ONCE * np.abs(typical[:, 0])
+    is_sure = at_once & (_share(same, alike, _SURE_VOTERS) >= sure)
+    is_suspected = _share(same, usable, _VOTERS) >= suspected
+    return float(levels[is_sure].max(initial=0)), float(levels[is_suspected].max(initial=0))
+
+
+def _share(same: NDArray[np.bool_], usable: NDArray[np.bool_], least: float) -> Floats:
+    """Return the share of each row's usable columns that agree; 0 where fewer than the share `least` are usable."""
+    voters = usable.sum(axis=1)
+    enough = voters >= np.maximum(3, least * usable.shape[1])
+    return np.where(enough, (same & usable).sum(axis=1) / np.maximum(voters, 1), 0).astype(np.float32)
+
+
+def _at_once(rows: Floats) -> Floats:
+    """Return the largest change from a row to the next but one near each inner row: a row of MCUs is lower than a block
+    and begins anywhere, so that a drift is complete by then."""
+    reach = np.concatenate([rows[:1], rows, rows[-1:]])
+    changes = np.abs(reach[2:] - reach[:-2])
+    nearest: Floats = np.maximum(np.maximum(changes[:-2], changes[1:-1]), changes[2:])
+    return nearest
 
 
 def _far_across(rows: Floats) -> Floats:
