@@ -6,6 +6,7 @@ local contrast, but keeps everything in its place. So this looks for content tha
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,20 +100,19 @@ def summarise(source: Bytes, result: Bytes, limits: Thresholds, *, jpeg: bool) -
     )
 
 
-def _edges(length: int, least: int) -> NDArray[np.intp]:
-    """Return where the tiles begin along an axis: 16, or fewer so that each has `least` blocks."""
+@lru_cache(64)
+def _edges(length: int, least: int) -> tuple[NDArray[np.intp], Floats]:
+    """Return where the tiles begin along an axis, 16 or fewer so that each has `least` blocks, and their lengths."""
     count = max(1, min(GRID, length // least))
-    return np.arange(count, dtype=np.intp) * length // count
+    edges = np.arange(count + 1, dtype=np.intp) * length // count
+    return edges[:-1], np.diff(edges).astype(np.float32)
 
 
 def _tiles(values: Floats, least: int = 1) -> Floats:
     """Return the means over the grid."""
-    rows, columns = _edges(values.shape[0], least), _edges(values.shape[1], least)
+    (rows, heights), (columns, widths) = (_edges(length, least) for length in values.shape[:2])
     sums = np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
-    heights = np.diff(np.append(rows, values.shape[0]))
-    widths = np.diff(np.append(columns, values.shape[1]))
-    areas = np.outer(heights, widths).reshape(len(rows), len(columns), *[1] * (values.ndim - 2))
-    means: Floats = (sums / areas).astype(np.float32)
+    means: Floats = sums / np.multiply.outer(heights, widths).reshape(sums.shape[:2] + (1,) * (values.ndim - 2))
     return means
 
 

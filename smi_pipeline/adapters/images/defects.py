@@ -108,8 +108,9 @@ def _seam(own: Floats, change: Floats, three: Floats, nine: Floats) -> float:
     every = _step(np.stack([slope, own, three, nine, own * own / np.float32(255), change]))
     flat = every.reshape(len(every), -1)
     products = np.einsum("ik,jk->ij", flat, flat)
-    fitted = np.linalg.pinv(products[:-1, :-1], rcond=1e-6, hermitian=True) @ products[:-1, -1]
-    rest = np.abs(every[-1] - np.tensordot(fitted.astype(np.float32), every[:-1], 1))
+    damped = products[:-1, :-1] + np.float32(1e-6 * products.trace() + 1e-3) * np.eye(len(products) - 1, dtype=np.float32)
+    fitted = np.linalg.solve(damped, products[:-1, -1])
+    rest = np.abs(every[-1] - np.tensordot(fitted, every[:-1], 1))
     # Levels at the end of the scale cannot step.
     ended = np.cumsum((own < 8) | (own > 247), axis=1, dtype=np.int32)
     ended = np.concatenate([np.zeros_like(ended[:, :1]), ended], axis=1)
@@ -122,11 +123,17 @@ def _seam(own: Floats, change: Floats, three: Floats, nine: Floats) -> float:
     rest.sort(axis=0)
     typical = rest[(np.maximum(count, 1) - 1) // 2, np.arange(rest.shape[1])]
     # At a straight edge of the picture itself (a window, a horizon) tones may change by a part of it.
-    edge = np.median(np.abs(every[1]), axis=0)
-    edge = np.maximum(np.maximum(np.roll(edge, _SIDE // 2), edge), np.roll(edge, -_SIDE // 2)) - np.median(edge)
-    noise = float(np.median(typical[enough]))
+    edge = _middle(np.abs(every[1]))
+    edge = np.maximum(np.maximum(np.roll(edge, _SIDE // 2), edge), np.roll(edge, -_SIDE // 2)) - _middle(edge)
+    noise = float(_middle(typical[enough]))
     typical = (typical - _TONE_AT_EDGES * edge.clip(min=0))[enough]
     return max(float(typical.max()) - 2 * noise, 0.0)
+
+
+def _middle(values: Floats) -> Floats:
+    """Return the (upper) median along the first axis; numpy's own takes several times as long for few values."""
+    middle: Floats = np.partition(values, len(values) // 2, axis=0)[len(values) // 2]
+    return middle
 
 
 def _bands(own: Floats, bands: Floats) -> tuple[Floats, Floats]:

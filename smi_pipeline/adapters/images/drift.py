@@ -22,14 +22,13 @@ def find_drift(source: Bytes, blocks: Blocks, limits: Thresholds) -> tuple[float
     it, or not at once, or at the border of two textures, of which networks darken one.
 
     Either is what no removal of grain explains: that leaves a block's most common level, not its mean."""
-    shares = limits.drift_share, limits.fine_drift_share
     difference = blocks.result_colour - blocks.source_colour
-    drifts = _drifts(blocks, difference, *shares)
+    drifts = _drifts(blocks, difference, limits)
     if not any(limits.drift_levels <= drift < _GRAIN for drift in drifts):
         return drifts  # nearly always; medians take long
     other = block_medians(source) - blocks.source_colour
     difference = difference - np.clip(difference, np.minimum(other, 0), np.maximum(other, 0))
-    explained = _drifts(blocks, difference, *shares)
+    explained = _drifts(blocks, difference, limits)
     sure, suspected = (
         rest if limits.drift_levels <= drift < _GRAIN else drift
         for drift, rest in zip(drifts, explained, strict=True)
@@ -37,9 +36,9 @@ def find_drift(source: Bytes, blocks: Blocks, limits: Thresholds) -> tuple[float
     return sure, suspected
 
 
-def _drifts(blocks: Blocks, difference: Floats, sure: float, suspected: float) -> tuple[float, float]:
-    """Return the levels by which, from some row on, nearly all columns are off alike, by two shares of the columns; 0
-    when there is no such row."""
+def _drifts(blocks: Blocks, difference: Floats, limits: Thresholds) -> tuple[float, float]:
+    """Return the levels by which, from some row on, nearly all columns are off alike, surely and perhaps; 0 when there
+    is no such row."""
     if blocks.ssim.shape[0] < 3:
         return 0.0, 0.0
     # Medians over three rows on either side; the row between belongs to both.
@@ -47,12 +46,14 @@ def _drifts(blocks: Blocks, difference: Floats, sure: float, suspected: float) -
     difference = _median_of_three(difference)
     own = _median_of_three(blocks.source_colour)
     jump, edge = _across(difference), _across(own)
-    # A change of saturation moves one channel where another has the edge.
-    hue = np.abs(edge - (edge @ LUMA_WEIGHTS)[..., None])
     # Colours at the end of the scale cannot move further: such columns are not usable.
     free = (own > _BLACK) & (own < _WHITE)
     usable = np.minimum(free[:-2], free[2:])
     typical = _median_of(jump, usable)
+    if np.abs(typical).max() < limits.drift_levels:
+        return 0.0, 0.0
+    # A change of saturation moves one channel where another has the edge.
+    hue = np.abs(edge - (edge @ LUMA_WEIGHTS)[..., None])
     # Nor are columns where the picture itself changes by as much: a change of tones (also noise cut off at black)
     # moves levels by less than they differ.
     usable &= np.abs(jump).clip(min=np.abs(typical)) > _STEEPEST * np.abs(edge) + _SATURATION * hue
@@ -63,8 +64,8 @@ def _drifts(blocks: Blocks, difference: Floats, sure: float, suspected: float) -
     texture = np.log(_median_of_three(blocks.source_std) + _SMOOTH)
     alike = usable & (np.abs(_across(texture))[..., None] < np.log(_OTHER_TEXTURE))
     at_once = _at_once(rows) >= _AT_ONCE * np.abs(typical[:, 0])
-    is_sure = at_once & (_share(same, alike, _SURE_VOTERS) >= sure)
-    is_suspected = _share(same, usable, _VOTERS) >= suspected
+    is_sure = at_once & (_share(same, alike, _SURE_VOTERS) >= limits.drift_share)
+    is_suspected = _share(same, usable, _VOTERS) >= limits.fine_drift_share
     return float(levels[is_sure].max(initial=0)), float(levels[is_suspected].max(initial=0))
 
 

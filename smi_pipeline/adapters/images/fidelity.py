@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 7
-_ROWS = 8 * BLOCK
+_PIXELS = 30_000  # of a stripe, unless it has more in 8 rows of blocks: its floats stay in the cache
 _BLACK, _NOT_BLACK = 2, 48
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -40,8 +40,9 @@ class Blocks:
 
 def measure(source: Bytes, result: Bytes) -> Blocks:
     """Measure two images of the same size, uint8 (height, width, 3 or 4): RGB weighted by alpha, and alpha."""
-    tops = range(0, source.shape[0], _ROWS)
-    parts = [_stripe(source[top : top + _ROWS], result[top : top + _ROWS]) for top in tops]
+    high = max(_PIXELS // (source.shape[1] * BLOCK), 8) * BLOCK
+    tops = range(0, source.shape[0], high)
+    parts = [_stripe(source[top : top + high], result[top : top + high]) for top in tops]
     return Blocks(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
@@ -52,7 +53,8 @@ def brightest(colours: NDArray[Level]) -> NDArray[Level]:
 
 def block_medians(pixels: Bytes) -> Floats:
     """Return the median colour of every block."""
-    return np.concatenate([_medians(_pad(pixels[top : top + _ROWS, :, :3])) for top in range(0, len(pixels), _ROWS)])
+    high = 8 * BLOCK
+    return np.concatenate([_medians(_pad(pixels[top : top + high, :, :3])) for top in range(0, len(pixels), high)])
 
 
 def _medians(pixels: Bytes) -> Floats:
