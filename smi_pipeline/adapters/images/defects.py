@@ -19,6 +19,7 @@ _CHANGES = 1.6  # levels of change from column to column, from which it may be m
 _CELLS = ((0.3, 1.0), (0.08, 0.2))  # what is left of it within cells and at their borders: smooth places, and texture
 _INSIDE, _BORDERS = 0.3, 0.12  # share of a window's columns
 _WINDING = 0.1  # most winding columns per straight one
+_EDGES = 16  # places with clear structure, from which sharpness can be measured
 _FEW = 0.001  # share of all columns; a mosaic over 1/36 of the picture has ten times as many
 _ALIKE = 0.75  # cosine between the changes of both within a window
 _TONE_AT_EDGES = 0.25  # levels per level of an edge
@@ -89,7 +90,7 @@ def _step(values: Floats) -> Floats:
     """Return the mean to the right of each inner border minus that to the left."""
     pairs = values[..., :-1] + values[..., 1:]
     fours = pairs[..., :-2] + pairs[..., 2:]
-    steps: Floats = (fours[..., _SIDE:] - fours[..., :-_SIDE]) / np.float32(_SIDE)
+    steps: Floats = np.divide(fours[..., _SIDE:] - fours[..., :-_SIDE], _SIDE, dtype=np.float32)
     return steps
 
 
@@ -105,10 +106,12 @@ def _seam(own: Floats, change: Floats, three: Floats, nine: Floats) -> float:
     slope = np.empty_like(own)
     slope[:, 1:-1] = (own[:, 2:] - own[:, :-2]) / 2
     slope[:, [0, -1]] = own[:, [1, -1]] - own[:, [0, -2]]
-    every = _step(np.stack([slope, own, three, nine, own * own / np.float32(255), change]))
+    causes = [slope, own, three, nine, own * own / np.float32(255)]
+    every = _step(np.stack([*causes, change]))
     flat = every.reshape(len(every), -1)
     products = np.einsum("ik,jk->ij", flat, flat)
-    damped = products[:-1, :-1] + np.float32(1e-6 * products.trace() + 1e-3) * np.eye(len(products) - 1, dtype=np.float32)
+    damping = np.float32(1e-6 * products.trace() + 1e-3)
+    damped = products[:-1, :-1] + damping * np.eye(len(causes), dtype=np.float32)
     fitted = np.linalg.solve(damped, products[:-1, -1])
     rest = np.abs(every[-1] - np.tensordot(fitted, every[:-1], 1))
     # Levels at the end of the scale cannot step.
@@ -142,7 +145,10 @@ def _bands(own: Floats, bands: Floats) -> tuple[Floats, Floats]:
     band, change = bands
     strength = np.abs(band)
     most = np.partition(strength, int(0.8 * (strength.size - 1)), axis=None)[int(0.8 * (strength.size - 1))]
-    clear = (strength >= max(4, most)) & (own > 10) & (own < 245)
+    clear = strength >= max(4, most)
+    # At black and white nothing can go further; a drawing may have no other edges.
+    inner = clear & (own > 10) & (own < 245)
+    clear = inner if np.count_nonzero(inner) >= _EDGES else clear
     return band[clear], change[clear]
 
 
@@ -152,7 +158,7 @@ def _gains(details: list[tuple[Floats, Floats]]) -> tuple[float, float]:
     Sharpening by one source pixel raises them by at most a half, halos of two pixels and more double them; a blur by
     three pixels leaves a quarter."""
     own, change = (np.concatenate(parts) for parts in zip(*details, strict=True))
-    if own.size < 16:
+    if own.size < _EDGES:
         return 0.0, 1.0
     gain = float((own * change).sum() / (own * own).sum())
     return max(gain, 0.0), 1 + min(gain, 0.0)

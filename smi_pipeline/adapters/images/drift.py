@@ -11,9 +11,10 @@ _FAR = 10  # rows of blocks over which a drift must stay
 _BLACK, _WHITE = 12, 235  # levels beyond which a tone may be cut off (255 / 1.08)
 _STEEPEST = 0.8  # levels of drift per level of the picture's own change
 _SATURATION = 0.25  # levels of drift per level of difference between the channels' changes
-_VOTERS, _SURE_VOTERS = 0.15, 0.5  # share of the columns that must be usable to suspect or to find a drift
+_VOTERS = 0.15  # share of the columns that must be usable to find a drift
+_SAME_TEXTURE = 0.25  # share of these that must have the same texture above and below
 _SMOOTH, _OTHER_TEXTURE = 2, 1.7  # levels of contrast that do not matter, and the factor by which it may change
-_AT_ONCE = 0.8  # share of a drift that two rows of blocks must show; a network's change of colours: 0.7
+_AT_ONCE = 0.83  # share of a drift that two rows of blocks must show; a network's change of colours: 0.76, damage: 0.86
 _GRAIN = 24  # levels from which a drift is more than removed grain explains
 
 
@@ -30,8 +31,7 @@ def find_drift(source: Bytes, blocks: Blocks, limits: Thresholds) -> tuple[float
     difference = difference - np.clip(difference, np.minimum(other, 0), np.maximum(other, 0))
     explained = _drifts(blocks, difference, limits)
     sure, suspected = (
-        rest if limits.drift_levels <= drift < _GRAIN else drift
-        for drift, rest in zip(drifts, explained, strict=True)
+        rest if limits.drift_levels <= drift < _GRAIN else drift for drift, rest in zip(drifts, explained, strict=True)
     )
     return sure, suspected
 
@@ -63,16 +63,18 @@ def _drifts(blocks: Blocks, difference: Floats, limits: Thresholds) -> tuple[flo
     levels = np.where(stays, np.abs(typical[:, 0]), 0)
     texture = np.log(_median_of_three(blocks.source_std) + _SMOOTH)
     alike = usable & (np.abs(_across(texture))[..., None] < np.log(_OTHER_TEXTURE))
-    at_once = _at_once(rows) >= _AT_ONCE * np.abs(typical[:, 0])
-    is_sure = at_once & (_share(same, alike, _SURE_VOTERS) >= limits.drift_share)
-    is_suspected = _share(same, usable, _VOTERS) >= limits.fine_drift_share
+    # A border of two textures right across the picture proves nothing: networks darken one of them.
+    proved = alike.sum(axis=1) >= _SAME_TEXTURE * usable.sum(axis=1)
+    proved &= _at_once(rows) >= _AT_ONCE * np.abs(typical[:, 0])
+    share = _share(same, usable)
+    is_sure, is_suspected = proved & (share >= limits.drift_share), share >= limits.fine_drift_share
     return float(levels[is_sure].max(initial=0)), float(levels[is_suspected].max(initial=0))
 
 
-def _share(same: NDArray[np.bool_], usable: NDArray[np.bool_], least: float) -> Floats:
-    """Return the share of each row's usable columns that agree; 0 where fewer than the share `least` are usable."""
+def _share(same: NDArray[np.bool_], usable: NDArray[np.bool_]) -> Floats:
+    """Return the share of each row's usable columns that agree; 0 where too few are usable."""
     voters = usable.sum(axis=1)
-    enough = voters >= np.maximum(3, least * usable.shape[1])
+    enough = voters >= np.maximum(3, _VOTERS * usable.shape[1])
     return np.where(enough, (same & usable).sum(axis=1) / np.maximum(voters, 1), 0).astype(np.float32)
 
 
