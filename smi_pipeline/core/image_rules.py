@@ -55,8 +55,8 @@ class Thresholds:
     """Brightest channel of a block that counts as black ..."""
     not_black: float = 28.0
     """... where the source was at least this bright: an eye sees the rectangle."""
-    flat_block_source_std: float = 12.0
-    """... or how much contrast was there before: denoisers flatten grain of up to 6."""
+    flat_block_source_std: float = 16.0
+    """... or how much contrast was there before: a network flattens sensor noise of up to 14."""
     flat_block_grain: float = 0.5
     """Share of all such blocks that are flat, from which a network took texture (grass) for grain everywhere."""
     foreign_colour: float = 14.0

@@ -14,6 +14,7 @@ _SATURATION = 0.25  # levels of drift per level of difference between the channe
 _VOTERS = 0.15  # share of the columns that must be usable to find a drift
 _SAME_TEXTURE = 0.25  # share of these that must have the same texture above and below
 _SMOOTH, _OTHER_TEXTURE = 2, 1.7  # levels of contrast that do not matter, and the factor by which it may change
+_KEPT = 0.5  # share of the contrast within blocks
 _AT_ONCE = 0.83  # share of a drift that two rows of blocks must show; a network's change of colours: 0.76, damage: 0.86
 _GRAIN = 24  # levels from which a drift is more than removed grain explains
 
@@ -63,6 +64,9 @@ def _drifts(blocks: Blocks, difference: Floats, limits: Thresholds) -> tuple[flo
     levels = np.where(stays, np.abs(typical[:, 0]), 0)
     texture = np.log(_median_of_three(blocks.source_std) + _SMOOTH)
     alike = usable & (np.abs(_across(texture))[..., None] < np.log(_OTHER_TEXTURE))
+    # A texture that was taken for noise is left at another level; damage leaves it as it is.
+    kept = _median_of_three((blocks.result_std + _SMOOTH) / (blocks.source_std + _SMOOTH)) > _KEPT
+    alike &= (kept[:-2] & kept[2:])[..., None]
     # A border of two textures right across the picture proves nothing: networks darken one of them.
     proved = alike.sum(axis=1) >= _SAME_TEXTURE * usable.sum(axis=1)
     proved &= _at_once(rows) >= _AT_ONCE * np.abs(typical[:, 0])
