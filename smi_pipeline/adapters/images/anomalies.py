@@ -145,6 +145,9 @@ def _foreign(blocks: Blocks, limits: Thresholds) -> float:
     """Return by how many levels the worst place is off whose structure is not the source's: a tenth of the sides,
     wherever it lies."""
     s, r = blocks.source_colour @ LUMA_WEIGHTS, blocks.result_colour @ LUMA_WEIGHTS
+    error = blocks.source_std**2 + blocks.result_std**2 - 2 * blocks.covariance + (r - s) ** 2
+    if error.max() < limits.fine_foreign_rms**2:
+        return 0.0  # nearly always
     s, r = s - s.mean(), r - r.mean()
     products = blocks.source_std**2 + s * s, blocks.result_std**2 + r * r, blocks.covariance + s * r
     sums = np.stack([s, r, *products]).astype(np.float64)
