@@ -108,8 +108,10 @@ def _blur(a: np.ndarray, scale: int, rng: Rng) -> np.ndarray | None:
 
 
 def _tone(a: np.ndarray, scale: int, rng: Rng) -> np.ndarray | None:
-    out = np.asarray(tone(image_of(a), 1.25)).astype(np.float32)
-    return _if_seen(a, out, 8)
+    image = image_of(a)
+    out, free = (np.asarray(tone(image, share)).astype(np.float32) for share in (1.25, 1.08))
+    # near white both are cut off alike
+    return _if_seen(free, out, 8)
 
 
 def _tile(change: Callable[[np.ndarray, np.ndarray, Rng], np.ndarray]) -> Make:

@@ -98,9 +98,10 @@ def run(works: list[Work], processes: int) -> list[Outcome]:
 
 
 def plan(options: argparse.Namespace) -> list[Work]:
-    """Return what is to be made. Photographs and scenes are kept back whole: of three in the order of names one."""
+    """Return what is to be made. Photographs and scenes are kept back whole: a third of them, drawn by `split`."""
     every = list(sources(options.photographs, options.seed))
     scenes = sorted({source.scene for source in every})
+    np.random.default_rng(options.split).shuffle(scenes)
     works = []
     for number, source in enumerate(every):
         kept_back = scenes.index(source.scene) % 3 == 2

@@ -14,6 +14,7 @@ SCALE = 4
 _LONGEST = 128
 _FOR_DRAWINGS = "realesrgan-x4plus-anime"
 """It takes grass and grain for paper and leaves an even grey: nobody runs it on photographs."""
+_LOST = 0.2  # share of the contrast; real pictures keep nearly all of it
 _DRAWINGS = ("line art", "typed text", "comic", "screenshot", "one colour", "logo", "text", "page")
 Network = Callable[[Image.Image], Image.Image]
 
@@ -43,6 +44,12 @@ def networks() -> dict[str, Network]:
     }
 
 
+def _lost(image: Image.Image, big: Image.Image) -> bool:
+    """Return whether a network took the whole picture for noise and left an even grey, which is not honest."""
+    own, left = (np.asarray(picture.convert("L").resize(image.size)).std() for picture in (image, big))
+    return bool(left < _LOST * own)
+
+
 def upscaled(source: Source, folder: Path, having: dict[str, Network]) -> Iterator[tuple[str, Files]]:
     """Yield the network's name and what it makes of a source, as PNG and as JPEG, also with other tones."""
     image = source.image.copy()
@@ -57,6 +64,8 @@ def upscaled(source: Source, folder: Path, having: dict[str, Network]) -> Iterat
             network(image).save(partial, "PNG")
             partial.rename(kept)
         big = Image.open(kept).convert("RGB")
+        if _lost(image, big):
+            continue
         rng = np.random.default_rng([*source.name.encode(), *name.encode()])
         for data in (
             png(big), jpeg(big, 85), jpeg(big, 75), jpeg(saturated(big, rng.choice([0.8, 1.2])), 85),

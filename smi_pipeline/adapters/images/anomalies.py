@@ -5,20 +5,21 @@ local contrast, but keeps everything in its place. So this looks for content tha
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smi_pipeline.adapters.images.defects import find_defects, tone_change
 from smi_pipeline.adapters.images.drift import find_drift
-from smi_pipeline.adapters.images.fidelity import BLOCK, LUMA_WEIGHTS, Blocks, Bytes, Floats, measure
+from smi_pipeline.adapters.images.fidelity import BLOCK, LUMA_WEIGHTS, Blocks, Bytes, Floats, brightest, measure
 from smi_pipeline.core.image_rules import Measured, Thresholds
 
 GRID = 16
 _STRUCTURE = 3  # blocks a side that a tile needs for a structure
 _REACH = 4  # source pixels to every side that a shifted tile is searched; beyond, it counts as foreign
+_FAINT = 25.0  # product of variances below which structure is noise
 _CROP = 64  # side of the part of a tile that is searched
 _ROTATIONS: tuple[tuple[str, Callable[[Floats], Floats]], ...] = (
     ("mirrored", lambda a: a[..., :, ::-1]),
@@ -44,14 +45,12 @@ class _Places:
 def summarise(source: Bytes, result: Bytes, limits: Thresholds, *, jpeg: bool) -> Measured:
     """Compare a source with a result shrunk to its size, both as `fidelity.measure` takes them. With `jpeg` also look
     for damage that only JPEG data shows."""
-    with ThreadPoolExecutor(1) as beside:
-        defects = beside.submit(find_defects, source, result)
-        blocks = measure(source, result)
+    blocks = measure(source, result)
     difference = blocks.result_colour - blocks.source_colour
-    off = np.abs(difference).max(axis=2)
-    tile_colour = np.abs(np.stack([_tiles(difference[:, :, band]) for band in range(3)], axis=2)).max(axis=2)
+    off = brightest(np.abs(difference))
+    tile_colour = brightest(np.abs(_tiles(difference)))
     std = np.sqrt(_tiles(blocks.source_std**2, _STRUCTURE))
-    black = (blocks.result_colour.max(axis=2) <= limits.black) & (blocks.source_colour.max(axis=2) >= limits.not_black)
+    black = (brightest(blocks.result_colour) <= limits.black) & (brightest(blocks.source_colour) >= limits.not_black)
     even = blocks.result_std < limits.flat_block_std
     lost = blocks.source_std >= limits.flat_block_source_std
     # Where nearly all structure is gone it was taken for grain: a loss of sharpness, no spoiled part.
@@ -74,6 +73,7 @@ def summarise(source: Bytes, result: Bytes, limits: Thresholds, *, jpeg: bool) -
     ssim = _tiles(blocks.ssim, _STRUCTURE)
     image_correlation, rotated = _layout(blocks, limits)
     places = _places(source, result, limits)
+    drift, drift_suspected = find_drift(source, blocks, limits) if jpeg else (0.0, 0.0)
     return Measured(
         min_ssim=float(ssim[structured].min()) if structured.any() else 1.0,
         mean_colour=float(np.abs(difference.mean(axis=(0, 1))).max()),
@@ -83,38 +83,39 @@ def summarise(source: Bytes, result: Bytes, limits: Thresholds, *, jpeg: bool) -
         flat_block_at=_where(flat_block_share),
         foreign_tiles=int(foreign.sum()),
         foreign_block_share=float(_tiles(foreign_blocks.astype(np.float32), 2).max()),
-        colour_outlier=float(_tiles(off / (10 + blocks.source_std), 2).max()),
+        colour_outlier=float(_tiles(np.divide(off, 10 + blocks.source_std, dtype=np.float32), 2).max()),
         image_correlation=image_correlation,
         rotation=rotated,
         shift=places.shift,
         shifted_share=places.share,
         shifted_alone=places.alone,
         rotated_tiles=places.rotated,
-        drift=find_drift(source, blocks, limits, limits.drift_share) if jpeg else 0.0,
-        drift_suspected=find_drift(source, blocks, limits, limits.fine_drift_share) if jpeg else 0.0,
+        drift=drift,
+        drift_suspected=drift_suspected,
         alpha=float(np.abs(_tiles(blocks.result_alpha - blocks.source_alpha)).max()),
         source_saturation=_saturation(blocks.source_colour),
         result_saturation=_saturation(blocks.result_colour),
+        foreign_rms=_foreign(blocks, limits),
         min_correlation=float(correlation[structured].min()) if structured.any() else None,
         tone=tone_change(blocks),
-        **vars(defects.result()),
+        **vars(find_defects(source, result)),
     )
 
 
-def _edges(length: int, least: int) -> NDArray[np.intp]:
-    """Return where the tiles begin along an axis: 16, or fewer so that each has `least` blocks."""
+@lru_cache(64)
+def _edges(length: int, least: int) -> tuple[NDArray[np.intp], Floats]:
+    """Return where the tiles begin along an axis, 16 or fewer so that each has `least` blocks, and their lengths."""
     count = max(1, min(GRID, length // least))
-    return np.arange(count, dtype=np.intp) * length // count
+    edges = np.arange(count + 1, dtype=np.intp) * length // count
+    return edges[:-1], np.diff(edges).astype(np.float32)
 
 
 def _tiles(values: Floats, least: int = 1) -> Floats:
     """Return the means over the grid."""
-    rows, columns = _edges(values.shape[0], least), _edges(values.shape[1], least)
+    (rows, heights), (columns, widths) = (_edges(length, least) for length in values.shape[:2])
     sums = np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
-    heights = np.diff(np.append(rows, values.shape[0]))
-    widths = np.diff(np.append(columns, values.shape[1]))
-    means: Floats = (sums / np.outer(heights, widths)).astype(np.float32)
-    return means
+    areas = np.multiply.outer(heights, widths).reshape(sums.shape[:2] + (1,) * (values.ndim - 2))
+    return np.divide(sums, areas, dtype=np.float32)
 
 
 def _where(tiles: Floats) -> tuple[int, int]:
@@ -123,7 +124,7 @@ def _where(tiles: Floats) -> tuple[int, int]:
 
 
 def _saturation(colour: Floats) -> float:
-    return float((colour.max(axis=2) - colour.min(axis=2)).mean())
+    return float((brightest(colour) + brightest(-colour)).mean())
 
 
 def _structure(blocks: Blocks) -> tuple[Floats, Floats]:
@@ -138,6 +139,28 @@ def _structure(blocks: Blocks) -> tuple[Floats, Floats]:
     covariance = _tiles(within * blocks.covariance + s * r, _STRUCTURE) - s_mean * r_mean
     correlation = covariance / np.sqrt(np.maximum(s_var * r_var, 1e-6))
     return correlation, np.sqrt(s_var)
+
+
+def _foreign(blocks: Blocks, limits: Thresholds) -> float:
+    """Return by how many levels the worst place is off whose structure is not the source's: a tenth of the sides,
+    wherever it lies."""
+    s, r = blocks.source_colour @ LUMA_WEIGHTS, blocks.result_colour @ LUMA_WEIGHTS
+    error = blocks.source_std**2 + blocks.result_std**2 - 2 * blocks.covariance + (r - s) ** 2
+    if error.max() < limits.fine_foreign_rms**2:
+        return 0.0  # nearly always
+    s, r = s - s.mean(), r - r.mean()
+    products = blocks.source_std**2 + s * s, blocks.result_std**2 + r * r, blocks.covariance + s * r
+    sums = np.stack([s, r, *products]).astype(np.float64)
+    side = max(1, min(s.shape) // 10)
+    if side > 1:
+        sums = np.pad(sums.cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
+        sums = sums[:, :, side:] - sums[:, :, :-side]
+        sums = (sums[:, side:] - sums[:, :-side]) / side**2
+    s_mean, r_mean, s_all, r_all, both = sums
+    s_var, r_var, covariance = s_all - s_mean**2, r_all - r_mean**2, both - s_mean * r_mean
+    foreign = covariance < limits.foreign_correlation * np.sqrt(np.maximum(s_var * r_var, _FAINT))
+    error = s_var + r_var - 2 * covariance + (r_mean - s_mean) ** 2
+    return float(np.sqrt(error.max(where=foreign, initial=0)))
 
 
 def _layout(blocks: Blocks, limits: Thresholds) -> tuple[float | None, str]:
@@ -184,12 +207,12 @@ def _places(source: Bytes, result: Bytes, limits: Thresholds) -> _Places:
         np.stack([image[y : y + side, x : x + side, :3] @ LUMA_WEIGHTS for y, x in corners])
         for image in (source, result)
     )
-    structured = found_s.std(axis=(1, 2)) >= limits.structured_std
+    # Ignore tone: compare around each tile's own mean.
+    found_s -= found_s.mean(axis=(1, 2), keepdims=True)
+    structured = _products(found_s, found_s) >= side * side * limits.structured_std**2
     if not structured.any():
         return none
     s, r = found_s[structured], found_r[structured]
-    # Ignore tone: compare around each tile's own mean.
-    s -= s.mean(axis=(1, 2), keepdims=True)
     r -= r.mean(axis=(1, 2), keepdims=True)
     return _shifted(s, r, limits, _rotated(s, r, limits))
 
@@ -229,8 +252,10 @@ def _shifted(s: Floats, r: Floats, limits: Thresholds, rotated: int) -> _Places:
 
 
 def _rotated(s: Floats, r: Floats, limits: Thresholds) -> int:
-    upright = _correlation(s, r)
+    upright = _products(s, r) / np.sqrt(np.maximum(_products(s, s) * _products(r, r), 1e-6))
     matters = upright < 1 - limits.rotated_margin
+    if not matters.any():
+        return 0
     s, r, upright = s[matters], r[matters], upright[matters]
     rotated = np.zeros(len(s), dtype=bool)
     for _, turn in _ROTATIONS:
@@ -241,8 +266,12 @@ def _rotated(s: Floats, r: Floats, limits: Thresholds) -> int:
 
 def _error(a: Floats, b: Floats) -> Floats:
     difference = a - b
-    error: Floats = np.einsum("nij,nij->n", difference, difference) / np.float32(a.shape[1] * a.shape[2])
-    return error
+    return _products(difference, difference) / np.float32(a.shape[1] * a.shape[2])
+
+
+def _products(a: Floats, b: Floats) -> Floats:
+    products: Floats = np.einsum("nij,nij->n", a, b)
+    return products
 
 
 def _two_directions(tiles: Floats) -> Floats:

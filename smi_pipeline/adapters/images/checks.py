@@ -18,7 +18,7 @@ from smi_pipeline.adapters.images import containers
 from smi_pipeline.adapters.images.anomalies import summarise
 from smi_pipeline.adapters.images.cleaning import clean
 from smi_pipeline.adapters.images.colour import Colour, dropped_colour, jpeg_quality, named_colour, shown
-from smi_pipeline.adapters.images.decoding import Bytes, decode
+from smi_pipeline.adapters.images.decoding import Bytes, decode, in_srgb
 from smi_pipeline.adapters.images.fingerprint import fingerprint
 from smi_pipeline.adapters.images.structure import Layout
 from smi_pipeline.adapters.images.wholeness import decode_whole
@@ -182,12 +182,11 @@ class VipsImages:
         marks = _marks(source), _marks(result)
         convert = marks[0] != marks[1]
         original = beside.submit(_pixels, source, convert, 1, _SourceBroken)
-        after = _pixels(result, convert, scale)
-        before = original.result()
+        _, after = _pixels(result, convert, scale)
+        bare, before = original.result()
         fine = []
         if convert and marks[1] == _UNMARKED:
             named = marks[0][1]
-            bare = _pixels(source, False, 1, _SourceBroken)
             dropped = "the colour profile was dropped" if named and not named.known else ""
             levels = dropped_colour(bare, before, after, self._limits.dropped_colour, self._limits.dropped_way)
             if levels:
@@ -242,18 +241,15 @@ def _marks(image: _Image) -> _Marks:
     return (b"", named) if named else (image.layout.icc, None)
 
 
-def _pixels(image: _Image, convert: bool, shrink: int, broken: type[PermanentError] = PermanentError) -> Bytes:
-    """Decode an image, if wanted to the colours that a screen shows."""
-    profile, named = _marks(image)
-    pixels = decode(
-        image.path,
-        image.layout,
-        shrink=shrink,
-        strict=broken is PermanentError,
-        to_srgb=convert and bool(profile),
-        broken=broken,
-    )
-    return shown(pixels, named) if convert and named and named.known else pixels
+def _pixels(
+    image: _Image, convert: bool, shrink: int, broken: type[PermanentError] = PermanentError
+) -> tuple[Bytes, Bytes]:
+    """Decode an image: its bare numbers and, if wanted, the colours that a screen shows."""
+    pixels = decode(image.path, image.layout, shrink=shrink, strict=broken is PermanentError, broken=broken)
+    profile, named = _marks(image) if convert else _UNMARKED
+    if profile:
+        return pixels, in_srgb(pixels, profile)
+    return pixels, shown(pixels, named) if named and named.known else pixels
 
 
 def _readings(source: _Image, result: _Image, scale: int) -> list[tuple[int, int]]:

@@ -46,16 +46,13 @@ def decode(
     *,
     shrink: int = 1,
     strict: bool = False,
-    to_srgb: bool = False,
-    orientation: int = 1,
     broken: type[PermanentError] = PermanentError,
 ) -> Bytes:
     """Decode a whole file and return it, shrunk by a whole number, as uint8 (height, width, 3 or 4): RGB weighted by
     alpha, and alpha if there is one. Grey is repeated.
 
     `strict` also refuses a JPEG whose data does not end with its pixels (`_leftover`): for files an encoder has just
-    written. `to_srgb` applies the embedded profile; one that cannot be used is ignored, as browsers do. `orientation`
-    (EXIF, 1 to 8) is applied. Raises `broken`(invalid_image)."""
+    written. Raises `broken`(invalid_image)."""
     on_load = _on_load(layout, shrink)
     # Exact only without several scans, and at full size chroma bleeds between MCUs.
     spare = strict and layout.format == "JPEG" and on_load > 1 and not layout.held
@@ -86,7 +83,7 @@ def decode(
                     raise broken(
                         reasons.INVALID_IMAGE, "the JPEG's data does not end where its pixels do: it is damaged"
                     )
-                if shrink == on_load and not to_srgb and orientation == 1:
+                if shrink == on_load:
                     return _three(rows[:height])
                 bare = vips().Image.new_from_memory(rows, rows.shape[1], rows.shape[0], rows.shape[2], "uchar")
                 image = bare.copy(interpretation=image.interpretation).crop(
@@ -95,12 +92,6 @@ def decode(
                 image = image.shrink(shrink // on_load, shrink // on_load)
             if (image.width, image.height) != (width, height):
                 raise broken(reasons.INVALID_IMAGE, "the file's header and its pixels disagree on the size")
-            if to_srgb and layout.icc:
-                image = _to_srgb(image.copy_memory(), layout.icc)
-            if orientation != 1:
-                image = image.copy_memory().copy()
-                image.set_type(vips().GValue.gint_type, "orientation", orientation)
-                image = image.autorot()
             return _three(_array(image))
 
     return _unless_cut_off(read, broken) if strict and layout.format == "JPEG" else read("error")
@@ -170,13 +161,19 @@ def _leftover(rows: Bytes, layout: Layout, on_load: int) -> bool:
     return bool((np.abs(rest.astype(np.int16) - 128) > 1).any())
 
 
-def _to_srgb(image: Any, profile: bytes) -> Any:
+def in_srgb(pixels: Bytes, profile: bytes) -> Bytes:
+    """Return decoded pixels in the colours that a profile gives them; one that cannot be used is ignored, as browsers
+    do."""
+    grey = profile[16:20] == b"GRAY" and bool((pixels[:, :, 0] == pixels[:, :, 1]).all())
+    stored = np.ascontiguousarray(pixels[:, :, [0, *range(3, pixels.shape[2])]] if grey else pixels)
+    height, width, bands = stored.shape
     try:
-        image = image.copy()
+        image = vips().Image.new_from_memory(stored, width, height, bands, "uchar")
+        image = image.copy(interpretation="b-w" if grey else "srgb")
         image.set_type(vips().GValue.blob_type, "icc-profile-data", profile)
-        return image.icc_transform("srgb", embedded=True, intent="relative").copy_memory()
+        return _three(_array(image.icc_transform("srgb", embedded=True, intent="relative")))
     except vips().Error:
-        return image
+        return pixels
 
 
 def _array(image: Any) -> Bytes:

@@ -19,6 +19,8 @@ _CHANGES = 1.6  # levels of change from column to column, from which it may be m
 _CELLS = ((0.3, 1.0), (0.08, 0.2))  # what is left of it within cells and at their borders: smooth places, and texture
 _INSIDE, _BORDERS = 0.3, 0.12  # share of a window's columns
 _WINDING = 0.1  # most winding columns per straight one
+_EDGES = 16  # places with clear structure, from which sharpness can be measured
+_FEW = 0.001  # share of all columns; a mosaic over 1/36 of the picture has ten times as many
 _ALIKE = 0.75  # cosine between the changes of both within a window
 _TONE_AT_EDGES = 0.25  # levels per level of an edge
 _GAMMA, _GAIN = 1.1, 0.08  # an upscaler's freedom of tone
@@ -36,17 +38,19 @@ class Defects:
 
 def find_defects(source: Bytes, result: Bytes) -> Defects:
     """Measure two images of the same size, as `fidelity.measure` takes them."""
-    seams, cells, details = [0.0], [], []
-    places = [_tops(length) for length in source.shape[:2]]
-    for s, r, tops in ((source, result, places[0]), (source.swapaxes(0, 1), result.swapaxes(0, 1), places[1])):
-        if min(s.shape[:2]) < 2 * _STRIP:
-            continue
-        cells.append(_cells(*(_green(image, tops) for image in (s, r))))
-        own, made = (_rows(image, tops[::2]) for image in (s, r))
-        details.append(_bands(own, made))
-        seams.append(_seam(own, made))
+    height, width = source.shape[:2]
+    if min(height, width) < 2 * _STRIP:
+        return Defects(0.0, 0.0, 1.0, 0.0)
+    seams, details = [], []
+    places = _tops(height), _tops(width)
+    for axis, tops in enumerate(places):
+        own, made = (_rows(image, tops[::2], axis) for image in (source, result))
+        change = made - own
+        three, nine = _blurred(np.stack([own, change]))
+        details.append(_bands(own, three - nine))
+        seams.append(_seam(own, change, three[0], nine[0]))
     halo, sharpness = _gains(details)
-    return Defects(max(seams), halo, sharpness, _mosaic(cells, *places))
+    return Defects(max(seams), halo, sharpness, _mosaic(source, result, *places))
 
 
 def _tops(length: int) -> NDArray[np.int_]:
@@ -56,34 +60,41 @@ def _tops(length: int) -> NDArray[np.int_]:
     return np.linspace(0, last, min(most, last // _HOP + 1)).astype(int)
 
 
-def _green(image: Bytes, tops: NDArray[np.int_]) -> NDArray[np.int16]:
+def _green(image: Bytes, tops: NDArray[np.int_], axis: int) -> NDArray[np.int16]:
     """Return the green of strips across an image: an array of (strips, rows of a strip, width)."""
-    return np.stack([image[top : top + _STRIP, :, 1] for top in tops]).astype(np.int16)
+    if axis == 0:
+        return np.stack([image[top : top + _STRIP, :, 1] for top in tops]).astype(np.int16)
+    upright = np.stack([image[:, left : left + _STRIP, 1] for left in tops])
+    return np.ascontiguousarray(upright.swapaxes(1, 2), dtype=np.int16)
 
 
-def _rows(image: Bytes, tops: NDArray[np.int_]) -> Floats:
+def _rows(image: Bytes, tops: NDArray[np.int_], axis: int) -> Floats:
     """Return the mean luminance down the strips across an image: an array of (strips, width)."""
-    strips = np.stack([np.ascontiguousarray(image[top : top + _STRIP, :, :3]) for top in tops])
-    rows: Floats = strips.sum(axis=1, dtype=np.uint16) @ (LUMA_WEIGHTS / np.float32(_STRIP))
-    return rows
+    weights = np.zeros(image.shape[2], np.float32)
+    weights[:3] = LUMA_WEIGHTS / np.float32(_STRIP)
+    if axis == 0:
+        strips = np.stack([image[top : top + _STRIP].reshape(_STRIP, -1) for top in tops]).sum(axis=1, dtype=np.uint16)
+        return np.asarray(strips.reshape(len(tops), -1, len(weights)) @ weights)
+    columns = np.stack([image[:, left : left + _STRIP].reshape(len(image), -1) for left in tops])
+    return np.asarray(columns.astype(np.float32) @ np.tile(weights, _STRIP))
 
 
 def _blurred(values: Floats) -> tuple[Floats, Floats]:
     """Return the means over three and over nine values along the last axis."""
-    padded = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(4, 4)], mode="edge")
+    padded = np.concatenate([np.repeat(values[..., :1], 4, -1), values, np.repeat(values[..., -1:], 4, -1)], axis=-1)
     three = (padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]) / np.float32(3)
     return three[..., 3:-3], (three[..., :-6] + three[..., 3:-3] + three[..., 6:]) / np.float32(3)
 
 
 def _step(values: Floats) -> Floats:
     """Return the mean to the right of each inner border minus that to the left."""
-    pairs = values[:, :-1] + values[:, 1:]
-    fours = pairs[:, :-2] + pairs[:, 2:]
-    steps: Floats = np.divide(fours[:, _SIDE:] - fours[:, :-_SIDE], _SIDE, dtype=np.float32)
+    pairs = values[..., :-1] + values[..., 1:]
+    fours = pairs[..., :-2] + pairs[..., 2:]
+    steps: Floats = np.divide(fours[..., _SIDE:] - fours[..., :-_SIDE], _SIDE, dtype=np.float32)
     return steps
 
 
-def _seam(own: Floats, made: Floats) -> float:
+def _seam(own: Floats, change: Floats, three: Floats, nine: Floats) -> float:
     """Return the levels of the clearest step in the result that runs straight across the picture and has no cause in
     the source.
 
@@ -92,37 +103,52 @@ def _seam(own: Floats, made: Floats) -> float:
     if len(own) < 5:
         return 0.0
     # Half a pixel of shift, three kinds of sharpness, another tone.
-    slope: Floats = np.gradient(own, axis=1).astype(np.float32)
-    causes = [slope, own, *_blurred(own), own * own / np.float32(255)]
-    steps = _step(made - own)
-    known = np.stack([_step(cause).ravel() for cause in causes], axis=1)
-    fitted = np.linalg.pinv(known.T @ known, rcond=1e-6) @ (known.T @ steps.ravel())
-    rest = np.abs(steps - (known @ fitted).reshape(steps.shape).astype(np.float32))
+    slope = np.empty_like(own)
+    slope[:, 1:-1] = (own[:, 2:] - own[:, :-2]) / 2
+    slope[:, [0, -1]] = own[:, [1, -1]] - own[:, [0, -2]]
+    causes = [slope, own, three, nine, own * own / np.float32(255)]
+    every = _step(np.stack([*causes, change]))
+    flat = every.reshape(len(every), -1)
+    products = np.einsum("ik,jk->ij", flat, flat)
+    damping = np.float32(1e-6 * products.trace() + 1e-3)
+    damped = products[:-1, :-1] + damping * np.eye(len(causes), dtype=np.float32)
+    fitted = np.linalg.solve(damped, products[:-1, -1])
+    rest = np.abs(every[-1] - np.tensordot(fitted, every[:-1], 1))
     # Levels at the end of the scale cannot step.
-    at_end = ((own < 8) | (own > 247)).astype(np.int32)
-    ended = np.pad(np.cumsum(at_end, axis=1), ((0, 0), (1, 0)))
+    ended = np.cumsum((own < 8) | (own > 247), axis=1, dtype=np.int32)
+    ended = np.concatenate([np.zeros_like(ended[:, :1]), ended], axis=1)
     free = ended[:, 2 * _SIDE :] - ended[:, : -2 * _SIDE] < _SIDE
     count = np.count_nonzero(free, axis=0)
     enough = count >= max(4, 0.3 * len(own))
     if not enough.any():
         return 0.0
-    ordered = np.sort(np.where(free, rest, np.inf), axis=0)
-    typical = np.take_along_axis(ordered, (np.maximum(count, 1)[None] - 1) // 2, axis=0)[0]
+    rest[~free] = np.inf
+    rest.sort(axis=0)
+    typical = rest[(np.maximum(count, 1) - 1) // 2, np.arange(rest.shape[1])]
     # At a straight edge of the picture itself (a window, a horizon) tones may change by a part of it.
-    edge = np.median(np.abs(known[:, 1].reshape(steps.shape)), axis=0)
-    edge = np.maximum(np.maximum(np.roll(edge, _SIDE // 2), edge), np.roll(edge, -_SIDE // 2)) - np.median(edge)
-    noise = float(np.median(typical[enough]))
+    edge = _middle(np.abs(every[1]))
+    edge = np.maximum(np.maximum(np.roll(edge, _SIDE // 2), edge), np.roll(edge, -_SIDE // 2)) - _middle(edge)
+    noise = float(_middle(typical[enough]))
     typical = (typical - _TONE_AT_EDGES * edge.clip(min=0))[enough]
     return max(float(typical.max()) - 2 * noise, 0.0)
 
 
-def _bands(own: Floats, made: Floats) -> tuple[Floats, Floats]:
+def _middle(values: Floats) -> Floats:
+    """Return the (upper) median along the first axis; numpy's own takes several times as long for few values."""
+    middle: Floats = np.partition(values, len(values) // 2, axis=0)[len(values) // 2]
+    return middle
+
+
+def _bands(own: Floats, bands: Floats) -> tuple[Floats, Floats]:
     """Return the middle frequencies (6 to 18 pixels) of source and change, where the source has clear structure: edges
     as wide as halos, which neither noise nor its removal makes."""
-    band, change = (three - nine for three, nine in (_blurred(own), _blurred(made - own)))
+    band, change = bands
     strength = np.abs(band)
-    clear = (strength >= 4) & (strength >= np.percentile(strength, 80))
-    clear &= (own > 10) & (own < 245)
+    most = np.partition(strength, int(0.8 * (strength.size - 1)), axis=None)[int(0.8 * (strength.size - 1))]
+    clear = strength >= max(4, most)
+    # At black and white nothing can go further; a drawing may have no other edges.
+    inner = clear & (own > 10) & (own < 245)
+    clear = inner if np.count_nonzero(inner) >= _EDGES else clear
     return band[clear], change[clear]
 
 
@@ -131,55 +157,69 @@ def _gains(details: list[tuple[Floats, Floats]]) -> tuple[float, float]:
 
     Sharpening by one source pixel raises them by at most a half, halos of two pixels and more double them; a blur by
     three pixels leaves a quarter."""
-    own = np.concatenate([part for part, _ in details]) if details else np.empty(0, np.float32)
-    if own.size < 16:
+    own, change = (np.concatenate(parts) for parts in zip(*details, strict=True))
+    if own.size < _EDGES:
         return 0.0, 1.0
-    change = np.concatenate([part for _, part in details])
     gain = float((own * change).sum() / (own * own).sum())
     return max(gain, 0.0), 1 + min(gain, 0.0)
 
 
-def _mosaic(cells: list[NDArray[np.bool_]], down: NDArray[np.int_], across: NDArray[np.int_]) -> float:
+def _mosaic(source: Bytes, result: Bytes, down: NDArray[np.int_], across: NDArray[np.int_]) -> float:
     """Return the largest share of a twelfth of the sides in which `_cells` finds cells along both axes."""
-    if len(cells) < 2:
-        return 0.0
+    cells = []
+    for axis, tops in enumerate((down, across)):
+        found = _cells(*(_green(image, tops, axis) for image in (source, result)))
+        if found is None:
+            return 0.0
+        cells.append(found)
     rows = cells[0][:, np.minimum(across // _HOP, cells[0].shape[1] - 1)]
     columns = cells[1][:, np.minimum(down // _HOP, cells[1].shape[1] - 1)]
-    both = (rows & columns.T).astype(np.float32)
+    both = rows & columns.T
+    if not both.any():
+        return 0.0
     part = max(1, both.shape[0] // 12), max(1, both.shape[1] // 12)
-    return float(np.lib.stride_tricks.sliding_window_view(both, part).mean(axis=(2, 3)).max())
+    sums = np.cumsum(np.cumsum(np.pad(both, ((1, 0), (1, 0))), axis=0), axis=1)
+    high, wide = part
+    inside = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
+    return float(inside.max() / (high * wide))
 
 
-def _cells(s: NDArray[np.int16], r: NDArray[np.int16]) -> NDArray[np.bool_]:
+def _cells(s: NDArray[np.int16], r: NDArray[np.int16]) -> NDArray[np.bool_] | None:
     """Return per window of each strip whether the result changes only at some columns while the source changes at all
-    of them: cells of one colour, which no removal of noise leaves along both axes."""
+    of them: cells of one colour, which no removal of noise leaves along both axes. None is nowhere."""
     own, made = (
-        np.abs(np.diff(values, axis=2)).sum(axis=1, dtype=np.int16).astype(np.float32) / _STRIP for values in (s, r)
+        np.abs(values[..., 1:] - values[..., :-1]).sum(axis=1, dtype=np.int16).astype(np.float32) / np.float32(_STRIP)
+        for values in (s, r)
     )
-    # Removal of grain leaves changes where the source has its largest.
-    alike = _windows(own * made) / np.sqrt(_windows(own * own) * _windows(made * made) + 1e-6)
-    cells = np.zeros(alike.shape, dtype=bool)
-    kept = np.where(own >= _CHANGES, made / np.maximum(own, 1), 1.0)
+    kept = np.where(own >= _CHANGES, made / np.maximum(own, 1), np.float32(1))
     # What is cut off at black or white is neither dead nor a border.
-    ended: NDArray[np.bool_] = np.asarray(((r <= 1) | (r >= 254)).any(axis=1))
+    ended = (r.min(axis=1) <= 1) | (r.max(axis=1) >= 254)
     kept[ended[:, 1:] | ended[:, :-1]] = 0.5
+    if np.count_nonzero(kept < _CELLS[0][0]) < _FEW * kept.size:
+        return None
+    measures = [own * made, own * own, made * made]
     for dead, alive in _CELLS:
         # Borders of cells go straight on through the next strip; contours wind.
         border = kept > alive
-        on = np.pad(border, ((2, 2), (0, 0)))
+        on = np.zeros((border.shape[0] + 4, border.shape[1]), dtype=bool)
+        on[2:-2] = border
         straight = border & (on[:-4] | on[4:] | (on[1:-3] & on[3:-1]))
-        inside, borders, winding = (
-            _windows(columns.astype(np.float32)) for columns in (kept < dead, straight, border & ~straight)
-        )
-        cells |= (inside >= _INSIDE) & (borders >= _BORDERS) & (winding <= _WINDING * borders) & (alike < _ALIKE)
-    return cells
+        measures += [kept < dead, straight, border & ~straight]
+    means = _windows(np.stack(measures, dtype=np.float32, casting="unsafe"))
+    # Removal of grain leaves changes where the source has its largest.
+    cells = means[0] < _ALIKE * np.sqrt(means[1] * means[2] + 1e-6)
+    found = np.zeros_like(cells)
+    for inside, borders, winding in (means[3:6], means[6:9]):
+        found |= (inside >= _INSIDE) & (borders >= _BORDERS) & (winding <= _WINDING * borders)
+    cells &= found
+    return cells if cells.any() else None
 
 
 def _windows(values: Floats) -> Floats:
-    """Return the means over the windows of each strip."""
-    count = max((values.shape[1] - _WINDOW) // _HOP + 1, 1)
-    parts = [values[:, at : at + _HOP * count : _HOP] for at in range(min(_WINDOW, values.shape[1]))]
-    means: Floats = np.mean([part[:, :count] for part in parts], axis=0, dtype=np.float32)
+    """Return the means over the windows along the last axis."""
+    count = max((values.shape[-1] - _WINDOW) // _HOP + 1, 1)
+    parts = [values[..., at : at + _HOP * count : _HOP] for at in range(min(_WINDOW, values.shape[-1]))]
+    means: Floats = sum(parts[1:], parts[0][..., :count]) / np.float32(len(parts))
     return means
 
 

@@ -12,45 +12,83 @@ _BLACK, _WHITE = 12, 235  # levels beyond which a tone may be cut off (255 / 1.0
 _STEEPEST = 0.8  # levels of drift per level of the picture's own change
 _SATURATION = 0.25  # levels of drift per level of difference between the channels' changes
 _VOTERS = 0.15  # share of the columns that must be usable to find a drift
+_SAME_TEXTURE = 0.25  # share of these that must have the same texture above and below
+_SMOOTH, _OTHER_TEXTURE = 2, 1.7  # levels of contrast that do not matter, and the factor by which it may change
+_KEPT = 0.5  # share of the contrast within blocks
+_AT_ONCE = 0.83  # share of a drift that two rows of blocks must show; a network's change of colours: 0.76, damage: 0.86
 _GRAIN = 24  # levels from which a drift is more than removed grain explains
 
 
-def find_drift(source: Bytes, blocks: Blocks, limits: Thresholds, share: float) -> float:
-    """Return the drift that no removal of grain explains: that leaves a block's most common level, not its mean."""
+def find_drift(source: Bytes, blocks: Blocks, limits: Thresholds) -> tuple[float, float]:
+    """Return the drift that is sure, and that which is suspected since only `fine_drift_share` of the columns agree on
+    it, or not at once, or at the border of two textures, of which networks darken one.
+
+    Either is what no removal of grain explains: that leaves a block's most common level, not its mean."""
     difference = blocks.result_colour - blocks.source_colour
-    drift = _drift(blocks, difference, share)
-    if not limits.drift_levels <= drift < _GRAIN:
-        return drift  # nearly always; medians take long
+    drifts = _drifts(blocks, difference, limits)
+    if not any(limits.drift_levels <= drift < _GRAIN for drift in drifts):
+        return drifts  # nearly always; medians take long
     other = block_medians(source) - blocks.source_colour
-    return _drift(blocks, difference - np.clip(difference, np.minimum(other, 0), np.maximum(other, 0)), share)
+    difference = difference - np.clip(difference, np.minimum(other, 0), np.maximum(other, 0))
+    explained = _drifts(blocks, difference, limits)
+    sure, suspected = (
+        rest if limits.drift_levels <= drift < _GRAIN else drift for drift, rest in zip(drifts, explained, strict=True)
+    )
+    return sure, suspected
 
 
-def _drift(blocks: Blocks, difference: Floats, least_share: float) -> float:
-    """Return the levels by which, from some row on, nearly all columns are off alike; 0 when there is no such row."""
+def _drifts(blocks: Blocks, difference: Floats, limits: Thresholds) -> tuple[float, float]:
+    """Return the levels by which, from some row on, nearly all columns are off alike, surely and perhaps; 0 when there
+    is no such row."""
     if blocks.ssim.shape[0] < 3:
-        return 0.0
+        return 0.0, 0.0
     # Medians over three rows on either side; the row between belongs to both.
+    rows = np.median(difference, axis=1)
     difference = _median_of_three(difference)
     own = _median_of_three(blocks.source_colour)
     jump, edge = _across(difference), _across(own)
-    # A change of saturation moves one channel where another has the edge.
-    hue = np.abs(edge - (edge @ LUMA_WEIGHTS)[..., None])
     # Colours at the end of the scale cannot move further: such columns are not usable.
     free = (own > _BLACK) & (own < _WHITE)
     usable = np.minimum(free[:-2], free[2:])
     typical = _median_of(jump, usable)
+    if np.abs(typical).max() < limits.drift_levels:
+        return 0.0, 0.0
+    # A change of saturation moves one channel where another has the edge.
+    hue = np.abs(edge - (edge @ LUMA_WEIGHTS)[..., None])
     # Nor are columns where the picture itself changes by as much: a change of tones (also noise cut off at black)
     # moves levels by less than they differ.
     usable &= np.abs(jump).clip(min=np.abs(typical)) > _STEEPEST * np.abs(edge) + _SATURATION * hue
     same = np.abs(jump - typical) <= np.maximum(1.5, 0.35 * np.abs(typical))
+    # Halos of local contrast along straight edges fade within a few blocks; a drift stays.
+    stays = _far_across(rows) * typical[:, 0] >= 0.6 * typical[:, 0] ** 2
+    levels = np.where(stays, np.abs(typical[:, 0]), 0)
+    texture = np.log(_median_of_three(blocks.source_std) + _SMOOTH)
+    alike = usable & (np.abs(_across(texture))[..., None] < np.log(_OTHER_TEXTURE))
+    # A texture that was taken for noise is left at another level; damage leaves it as it is.
+    kept = _median_of_three((blocks.result_std + _SMOOTH) / (blocks.source_std + _SMOOTH)) > _KEPT
+    alike &= (kept[:-2] & kept[2:])[..., None]
+    # A border of two textures right across the picture proves nothing: networks darken one of them.
+    proved = alike.sum(axis=1) >= _SAME_TEXTURE * usable.sum(axis=1)
+    proved &= _at_once(rows) >= _AT_ONCE * np.abs(typical[:, 0])
+    share = _share(same, usable)
+    is_sure, is_suspected = proved & (share >= limits.drift_share), share >= limits.fine_drift_share
+    return float(levels[is_sure].max(initial=0)), float(levels[is_suspected].max(initial=0))
+
+
+def _share(same: NDArray[np.bool_], usable: NDArray[np.bool_]) -> Floats:
+    """Return the share of each row's usable columns that agree; 0 where too few are usable."""
     voters = usable.sum(axis=1)
     enough = voters >= np.maximum(3, _VOTERS * usable.shape[1])
-    share = np.where(enough, (same & usable).sum(axis=1) / np.maximum(voters, 1), 0)
-    # Halos of local contrast along straight edges fade within a few blocks; a drift stays.
-    far = _far_across(np.median(difference, axis=1))
-    stays = far * typical[:, 0] >= 0.6 * typical[:, 0] ** 2
-    levels = np.abs(typical[:, 0])[(share >= least_share) & stays]
-    return float(levels.max()) if levels.size else 0.0
+    return np.where(enough, (same & usable).sum(axis=1) / np.maximum(voters, 1), 0).astype(np.float32)
+
+
+def _at_once(rows: Floats) -> Floats:
+    """Return the largest change from a row to the next but one near each inner row: a row of MCUs is lower than a block
+    and begins anywhere, so that a drift is complete by then."""
+    reach = np.concatenate([rows[:1], rows, rows[-1:]])
+    changes = np.abs(reach[2:] - reach[:-2])
+    nearest: Floats = np.maximum(np.maximum(changes[:-2], changes[1:-1]), changes[2:])
+    return nearest
 
 
 def _far_across(rows: Floats) -> Floats:
