@@ -131,9 +131,8 @@ class Thresholds:
     dropped_way: float = 0.5
     """Where a result stands between the source's bare numbers (0) and the colours they mean (1)."""
     seam: float = 1.9
-    """Levels of a step right across the image. By make bench-images 99 of 100 honest results stay below 1.2; where
-    Real-ESRGAN darkens one of two textures it shows 2.9. Seams of 8 levels: 1.95 and more, but in text and tiled
-    floors."""
+    """Levels of a step right across the image. About one honest result in 100 has more; where Real-ESRGAN darkens one
+    of two textures it shows 2.9. Seams of 8 levels: 1.95 and more, but in text and tiled floors."""
     halo: float = 0.5
     """Share by which middle frequencies are raised. Honest: 0.42, with everything at its strongest. Halos: 0.8 in the
     median; those in dark or clipped places show less."""

@@ -1,6 +1,5 @@
 """Fetch the evidence fast enough for thousands of jobs: by a pool of threads, and nothing twice."""
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from smi_pipeline.demo.evidence import read_mail
 from smi_pipeline.demo.judge import LINK, ReceivedMail
 from smi_pipeline.demo.orders import DemoState, Order
 from smi_pipeline.demo.shop import Shop
+from smi_pipeline.sandbox.upsampler.upscaling import pixels_sha256
 from smi_pipeline.state.database import Database
 from smi_pipeline.state.manual_tasks import ManualTasks
 from smi_pipeline_tests.soak.faults import label
@@ -120,7 +120,7 @@ class Collector:
         def read(item: tuple[str, str]) -> None:
             name, link = item
             reply = self._shop.http.get(link, timeout=_TIMEOUT_SECONDS)
-            self._files[name] = (reply.status_code, hashlib.sha256(reply.content).hexdigest())
+            self._files[name] = (reply.status_code, pixels_sha256(reply.content))
 
         list(self._pool.map(read, [item for item in links.items() if self._files.get(item[0], (0,))[0] != 200]))
         return dict(self._files)

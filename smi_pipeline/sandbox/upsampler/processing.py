@@ -11,7 +11,14 @@ from smi_pipeline.sandbox import files
 from smi_pipeline.sandbox.ledger import Ledger, Record
 from smi_pipeline.sandbox.upsampler import corruption
 from smi_pipeline.sandbox.upsampler.alterations import ALTERATIONS
-from smi_pipeline.sandbox.upsampler.upscaling import EXTENSIONS, UnusableImage, Upscaled, credits_for, upscale
+from smi_pipeline.sandbox.upsampler.upscaling import (
+    EXTENSIONS,
+    UnusableImage,
+    Upscaled,
+    credits_for,
+    pixels_sha256,
+    upscale,
+)
 
 FETCH_TIMEOUT_SECONDS = 20
 MAX_SOURCE_BYTES = 60_000_000
@@ -42,7 +49,7 @@ class Processor:
             "stored": stored,
             "format": result.format,
             "credits": credits_for(result.width, result.height),
-            "sha256": hashlib.sha256((self.folder / stored).read_bytes()).hexdigest(),
+            "sha256": pixels_sha256((self.folder / stored).read_bytes()),
         }
 
     def _corrupted(self, result: Upscaled, stored: str, kind: str, params: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ A submission is matched by ``image_url``, ``webhook``, ``scale``, ``id`` and, in
 Processing runs on the machine's clock; ``clock_offset`` shifts only estimates, the expiry of results, and how long
 results and addresses are late.
 ``GET /_downloads`` lists downloads from the CDN, ``GET /_webhooks`` all attempts to deliver a webhook,
-``GET /_submissions`` the whole record of each submission, with the ``sha256`` of its result.
+``GET /_submissions`` the whole record of each submission, with the ``sha256`` of its result's pixels.
 """
 
 import asyncio

@@ -1,5 +1,6 @@
 """Enlarge PNG, JPEG and WebP images by Lanczos, with orientation, colour profile and bit depth taken care of."""
 
+import hashlib
 import io
 from dataclasses import dataclass
 
@@ -89,3 +90,12 @@ def encode(image: Image.Image, image_format: str) -> Upscaled:
 def credits_for(width: int, height: int) -> int:
     """Return the price of a result of this size: a quarter credit per megapixel, rounded up, at least one."""
     return max(1, -(-width * height // 4_000_000))
+
+
+def pixels_sha256(content: bytes) -> str:
+    """Return a checksum of what an image shows: a shop may remove metadata. Of what cannot be decoded, of its bytes."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
+    except (OSError, SyntaxError, ValueError):
+        return hashlib.sha256(content).hexdigest()
