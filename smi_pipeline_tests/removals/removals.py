@@ -112,7 +112,7 @@ def _patterns(
         source = path.read_text()
         for pattern, instead in patterns:
             for match in pattern.finditer(source):
-                what = _function(source, match.start()) if kind == "lease condition" else _table(source, match)
+                what = _place(source, match.start()) if kind == "lease condition" else _table(source, match)
                 yield Removal(kind, what, path.relative_to(root), match.start(), match.end(), match.expand(instead))
 
 
@@ -166,5 +166,6 @@ def _table(source: str, match: re.Match[str]) -> str:
     return f"{table} ({match.group(1)})"
 
 
-def _function(source: str, position: int) -> str:
-    return re.findall(r"def (\w+)\(", source[:position])[-1] + "()"
+def _place(source: str, position: int) -> str:
+    """The last function or module-level name that begins before this position."""
+    return re.findall(r"def \w+(?=\()|^\w+(?= = )", source[:position], re.M)[-1].removeprefix("def ")
