@@ -34,10 +34,12 @@ actions = Registry()
 JobId = Annotated[str, "Upscale job, 32 characters with or without hyphens"]
 _REFUND_QUEUED = "the refund is queued; it is made within seconds"
 PaymentIntentId = Annotated[str, "Stripe's id of the payment (pi_…)"]
-BREAKERS = (faults.SUBMISSIONS, faults.STATUS, faults.RESULTS, faults.STRIPE, faults.MAIL)
+BREAKERS = (faults.SUBMISSIONS, faults.STATUS, faults.RESULTS, faults.STRIPE, faults.CHECKOUT, faults.MAIL)
 """The circuit breakers of every shop; each image host has one besides."""
 
-BreakerName = Annotated[str, "Breaker: submissions, status, results, stripe, mail, or source: and an image host"]
+BreakerName = Annotated[
+    str, "Breaker: submissions, status, results, stripe, checkout, mail, or source: and an image host"
+]
 TaskId = Annotated[int, "Number of the manual task, from the ops page or `smi tasks list`"]
 
 

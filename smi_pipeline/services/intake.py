@@ -191,9 +191,11 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
         if reason in REFUSED_FIELDS:
             raise RefusedError(f"{REFUSED_FIELDS[reason]}: {error}", status=422) from error
         if isinstance(error, AccountError):
-            failure = Failure(breaker=faults.STRIPE, work_key=job_id, message=str(error), scope=faults.Scope.SHOP)
+            # Not Stripe's: what else works with this key would close it, and refunds are not to wait for it.
+            failure = Failure(breaker=faults.CHECKOUT, work_key=job_id, message=str(error), scope=faults.Scope.SHOP)
             ctx.state.breakers.note(failure)
         raise Unavailable(f"the payment service does not answer properly now: {error}") from error
+    ctx.state.breakers.note_success(faults.CHECKOUT, ctx.policy)
     stripe_answers.note_success(ctx)
     ctx.state.jobs.checkout_created(job_id, session.session_id, expires_at)
     return RegisteredJob(
@@ -401,7 +403,7 @@ def _refuse_behind(ctx: ServiceContext, names: Sequence[str]) -> None:
 
 def _refuse_while_overloaded(ctx: ServiceContext) -> None:
     # The breaker of the image's host is not among them: fetching the image tells whether it works.
-    _refuse_behind(ctx, [faults.SUBMISSIONS, faults.STATUS, faults.RESULTS, faults.STRIPE])
+    _refuse_behind(ctx, [faults.SUBMISSIONS, faults.STATUS, faults.RESULTS, faults.STRIPE, faults.CHECKOUT])
     if ctx.policy.budget_hold and ctx.policy.monthly_credit_budget is not None:
         used = ctx.state.queries.credits_this_month()
         if used >= ctx.policy.monthly_credit_budget:
