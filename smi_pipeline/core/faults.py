@@ -32,6 +32,7 @@ SUBMISSIONS = "submissions"
 STATUS = "status"
 RESULTS = "results"
 STRIPE = "stripe"
+CHECKOUT = "checkout"
 MAIL = "mail"
 _SOURCE = "source:"
 
@@ -232,8 +233,22 @@ def headline(name: str) -> str:
         STATUS: "Upsampler does not tell how upscales are doing",
         RESULTS: "Upsampler's results cannot be used",
         STRIPE: "Stripe does not carry out our calls",
+        CHECKOUT: "Stripe opens no Checkout sessions for us",
         MAIL: "Mails cannot be sent",
     }[name]
+
+
+def meanwhile(name: str) -> tuple[str, str]:
+    """Return what happens to orders while a breaker is open, and how that ends."""
+    if name == CHECKOUT:
+        return (
+            "No new orders are taken; those that were paid go on, refunds too.",
+            "A new order tries it each minute, and they are then taken again.",
+        )
+    return (
+        "Orders wait; none is refunded for this.",
+        "It is retried automatically, and the orders then continue.",
+    )
 
 
 def to_customers(name: str) -> str:
@@ -245,6 +260,7 @@ def to_customers(name: str) -> str:
         STATUS: "the upscaling service does not work as it should",
         RESULTS: "the upscaling service does not work as it should",
         STRIPE: "the payment service is not available",
+        CHECKOUT: "the payment service is not available",
     }[name]
 
 
@@ -260,5 +276,7 @@ def advice(name: str) -> str:
         STATUS: "Check UPSAMPLER_API_KEY and UPSAMPLER_BASE_URL, and whether Upsampler reports an outage.",
         RESULTS: "Look at a failed upscale at Upsampler, and check SMI_ALLOWED_RESULT_HOSTS.",
         STRIPE: "Check STRIPE_API_KEY and the state of the account in the Stripe dashboard.",
+        CHECKOUT: "Check in the Stripe dashboard that STRIPE_API_KEY may write Checkout Sessions, and that the account "
+        "may take payments.",
         MAIL: "Check SMTP_HOST, SMTP_USER and SMTP_PASSWORD, and whether the account may send.",
     }[name]

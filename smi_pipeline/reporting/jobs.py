@@ -148,7 +148,8 @@ def stripe_bookings(context: SensorEvaluationContext, reports_db: ReportsResourc
     now = datetime.now(UTC)
     while monotonic() - began < TICK_SECONDS:
         until = min(read_to + WINDOW, now)
-        fresh += reports.note_bookings(list(reports_db.bookings(read_to - OVERLAP, until)), read_to=until)
+        bookings = list(reports_db.bookings(read_to - OVERLAP, until))
+        fresh += reports.note_bookings(bookings, since=read_to, read_to=until)
         read_to = until
         if until == now:
             break

@@ -14,6 +14,7 @@ from smi_pipeline.core.models import RecordedPayment, UpscaleJob
 from smi_pipeline.core.vocabulary import (
     OPEN_CALLS,
     RETURNED,
+    UNSENT,
     EmailKind,
     ManualTaskKind,
     PaymentRole,
@@ -33,10 +34,12 @@ actions = Registry()
 JobId = Annotated[str, "Upscale job, 32 characters with or without hyphens"]
 _REFUND_QUEUED = "the refund is queued; it is made within seconds"
 PaymentIntentId = Annotated[str, "Stripe's id of the payment (pi_…)"]
-BREAKERS = (faults.SUBMISSIONS, faults.STATUS, faults.RESULTS, faults.STRIPE, faults.MAIL)
+BREAKERS = (faults.SUBMISSIONS, faults.STATUS, faults.RESULTS, faults.STRIPE, faults.CHECKOUT, faults.MAIL)
 """The circuit breakers of every shop; each image host has one besides."""
 
-BreakerName = Annotated[str, "Breaker: submissions, status, results, stripe, mail, or source: and an image host"]
+BreakerName = Annotated[
+    str, "Breaker: submissions, status, results, stripe, checkout, mail, or source: and an image host"
+]
 TaskId = Annotated[int, "Number of the manual task, from the ops page or `smi tasks list`"]
 
 
@@ -147,31 +150,43 @@ def cancel(ctx: ServiceContext, job_id: JobId) -> str:
 def resend(ctx: ServiceContext, job_id: JobId) -> str:
     """Send the closing mail (the download link, or the refund) once more, as a new mail."""
     job = require_known(ctx, job_id)
+    kind, context = _closing_mail(ctx, job)
+    serial = ctx.state.emails.resend(job.job_id, kind, context=context, actor=ctx.actor)
+    return _sent(ctx, job, f"{kind} mail {serial}")
+
+
+def _closing_mail(ctx: ServiceContext, job: UpscaleJob) -> tuple[EmailKind, dict[str, Any]]:
+    """Return kind and context of a job's closing mail. Raise Conflict when there is none to send."""
     if job.status is Status.COMPLETED:
         link = ctx.state.deliveries.current_token(job.job_id)
         if link is None or link.expired or job.result_key is None:
             raise Conflict(f"the link of job {job.job_id} has expired: `smi jobs token {job.job_id}` makes a new one")
-        kind, context = EmailKind.COMPLETION, {}
-    else:
-        settled = [r for r in ctx.state.refunds.of_job(job.job_id) if r.state in (*RETURNED, RefundState.NOT_NEEDED)]
-        if not settled:
-            raise Conflict(f"job {job.job_id} is {job.status}: there is no closing mail to send")
-        kind, context = EmailKind.REFUND, {"refund_row": settled[-1].refund_id}
-    serial = ctx.state.emails.resend(job.job_id, kind, context=context, actor=ctx.actor)
+        return EmailKind.COMPLETION, {}
+    settled = [r for r in ctx.state.refunds.of_job(job.job_id) if r.state in (*RETURNED, RefundState.NOT_NEEDED)]
+    if not settled:
+        raise Conflict(f"job {job.job_id} is {job.status}: there is no closing mail to send")
+    return EmailKind.REFUND, {"refund_row": settled[-1].refund_id}
+
+
+def _sent(ctx: ServiceContext, job: UpscaleJob, mail: str) -> str:
+    """Send the queued mails of a job at once. Return what came of the last one."""
     reports = notify.send_owed(ctx, job.job_id)
-    return f"{kind} mail {serial}: {reports[-1].message if reports else 'queued'}"
+    return f"{mail}: {reports[-1].message if reports else 'queued'}"
 
 
 @actions.register(
     "address", Target.JOB, not_offered={Interface.DAGSTER: "the address would show in the configuration of the run"}
 )
 def set_address(ctx: ServiceContext, job_id: JobId, address: Annotated[str, "The customer's e-mail address"]) -> str:
-    """Set the customer's e-mail address, and send the closing mail to it if there is one."""
+    """Set the customer's e-mail address, and send unsent mails and the closing mail to it."""
     job = require_known(ctx, job_id)
     ctx.state.jobs.set_address(job.job_id, checked_email(address), actor=ctx.actor)
+    unsent = {mail.kind for mail in ctx.state.emails.of_job(job.job_id) if mail.state in UNSENT}
     try:
-        return f"set; {resend(ctx, job.job_id)}"
+        kind, _ = _closing_mail(ctx, job)
+        return f"set; {_sent(ctx, job, f'{kind} mail') if kind in unsent else resend(ctx, job.job_id)}"
     except Conflict as nothing_to_send:
+        notify.send_owed(ctx, job.job_id)
         return f"set; {nothing_to_send}"
 
 

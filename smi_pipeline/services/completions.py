@@ -7,12 +7,13 @@ from functools import partial
 
 from smi_pipeline.core.backoff import retry_seconds
 from smi_pipeline.core.errors import AccountError, NotFound, RateLimited, TransientError
-from smi_pipeline.core.faults import STATUS, Failure, Scope
+from smi_pipeline.core.faults import STATUS, Failure
 from smi_pipeline.core.lifecycle import token_hash
 from smi_pipeline.core.models import Submission, UpscaleReply
 from smi_pipeline.core.vocabulary import CallPurpose, PollResult, SubmissionState
 from smi_pipeline.services import one_object
 from smi_pipeline.services.context import ServiceContext
+from smi_pipeline.services.steps import failure_of
 
 
 def take_hint(ctx: ServiceContext, token: str, body: bytes) -> UpscaleReply:
@@ -53,7 +54,7 @@ def check_completions(ctx: ServiceContext, *, limit: int = 60, seconds: float = 
 
 def _broken(ctx: ServiceContext, submission: Submission, error: Exception) -> str:
     """Postpone a status call with an unexpected error, and tell it. Errors of many orders are a fault of the shop."""
-    if not _note(ctx, submission, one_object.in_words(error)):
+    if not ctx.state.breakers.note(_failure(submission, one_object.in_words(error))):
         one_object.tell(ctx, _subject(submission), error, job_id=submission.job_id)
     ctx.state.submissions.poll_failed(
         submission.submission_id, seconds=_pause(ctx, submission), policy=ctx.policy, actor=ctx.actor, counts=True
@@ -112,21 +113,17 @@ def _ask(ctx: ServiceContext, submission: Submission, external_id: str) -> Upsca
     except RateLimited:
         raise
     except TransientError as error:
-        scope = Scope.SHOP if isinstance(error, AccountError) else Scope.UNKNOWN
-        _note(ctx, submission, str(error), scope=scope, passing=True)
+        ctx.state.breakers.note(failure_of(error, STATUS, submission.job_id))
         raise
     except NotFound as error:
         if submission.state is SubmissionState.ACCEPTED:
-            _note(ctx, submission, str(error), passing=True)
+            ctx.state.breakers.note(_failure(submission, str(error), passing=True))
         raise
 
 
-def _note(
-    ctx: ServiceContext, submission: Submission, message: str, *, scope: Scope = Scope.UNKNOWN, passing: bool = False
-) -> bool:
-    """Count a failed status call of an order. Return whether the breaker is open."""
-    failure = Failure(breaker=STATUS, work_key=submission.job_id, message=message, scope=scope, passing=passing)
-    return ctx.state.breakers.note(failure)
+def _failure(submission: Submission, message: str, *, passing: bool = False) -> Failure:
+    """Return what a status call that is no `TransientError` tells of an order."""
+    return Failure(breaker=STATUS, work_key=submission.job_id, message=message, passing=passing)
 
 
 def tell_limiter(ctx: ServiceContext, purpose: CallPurpose, error: RateLimited) -> None:

@@ -191,9 +191,11 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
         if reason in REFUSED_FIELDS:
             raise RefusedError(f"{REFUSED_FIELDS[reason]}: {error}", status=422) from error
         if isinstance(error, AccountError):
-            failure = Failure(breaker=faults.STRIPE, work_key=job_id, message=str(error), scope=faults.Scope.SHOP)
+            # Not Stripe's: what else works with this key would close it, and refunds are not to wait for it.
+            failure = Failure(breaker=faults.CHECKOUT, work_key=job_id, message=str(error), scope=faults.Scope.SHOP)
             ctx.state.breakers.note(failure)
         raise Unavailable(f"the payment service does not answer properly now: {error}") from error
+    ctx.state.breakers.note_success(faults.CHECKOUT, ctx.policy)
     stripe_answers.note_success(ctx)
     ctx.state.jobs.checkout_created(job_id, session.session_id, expires_at)
     return RegisteredJob(
@@ -253,12 +255,13 @@ def handle_stripe_event(ctx: ServiceContext, event: StripeEvent, *, source: str)
             return "not paid yet"
         if body.get("object") == "checkout.session" and body.get("payment_status") != "paid":
             # Of a method whose bank decides days later, or in words that are not known: the intent tells.
-            address = address_of(ctx, job_id, payment_intent)
+            address = address_of(ctx, job_id, payment_intent, told=_address_in(body))
             noted = ctx.state.jobs.payment_on_its_way(job_id, payment_intent, actor=source, event=name, address=address)
             return "on its way" if noted else "not paid yet"
         if ctx.state.webhook_inbox.seen([event.event_id]):
             return "repeated"
-        return learn_of_payment(ctx, payment_intent, job_id, event=name, source=source)
+        told = _address_in(body)
+        return learn_of_payment(ctx, payment_intent, job_id, event=name, source=source, told=told)
     if event.type in CLOSING_EVENTS:
         return "abandoned" if ctx.state.jobs.abandon(job_id, actor=source, event=name) else "known"
     ctx.state.webhook_inbox.note(*name, "payment failed")
@@ -266,10 +269,17 @@ def handle_stripe_event(ctx: ServiceContext, event: StripeEvent, *, source: str)
 
 
 def learn_of_payment(
-    ctx: ServiceContext, payment_intent_id: str, job_id: str, *, event: tuple[str, str] | None, source: str
+    ctx: ServiceContext,
+    payment_intent_id: str,
+    job_id: str,
+    *,
+    event: tuple[str, str] | None,
+    source: str,
+    told: str = "",
+    wait_for_address: bool = True,
 ) -> str:
     """Read the PaymentIntent and record it when it has succeeded, with its refunds whose events came before: they were
-    ignored then. Return its role, or why there is none."""
+    ignored then. Return its role, or why there is none. `told`, `wait_for_address`: see `address_of`."""
     facts: StripePayment = ctx.payments.payment(payment_intent_id)
     if facts.status != "succeeded":
         if facts.status not in UNPAID_STATES:
@@ -277,7 +287,7 @@ def learn_of_payment(
         return "not paid yet"
     # Refunds first: without an answer the payment event is repeated too, and no refunded work starts.
     refunds = refund.refunds_made(ctx, facts)
-    address = address_of(ctx, job_id, payment_intent_id)
+    address = address_of(ctx, job_id, payment_intent_id, told=told, wait=wait_for_address)
     role = ctx.state.payments.record_payment(
         facts, job_id, event=event, source=source, policy=ctx.policy, address=address
     )
@@ -286,18 +296,30 @@ def learn_of_payment(
     return str(role)
 
 
-def address_of(ctx: ServiceContext, job_id: str, payment_intent_id: str) -> str:
+def address_of(ctx: ServiceContext, job_id: str, payment_intent_id: str, *, told: str = "", wait: bool = True) -> str:
     """Return the e-mail address that the customer has entered at Checkout, empty if there is none. An order that has
-    one costs no call. What is wrong with the session keeps no payment from being recorded."""
+    one, or whose event or session has `told` it, costs no call. What is wrong with the session keeps no payment from
+    being recorded; a Stripe that does not answer does so only while `wait`: then raise TransientError."""
     job = ctx.state.queries.job(job_id) if re.fullmatch(r"[0-9a-f]{32}", job_id) else None
     if job is None or job.customer_email:
         return ""
     try:
-        session = ctx.payments.checkout_of(payment_intent_id)
-        return checked_email(session.customer_email) if session and session.customer_email else ""
-    except (NotFound, PermanentError, AccountError, UnreadableError, RefusedError) as error:
+        if not told:
+            session = ctx.payments.checkout_of(payment_intent_id)
+            told = session.customer_email if session else ""
+        return checked_email(told) if told else ""
+    except (TransientError, PermanentError, RefusedError) as error:
+        if wait and isinstance(error, TransientError) and not isinstance(error, AccountError | UnreadableError):
+            raise
         log.warning("no e-mail address was found for job %s (%s)", job_id, type(error).__name__)
         return ""
+
+
+def _address_in(body: Mapping[str, Any]) -> str:
+    """Return the e-mail address in the Checkout session of an event, empty if there is none."""
+    details = body.get("customer_details") if body.get("object") == "checkout.session" else None
+    address = details.get("email") if isinstance(details, Mapping) else None
+    return address if isinstance(address, str) else ""
 
 
 def _unknown_event(ctx: ServiceContext, event: StripeEvent, payment_intent: str | None) -> str:
@@ -348,17 +370,17 @@ def _lives(ctx: ServiceContext, session: CheckoutSession, job_id: str) -> bool:
     that was made."""
     intent = session.payment_intent_id or ""
     if session.payment_status == "paid":
-        learn_of_payment(ctx, intent, job_id, event=None, source=ctx.actor)
+        learn_of_payment(ctx, intent, job_id, event=None, source=ctx.actor, told=session.customer_email)
         return True
     if session.status != "complete":
         return False
     status = ctx.payments.payment(intent).status
     if status == "succeeded":
-        learn_of_payment(ctx, intent, job_id, event=None, source=ctx.actor)
+        learn_of_payment(ctx, intent, job_id, event=None, source=ctx.actor, told=session.customer_email)
     elif status in ("canceled", "requires_payment_method"):
         return False
     else:
-        address = address_of(ctx, job_id, intent)
+        address = address_of(ctx, job_id, intent, told=session.customer_email)
         ctx.state.jobs.payment_on_its_way(job_id, intent, actor=ctx.actor, event=None, address=address)
     return True
 
@@ -381,7 +403,7 @@ def _refuse_behind(ctx: ServiceContext, names: Sequence[str]) -> None:
 
 def _refuse_while_overloaded(ctx: ServiceContext) -> None:
     # The breaker of the image's host is not among them: fetching the image tells whether it works.
-    _refuse_behind(ctx, [faults.SUBMISSIONS, faults.STATUS, faults.RESULTS, faults.STRIPE])
+    _refuse_behind(ctx, [faults.SUBMISSIONS, faults.STATUS, faults.RESULTS, faults.STRIPE, faults.CHECKOUT])
     if ctx.policy.budget_hold and ctx.policy.monthly_credit_budget is not None:
         used = ctx.state.queries.credits_this_month()
         if used >= ctx.policy.monthly_credit_budget:

@@ -85,7 +85,7 @@ def _send(ctx: ServiceContext, email: Email, lease_id: str) -> StepResult:
         return StepResult(state=StepState.SETTLED, message="not needed any more: the order goes on")
     mail = _rendered(ctx, job, email, ctx.state.submissions.now())
     with watched(ctx, faults.MAIL, email.work_key):
-        if not ctx.state.emails.hand_over(email, lease_id, mail.content):
+        if not ctx.state.emails.hand_over(email, lease_id, mail.content, to=job.customer_email):
             return StepResult(state=StepState.LOST, message="another worker has this mail")
         refusal = _refusal(ctx, mail)
         if refusal is not None and not refusal.counts:  # the server refuses us, not this mail

@@ -35,6 +35,9 @@ DISPUTE_STATES = {
 REFUND_SECONDS = 90
 """Time limit of the calls of one refund."""
 
+PROBE_AGAIN_SECONDS = 60.0
+"""Until a refund is due again that failed while the circuit breaker was open."""
+
 
 def process(ctx: ServiceContext, work_key: str, lease_id: str) -> StepResult:
     """Make one leased refund, or ask for the state of a pending one. Raise PermanentError when a person must act."""
@@ -47,6 +50,11 @@ def process(ctx: ServiceContext, work_key: str, lease_id: str) -> StepResult:
             done = _follow(ctx, row) if row.state is RefundState.PENDING else _call(ctx, row, lease_id)
         except PermanentError as error:
             _keep_if_all_are_refused(ctx, work_key, error)
+            raise
+        except TransientError as error:
+            # An open breaker lets one refund at a time probe: none of them is to wait for longer than that.
+            if error.retry_after is None and ctx.state.breakers.get(faults.STRIPE).is_open:
+                error.retry_after = PROBE_AGAIN_SECONDS
             raise
         ctx.state.breakers.note_success(faults.STRIPE, ctx.policy)
         return done
@@ -156,7 +164,7 @@ def _keep_if_all_are_refused(ctx: ServiceContext, work_key: str, error: Permanen
     """Raise TransientError when so many refunds in a row were refused that it is a fault of the shop."""
     failure = Failure(breaker=faults.STRIPE, work_key=work_key, message=str(error), scope=error.scope)
     if ctx.state.breakers.note(failure):
-        raise TransientError(str(error), retry_after=60, counts=False) from error
+        raise TransientError(str(error), retry_after=PROBE_AGAIN_SECONDS, counts=False) from error
 
 
 def _ours(row: Refund, refunds: list[StripeRefund]) -> StripeRefund | None:

@@ -19,6 +19,7 @@ from smi_pipeline.core.errors import (
 from smi_pipeline.core.faults import (
     NOT_BELIEVED,
     RESULTS,
+    STATUS,
     STRIPE,
     SUBMISSIONS,
     Failure,
@@ -118,20 +119,22 @@ def watched(ctx: ServiceContext, breaker: str, work_key: str, *, needs: Sequence
     except RateLimited:
         raise
     except TransientError as error:
-        scope = Scope.SHOP if isinstance(error, AccountError) else Scope.UNKNOWN
-        ambiguous = isinstance(error, AmbiguousError)
-        ctx.state.breakers.note(
-            Failure(
-                breaker=breaker,
-                work_key=work_key,
-                message=str(error),
-                scope=scope,
-                # To ask once more costs credits, or sends a mail twice; a refund has its key.
-                passing=breaker == STRIPE or not ambiguous,
-                costly=ambiguous and breaker == SUBMISSIONS,
-            )
-        )
+        ctx.state.breakers.note(failure_of(error, breaker, work_key))
         raise
+
+
+def failure_of(error: TransientError, breaker: str, work_key: str) -> Failure:
+    """Return what an error that may pass tells about a part of the shop."""
+    ambiguous = isinstance(error, AmbiguousError)
+    return Failure(
+        breaker=breaker,
+        work_key=work_key,
+        message=str(error),
+        scope=Scope.SHOP if isinstance(error, AccountError) else Scope.UNKNOWN,
+        # To ask once more costs credits, or sends a mail twice; a refund has its key, and to read costs nothing.
+        passing=breaker in (STRIPE, STATUS) or not ambiguous,
+        costly=ambiguous and breaker == SUBMISSIONS,
+    )
 
 
 def host_outage(error: TransientError, *, since: datetime | None, now: datetime) -> TransientError:

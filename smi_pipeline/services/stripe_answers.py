@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from smi_pipeline.core.errors import RateLimited, TransientError
-from smi_pipeline.core.faults import STRIPE, Failure
+from smi_pipeline.core.faults import STRIPE, Scope
 from smi_pipeline.services.context import ServiceContext
+from smi_pipeline.services.steps import failure_of
 
 
 @contextmanager
@@ -17,8 +19,7 @@ def counted(ctx: ServiceContext) -> Iterator[None]:
         raise
     except TransientError as error:
         # A key that may not read something may still take payments and refund: only what needs it opens at once.
-        failure = Failure(breaker=STRIPE, work_key="reconciliation", message=str(error), passing=True)
-        ctx.state.breakers.note(failure)
+        ctx.state.breakers.note(replace(failure_of(error, STRIPE, "reconciliation"), scope=Scope.UNKNOWN))
         raise
     note_success(ctx)
 

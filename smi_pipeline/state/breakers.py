@@ -13,6 +13,7 @@ from smi_pipeline.core.vocabulary import ManualTaskKind, Queue, Stage, Submissio
 from smi_pipeline.state.database import Aggregate, Row, Transaction, as_record, in_
 from smi_pipeline.state.job_rows import give_waiting_time_back
 from smi_pipeline.state.manual_tasks import close_task, open_task
+from smi_pipeline.state.pending_refunds import make_owed_due
 
 PROBE_SECONDS = 90
 """After this long without an answer another row may probe: the worker of the last one may be dead."""
@@ -88,6 +89,7 @@ class Breakers(Aggregate):
             Breaker,
             f"""SELECT * FROM smi.breakers WHERE name = ANY(:names) AND opened_at IS NOT NULL
                  AND (by_hand OR greatest(opened_at, next_probe_at) > smi.now() - CASE
+                      WHEN name = '{faults.CHECKOUT}' THEN CAST(:alone AS interval)
                       WHEN EXISTS (SELECT FROM smi.upscale_jobs WHERE queue IS NOT NULL AND hold_reason IS NULL)
                         OR name IN ('{faults.STATUS}', '{faults.RESULTS}') AND EXISTS (SELECT FROM smi.submissions
                                WHERE state = '{SubmissionState.ACCEPTED}' AND external_id IS NOT NULL)
@@ -147,14 +149,16 @@ def record_failure(tx: Transaction, failure: Failure) -> Breaker:
     )
     if after.is_open and not before.is_open:
         tx.audit(None, "breaker_opened", actor="itself", breaker=after.name, message=after.message[:300])
+        if after.name == faults.STRIPE:
+            make_owed_due(tx)  # from now on the breaker says when one of them may try
+        orders, ends = faults.meanwhile(after.name)
         open_task(
             tx,
             kind=ManualTaskKind.BREAKER,
             subject=after.name,
             job_id=None,
-            message=f"{faults.headline(after.name)}: {after.message[:300].rstrip('.')}. Orders wait; none is refunded "
-            "for this.",
-            next_step=f"{after.next_step} It is retried automatically, and the orders then continue.",
+            message=f"{faults.headline(after.name)}: {after.message[:300].rstrip('.')}. {orders}",
+            next_step=f"{after.next_step} {ends}",
         )
     return after
 
@@ -193,6 +197,8 @@ def _close(tx: Transaction, name: str, *, max_hold: timedelta, actor: str, also_
     if name in OF_SUBMISSIONS or faults.is_source(name):
         waits_for_it = f"source_key IS NULL AND {_BREAKER_OF_HOST} = :name" if faults.is_source(name) else "true"
         give_waiting_time_back(tx, waits_for_it, since=opened_at, limit=max_hold, name=name)
+    if name == faults.STRIPE:
+        make_owed_due(tx)
     close_task(tx, kind=ManualTaskKind.BREAKER, subject=name, actor="recovered" if actor == "itself" else actor)
     tx.audit(None, "breaker_closed", actor=actor, breaker=name)
     return True

@@ -9,9 +9,9 @@ from typing import Any
 
 from smi_pipeline.core.faults import Failure, Scope
 from smi_pipeline.core.models import Email
-from smi_pipeline.core.vocabulary import EmailKind, EmailState, ManualTaskKind
+from smi_pipeline.core.vocabulary import UNSENT, EmailKind, EmailState, ManualTaskKind
 from smi_pipeline.state.breakers import locked, record_failure
-from smi_pipeline.state.database import Database, Transaction
+from smi_pipeline.state.database import Database, Transaction, in_
 from smi_pipeline.state.job_rows import touch
 from smi_pipeline.state.manual_tasks import close_task, close_tasks_about, open_task
 
@@ -58,6 +58,37 @@ def queue_email(
     )
 
 
+def readdress(tx: Transaction, job_id: str, address: str, mail_domain: str) -> None:
+    """Have the unsent mails of a job written anew for another address, before the job gets it. One that a server may
+    have is replaced by a new mail: its bytes name the old address, and its Message-ID has gone there."""
+    if tx.value("SELECT customer_email FROM smi.upscale_jobs WHERE job_id = :id", id=job_id) == address:
+        return
+    unclear = tx.rows(
+        f"""UPDATE smi.emails SET state = '{EmailState.FAILED}', lease_id = NULL, lease_until = NULL,
+                   last_error = 'the address was replaced before the mail was surely accepted'
+            WHERE job_id = :id AND state IN {in_(UNSENT)} AND hand_overs > 0 RETURNING kind, context""",
+        id=job_id,
+    )
+    tx.run(
+        f"""UPDATE smi.emails SET content = NULL, lease_id = NULL, lease_until = NULL, attempts = 0,
+                   next_attempt_at = smi.now()
+            WHERE job_id = :id AND state IN ('{EmailState.CLAIMED}', '{EmailState.FAILED}') AND hand_overs = 0""",
+        id=job_id,
+    )
+    for row in unclear:
+        queue_email(tx, job_id, row["kind"], mail_domain, context=row["context"], again=True)
+
+
+def claim_unaddressed(tx: Transaction, job_id: str) -> None:
+    """Queue the mails again that had nobody to go to, except one that is no news any more."""
+    tx.run(
+        f"""UPDATE smi.emails SET state = '{EmailState.CLAIMED}', attempts = 0, next_attempt_at = smi.now()
+            WHERE job_id = :id AND state = '{EmailState.FAILED}' AND hand_overs = 0
+              AND kind <> '{EmailKind.PAYMENT_STARTED}'""",
+        id=job_id,
+    )
+
+
 def _take_back(tx: Transaction, since: datetime | None) -> None:
     """Queue the mails again that were failed since then although the server has certainly not taken them: it was no
     fault of theirs. Not those that were queued anew by hand."""
@@ -97,12 +128,15 @@ class Emails:
             Email, "SELECT * FROM smi.emails WHERE job_id = :id ORDER BY created_at, serial", id=job_id
         )
 
-    def hand_over(self, email: Email, lease_id: str, content: bytes) -> bool:
-        """Commit the content before the server gets it. Return False when the lease was lost."""
+    def hand_over(self, email: Email, lease_id: str, content: bytes, *, to: str) -> bool:
+        """Commit the content before the server gets it. Return False when the lease was lost, or the customer has
+        another address by now."""
         return self._database.changes(
             f"""UPDATE smi.emails SET state = '{EmailState.HANDED_OVER}', content = :content,
                       hand_overs = hand_overs + 1, handed_over_at = smi.now()
-               WHERE {_THIS} AND lease_id = :lease_id""",
+               WHERE {_THIS} AND lease_id = :lease_id
+                 AND EXISTS (SELECT FROM smi.upscale_jobs j WHERE j.job_id = :job_id AND j.customer_email = :to)""",
+            to=to,
             **_key(email),
             lease_id=lease_id,
             content=content,

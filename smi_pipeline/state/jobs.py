@@ -10,7 +10,7 @@ from smi_pipeline.core.vocabulary import EmailKind, ManualTaskKind, Queue, Statu
 from smi_pipeline.state import transitions
 from smi_pipeline.state.breakers import STOPPED, lock_open
 from smi_pipeline.state.database import Database, in_
-from smi_pipeline.state.emails import queue_email
+from smi_pipeline.state.emails import queue_email, readdress
 from smi_pipeline.state.job_rows import take_address
 from smi_pipeline.state.manual_tasks import close_task
 from smi_pipeline.state.ordered_pictures import forget_closed, remember_picture, required_picture
@@ -113,8 +113,10 @@ class Jobs:
             return noted
 
     def set_address(self, job_id: str, address: str, *, actor: str) -> None:
-        """Replace the e-mail address of a customer, and close the task that asks for it."""
+        """Replace the e-mail address of a customer, to which unsent mails then go, and close the task that asks for
+        it."""
         with self._database.transaction() as tx:
+            readdress(tx, job_id, address, self._mail_domain)
             tx.run(
                 "UPDATE smi.upscale_jobs SET customer_email = :address WHERE job_id = :id", id=job_id, address=address
             )

@@ -11,6 +11,7 @@ from smi_pipeline.core.vocabulary import DisputeState, ManualTaskKind, PaymentRo
 from smi_pipeline.formatting import money, told_money
 from smi_pipeline.state import transitions
 from smi_pipeline.state.database import Aggregate, Row, Transaction
+from smi_pipeline.state.emails import claim_unaddressed
 from smi_pipeline.state.job_rows import take_address, touch
 from smi_pipeline.state.manual_tasks import close_task, open_task
 from smi_pipeline.state.payment_rows import (
@@ -58,6 +59,9 @@ class Payments(Aggregate):
             if job is None or role is PaymentRole.UNMATCHED:
                 return role if fresh or assign else "known"
             if not fresh:
+                if take_address(tx, job_id, address, actor=source):  # told late
+                    close_task(tx, kind=ManualTaskKind.NO_ADDRESS, subject=job_id, actor=source)
+                    claim_unaddressed(tx, job_id)
                 return "known"
             _apply(tx, job, facts, role, source, policy)
             if not job["customer_email"] and not take_address(tx, job_id, address, actor=source):
@@ -118,8 +122,8 @@ def _name_missing_address(tx: Transaction, job_id: str) -> None:
         kind=ManualTaskKind.NO_ADDRESS,
         subject=job_id,
         job_id=job_id,
-        message=f"The paid job {job_id} has no e-mail address, and Stripe has none that mails can be sent to. The "
-        "customer gets no mail; the status page, to which Checkout leads, shows the download.",
+        message=f"The paid job {job_id} has no e-mail address: Stripe has none that mails can be sent to, or does not "
+        "tell it. The customer gets no mail; the status page, to which Checkout leads, shows the download.",
         next_step=f"Find the customer in the Stripe dashboard, then `smi jobs address {job_id} ADDRESS`.",
     )
 

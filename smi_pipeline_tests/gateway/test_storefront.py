@@ -216,6 +216,21 @@ def test_while_stripe_fails_the_order_is_refused_and_closed(whole_shop: Shop) ->
     assert whole_shop.state.queries.counts() == {"abandoned": 1}
 
 
+def test_a_key_that_may_open_no_session_stops_orders_until_one_can_be_opened(whole_shop: Shop) -> None:
+    assert whole_shop.sandbox is not None
+    whole_shop.sandbox.fault("stripe", "status", code=403, match={"endpoint": "checkout/sessions"})
+    assert [whole_shop.register().status_code for _ in range(2)] == [503, 503]
+    assert whole_shop.state.queries.counts() == {"abandoned": 1}, "the second one was refused before"
+    assert [each.name for each in whole_shop.state.breakers.all() if each.is_open] == ["checkout"]
+    whole_shop.sandbox.clear_faults("stripe")
+    whole_shop.sql(
+        "UPDATE smi.breakers SET opened_at = opened_at - interval '2 minutes', "
+        "next_probe_at = next_probe_at - interval '2 minutes'"
+    )
+    assert whole_shop.register().status_code == 201
+    assert not any(each.is_open for each in whole_shop.state.breakers.all())
+
+
 def test_without_a_database_no_order_is_taken(dead_shop: Shop) -> None:
     reply = dead_shop.register()
     assert reply.status_code == 503

@@ -34,6 +34,9 @@ MAX_OLD = 500
 REPORT_AFTER = timedelta(hours=1)
 """How long a payment may be unreadable until it becomes a manual task."""
 
+ADDRESS_PATIENCE = timedelta(minutes=15)
+"""How old a payment is recorded without the address that its Checkout session does not tell: it is worked on then."""
+
 _MAX_UNANSWERED = 5
 _PAID = "succeeded"
 
@@ -194,8 +197,16 @@ class _Comparison:
 
     def _missed(self, facts: StripePayment) -> str:
         job_id = str(facts.metadata.get("job_id", ""))
+        paid_at = facts.charged_at or facts.created_at
         try:
-            learn_of_payment(self._ctx, facts.payment_intent_id, job_id, event=None, source="stripe reconciliation")
+            learn_of_payment(
+                self._ctx,
+                facts.payment_intent_id,
+                job_id,
+                event=None,
+                source="stripe reconciliation",
+                wait_for_address=paid_at is not None and self._now - paid_at < ADDRESS_PATIENCE,
+            )
         except (NotFound, PermanentError):
             return "unreadable"
         return "missed"

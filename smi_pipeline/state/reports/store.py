@@ -10,7 +10,6 @@ from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.core.models import BalanceTransaction
 from smi_pipeline.core.pricing import Prices
 from smi_pipeline.state.database import Database, Transaction
-from smi_pipeline.state.reconciliation import write_cursor
 from smi_pipeline.state.reports.percentiles import STAGES, insert_processing_times
 from smi_pipeline.state.reports.statements import (
     INSERT_DAY_SUMS,
@@ -30,6 +29,9 @@ REPORTS = (
     "completion_rate", "error_rate", "processing_times", "profit_margin", "credit_usage", "customer_satisfaction"
 )  # fmt: skip
 """Tables calculated from the facts."""
+
+BOOKINGS_CURSOR = "stripe_bookings_read"
+"""Up to when Stripe's bookings were read."""
 
 _LOCK = 727_464_002  # key of pg_advisory_xact_lock: one build at a time
 
@@ -226,21 +228,36 @@ class Reports:
     def bookings_read_to(self) -> datetime | None:
         """Return the time up to which Stripe's bookings have been read; initially the first payment, None before it."""
         read_to: datetime | None = self._database.value(
-            """SELECT coalesce((SELECT value::timestamptz FROM smi.cursors WHERE name = 'stripe_bookings'),
-                               (SELECT min(coalesce(paid_at, learned_at)) FROM smi.payments))"""
+            """SELECT coalesce((SELECT value::timestamptz FROM smi.cursors WHERE name = :name),
+                               (SELECT min(coalesce(paid_at, learned_at)) FROM smi.payments))""",
+            name=BOOKINGS_CURSOR,
         )
         return read_to
 
-    def note_bookings(self, bookings: Sequence[BalanceTransaction], *, read_to: datetime) -> int:
-        """Store the new ones among Stripe's bookings and return how many; the days that they change go to the log."""
+    def note_bookings(
+        self, bookings: Sequence[BalanceTransaction], *, since: datetime | None, read_to: datetime
+    ) -> int:
+        """Store the new ones among Stripe's bookings and return how many; the days that they change go to the log. They
+        were read from `since`: a bookmark that is elsewhere by now was moved back to be read from there, and stays."""
         with self._database.transaction() as tx:
-            write_cursor(tx, "stripe_bookings", str(read_to))
+            tx.run(
+                """INSERT INTO smi.cursors (name, value) VALUES (:name, :read_to)
+                   ON CONFLICT (name) DO UPDATE SET value = excluded.value
+                   WHERE CAST(cursors.value AS timestamptz) = :since""",
+                name=BOOKINGS_CURSOR,
+                read_to=str(read_to),
+                since=since,
+            )
             return sum(
                 tx.run(
-                    """INSERT INTO reports.stripe_bookings (booking_id, created_at, source_id, kind, payment_intent_id,
-                           amount_cents, fee_cents, currency)
+                    """INSERT INTO reports.stripe_bookings AS b (booking_id, created_at, source_id, kind,
+                           payment_intent_id, amount_cents, fee_cents, currency)
                        VALUES (:booking_id, :created_at, :source_id, :kind, :payment_intent_id, :amount_cents,
-                           :fee_cents, :currency) ON CONFLICT DO NOTHING""",
+                           :fee_cents, :currency)
+                       ON CONFLICT (booking_id) DO UPDATE SET amount_cents = excluded.amount_cents,
+                           fee_cents = excluded.fee_cents, currency = excluded.currency
+                       WHERE (b.amount_cents, b.fee_cents, b.currency)
+                           IS DISTINCT FROM (excluded.amount_cents, excluded.fee_cents, excluded.currency)""",
                     **asdict(booking),
                 )
                 for booking in bookings

@@ -4,9 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from smi_pipeline.core.errors import AccountError, AmbiguousError, PermanentError, RefusedError, UnreadableError
+from smi_pipeline.core.errors import (
+    AccountError,
+    AmbiguousError,
+    PermanentError,
+    RefusedError,
+    TransientError,
+    UnreadableError,
+)
+from smi_pipeline.core.models import Queue
 from smi_pipeline.gateway import progress
-from smi_pipeline.services import admin, intake
+from smi_pipeline.services import admin, intake, notify
 from smi_pipeline.services.reconciliation import stripe_payments
 from smi_pipeline_tests.integration.services.steps import IMAGE, Steps
 
@@ -128,3 +136,129 @@ def test_an_address_set_by_an_operator_is_checked_and_used_from_then_on(shop: St
     assert admin.set_address(shop.ctx, job_id, "new@example.org").startswith("set; job")
     assert shop.job(job_id).customer_email == "new@example.org"
     assert "new@example.org" not in str(shop.state.queries.events(job_id))
+
+
+NEW = "new@example.org"
+
+
+def owed_mail(shop: Steps) -> str:
+    """A delivered job whose mail is owed."""
+    job_id = shop.paid()
+    shop.submit_due()
+    shop.upscaler.finish(shop.external_id(job_id))
+    shop.poll()
+    shop.fulfil_due()
+    return job_id
+
+
+def mails(shop: Steps, job_id: str) -> list[tuple[str, int, str]]:
+    return [(mail.kind, mail.sequence, mail.state) for mail in shop.state.emails.of_job(job_id)]
+
+
+def test_a_mail_that_was_not_taken_goes_to_the_corrected_address_alone_and_is_written_for_it(shop: Steps) -> None:
+    job_id = owed_mail(shop)
+    shop.mailer.faults.append(TransientError("451 later"))
+    shop.mail_due()
+    assert "accepted" in admin.set_address(shop.ctx, job_id, NEW)
+    shop.later(hours=1)
+    shop.mail_due()
+    assert [mail.recipients for mail in shop.mailer.taken] == [(NEW,)]
+    assert NEW.encode() in shop.mailer.taken[0].content and b"customer@" not in shop.mailer.taken[0].content
+    assert mails(shop, job_id) == [("completion", 1, "accepted")]
+
+
+def test_a_mail_that_may_have_arrived_is_not_repeated_to_the_old_address_but_sent_anew(shop: Steps) -> None:
+    job_id = owed_mail(shop)
+    shop.mailer.after_effect.append(AmbiguousError("no answer"))
+    shop.mail_due()
+    admin.set_address(shop.ctx, job_id, NEW)
+    shop.later(hours=1)
+    shop.mail_due()
+    assert [mail.recipients for mail in shop.mailer.taken] == [("customer@example.org",), (NEW,)]
+    assert len({mail.message_id for mail in shop.mailer.taken}) == 2
+    assert mails(shop, job_id) == [("completion", 1, "failed"), ("completion", 2, "accepted")]
+    assert shop.tasks() == []
+
+
+def test_a_worker_that_read_the_old_address_hands_nothing_over_after_the_correction(shop: Steps) -> None:
+    job_id = owed_mail(shop)
+    lease_id, (key,) = shop.begin(Queue.MAIL) or ("", [""])
+    render = shop.mailer.render
+
+    def corrected_meanwhile(*args, **more):
+        shop.mailer.render = render  # type: ignore
+        mail = render(*args, **more)
+        admin.set_address(shop.ctx, job_id, NEW)
+        return mail
+
+    shop.mailer.render = corrected_meanwhile  # type: ignore
+    assert notify.send(shop.ctx, key, lease_id).state == "lost"
+    assert [mail.recipients for mail in shop.mailer.taken] == [(NEW,)]
+
+
+def test_a_mail_that_failed_is_written_anew_when_the_server_is_asked_once_more(shop: Steps) -> None:
+    job_id = owed_mail(shop)
+    shop.mailer.faults.append(PermanentError("mail_refused", "550 no such user", breaker="mail"))
+    shop.mail_due()
+    assert shop.tasks() == ["mail_failed"]
+    assert "accepted" in admin.set_address(shop.ctx, job_id, NEW)
+    assert shop.tasks() == []
+    assert [mail.content is None for mail in shop.state.emails.of_job(job_id)] == [True, False]
+
+
+def test_the_same_address_once_more_changes_no_mail(shop: Steps) -> None:
+    job_id = owed_mail(shop)
+    shop.mailer.after_effect.append(AmbiguousError("no answer"))
+    shop.mail_due()
+    admin.set_address(shop.ctx, job_id, "customer@example.org")
+    assert len({mail.message_id for mail in shop.mailer.taken}) == 1
+
+
+SESSION_TELLS = {
+    "object": "checkout.session",
+    "payment_status": "paid",
+    "customer_details": {"email": "anna@example.org"},
+}
+
+
+def test_the_address_in_the_event_itself_needs_no_call_and_fills_one_that_is_missing(shop: Steps) -> None:
+    job_id = ordered(shop)
+    payment_intent = paid_at_checkout(shop, job_id, "anna@example.org")
+
+    def silent(_: str) -> None:
+        raise AmbiguousError("no answer")
+
+    shop.payments.checkout_of = silent  # type: ignore
+    body = {**SESSION_TELLS, "payment_intent": payment_intent}
+    assert shop.tell("checkout.session.completed", body, job_id) == "order"
+    assert (shop.job(job_id).customer_email, shop.tasks()) == ("anna@example.org", [])
+
+
+def test_the_second_net_records_a_payment_whose_address_cannot_be_read_and_a_later_event_tells_it(shop: Steps) -> None:
+    job_id = ordered(shop)
+    payment_intent = paid_at_checkout(shop, job_id, "anna@example.org")
+
+    def silent(_: str) -> None:
+        raise AmbiguousError("no answer")
+
+    shop.payments.checkout_of = silent  # type: ignore
+    assert stripe_payments.compare_payments(shop.ctx)["unanswered"] == 1
+    assert shop.job(job_id).status == "awaiting_payment", "the address may be told in a moment"
+    shop.later(minutes=16)
+    assert stripe_payments.compare_payments(shop.ctx)["missed"] == 1
+    assert (shop.job(job_id).status, shop.tasks()) == ("pending", ["no_address"])
+    shop.tell("checkout.session.completed", {**SESSION_TELLS, "payment_intent": payment_intent}, job_id)
+    assert (shop.job(job_id).customer_email, shop.tasks()) == ("anna@example.org", [])
+
+
+def test_the_session_of_an_order_that_is_closed_tells_the_address(shop: Steps) -> None:
+    job_id = ordered(shop)
+    paid_at_checkout(shop, job_id, "anna@example.org")
+
+    def silent(_: str) -> None:
+        raise AmbiguousError("no answer")
+
+    shop.payments.checkout_of = silent  # type: ignore
+    shop.later(days=2)
+    intake.close_abandoned(shop.ctx)
+    assert (shop.job(job_id).status, shop.job(job_id).customer_email) == ("pending", "anna@example.org")

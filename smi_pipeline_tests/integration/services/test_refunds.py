@@ -5,7 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from smi_pipeline.core.errors import AccountError, AmbiguousError, AnsweredError, PermanentError, TransientError
+from smi_pipeline.core.errors import (
+    AccountError,
+    AmbiguousError,
+    AnsweredError,
+    PermanentError,
+    TransientError,
+    Unavailable,
+)
 from smi_pipeline.core.faults import Failure, Scope
 from smi_pipeline.core.models import Queue
 from smi_pipeline.gateway import progress
@@ -579,3 +586,109 @@ def test_a_silent_stripe_counts_once_however_often_it_is_asked(shop: Steps) -> N
         shop.later(seconds=20)
     assert not stripe_is_open(shop)
     assert len(shop.state.breakers.get("stripe").failed) == 1
+
+
+def make_wait_long(shop: Steps) -> None:
+    """Have all refunds wait as after a long outage."""
+    shop.change(
+        "UPDATE smi.refunds SET attempts = 9, next_attempt_at = smi.now() + interval '14 minutes', last_error = '502'"
+    )
+
+
+@pytest.mark.parametrize("closed_by", ["a refund", "an operator"])
+def test_refunds_that_wait_are_due_at_once_when_stripe_carries_them_out_again(shop: Steps, closed_by: str) -> None:
+    for _ in range(3):
+        shop.failed()
+    shop.state.breakers.note(Failure(breaker="stripe", work_key="x", message="401", scope=Scope.SHOP))
+    make_wait_long(shop)
+    if closed_by == "a refund":
+        shop.change(
+            """UPDATE smi.refunds SET next_attempt_at = smi.now()
+               WHERE refund_row = (SELECT min(refund_row) FROM smi.refunds)"""
+        )
+        lease_id, keys = shop.begin(Queue.REFUND) or ("", [])
+        assert len(keys) == 1, "one probes"
+        refund.process(shop.ctx, keys[0], lease_id)
+    else:
+        admin.close_breaker(shop.ctx, "stripe", "the key is renewed")
+    assert not stripe_is_open(shop)
+    shop.refund_due()
+    assert {row["state"] for row in shop.sql("SELECT state FROM smi.refunds")} == {"succeeded"}
+
+
+def test_refunds_that_wait_for_money_or_a_dispute_are_not_asked_for_again_when_stripe_is_back(shop: Steps) -> None:
+    shop.failed()
+    shop.change("UPDATE smi.refunds SET waits_for_balance = true, next_attempt_at = smi.now() + interval '15 minutes'")
+    shop.failed()
+    shop.change("UPDATE smi.refunds SET next_attempt_at = smi.now() + interval '1 hour' WHERE NOT waits_for_balance")
+    shop.state.breakers.note(Failure(breaker="stripe", work_key="x", message="401", scope=Scope.SHOP))
+    admin.close_breaker(shop.ctx, "stripe", "the key is renewed")
+    assert shop.begin(Queue.REFUND) is None
+
+
+def times_opened(shop: Steps) -> list[str]:
+    rows = shop.sql("SELECT details ->> 'breaker' AS name FROM smi.job_events WHERE event = 'breaker_opened'")
+    return [row["name"] for row in rows]
+
+
+def test_a_key_that_may_open_no_checkout_session_is_one_breaker_until_a_session_can_be_opened(shop: Steps) -> None:
+    owed = shop.failed()
+    create = shop.payments.create_checkout
+
+    def refused(_: object) -> None:
+        raise AccountError("403: this key may not open Checkout sessions")
+
+    shop.payments.create_checkout = refused  # type: ignore
+    for _ in range(8):
+        with pytest.raises(Unavailable):
+            shop.register()
+        reconcile_events(shop.ctx)
+        stripe_payments.compare_payments(shop.ctx)
+        shop.refund_due()
+        shop.later(seconds=40)
+    assert times_opened(shop) == ["checkout"]
+    assert shop.tasks() == ["breaker"]
+    assert states(shop, owed) == [("failure", "succeeded")], "refunds do not wait for it"
+    shop.payments.create_checkout = create  # type: ignore
+    shop.later(minutes=2)
+    shop.register()
+    assert shop.tasks() == []
+    shop.register()
+
+
+def test_while_no_session_can_be_opened_one_order_a_minute_tries_it(shop: Steps) -> None:
+    asked = []
+
+    def refused(request: object) -> None:
+        asked.append(request)
+        raise AccountError("403: this key may not open Checkout sessions")
+
+    shop.payments.create_checkout = refused  # type: ignore
+    for _ in range(30):
+        with pytest.raises(Unavailable):
+            shop.register()
+        shop.later(seconds=10)
+    assert 3 <= len(asked) <= 6
+
+
+def test_while_the_breaker_is_open_a_refund_that_failed_often_may_probe_within_about_a_minute(shop: Steps) -> None:
+    shop.failed()
+    make_wait_long(shop)
+    shop.state.breakers.note(Failure(breaker="stripe", work_key="x", message="502", scope=Scope.SHOP))
+    shop.payments.faults.append(AnsweredError("502"))
+    shop.refund_due()
+    assert stripe_is_open(shop)
+    shop.later(seconds=70)
+    shop.refund_due()
+    assert not stripe_is_open(shop)
+    assert {row["state"] for row in shop.sql("SELECT state FROM smi.refunds")} == {"succeeded"}
+
+
+def test_refunds_that_wait_long_are_due_when_the_breaker_opens_and_one_at_a_time_probes(shop: Steps) -> None:
+    shop.failed()
+    shop.failed()
+    make_wait_long(shop)
+    shop.state.breakers.note(Failure(breaker="stripe", work_key="x", message="502", scope=Scope.SHOP))
+    shop.refund_due()
+    assert not stripe_is_open(shop)
+    assert {row["state"] for row in shop.sql("SELECT state FROM smi.refunds")} == {"succeeded"}

@@ -107,7 +107,7 @@ WRITES: dict[str, tuple[Queue, Prepare, Write]] = {
     "hands a mail over": (
         Queue.MAIL,
         to_mail,
-        lambda s, key, lease: s.state.emails.hand_over(mail(s, key), lease, b"content"),
+        lambda s, key, lease: s.state.emails.hand_over(mail(s, key), lease, b"content", to="customer@example.org"),
     ),
     "takes a mail back": (
         Queue.MAIL,

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import permutations
 from typing import Any
 
@@ -11,7 +12,10 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import InternalError
 
 from smi_pipeline.core.lifecycle import TRANSITIONS
+from smi_pipeline.core.pricing import Prices
 from smi_pipeline.core.vocabulary import Status
+from smi_pipeline.state.database import Database
+from smi_pipeline.state.reports.store import Reports
 from smi_pipeline.state.schema import alembic_config, migrate
 from smi_pipeline_tests.integration.state.test_schema import insert, job
 
@@ -97,9 +101,12 @@ def test_bookings_in_another_currency_are_read_again_after_the_upgrade(fresh_url
             )
         connection.execute(text("INSERT INTO smi.cursors VALUES ('stripe_bookings', '2026-11-20 00:00+00')"))
     migrate_to(fresh_url, "head")
+    with engine.begin() as connection:  # a tick of the release before ends, which read before the upgrade
+        connection.execute(text("UPDATE smi.cursors SET value = '2026-11-21 00:00+00' WHERE name = 'stripe_bookings'"))
     with engine.connect() as connection:
         left = connection.execute(text("SELECT currency FROM reports.stripe_bookings")).scalars().all()
-        query = text("SELECT CAST(value AS timestamptz) = CAST(:at AS timestamptz) FROM smi.cursors")
-        read_to = connection.execute(query, {"at": at["eur"]}).scalar()
-    assert (left, read_to) == (["usd"], True)
+    database = Database(fresh_url)
+    read_to = Reports(database, Prices()).bookings_read_to()
+    database.dispose()
+    assert (left, read_to) == (["usd"], datetime.fromisoformat(at["eur"]))
     engine.dispose()

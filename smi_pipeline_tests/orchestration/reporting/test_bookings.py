@@ -1,7 +1,8 @@
 """The sensor that reads Stripe's bookings, against the Stripe sandbox."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import count, pairwise
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 from dagster import DagsterInstance, SensorResult, SkipReason, TableSchema, build_sensor_context
 
 from smi_pipeline.core.errors import TransientError
+from smi_pipeline.core.models import BalanceTransaction
 from smi_pipeline.reporting import jobs
 from smi_pipeline.reporting.jobs import changed_report_days, stripe_bookings
 from smi_pipeline.reporting.resources import ReportsResource
 from smi_pipeline.state.database import Database
+from smi_pipeline.state.reconciliation import write_cursor
 from smi_pipeline.state.reports.checks import ReportChecks
-from smi_pipeline.state.reports.store import Reports
+from smi_pipeline.state.reports.store import BOOKINGS_CURSOR, Reports
 from smi_pipeline_tests.orchestration.conftest import Shop
 from smi_pipeline_tests.orchestration.reporting.conftest import build, stripe_says
 
@@ -116,7 +119,7 @@ def test_after_a_long_rest_a_tick_reads_day_by_day_for_as_long_as_it_may_and_the
 ):
     shop.order()
     with database.transaction() as tx:
-        tx.run("INSERT INTO smi.cursors (name, value) VALUES ('stripe_bookings', (now() - interval '60 hours')::text)")
+        write_cursor(tx, BOOKINGS_CURSOR, str(datetime.now(UTC) - timedelta(hours=60)))
     clock = count()
     monkeypatch.setattr(jobs, "monotonic", lambda: next(clock))
     monkeypatch.setattr(jobs, "TICK_SECONDS", 2)  # of that clock: one look
@@ -128,3 +131,40 @@ def test_after_a_long_rest_a_tick_reads_day_by_day_for_as_long_as_it_may_and_the
     assert hours == [24, 24, pytest.approx(12, abs=0.5)]
     assert told(found)["new bookings"] == 1
     assert kept(database) == booked(shop)
+
+
+def test_a_tick_moves_no_bookmark_that_was_moved_back_while_it_read(shop, database, reports, tick, monkeypatch):
+    shop.order()
+    back = datetime.now(UTC) - timedelta(hours=30)
+    read = ReportsResource.bookings
+
+    def moved_back_meanwhile(self, since, until):
+        monkeypatch.setattr(ReportsResource, "bookings", read)
+        with database.transaction() as tx:
+            write_cursor(tx, BOOKINGS_CURSOR, str(back))
+        return list(read(self, since, until))
+
+    monkeypatch.setattr(ReportsResource, "bookings", moved_back_meanwhile)
+    tick()
+    assert reports.bookings_read_to() == back
+    tick()
+    assert kept(database) == booked(shop)
+
+
+def test_a_booking_that_the_release_before_has_read_is_replaced(database, reports):
+    at = datetime.now(UTC)
+    booking = BalanceTransaction(
+        booking_id="txn_1",
+        created_at=at,
+        source_id="ch_1",
+        kind="charge",
+        payment_intent_id="pi_1",
+        amount_cents=50,
+        fee_cents=3,
+        currency="eur",
+    )
+    reports.note_bookings([booking], since=None, read_to=at)
+    read_anew = replace(booking, amount_cents=58, fee_cents=4, currency="usd")
+    assert reports.note_bookings([read_anew], since=at, read_to=at) == 1
+    assert reports.note_bookings([read_anew], since=at, read_to=at) == 0
+    assert kept(database) == {("txn_1", 58, 4)}

@@ -127,8 +127,8 @@ def test_a_booking_that_only_confirms_what_is_known_rebuilds_nothing(database, r
         fee_cents=fee,
         currency="usd",
     )
-    assert reports.note_bookings([booking], read_to=moment(DAYS[4], 0)) == 1
-    assert reports.note_bookings([booking], read_to=moment(DAYS[4], 5)) == 0
+    assert reports.note_bookings([booking], since=None, read_to=moment(DAYS[4], 0)) == 1
+    assert reports.note_bookings([booking], since=moment(DAYS[4], 0), read_to=moment(DAYS[4], 5)) == 0
     assert stale(reports) == ([DAYS[2]] if changes else [])
     assert reports.bookings_read_to() == moment(DAYS[4], 5)
 
