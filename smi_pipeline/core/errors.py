@@ -75,10 +75,11 @@ class PermanentError(SmiError):
 
 class OtherPicture(PermanentError):
     """The source shows another picture of the same size than it did at the order. A person is asked what to do if
-    `SMI_SOURCE_CHANGED` says so."""
+    `SMI_SOURCE_CHANGED` says so. `seen`: the fingerprint of what it shows."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, seen: bytes) -> None:
         super().__init__(SOURCE_CHANGED, message)
+        self.seen = seen
 
 
 class RefusedError(SmiError):
