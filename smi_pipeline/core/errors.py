@@ -29,6 +29,14 @@ class RateLimited(TransientError):
         super().__init__(message, retry_after=retry_after, counts=False)
 
 
+class LocalError(TransientError):
+    """A disk or the database of ours does not work. It is no attempt of the job, and does not count for the circuit
+    breakers, which stand for services."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after=retry_after, counts=False)
+
+
 class AmbiguousError(TransientError):
     """The request may or may not have been carried out: no answer, a 5xx, or an unreadable answer."""
 

@@ -12,6 +12,7 @@ from smi_pipeline.core.errors import (
     AccountError,
     AmbiguousError,
     LeaseLost,
+    LocalError,
     PermanentError,
     RateLimited,
     TransientError,
@@ -115,7 +116,7 @@ def watched(ctx: ServiceContext, breaker: str, work_key: str, *, needs: Sequence
     except PermanentError as error:
         error.breaker = error.breaker or breaker
         raise
-    except RateLimited:
+    except (RateLimited, LocalError):
         raise
     except TransientError as error:
         scope = Scope.SHOP if isinstance(error, AccountError) else Scope.UNKNOWN

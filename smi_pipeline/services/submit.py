@@ -8,6 +8,7 @@ from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import (
     AccountError,
     AmbiguousError,
+    LocalError,
     NotFound,
     OtherPicture,
     PermanentError,
@@ -120,6 +121,8 @@ def _fetched(ctx: ServiceContext, job: UpscaleJob, stack: ExitStack) -> Fetched:
     fetch = ctx.fetcher.fetch(job.source_url, kind=FetchKind.SOURCE, max_bytes=ctx.policy.max_source_bytes)
     try:
         return stack.enter_context(fetch)
+    except LocalError:
+        raise
     except TransientError as error:
         raise host_outage(error, since=job.recorded_at, now=ctx.state.submissions.now()) from error
 
