@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import PurePosixPath
 
+import idna
 from babel import Locale
 from babel.dates import format_date, format_datetime
 from babel.numbers import format_currency, format_decimal, format_percent, get_currency_symbol
@@ -19,6 +20,9 @@ NONE = "–"
 """Stands for a value that does not exist."""
 _DAY = "EEEE d MMMM y"
 _STEM_BYTES = 240
+_JOINERS = "\u200c\u200d"
+_NEAR = 16
+"""Characters beside a joiner that are looked at."""
 
 
 def money(smallest: int, currency: str, *, symbol: bool = True, locale: str = LOCALE) -> str:
@@ -126,17 +130,32 @@ def in_utc(at: datetime, what: str) -> datetime:
 
 def safe_stem(name: str) -> str:
     """Return the name of a file without its extension, safe to save on any system: letters, marks and digits of every
-    script, composed (NFC), with `-`, `_`, `.` and spaces; `-` for anything else. `image` if nothing is left."""
+    script, composed (NFC), with `-`, `_`, `.` and spaces; `-` for anything else. Joiners stay where words need them.
+    `image` if nothing is left."""
     kept = ""
-    for character in unicodedata.normalize("NFC", PurePosixPath(name).stem):
+    whole = unicodedata.normalize("NFC", PurePosixPath(name).stem)
+    for at, character in enumerate(whole):
         category = unicodedata.category(character)[0]
-        if category in "LN" or character in "-_. " or (category == "M" and kept and _carries_marks(kept[-1])):
+        if character in _JOINERS:
+            kept += character if _joins(whole, at) else ""
+        elif category in "LN" or character in "-_. " or (category == "M" and kept and _carries_marks(kept[-1])):
             kept += character
         elif category != "M":  # a mark of what was not kept goes with it
             kept += "-"
     # So many bytes, and the rest of the name, are as much as file systems take.
     stem = kept.strip(" .-")[:80].encode()[:_STEM_BYTES].decode(errors="ignore")
-    return stem.strip(" .-") or "image"
+    return stem.strip(f" .-{_JOINERS}") or "image"
+
+
+def _joins(name: str, at: int) -> bool:
+    """Return whether a joiner stands within a word where identifiers may have it (RFC 5892, appendix A): Persian and
+    Indic scripts are spelt with it. Elsewhere it is invisible."""
+    if unicodedata.category(name[at + 1 : at + 2] or " ")[0] not in "LM":
+        return False
+    try:
+        return idna.core.valid_contextj(name[max(0, at - _NEAR) : at + _NEAR], min(at, _NEAR))
+    except ValueError:  # beside a character that Unicode does not know
+        return False
 
 
 def _carries_marks(character: str) -> bool:

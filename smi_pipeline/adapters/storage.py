@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, cast
 
 from upath import UPath
 
-from smi_pipeline.core.errors import NotFound, RefusedError, SmiError, TransientError
+from smi_pipeline.core.errors import LocalError, NotFound, RefusedError, SmiError, TransientError
 from smi_pipeline.core.models import StoredFile
 from smi_pipeline.privileges.accounts import as_owner_of
 
@@ -321,11 +321,10 @@ def _failures(key: str, action: str) -> Iterator[None]:
         raise TransientError(f"The file {key!r} could not be {action}: {cause}") from error
 
 
-def _disk_full(needed: int, free: int) -> TransientError:
-    return TransientError(
+def _disk_full(needed: int, free: int) -> LocalError:
+    return LocalError(
         f"Not enough disk space: {needed:,} bytes needed beside a reserve of {_SPARE_BYTES:,}, {free:,} free.",
         retry_after=60.0,
-        counts=False,
     )
 
 

@@ -29,6 +29,14 @@ class RateLimited(TransientError):
         super().__init__(message, retry_after=retry_after, counts=False)
 
 
+class LocalError(TransientError):
+    """A disk or the database of ours does not work. It is no attempt of the job, and does not count for the circuit
+    breakers, which stand for services."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after=retry_after, counts=False)
+
+
 class AmbiguousError(TransientError):
     """The request may or may not have been carried out: no answer, a 5xx, or an unreadable answer."""
 
@@ -75,10 +83,11 @@ class PermanentError(SmiError):
 
 class OtherPicture(PermanentError):
     """The source shows another picture of the same size than it did at the order. A person is asked what to do if
-    `SMI_SOURCE_CHANGED` says so."""
+    `SMI_SOURCE_CHANGED` says so. `seen`: the fingerprint of what it shows."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, seen: bytes) -> None:
         super().__init__(SOURCE_CHANGED, message)
+        self.seen = seen
 
 
 class RefusedError(SmiError):

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from smi_pipeline.core.backoff import retry_seconds
-from smi_pipeline.core.errors import AccountError, NotFound, RateLimited, TransientError
+from smi_pipeline.core.errors import AccountError, LocalError, NotFound, RateLimited, TransientError
 from smi_pipeline.core.faults import STATUS, Failure
 from smi_pipeline.core.lifecycle import token_hash
 from smi_pipeline.core.models import Submission, UpscaleReply
@@ -110,7 +110,7 @@ def _ask(ctx: ServiceContext, submission: Submission, external_id: str) -> Upsca
     late ones, asked for their credits only, may be forgotten."""
     try:
         return ask_status(ctx, external_id)
-    except RateLimited:
+    except (RateLimited, LocalError):
         raise
     except TransientError as error:
         ctx.state.breakers.note(failure_of(error, STATUS, submission.job_id))

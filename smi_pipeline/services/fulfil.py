@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 
 from smi_pipeline.core import reasons
-from smi_pipeline.core.errors import PermanentError, TransientError
+from smi_pipeline.core.errors import LocalError, PermanentError, TransientError
 from smi_pipeline.core.faults import RESULTS
 from smi_pipeline.core.models import Fetched, ImageInfo, Submission, UpscaleJob, Verdict
 from smi_pipeline.core.vocabulary import FetchKind, Queue, Stage, StepState, SubmissionState
@@ -77,6 +77,8 @@ def _fetched(ctx: ServiceContext, job: UpscaleJob, url: str, stack: ExitStack) -
     max_bytes = int(ctx.policy.max_output_megapixels * 1e6 * 4)  # RGBA, uncompressed
     try:
         return stack.enter_context(ctx.fetcher.fetch(url, kind=FetchKind.RESULT, max_bytes=max_bytes))
+    except LocalError:
+        raise
     except TransientError as error:
         now = ctx.state.submissions.now()
         ends = max(at for at in (job.deadline_at, job.result_ready_at, job.recorded_at, job.created_at) if at)

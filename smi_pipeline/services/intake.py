@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from smi_pipeline.core import faults, properties
 from smi_pipeline.core.errors import (
     AccountError,
+    LocalError,
     NotFound,
     PermanentError,
     RefusedError,
@@ -140,6 +141,8 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
     except PermanentError as error:
         _refuse_behind(ctx, [faults.source(request.image_url)] if request.image_url.count("/") > 1 else [])
         raise RefusedError(f"image_url: {error}", status=422) from error
+    except LocalError:  # which is not the image's
+        raise
     except TransientError as error:
         _refuse_behind(ctx, [faults.source(request.image_url)])
         raise RefusedError(f"image_url: the image could not be fetched now: {error}", status=422) from error

@@ -12,6 +12,7 @@ from smi_pipeline.core.errors import (
     AccountError,
     AmbiguousError,
     LeaseLost,
+    LocalError,
     PermanentError,
     RateLimited,
     TransientError,
@@ -116,7 +117,7 @@ def watched(ctx: ServiceContext, breaker: str, work_key: str, *, needs: Sequence
     except PermanentError as error:
         error.breaker = error.breaker or breaker
         raise
-    except RateLimited:
+    except (RateLimited, LocalError):
         raise
     except TransientError as error:
         ctx.state.breakers.note(failure_of(error, breaker, work_key))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from smi_pipeline.core.errors import RateLimited, TransientError
+from smi_pipeline.core.errors import LocalError, RateLimited, TransientError
 from smi_pipeline.core.faults import STRIPE, Scope
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.steps import failure_of
@@ -15,7 +15,7 @@ def counted(ctx: ServiceContext) -> Iterator[None]:
     """Count whether Stripe answers what is read inside. However often it does not, that counts once in a row."""
     try:
         yield
-    except RateLimited:
+    except (RateLimited, LocalError):
         raise
     except TransientError as error:
         # A key that may not read something may still take payments and refund: only what needs it opens at once.

@@ -8,6 +8,7 @@ from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import (
     AccountError,
     AmbiguousError,
+    LocalError,
     NotFound,
     OtherPicture,
     PermanentError,
@@ -99,17 +100,19 @@ def as_ordered(ctx: ServiceContext, job: UpscaleJob, path: Path) -> ImageInfo:
     width, height = facts.display_size
     if (width, height) != (job.source_width, job.source_height):
         raise PermanentError(reasons.SOURCE_CHANGED, f"the source is {width} x {height} now, {ordered}")
-    if facts.sha256 != job.source_sha256 and not _shows_the_same(ctx, job, path):
-        raise OtherPicture(f"the source shows another picture than when it was ordered, of {width} x {height} pixels")
+    if facts.sha256 != job.source_sha256:
+        _require_the_same_picture(ctx, job, path)
     return facts
 
 
-def _shows_the_same(ctx: ServiceContext, job: UpscaleJob, path: Path) -> bool:
-    """Return whether other bytes show the ordered picture, as those of a host that codes its images anew do, or nobody
-    knows."""
-    ordered = ctx.state.jobs.required_picture(job.job_id)
-    now = ctx.images.fingerprint(path) if ordered else b""
-    return not now or same_picture(ordered, now)
+def _require_the_same_picture(ctx: ServiceContext, job: UpscaleJob, path: Path) -> None:
+    """Raise OtherPicture unless other bytes show the ordered picture, as those of a host that codes its images anew do,
+    or one that a person has released, or nobody knows."""
+    allowed = ctx.state.jobs.allowed_pictures(job.job_id)
+    now = ctx.images.fingerprint(path) if allowed else b""
+    if now and not any(same_picture(picture, now) for picture in allowed):
+        size = f"{job.source_width} x {job.source_height}"
+        raise OtherPicture(f"the source shows another picture than when it was ordered, of {size} pixels", seen=now)
 
 
 def _fetched(ctx: ServiceContext, job: UpscaleJob, stack: ExitStack) -> Fetched:
@@ -118,6 +121,8 @@ def _fetched(ctx: ServiceContext, job: UpscaleJob, stack: ExitStack) -> Fetched:
     fetch = ctx.fetcher.fetch(job.source_url, kind=FetchKind.SOURCE, max_bytes=ctx.policy.max_source_bytes)
     try:
         return stack.enter_context(fetch)
+    except LocalError:
+        raise
     except TransientError as error:
         raise host_outage(error, since=job.recorded_at, now=ctx.state.submissions.now()) from error
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from smi_pipeline.core.errors import TransientError
+from smi_pipeline.core.errors import LocalError
 
 READ_ONLY = "25006"
 """SQLSTATE read_only_sql_transaction: what a standby answers, after a failover too."""
@@ -121,7 +121,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """Commit at the end, roll back on any error. Raise TransientError when the database cannot be reached."""
+        """Commit at the end, roll back on any error. Raise LocalError when the database cannot be reached."""
         try:
             with self._engine.begin() as connection:
                 _open.depth = getattr(_open, "depth", 0) + 1
@@ -130,13 +130,13 @@ class Database:
                 finally:
                     _open.depth -= 1
         except (OperationalError, InterfaceError) as error:
-            raise TransientError(f"the database did not answer: {_first_line(error)}", counts=False) from error
+            raise LocalError(f"the database did not answer: {_first_line(error)}") from error
         except InternalError as error:
             if getattr(error.orig, "pgcode", None) != READ_ONLY:
                 raise
-            raise TransientError("the database takes no writes now: is it a standby?", counts=False) from error
+            raise LocalError("the database takes no writes now: is it a standby?") from error
         except PoolTimeout as error:
-            raise TransientError("all connections to the database are in use", counts=False) from error
+            raise LocalError("all connections to the database are in use") from error
 
     def rows(self, sql: str, /, **parameters: Any) -> list[Row]:
         """Execute one statement in a transaction of its own and return all rows, as `Transaction.rows`."""

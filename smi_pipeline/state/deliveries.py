@@ -15,6 +15,7 @@ from smi_pipeline.state.database import Database, Row, Transaction, as_record, i
 from smi_pipeline.state.emails import queue_email
 from smi_pipeline.state.job_rows import forget_files, record_result, touch
 from smi_pipeline.state.manual_tasks import open_task
+from smi_pipeline.state.ordered_pictures import ask_about
 from smi_pipeline.state.unsold import note_delivered_properties, note_failed_property
 
 _EXPIRED = f"""files_removed_at IS NULL AND (source_key IS NOT NULL OR result_key IS NOT NULL)
@@ -180,17 +181,9 @@ class Deliveries:
             tx.audit(job_id, "rated", actor="customer", score=score)
 
 
-def _ask_a_person(tx: Transaction, job: Row, error: PermanentError, *, actor: str) -> None:
+def _ask_a_person(tx: Transaction, job: Row, error: OtherPicture, *, actor: str) -> None:
     job_id = job["job_id"]
     transitions.hold_for_a_person(
         tx, job, reason="the source shows another picture", error=f"{error.reason}: {error}", actor=actor
     )
-    open_task(
-        tx,
-        kind=ManualTaskKind.SOURCE_CHANGED,
-        subject=job_id,
-        job_id=job_id,
-        message=f"{job['source_url']} shows another picture than when job {job_id} was ordered. The job is on hold.",
-        next_step=f"Deliver the picture that is there now with `smi jobs release {job_id}`, or return the payment with "
-        f"`smi jobs cancel {job_id}`. Without either it is refunded when the hold has lasted SMI_MAX_HOLD_HOURS.",
-    )
+    ask_about(tx, job_id, job["source_url"], error.seen)

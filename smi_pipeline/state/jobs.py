@@ -13,7 +13,7 @@ from smi_pipeline.state.database import Database, in_
 from smi_pipeline.state.emails import queue_email, readdress
 from smi_pipeline.state.job_rows import take_address
 from smi_pipeline.state.manual_tasks import close_task
-from smi_pipeline.state.ordered_pictures import forget_closed, remember_picture, required_picture
+from smi_pipeline.state.ordered_pictures import allowed_pictures, answer, forget_closed, remember_picture
 from smi_pipeline.state.refund_updates import make_refunds_due
 from smi_pipeline.state.submission_updates import extend_submissions, make_polls_due
 from smi_pipeline.state.webhook_inbox import record_event_once
@@ -51,9 +51,9 @@ class Jobs:
                 price_cents=job.price_cents,
             )
 
-    def required_picture(self, job_id: str) -> bytes:
-        """Return the fingerprint that the source of a job must have, empty when any will do."""
-        return required_picture(self._database, job_id)
+    def allowed_pictures(self, job_id: str) -> list[bytes]:
+        """Return the fingerprints of which the source of a job must have one; none when any will do."""
+        return allowed_pictures(self._database, job_id)
 
     def forget_closed_pictures(self) -> None:
         """Forget what the pictures of orders showed that have ended a week ago without a stored source."""
@@ -185,7 +185,7 @@ class Jobs:
             )
             if released:
                 tx.audit(job_id, "release", actor=actor)
-                close_task(tx, kind=ManualTaskKind.SOURCE_CHANGED, subject=job_id, actor=actor)
+                answer(tx, job_id, release=True, actor=actor)
 
     def extend(self, job_id: str, by: timedelta, *, actor: str) -> bool:
         """Move the deadlines of a job that is not in fulfilment yet. Return False for any other job."""

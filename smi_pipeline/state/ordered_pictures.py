@@ -1,4 +1,5 @@
-"""What the picture of an order showed when it was ordered, to notice another one of the same size.
+"""What the picture of an order showed when it was ordered, to notice another one of the same size, and the question to
+a person about that one.
 
 Apart from the job's row, which would otherwise carry three kilobytes that only its preparation reads.
 """
@@ -6,6 +7,7 @@ Apart from the job's row, which would otherwise carry three kilobytes that only 
 from smi_pipeline.core.lifecycle import CLOSED
 from smi_pipeline.core.vocabulary import ManualTaskKind
 from smi_pipeline.state.database import Database, Transaction, in_
+from smi_pipeline.state.manual_tasks import close_task, open_task
 
 
 def remember_picture(tx: Transaction, job_id: str, fingerprint: bytes) -> None:
@@ -33,13 +35,34 @@ def forget_closed(tx: Transaction) -> None:
     )
 
 
-def required_picture(database: Database, job_id: str) -> bytes:
-    """Return the fingerprint that the source of a job must have; empty when none is known, or when a person was asked
-    about another one and has released the job."""
-    found = database.value(
-        f"""SELECT fingerprint FROM smi.ordered_pictures WHERE job_id = :id
-            AND NOT EXISTS (SELECT FROM smi.person_tasks
-                            WHERE kind = '{ManualTaskKind.SOURCE_CHANGED}' AND subject = :id)""",
-        id=job_id,
+def ask_about(tx: Transaction, job_id: str, source_url: str, seen: bytes) -> None:
+    """Open the task about another picture that the source of a job on hold shows."""
+    tx.run("UPDATE smi.ordered_pictures SET seen = :seen WHERE job_id = :id", id=job_id, seen=seen)
+    open_task(
+        tx,
+        kind=ManualTaskKind.SOURCE_CHANGED,
+        subject=job_id,
+        job_id=job_id,
+        message=f"{source_url} shows another picture than when job {job_id} was ordered. The job is on hold.",
+        next_step=f"Look at the address. Deliver the picture that is there now with `smi jobs release {job_id}`, or "
+        f"return the payment with `smi jobs cancel {job_id}`. If yet another picture is there by then, a new task is "
+        "opened. Without either it is refunded when the hold has lasted SMI_MAX_HOLD_HOURS.",
     )
-    return bytes(found) if found else b""
+
+
+def answer(tx: Transaction, job_id: str, *, release: bool, actor: str) -> None:
+    """Close the task: the picture that it is about was released, or there is nothing left to decide."""
+    tx.run(
+        """UPDATE smi.ordered_pictures SET released = CASE WHEN :release THEN seen ELSE released END, seen = NULL
+           WHERE job_id = :id AND seen IS NOT NULL""",
+        id=job_id,
+        release=release,
+    )
+    close_task(tx, kind=ManualTaskKind.SOURCE_CHANGED, subject=job_id, actor=actor)
+
+
+def allowed_pictures(database: Database, job_id: str) -> list[bytes]:
+    """Return the fingerprints that the source of a job may have: of the ordered picture and of one that a person has
+    released; none when the ordered one is not known."""
+    row = database.row("SELECT fingerprint, released FROM smi.ordered_pictures WHERE job_id = :id", id=job_id)
+    return [bytes(picture) for picture in row.values() if picture] if row else []

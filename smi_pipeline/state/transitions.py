@@ -13,9 +13,9 @@ from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import LeaseLost
 from smi_pipeline.core.lifecycle import UNFINISHED
 from smi_pipeline.core.models import ImageInfo, StripePayment
-from smi_pipeline.core.vocabulary import ManualTaskKind, Outcome, Queue, RefundKind, Stage, Status
+from smi_pipeline.core.vocabulary import Outcome, Queue, RefundKind, Stage, Status
 from smi_pipeline.state.database import Row, Transaction, in_
-from smi_pipeline.state.manual_tasks import close_task
+from smi_pipeline.state.ordered_pictures import answer
 from smi_pipeline.state.pending_refunds import create_pending_refund
 
 _END_LEASE = "lease_id = NULL, lease_until = NULL"
@@ -359,7 +359,7 @@ def _enter_from(tx: Transaction, job_id: str | None, source: Status, target: Sta
 
 def _ask_no_longer(tx: Transaction, job: Row, actor: str) -> None:
     """Close the question about a job on hold (`hold_for_a_person`): there is nothing left to decide."""
-    close_task(tx, kind=ManualTaskKind.SOURCE_CHANGED, subject=job["job_id"], actor=actor)
+    answer(tx, job["job_id"], release=False, actor=actor)
 
 
 def _enter_failed(tx: Transaction, job: Row, reason: str, message: str, actor: str) -> None:

@@ -162,6 +162,13 @@ def test_another_locale_writes_by_its_own_rules() -> None:
         ("\u05e9\u05b8\u05c1\u05dc.jpg", "\u05e9\u05b8\u05c1\u05dc"),
         ("q\u0301.jpg", "q\u0301"),  # no single character is both
         ("love \u2764\ufe0f you.jpg", "love - you"),
+        ("می\u200cخواهم.jpg", "می\u200cخواهم"),  # Persian: without the joiner it is another word
+        ("क्\u200dष.png", "क्\u200dष"),
+        ("ශ්\u200dරී ලංකා.png", "ශ්\u200dරී ලංකා"),
+        ("র\u200d্যাম.png", "র্যাম"),  # not where identifiers may have it
+        ("\u200cمی\u200c خواهم\u200c.jpg", "می خواهم"),
+        ("a\u200db\u200cc.jpg", "abc"),
+        ("क्\u200d.png", "क्"),
         ("a/../..%2f.jpg", "2f"),
         ("a\u202egpj.exe.jpg", "a-gpj.exe"),
         ('a"b\r\nc:d.jpg', "a-b--c-d"),
@@ -179,3 +186,4 @@ def test_a_name_is_never_longer_than_file_systems_take() -> None:
         name = f"{safe_stem(character * 300)}-4x.webp"
         assert len(name.encode()) <= 255
         assert set(safe_stem(character * 300)) == {character}
+    assert not safe_stem("क्\u200d" * 300).endswith("\u200d")

@@ -15,10 +15,10 @@ from urllib.parse import urljoin
 
 from smi_pipeline.adapters.fetching.allowed_hosts import AllowedHosts
 from smi_pipeline.adapters.fetching.pinned_http import ConnectionLost, PinnedHttp, Resolver, system_resolver
-from smi_pipeline.adapters.fetching.receiving import NOUN, UNREACHABLE, Body
+from smi_pipeline.adapters.fetching.receiving import NOUN, UNREACHABLE, Body, length_of_whole
 from smi_pipeline.adapters.fetching.time_allowed import LONGEST_SECONDS, STALL_SECONDS, TimeAllowed
 from smi_pipeline.adapters.retry_after import retry_after
-from smi_pipeline.core.errors import PermanentError, RefusedError, TransientError
+from smi_pipeline.core.errors import LocalError, PermanentError, RefusedError, TransientError
 from smi_pipeline.core.models import Fetched
 
 MAX_REDIRECTS = 5
@@ -102,7 +102,7 @@ class HttpFetcher:
             with tempfile.NamedTemporaryFile(dir=self._temp_dir, prefix=_TEMPORARY_PREFIX, delete=False) as file:
                 return Path(file.name)
         except OSError as error:
-            raise TransientError(f"No temporary file for a download: {error.strerror}.", counts=False) from error
+            raise LocalError(f"No temporary file for a download: {error.strerror}.", retry_after=60.0) from error
 
     def _follow(self, url: str, body: Body, kind: str, allowed: TimeAllowed) -> None:
         redirects = resumed = 0
@@ -139,7 +139,8 @@ class HttpFetcher:
             raise TransientError(said)
         if 300 <= status < 500:
             raise PermanentError(UNREACHABLE[kind], said)
-        if status not in (200, 203, 204, 205) and not (part and status == 206):
+        whole = status == 206 and length_of_whole(response.headers) is not None
+        if status not in (200, 203, 204, 205) and not whole and not (part and status == 206):
             raise TransientError(said)
 
 

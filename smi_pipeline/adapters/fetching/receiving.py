@@ -11,7 +11,7 @@ from smi_pipeline.adapters.fetching.pinned_http import ConnectionLost
 from smi_pipeline.adapters.fetching.time_allowed import TimeAllowed
 from smi_pipeline.adapters.retry_after import http_date
 from smi_pipeline.core import reasons
-from smi_pipeline.core.errors import PermanentError, TransientError
+from smi_pipeline.core.errors import LocalError, PermanentError, TransientError
 
 UNREACHABLE = {"source": reasons.SOURCE_UNREACHABLE, "result": reasons.RESULT_UNREACHABLE}
 NOUN = {"source": "image", "result": "upscaled image"}
@@ -54,7 +54,7 @@ class Body:
 
     def receive(self, response: http.client.HTTPResponse, host: str, allowed: TimeAllowed) -> None:
         """Read an answer to its end. A whole one replaces what is there. Raises ConnectionLost when it breaks off."""
-        if response.status == http.HTTPStatus.PARTIAL_CONTENT:
+        if response.status == http.HTTPStatus.PARTIAL_CONTENT and self.resumable:
             self._go_on(response, host)
         else:
             self._start_anew(response, host)
@@ -94,6 +94,8 @@ class Body:
         self._decoder = Decoder(self._encoding)
         self._media_type = headers.get("Content-Type", "")
         self._total = None if response.chunked else _content_length(response)
+        if response.status == http.HTTPStatus.PARTIAL_CONTENT:
+            self._total = length_of_whole(headers)
         if not self._encoding and headers.get("Accept-Ranges", "").strip().lower() != "none":
             self._validator = _validator(headers)
 
@@ -147,7 +149,15 @@ def _write(file: BinaryIO, block: bytes) -> None:
         if not block:
             file.flush()
     except OSError as error:
-        raise TransientError(f"The download could not be written to disk: {error.strerror}.", counts=False) from error
+        raise LocalError(f"The download could not be written to disk: {error.strerror}.", retry_after=60.0) from error
+
+
+def length_of_whole(headers: http.client.HTTPMessage) -> int | None:
+    """Return the length of a body whose `Content-Range` says that it is the whole file, None for any other. Some hosts
+    answer a plain request by 206; a part says itself what it is (RFC 9110, 15.3.7)."""
+    part = _PART.fullmatch(headers.get("Content-Range", "").strip())
+    whole = part is not None and int(part[1]) == 0 and part[3] != "*" and int(part[2]) + 1 == int(part[3])
+    return int(part[3]) if part and whole else None
 
 
 def _validator(headers: http.client.HTTPMessage) -> str:

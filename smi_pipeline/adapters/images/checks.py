@@ -6,6 +6,7 @@ and any format but PNG, JPEG and WebP.
 """
 
 import hashlib
+import re
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -29,7 +30,9 @@ from smi_pipeline.core.models import ImageInfo, Verdict
 
 _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c", b"%PDF-", b"\x7fELF")
 _PAGES = (b"<script", b"<?php", b"<!doctype", b"<html", b"#!/")
-_ARCHIVE_END = 70_000  # the last record of a ZIP archive, with the longest comment
+_ARCHIVE_END = 70_000  # the last records of a ZIP archive, with the longest comment
+_LAST_RECORD = re.compile(rb"PK\x05\x06\x00{4}|PK\x06\x07.{16}PK\x05\x06", re.DOTALL)
+"""Of the first disk, or of a ZIP64 archive, whose locator comes before it and whose numbers may all be 0xFFFF."""
 
 
 class _Image(NamedTuple):
@@ -291,9 +294,8 @@ def _is_program(tail: bytes) -> bool:
 
 
 def _ends_archive(last: bytes) -> bool:
-    """Return whether a ZIP archive ends here: its last record, whose disk numbers are 0."""
-    at = last.rfind(b"PK\x05\x06")
-    return at >= 0 and not any(last[at + 4 : at + 8])
+    """Return whether a ZIP archive ends here."""
+    return _LAST_RECORD.search(last) is not None
 
 
 class _SourceBroken(PermanentError):

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from smi_pipeline.adapters.images import exif, rights
 from smi_pipeline.adapters.images.containers import read_layout
 from smi_pipeline.adapters.images.structure import MAX_METADATA, FileBytes, Layout, damaged, l32, u16, u32
-from smi_pipeline.core.errors import TransientError
+from smi_pipeline.core.errors import LocalError
 
 COPYRIGHT, ARTIST, CAMERA, ALL = "copyright", "artist", "camera", "all"
 """What may be kept beside that, by the words of `SMI_KEEP_METADATA`."""
@@ -53,7 +53,7 @@ def clean(path: Path, kept: Collection[str]) -> list[str]:
     """Rewrite a file without what is not `kept` (words of `SMI_KEEP_METADATA`). Return what was left out, in words.
 
     The file is replaced when the new one is whole. Raises PermanentError for one whose structure cannot be read, as
-    `read_layout` does, and TransientError when it cannot be written."""
+    `read_layout` does, and LocalError when it cannot be written."""
     layout = read_layout(path)
     with path.open("rb") as file:
         data = FileBytes(file.fileno())
@@ -293,7 +293,7 @@ def _replace(path: Path, file: BinaryIO, parts: list[Part]) -> None:
                     _copy(file, target, *part)
         new.replace(path)
     except OSError as error:
-        raise TransientError(f"The image could not be written to disk: {error.strerror}.", counts=False) from error
+        raise LocalError(f"The image could not be written to disk: {error.strerror}.", retry_after=60.0) from error
     finally:
         new.unlink(missing_ok=True)
 

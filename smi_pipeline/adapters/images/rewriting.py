@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smi_pipeline.adapters.images.structure import Layout, Part, damaged
-from smi_pipeline.core.errors import TransientError
+from smi_pipeline.core.errors import LocalError
 
 _BLOCK = 2**20
 _RESTARTS = [bytes([0xFF, number]) for number in range(0xD0, 0xD8)]
@@ -62,8 +62,7 @@ def shortened(path: Path, layout: Layout, by: int) -> Iterator[IO[bytes]]:
 
 
 def _copy_of(path: Path, write: Callable[[IO[bytes], IO[bytes]], None]) -> IO[bytes]:
-    """Return an unnamed file that `write` fills from the original. Raises TransientError, which is no attempt of the
-    order, when the disk is full."""
+    """Return an unnamed file that `write` fills from the original. Raises LocalError when the disk is full."""
     try:
         with path.open("rb") as original, contextlib.ExitStack() as stack:
             copy = stack.enter_context(tempfile.TemporaryFile())
@@ -73,7 +72,7 @@ def _copy_of(path: Path, write: Callable[[IO[bytes], IO[bytes]], None]) -> IO[by
             return copy
     except OSError as error:
         words = f"A copy of the image could not be written to disk: {error.strerror}."
-        raise TransientError(words, counts=False) from error
+        raise LocalError(words, retry_after=60.0) from error
 
 
 def as_it_is(layout: Layout, *, bare: bool) -> bool:

@@ -2,7 +2,14 @@
 
 import pytest
 
-from smi_pipeline.core.errors import AccountError, AmbiguousError, PermanentError, TransientError, Unavailable
+from smi_pipeline.core.errors import (
+    AccountError,
+    AmbiguousError,
+    LocalError,
+    PermanentError,
+    TransientError,
+    Unavailable,
+)
 from smi_pipeline.core.faults import Failure, Scope
 from smi_pipeline.core.models import Verdict
 from smi_pipeline.services.alerts import raise_alarms
@@ -346,3 +353,27 @@ def test_three_images_that_were_really_replaced_do_not_close_the_shop_for_their_
         shop.submit_due()
         shop.later(seconds=20)
     assert {shop.job(job_id).reason_code for job_id in replaced} == {"source_changed"}
+
+
+@pytest.mark.parametrize("queue", ["submit", "fulfil"])
+def test_a_disk_of_ours_that_is_full_is_no_outage_of_those_we_fetch_from(shop: Steps, queue: str) -> None:
+    jobs = paid(shop, 4)
+    if queue == "fulfil":
+        shop.submit_due()
+        for job_id in jobs:
+            shop.upscaler.finish(shop.external_id(job_id))
+        shop.poll()
+    for _ in range(6):
+        shop.fetcher.faults.extend([LocalError("The download could not be written to disk: No space left")] * 4)
+        shop.submit_due() if queue == "submit" else shop.fulfil_due()
+        assert not shop.fetcher.faults
+        shop.later(minutes=10)
+    assert [one.name for one in shop.state.breakers.all() if one.failed] == []
+    drain(shop, jobs)
+    assert statuses(shop, jobs) == {"completed"}
+
+
+def test_no_order_is_refused_for_its_image_while_a_disk_of_ours_is_full(shop: Steps) -> None:
+    shop.fetcher.faults.append(LocalError("No temporary file for a download: No space left"))
+    with pytest.raises(LocalError):
+        shop.register()

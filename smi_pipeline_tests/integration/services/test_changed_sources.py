@@ -80,6 +80,48 @@ def test_a_person_may_be_asked_about_another_picture_and_let_it_pass(shop: Steps
     assert shop.tasks() == []
 
 
+def test_a_third_picture_after_the_release_is_asked_about_again(shop: Steps) -> None:
+    job_id = held_for_its_picture(shop)
+    admin.release(shop.ctx, job_id)
+    shop.fetcher.bodies[shop.job(job_id).source_url] = b"PNG 100 80 shows=harbour"
+    refetch_until_believed(shop)
+    assert shop.job(job_id).hold_reason == "the source shows another picture"
+    assert shop.tasks() == ["source_changed"]
+    assert shop.upscaler.submissions == []
+    admin.release(shop.ctx, job_id)
+    shop.submit_due()
+    assert shop.job(job_id).submitted_at
+    assert shop.tasks() == []
+
+
+def test_a_released_picture_may_be_coded_anew(shop: Steps) -> None:
+    job_id = held_for_its_picture(shop)
+    admin.release(shop.ctx, job_id)
+    shop.fetcher.bodies[shop.job(job_id).source_url] = b"JPEG 100 80 quality=60 shows=rocket"
+    shop.submit_due()
+    assert shop.job(job_id).submitted_at
+
+
+def test_the_ordered_picture_that_is_back_after_the_release_is_delivered(shop: Steps) -> None:
+    job_id = held_for_its_picture(shop)
+    admin.release(shop.ctx, job_id)
+    shop.fetcher.bodies[shop.job(job_id).source_url] = b"JPEG 100 80 quality=60"
+    shop.submit_due()
+    assert shop.job(job_id).submitted_at
+
+
+def test_a_picture_that_nobody_released_is_asked_about_in_a_later_round_too(shop: Steps) -> None:
+    job_id = held_for_its_picture(shop)
+    admin.cancel(shop.ctx, job_id)
+    shop.refund_due()
+    admin.retry(shop.ctx, job_id, admin_override=True)
+    admin.hold(shop.ctx, job_id, "for another reason")
+    admin.release(shop.ctx, job_id)
+    refetch_until_believed(shop)
+    assert shop.tasks() == ["source_changed"]
+    assert shop.upscaler.submissions == []
+
+
 def test_a_person_may_be_asked_about_another_picture_and_return_the_money(shop: Steps) -> None:
     job_id = held_for_its_picture(shop)
     admin.cancel(shop.ctx, job_id)

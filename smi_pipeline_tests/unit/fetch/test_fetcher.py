@@ -195,6 +195,21 @@ def test_a_status_that_may_pass_is_worth_another_try(make: Make, origin: Origin,
     assert caught.value.retry_after is None
 
 
+def test_a_part_that_is_the_whole_file_is_taken(make: Make, origin: Origin) -> None:
+    origin.on("/a", b"picture", status=206, Content_Range="bytes 0-6/7")
+    fetched = get(make(), f"{origin.url}/a")
+    assert (fetched.bytes, fetched.sha256) == (7, hashlib.sha256(b"picture").hexdigest())
+
+
+@pytest.mark.parametrize(
+    "content_range", ["bytes 0-6/8", "bytes 1-7/8", "bytes 0-6/*", "bytes 0-7/8", "bytes */7", "items 0-6/7"]
+)
+def test_a_part_that_is_not_the_whole_file_is_worth_another_try(make: Make, origin: Origin, content_range: str) -> None:
+    origin.on("/a", b"picture", status=206, Content_Range=content_range)
+    with pytest.raises(TransientError):
+        get(make(), f"{origin.url}/a")
+
+
 @pytest.mark.parametrize(
     ("value", "low", "high"),
     [

@@ -261,8 +261,13 @@ def test_what_cameras_attach_is_taken_but_not_an_archive_behind_it(images: VipsI
     motion = encoded(photo()) + camera_files.tails()["a video"]
     for carrier in (out.getvalue(), motion):
         images.check_source(write(carrier))
-        archive = carrier + b"PK\x05\x06" + bytes(18)
-        assert "attached" in str(refusal(images.inspect, write(archive)))
+        ends = [
+            b"PK\x05\x06" + bytes(18),
+            b"PK\x06\x07" + bytes(16) + b"PK\x05\x06" + b"\xff" * 16 + bytes(2),  # ZIP64
+            b"PK\x05\x06" + bytes(16) + b"\x06\x00PK\x05\x06\x01\x00",  # with a false one in its comment
+        ]
+        for end in ends:
+            assert "attached" in str(refusal(images.inspect, write(carrier + end)))
 
 
 @pytest.mark.parametrize(
