@@ -32,7 +32,7 @@ def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, A
     now = ctx.state.submissions.now()
     step = step_of(job)
     since = ctx.state.waiting.since(job.job_id) if job.queue else None
-    eta = None if since else _eta_seconds(ctx, job, now)
+    eta = None if since or job.hold_reason else _eta_seconds(ctx, job, now)
     refunds = [_refund(ctx, job, r) for r in ctx.state.refunds.of_job(job.job_id)]
     pending = any(r["state"] in UNFINISHED_REFUNDS for r in refunds)
     on_its_way = job.status is Status.AWAITING_PAYMENT and job.paying_intent is not None

@@ -43,10 +43,10 @@ def ask_about(tx: Transaction, job_id: str, source_url: str, seen: bytes) -> Non
         kind=ManualTaskKind.SOURCE_CHANGED,
         subject=job_id,
         job_id=job_id,
-        message=f"{source_url} shows another picture than when job {job_id} was ordered. The job is on hold.",
-        next_step=f"Look at the address. Deliver the picture that is there now with `smi jobs release {job_id}`, or "
-        f"return the payment with `smi jobs cancel {job_id}`. If yet another picture is there by then, a new task is "
-        "opened. Without either it is refunded when the hold has lasted SMI_MAX_HOLD_HOURS.",
+        message=f"Job {job_id} is on hold: another picture than the ordered one is at {source_url} now.",
+        next_step=f"Look at it: `smi jobs release {job_id}` delivers that picture, `smi jobs cancel {job_id}` returns "
+        "the payment. If it changes again, you are asked again. Without an answer the payment is returned after "
+        "SMI_MAX_HOLD_HOURS.",
     )
 
 

@@ -46,6 +46,13 @@ def test_a_paid_job_in_line_has_an_eta(shop: Shop) -> None:
     assert data["eta"] > 0
 
 
+def test_a_job_on_hold_has_no_eta(shop: Shop) -> None:
+    job_id = shop.paid()
+    shop.sql("UPDATE smi.upscale_jobs SET hold_reason = 'another picture', held_at = smi.now()")
+    data = shop.status(job_id)
+    assert (data["eta"], data["eta_text"]) == (None, "This takes a little longer than usual.")
+
+
 def test_a_completed_job_stands_at_a_hundred_percent(shop: Shop) -> None:
     data = shop.status(shop.delivered())
     assert (data["progress"], data["eta"], data["poll_after"]) == (100, None, None)

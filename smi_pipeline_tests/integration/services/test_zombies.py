@@ -115,6 +115,11 @@ WRITES: dict[str, tuple[Queue, Prepare, Write]] = {
         to_mail,
         lambda s, key, lease: s.state.emails.refused(mail(s, key), lease, seconds=9, error="e", counts=True),
     ),
+    "withdraws a mail": (
+        Queue.MAIL,
+        to_mail,
+        lambda s, key, lease: s.state.emails.withdraw(mail(s, key), lease, why="w", actor="zombie"),
+    ),
     "gives a mail up": (
         Queue.MAIL,
         to_mail,
