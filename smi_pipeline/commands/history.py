@@ -110,7 +110,7 @@ def import_wordpress(
     history = PostgresHistory(Database(state_url(settings), pool_size=1))
     payments = None if without_stripe else load_context().payments
     result = ImportRun(export, site, history, payments, zone_is_named=timezone is not None, actor=who())
-    result.run()
+    result.run(lambda line: click.echo(f"smi: {line}", err=True))
     result.problems.sort()
     if refused_file and result.problems:
         write_refused(refused_file, export, result.problems)
@@ -123,9 +123,7 @@ def import_wordpress(
     for note in result.notes:
         click.echo(f"smi: note: {note}", err=True)
     if not as_json:
-        done(
-            False,
-            f"{len(export.records)} rows: {result.imported} imported, {result.known} imported before, "
-            f"{len(result.problems)} refused",
-        )
+        rows = "1 row" if len(export.records) == 1 else f"{len(export.records):,} rows"
+        refused = len(result.problems)
+        done(False, f"{rows}: {result.imported:,} imported, {result.known:,} imported before, {refused:,} refused")
     return 1 if result.problems and not skip_bad else 0

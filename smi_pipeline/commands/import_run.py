@@ -1,7 +1,7 @@
 """One import of a plugin's orders, row by row."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,6 +16,7 @@ from smi_pipeline.state.imported_jobs import PostgresHistory
 
 _AT_ONCE, _CALLS = 200, 4  # rows per round, calls of Stripe side by side: it allows 25 a second for a test key
 _TOO_FAR = timedelta(minutes=14)  # the smallest distance between time zones, less a webhook's delay
+_WHY = ["line", "problem"]  # the columns that are added to refused rows
 
 
 @dataclass
@@ -34,11 +35,15 @@ class ImportRun:
     notes: list[str] = field(default_factory=list)
     _checked: bool = False
 
-    def run(self) -> None:
-        """Import all rows, each in a transaction of its own. Raise RefusedError before the first one if the time zone
-        cannot be right, TransientError when Stripe or the database does not answer: those before stay."""
+    def run(self, say: Callable[[str], None]) -> None:
+        """Import all rows, each in a transaction of its own, and say how far it is when there are many.
+
+        Raise RefusedError before the first one if the time zone cannot be right, TransientError when Stripe or the
+        database does not answer: those before stay imported."""
         orders = self._orders()
         for start in range(0, len(orders), _AT_ONCE):
+            if start:
+                say(f"{start:,} of {len(orders):,} orders done")
             self._round(orders[start : start + _AT_ONCE])
 
     def _orders(self) -> list[tuple[int, Order]]:
@@ -89,7 +94,7 @@ class ImportRun:
             return error
 
     def _check_zone(self, sales: Sequence[tuple[Order, PastSale | RefusedError | None]]) -> None:
-        """Compare the plugin's times with Stripe's, once, before anything is written."""
+        """Compare the plugin's times with Stripe's, once, before the first payment is written."""
         apart = []
         for order, sale in sales:
             try:
@@ -110,7 +115,7 @@ class ImportRun:
             f"{'earlier' if hours > 0 else 'later'} than the export says in this time zone"
         )
         if not self.zone_is_named:
-            raise RefusedError(f"{said}; nothing was imported: name the site's with --time-zone")
+            raise RefusedError(f"{said}; the import has stopped: name the site's with --time-zone")
         self.notes.append(f"{said}: is --time-zone the site's?")
 
 
@@ -120,7 +125,8 @@ def write_refused(path: Path, export: Export, problems: Sequence[tuple[int, str]
     path.touch(0o600, exist_ok=False)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*export.names, "line", "problem"])
+        width = len(export.names) - 2 * (export.names[-2:] == _WHY)  # it may be such a file itself
+        writer.writerow([*export.names[:width], *_WHY])
         for line, problem in problems:
-            row = (cells[line] + [""] * len(export.names))[: len(export.names)]
+            row = (cells[line] + [""] * width)[:width]
             writer.writerow([*row, str(line), problem])

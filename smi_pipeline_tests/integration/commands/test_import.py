@@ -351,6 +351,7 @@ def test_an_import_that_stripe_does_not_answer_goes_on_where_it_was(
     monkeypatch.setattr(stripe, "payment", once)
     ran = smi("import-wordpress", path)
     assert ran.code == 1
+    assert "smi: 1 of 2 orders done\n" in ran.err
     assert "Stripe did not answer" in ran.err
     assert smi("import-wordpress", path).out == "2 rows: 1 imported, 1 imported before, 0 refused\n"
 
@@ -369,7 +370,7 @@ def test_a_wrong_time_zone_is_noticed_by_stripes_times(
     ran = smi("import-wordpress", path)
     assert ran.code == 1
     assert "1 of 1 payments were made about 1.0 hours earlier than the export says" in ran.err
-    assert "nothing was imported: name the site's with --time-zone" in ran.err
+    assert "the import has stopped: name the site's with --time-zone" in ran.err
     assert rows(shop.state.database.url, "SELECT count(*) FROM smi.upscale_jobs") == [(0,)]
     assert smi("import-wordpress", path, "--time-zone", "Europe/Berlin").err == ""
     assert f"{shop.job(ROW['job_id'].replace('-', '')).paid_at:%H:%M:%S}" == "10:01:00", "as Stripe says"
@@ -538,10 +539,12 @@ def test_refused_rows_can_be_corrected_and_imported(smi: Smi, database: str, tmp
     text_ = refused.read_text()
     assert text_.splitlines()[0].endswith(",line,problem")
     assert "resolution '9x' is neither 4x nor 8x" in text_
-    assert load(smi, refused).code == 1
+    again = tmp_path / "again.csv"
+    assert load(smi, refused, "--refused", str(again)).code == 1
+    assert again.read_text().splitlines()[0] == text_.splitlines()[0]
     assert load(smi, path, "--refused", str(refused)).code == 2, "it is not written over"
     refused.write_text(text_.replace(",9x,", ",4x,"))
-    assert load(smi, refused).out == "1 rows: 1 imported, 0 imported before, 0 refused\n"
+    assert load(smi, refused).out == "1 row: 1 imported, 0 imported before, 0 refused\n"
     assert rows(database, "SELECT count(*) FROM smi.upscale_jobs") == [(3,)]
 
 
