@@ -139,6 +139,7 @@ class StripeRefund:
     metadata: Mapping[str, str] = field(default_factory=dict)
     failure_reason: str | None = None
     pending_reason: str | None = None
+    created_at: datetime | None = None
 
     @property
     def alive(self) -> bool:

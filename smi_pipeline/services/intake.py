@@ -283,6 +283,7 @@ def learn_of_payment(
 ) -> str:
     """Read the PaymentIntent and record it when it has succeeded, with its refunds whose events came before: they were
     ignored then. Return its role, or why there is none. `told`, `wait_for_address`: see `address_of`."""
+    job_id = _plain(job_id)
     facts: StripePayment = ctx.payments.payment(payment_intent_id)
     if facts.status != "succeeded":
         if facts.status not in UNPAID_STATES:
@@ -460,9 +461,14 @@ def _for_the_wire(address: str) -> str:
     return f"{checked.local_part}@{checked.ascii_domain}"
 
 
+def _plain(job_id: str) -> str:
+    """Return an id without hyphens, with which the WordPress plugin writes it."""
+    return job_id.replace("-", "").lower()
+
+
 def require_known(ctx: ServiceContext, job_id: str) -> UpscaleJob:
     """Return the job of an id with or without hyphens. Raise NotFound."""
-    plain = job_id.replace("-", "").lower()
+    plain = _plain(job_id)
     job = ctx.state.queries.job(plain) if re.fullmatch(r"[0-9a-f]{32}", plain) else None
     if job is None:
         raise NotFound(f"there is no upscale job {job_id[:64]!r}")

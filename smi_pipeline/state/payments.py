@@ -12,6 +12,7 @@ from smi_pipeline.formatting import money, told_money
 from smi_pipeline.state import transitions
 from smi_pipeline.state.database import Aggregate, Row, Transaction
 from smi_pipeline.state.emails import claim_unaddressed
+from smi_pipeline.state.imported_jobs import take_payment
 from smi_pipeline.state.job_rows import take_address, touch
 from smi_pipeline.state.manual_tasks import close_task, open_task
 from smi_pipeline.state.payment_rows import (
@@ -63,6 +64,9 @@ class Payments(Aggregate):
                     close_task(tx, kind=ManualTaskKind.NO_ADDRESS, subject=job_id, actor=source)
                     claim_unaddressed(tx, job_id)
                 return "known"
+            if job["imported_from"]:
+                take_payment(tx, job_id, facts.payment_intent_id, actor=source)
+                return role
             _apply(tx, job, facts, role, source, policy)
             if not job["customer_email"] and not take_address(tx, job_id, address, actor=source):
                 _name_missing_address(tx, job_id)
@@ -107,13 +111,23 @@ class Payments(Aggregate):
 def _role(job: Row | None, facts: StripePayment) -> PaymentRole:
     """Return what a payment is to its job: an order starts it, a duplicate or a wrong amount is refunded, an unmatched
     payment waits for an admin."""
-    if job is None or job["imported_from"]:  # another system took that order: never refunded automatically
+    if job is None:
         return PaymentRole.UNMATCHED
+    if job["imported_from"]:  # another system took that order: never refunded automatically
+        return PaymentRole.ORDER if _is_missing(job, facts) else PaymentRole.UNMATCHED
     if job["status"] not in UNPAID:
         return PaymentRole.DUPLICATE  # paid already, or closed before it was paid
     if (facts.amount_received_cents, facts.currency) != (job["price_cents"], job["currency"]):
         return PaymentRole.WRONG_AMOUNT
     return PaymentRole.ORDER
+
+
+def _is_missing(job: Row, facts: StripePayment) -> bool:
+    """Return whether this is the payment of an imported order that the other system has called paid without its id."""
+    price = (job["price_cents"], job["currency"])
+    return (
+        bool(job["paid_at"]) and not job["payment_intent_id"] and price == (facts.amount_received_cents, facts.currency)
+    )
 
 
 def _name_missing_address(tx: Transaction, job_id: str) -> None:

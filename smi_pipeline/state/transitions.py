@@ -1,7 +1,8 @@
 """The life cycle of an upscale job: one function per transition, in the caller's transaction.
 
 Only this module changes `upscale_jobs.status`, decides outcomes, or ends the lease of a job whose step is done
-(`leases` hands rows out and takes them back without deciding anything; `imported_jobs` inserts closed jobs).
+(`leases` hands rows out and takes them back without deciding anything; `imported_jobs` inserts closed jobs and
+completes their rows).
 `core.lifecycle.TRANSITIONS` lists what is allowed, and the database refuses everything else.
 """
 
@@ -24,6 +25,13 @@ _END_HOLD = "hold_reason = NULL, held_at = NULL"
 _PAID = """payment_intent_id = :payment_intent, learned_at = smi.now(),
     paid_at = least(coalesce(CAST(:paid_at AS timestamptz), smi.now()), smi.now())"""
 """Stripe's clock may be ahead of ours."""
+
+_BEFORE = {
+    Status.COMPLETED: (Status.PENDING, Status.PROCESSING),
+    Status.FAILED: (Status.PENDING,),
+    Status.REFUNDED: (Status.PENDING, Status.FAILED),
+}
+"""The steps between an abandoned job and a closed one."""
 
 _UNDECIDED = f"""status IN {in_(UNFINISHED)} AND NOT EXISTS (
     SELECT FROM smi.outcomes o WHERE o.job_id = j.job_id AND o.round = j.round)"""
@@ -326,6 +334,13 @@ def fail_refunded(tx: Transaction, job: Row, *, actor: str) -> bool:
 def mark_refunded(tx: Transaction, job_id: str | None, *, actor: str) -> bool:
     """Close a failed job whose money is returned. Return False when it is not `failed`."""
     return _enter_from(tx, job_id, Status.FAILED, Status.REFUNDED, "refunded", actor)
+
+
+def close_imported(tx: Transaction, job_id: str, target: Status) -> None:
+    """Bring an abandoned imported job to the end that its order has come to in the other system, by allowed steps. The
+    import audits it."""
+    for status in (*_BEFORE[target], target):
+        tx.run(f"UPDATE smi.upscale_jobs SET status = '{status}' WHERE job_id = :job_id", job_id=job_id)
 
 
 def retry(tx: Transaction, job: Row, *, max_wait: timedelta, actor: str) -> int:

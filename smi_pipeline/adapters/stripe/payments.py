@@ -353,6 +353,7 @@ def _refund(refund: Mapping[str, Any]) -> StripeRefund:
         metadata=dict(refund.get("metadata") or {}),
         failure_reason=refund.get("failure_reason"),
         pending_reason=refund.get("pending_reason"),
+        created_at=_moment(refund["created"]) if refund.get("created") else None,
     )
 
 

@@ -294,6 +294,11 @@ def test_a_refund_is_asked_for_with_the_callers_key_and_exact_amount(server: Scr
     }
 
 
+def test_a_refund_has_the_time_at_which_it_was_made(server: ScriptedServer) -> None:
+    server.says(200, {**REFUND, "created": 1767225600})
+    assert client_of(server).refund("re_1").created_at == datetime(2026, 1, 1, tzinfo=UTC)
+
+
 def test_every_try_of_a_refund_carries_the_same_key(server: ScriptedServer) -> None:
     server.says(drop=True).says(500, refusal()).says(200, REFUND)
     client_of(server).create_refund(payment_intent_id="pi_1", amount_cents=1, idempotency_key="k", metadata={})

@@ -31,8 +31,9 @@ OWNERS = {
     "ordered_pictures": {"ordered_pictures"},
     "…": {"leases"},  # leases of all queues by the same statements
 }
-HISTORY = ("imported_jobs", "INSERT INTO")
-"""An import inserts closed jobs with all that belongs to them, as they were elsewhere: no transition leads there."""
+HISTORY = {("imported_jobs", "INSERT INTO"), ("imported_jobs", "UPDATE")}
+"""An import inserts closed jobs with all that belongs to them, as they were elsewhere: no transition leads there. It
+completes the rows of those it has inserted before."""
 
 ADMIN = "an admin sees whether it was done, and repeats it"
 NEXT_TICK = "the next tick or run repeats it"
@@ -89,7 +90,7 @@ def test_no_module_of_the_state_writes_the_table_of_another() -> None:
         f"{statement.module}.{statement.function} writes {table}"
         for statement in statements()
         for verb, table in statement.writes
-        if statement.module not in OWNERS[table] and (statement.module, verb) != HISTORY
+        if statement.module not in OWNERS[table] and (statement.module, verb) not in HISTORY
     ]
     assert wrong == []
 
