@@ -31,6 +31,7 @@ LANDED = {
     "0014_lowered_limits": "b5b9a86f2b60474ccda5e71854d62419a5b963026a0922b29e8cd9941978c489",
     "0015_ordered_pictures": "d15180597f034822ed8a53d73a91a56c7e132977b564a09525371a143c98d1e7",
     "0016_as_one_schema": "1868010fb8b6b97dc87c2d6bced40d50bb0547be023b16e23c5823e08644e9d0",
+    "0017_process_heartbeats": "2f215c632545a9c85ffc3eec7f7700833e4ec20bd5adf06c889056418bb5aaea",
 }
 """SHA-256 of each file. Add the line of a new migration; never change another one: databases have run it."""
 
