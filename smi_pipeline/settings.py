@@ -48,6 +48,13 @@ def _addresses(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _proxies(value: tuple[str, ...]) -> tuple[str, ...]:
+    networks = [ip_network(entry, strict=False) for entry in _addresses(value)]
+    if any(network.prefixlen == 0 for network in networks):
+        raise ValueError("a network of all addresses would let every client claim another address")
+    return tuple(map(str, networks))
+
+
 PostgresUrl = Annotated[str, AfterValidator(postgres_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
@@ -86,6 +93,7 @@ class Settings(BaseSettings):
     smi_analysts_password: SecretStr = SecretStr("")
     smi_analysts_port: int = Field(3001, ge=1, le=65535)
     smi_trusted_proxies: Annotated[CommaSeparated, AfterValidator(_addresses)] = ("127.0.0.1",)
+    smi_front_proxies: Annotated[CommaSeparated, AfterValidator(_proxies)] = ()
 
     # Upsampler
     upsampler_base_url: HttpUrl = "https://upsampler.com/api/v1"

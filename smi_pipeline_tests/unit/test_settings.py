@@ -54,6 +54,7 @@ BESIDES = [
     "SMI_ANALYSTS_PASSWORD",
     "SMI_ANALYSTS_PORT",
     "SMI_TRUSTED_PROXIES",
+    "SMI_FRONT_PROXIES",
 ]
 
 
@@ -140,6 +141,9 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SMI_WORKERS", "0"),
         ("SMI_TRUSTED_PROXIES", "*"),
         ("SMI_TRUSTED_PROXIES", "10.0.0.0/8, proxy.local"),
+        ("SMI_FRONT_PROXIES", "cdn.example.com"),
+        ("SMI_FRONT_PROXIES", "10.0.0.0/8, ::/0"),
+        ("SMI_FRONT_PROXIES", "10.0.0.0/8; real_ip_header X-Real-IP"),
         ("SMI_MAX_PROCESSING_SECONDS", "0"),
         ("SMI_MAX_WAIT_SECONDS", "1e9"),
         ("SMI_POLL_SECONDS", "inf"),
