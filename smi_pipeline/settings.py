@@ -87,6 +87,7 @@ class Settings(BaseSettings):
     smi_ui_password: SecretStr = SecretStr("")
     smi_gateway_port: int = Field(8080, ge=1, le=65535)
     smi_dagster_port: int = Field(3000, ge=1, le=65535)
+    smi_dispatch_url: HttpUrl | None = None
     smi_team_url: HttpUrl | None = None
     smi_analysts_url: HttpUrl | None = None
     smi_analysts_user: str = ""
@@ -170,6 +171,11 @@ class Settings(BaseSettings):
         parts = urlsplit(self.public_url)
         usual = {"http": 80, "https": 443}[parts.scheme]
         return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port not in (None, usual) else "")
+
+    @property
+    def dispatch_url(self) -> str:
+        """Return the address of the Dagster webserver through which runs are started at once."""
+        return self.smi_dispatch_url or f"http://127.0.0.1:{self.smi_dagster_port}"
 
     @property
     def storage_url(self) -> str:
