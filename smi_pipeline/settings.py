@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from smi_pipeline.core.allowance import Allowance
 from smi_pipeline.core.currencies import charged_currency
 from smi_pipeline.core.models import ApiFormat
+from smi_pipeline.core.nat64 import LENGTHS as NAT64_LENGTHS
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.pricing import Prices
 
@@ -52,6 +53,14 @@ def _proxies(value: tuple[str, ...]) -> tuple[str, ...]:
     networks = [ip_network(entry, strict=False) for entry in _addresses(value)]
     if any(network.prefixlen == 0 for network in networks):
         raise ValueError("a network of all addresses would let every client claim another address")
+    return tuple(map(str, networks))
+
+
+def _nat64_prefixes(value: tuple[str, ...]) -> tuple[str, ...]:
+    networks = [ip_network(entry, strict=False) for entry in _addresses(value)]
+    for network in networks:
+        if network.version != 6 or network.prefixlen not in NAT64_LENGTHS:
+            raise ValueError(f"{network} is no prefix of NAT64: IPv6 with /32, /40, /48, /56, /64 or /96 (RFC 6052)")
     return tuple(map(str, networks))
 
 
@@ -134,6 +143,7 @@ class Settings(BaseSettings):
     # Images
     smi_allowed_source_hosts: CommaSeparated = ()
     smi_allowed_result_hosts: CommaSeparated = ()
+    smi_nat64_prefixes: Annotated[CommaSeparated, AfterValidator(_nat64_prefixes)] = ()
     smi_max_source_bytes: int = Field(50_000_000, ge=1)
     smi_max_output_megapixels: float = Field(50, gt=0, le=100_000)
     smi_unsold_days: float = Field(30, gt=0, le=3650)

@@ -105,6 +105,7 @@ def build_context(settings: Settings, *, actor: str, pool_size: int = 5) -> Serv
             settings.smi_allowed_result_hosts,
             Path(tempfile.gettempdir()),
             longest=policy.longest_download.total_seconds(),
+            nat64_prefixes=settings.smi_nat64_prefixes,
         ),
         images=VipsImages(
             max_output_megapixels=settings.smi_max_output_megapixels,

@@ -56,6 +56,7 @@ BESIDES = [
     "SMI_TRUSTED_PROXIES",
     "SMI_FRONT_PROXIES",
     "SMI_DISPATCH_URL",
+    "SMI_NAT64_PREFIXES",
 ]
 
 
@@ -146,6 +147,8 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SMI_FRONT_PROXIES", "10.0.0.0/8, ::/0"),
         ("SMI_FRONT_PROXIES", "10.0.0.0/8; real_ip_header X-Real-IP"),
         ("SMI_DISPATCH_URL", "dagster:3000"),
+        ("SMI_NAT64_PREFIXES", "10.0.0.0/8"),
+        ("SMI_NAT64_PREFIXES", "2001:67c:2b0:db32::/80"),
         ("SMI_MAX_PROCESSING_SECONDS", "0"),
         ("SMI_MAX_WAIT_SECONDS", "1e9"),
         ("SMI_POLL_SECONDS", "inf"),
