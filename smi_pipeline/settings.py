@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from smi_pipeline.core.allowance import Allowance
 from smi_pipeline.core.currencies import charged_currency
 from smi_pipeline.core.models import ApiFormat
+from smi_pipeline.core.nat64 import LENGTHS as NAT64_LENGTHS
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.pricing import Prices
 
@@ -46,6 +47,21 @@ def _addresses(value: tuple[str, ...]) -> tuple[str, ...]:
         except ValueError:
             raise ValueError(f"{entry!r} is not an IP address or network") from None
     return value
+
+
+def _proxies(value: tuple[str, ...]) -> tuple[str, ...]:
+    networks = [ip_network(entry, strict=False) for entry in _addresses(value)]
+    if any(network.prefixlen == 0 for network in networks):
+        raise ValueError("a network of all addresses would let every client claim another address")
+    return tuple(map(str, networks))
+
+
+def _nat64_prefixes(value: tuple[str, ...]) -> tuple[str, ...]:
+    networks = [ip_network(entry, strict=False) for entry in _addresses(value)]
+    for network in networks:
+        if network.version != 6 or network.prefixlen not in NAT64_LENGTHS:
+            raise ValueError(f"{network} is no prefix of NAT64: IPv6 with /32, /40, /48, /56, /64 or /96 (RFC 6052)")
+    return tuple(map(str, networks))
 
 
 PostgresUrl = Annotated[str, AfterValidator(postgres_url)]
@@ -80,12 +96,14 @@ class Settings(BaseSettings):
     smi_ui_password: SecretStr = SecretStr("")
     smi_gateway_port: int = Field(8080, ge=1, le=65535)
     smi_dagster_port: int = Field(3000, ge=1, le=65535)
+    smi_dispatch_url: HttpUrl | None = None
     smi_team_url: HttpUrl | None = None
     smi_analysts_url: HttpUrl | None = None
     smi_analysts_user: str = ""
     smi_analysts_password: SecretStr = SecretStr("")
     smi_analysts_port: int = Field(3001, ge=1, le=65535)
     smi_trusted_proxies: Annotated[CommaSeparated, AfterValidator(_addresses)] = ("127.0.0.1",)
+    smi_front_proxies: Annotated[CommaSeparated, AfterValidator(_proxies)] = ()
 
     # Upsampler
     upsampler_base_url: HttpUrl = "https://upsampler.com/api/v1"
@@ -125,6 +143,7 @@ class Settings(BaseSettings):
     # Images
     smi_allowed_source_hosts: CommaSeparated = ()
     smi_allowed_result_hosts: CommaSeparated = ()
+    smi_nat64_prefixes: Annotated[CommaSeparated, AfterValidator(_nat64_prefixes)] = ()
     smi_max_source_bytes: int = Field(50_000_000, ge=1)
     smi_max_output_megapixels: float = Field(50, gt=0, le=100_000)
     smi_unsold_days: float = Field(30, gt=0, le=3650)
@@ -162,6 +181,11 @@ class Settings(BaseSettings):
         parts = urlsplit(self.public_url)
         usual = {"http": 80, "https": 443}[parts.scheme]
         return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port not in (None, usual) else "")
+
+    @property
+    def dispatch_url(self) -> str:
+        """Return the address of the Dagster webserver through which runs are started at once."""
+        return self.smi_dispatch_url or f"http://127.0.0.1:{self.smi_dagster_port}"
 
     @property
     def storage_url(self) -> str:

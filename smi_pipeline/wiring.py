@@ -105,6 +105,7 @@ def build_context(settings: Settings, *, actor: str, pool_size: int = 5) -> Serv
             settings.smi_allowed_result_hosts,
             Path(tempfile.gettempdir()),
             longest=policy.longest_download.total_seconds(),
+            nat64_prefixes=settings.smi_nat64_prefixes,
         ),
         images=VipsImages(
             max_output_megapixels=settings.smi_max_output_megapixels,
@@ -140,8 +141,8 @@ def alert_post(settings: Settings) -> Callable[[str, list[str]], None] | None:
 
 
 def build_dispatcher(settings: Settings, ctx: ServiceContext) -> Dispatcher:
-    """What starts runs at once, through the Dagster webserver on this host."""
-    runs: Any = GraphQLRuns(f"http://127.0.0.1:{settings.smi_dagster_port}")
+    """What starts runs at once, through the Dagster webserver."""
+    runs: Any = GraphQLRuns(settings.dispatch_url)
     if settings.smi_failpoints:
         runs = FailpointProxy(runs, "runs", Failpoints(settings.smi_failpoints, os.environ.get(PROCESS_VARIABLE, "")))
     return Dispatcher(ctx, runs)

@@ -34,6 +34,7 @@ class Period(click.ParamType[tuple[str, date]]):
 def report(period: tuple[str, date], as_json: bool) -> None:
     """Print the figures of a day (2026-11-20) or month (2026-11), by UTC day of payment."""
     from smi_pipeline.reporting.figures import FIGURES
+    from smi_pipeline.reporting.presentation import so_far
     from smi_pipeline.state.database import Database
     from smi_pipeline.state.reports.store import REPORTS, Reports
     from smi_pipeline.wiring import state_url
@@ -47,11 +48,12 @@ def report(period: tuple[str, date], as_json: bool) -> None:
         raise NotFound(f"no report of {name} has been built yet: {how}")
     figures: dict[str, Any] = {table: reports.rows(table, start, start, period=kind) for table in REPORTS}
     last = start if kind == "day" else start.replace(day=monthrange(start.year, start.month)[1])
+    complete = last < reports.today()
     stale = any(one.period in ("day", kind) for one in reports.out_of_date(start, last))
     if as_json:
-        print_json({"period": kind, "starts_on": start, **figures, "out_of_date": stale})
+        print_json({"period": kind, "starts_on": start, **figures, "out_of_date": stale, "complete": complete})
         return
-    click.echo(f"{name}, UTC days of payment")
+    click.echo(f"{name}, UTC days of payment" + so_far(kind, complete=complete))
     for table, figure in FIGURES.items():
         said = figure.describe(figures[table])
         click.echo(f"{figure.title}: {said.headline}")

@@ -29,3 +29,22 @@ FIRST_OP = {
 def run_config(queue: Queue, lease_id: str) -> dict[str, Any]:
     """Run configuration of the Dagster job of `queue` for one lease."""
     return {"ops": {FIRST_OP[queue]: {"config": {"lease_id": lease_id}}}}
+
+
+DAEMON = "daemon"
+"""The part of the service whose heartbeat is the sensor `alerts`: the daemon, and the code server that it asks."""
+
+
+_WORKERS = "workers-"
+
+
+def workers_of(queue: str) -> str:
+    """Return the part of the service whose heartbeats are those of the workers of a Celery queue."""
+    return _WORKERS + queue
+
+
+def silence(part: str) -> str:
+    """Return what is wrong while a part of the service is silent, in words."""
+    if part == DAEMON:
+        return "Dagster runs no sensors"
+    return f"No worker takes the runs of the queue {part.removeprefix(_WORKERS)}"

@@ -166,6 +166,7 @@ class ManualTaskKind(StrEnum):
     OVERDUE = "overdue"
     PAYMENT_DIFFERS = "payment_differs"
     PRICE_REFUSED = "price_refused"
+    PROCESS_SILENT = "process_silent"
     REFUND_FAILED = "refund_failed"
     REFUND_LATE = "refund_late"
     RUN_FAILED = "run_failed"

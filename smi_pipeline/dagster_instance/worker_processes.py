@@ -25,6 +25,7 @@ from billiard.exceptions import WorkerLostError
 from celery.signals import task_postrun, task_prerun
 
 from smi_pipeline.dagster_instance.worker import app
+from smi_pipeline.dagster_instance.worker_heartbeat import start_heartbeats
 from smi_pipeline.failpoints import PROCESS_VARIABLE
 from smi_pipeline.privileges.linux import end_with_parent, name_process
 
@@ -72,6 +73,7 @@ class WorkerProcess:
             self._fail(lost)
         task_prerun.connect(self._begins, weak=False)
         task_postrun.connect(self._ends, weak=False)
+        start_heartbeats(self._queue)
         app.worker_main(["worker", "-P", "solo", "-Q", self._queue, "-n", f"{self.name}@%h", *_OPTIONS])
 
     def _fail(self, task_id: str) -> None:

@@ -145,9 +145,9 @@ def _order(number: int, case: Case, demo: DemoState) -> Order:
 
 
 def _free_ports(count: int) -> list[int]:
-    ports: set[int] = set()
+    ports: tuple[int, ...] = ()
     while len(ports) < count:
-        ports.add(free_port())
+        ports += (free_port(besides=ports),)
     return list(ports)
 
 

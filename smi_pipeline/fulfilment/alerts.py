@@ -12,6 +12,7 @@ from dagster import (
     sensor,
 )
 
+from smi_pipeline.core.runs import DAEMON
 from smi_pipeline.core.vocabulary import ManualTaskKind
 from smi_pipeline.fulfilment import jobs
 from smi_pipeline.fulfilment.resources import SmiResource
@@ -26,7 +27,7 @@ from smi_pipeline.services.one_object import kept_apart
     description="Sends alerts about open manual tasks, the used budget and overdue jobs; tells customers of a delay.",
 )
 def alerts(context: SensorEvaluationContext, smi: SmiResource) -> Iterator[SkipReason]:
-    """Open the tasks that are called for and send those that were not sent yet."""
+    """Open the tasks that are called for and send those that were not sent yet. The gateway watches that this runs."""
     from smi_pipeline.settings import Settings
     from smi_pipeline.wiring import alert_post
 
@@ -40,6 +41,7 @@ def alerts(context: SensorEvaluationContext, smi: SmiResource) -> Iterator[SkipR
         told = ctx.state.waiting.queue_delay_mails(ctx.policy)
     sent = send_alerts(ctx, settings.smi_admin_email, alert_post(settings))
     resolved = send_resolved(ctx, settings.smi_admin_email, alert_post(settings))
+    ctx.state.process_heartbeats.record(DAEMON)
     yield SkipReason(
         f"{overdue} overdue job(s); alerts sent for {sent} task(s), {resolved} resolved; {told} customer(s) told of a "
         "delay"

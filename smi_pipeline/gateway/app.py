@@ -17,16 +17,20 @@ from smi_pipeline.gateway.errors import EXCEPTION_HANDLERS
 from smi_pipeline.gateway.metrics import Metrics
 from smi_pipeline.gateway.middleware import RequestMiddleware
 from smi_pipeline.gateway.rendering import STATIC, Pages
-from smi_pipeline.gateway.threads import BackgroundDispatch, Threads
+from smi_pipeline.gateway.threads import BackgroundDispatch, BackgroundWatch, Threads
 from smi_pipeline.gateway.throttle import Throttle
 from smi_pipeline.services.context import ServiceContext
+from smi_pipeline.services.watch import Watch
 from smi_pipeline.settings import Settings
+from smi_pipeline.wiring import alert_post
 
 
 def create_app(ctx: ServiceContext, settings: Settings, *, on_work: Callable[[Queue], None]) -> Starlette:
     """The application. `on_work(queue)` is called in the background after a verified payment
     (`Queue.SUBMIT`) and after an accepted Upsampler webhook (`Queue.FULFIL`); it may start a run at once."""
     dispatch = BackgroundDispatch(on_work)
+    watch = Watch(ctx, settings.smi_admin_email, alert_post(settings))
+    watching = BackgroundWatch(watch.look)
     static = _Static(directory=STATIC)
     routes = [
         Route("/smi-webhook/stripe", webhooks.stripe, methods=["POST"]),
@@ -50,7 +54,9 @@ def create_app(ctx: ServiceContext, settings: Settings, *, on_work: Callable[[Qu
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         dispatch.start()
+        watching.start()
         yield
+        watching.stop()
         dispatch.stop()
 
     app = Starlette(
@@ -70,6 +76,7 @@ def create_app(ctx: ServiceContext, settings: Settings, *, on_work: Callable[[Qu
         wrong_secrets=Throttle(),
     )
     app.state.overview = ops.Overview()
+    app.state.watch = watch
     return app
 
 

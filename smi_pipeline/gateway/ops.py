@@ -94,7 +94,8 @@ async def metrics(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """Serve GET /health: 200 when the database answers and can write, else 503."""
+    """Serve GET /health: 200 when the database answers and can write, else 503. Its status is `degraded` while the
+    daemon or the workers of a queue are silent."""
     gateway = gateway_of(request)
     try:
         await gateway.threads.quick(gateway.ctx.state.queries.counts)
@@ -108,8 +109,10 @@ async def health(request: Request) -> Response:
         return _unhealthy("The database cannot write: its disk is full, or it is read-only.")
     figures = await gateway.threads.quick(gateway.ctx.state.dashboard.breakers)
     shut = [f.breaker.name for f in figures if f.breaker.is_open]
+    silent = request.app.state.watch.silent
     # Still 200: the gateway is well, and a restart would mend nothing.
-    return JSONResponse({"success": True, "data": {"status": "ok", "database": "ok", "open_breakers": shut}})
+    data = {"status": "degraded" if silent else "ok", "database": "ok", "open_breakers": shut, "silent": silent}
+    return JSONResponse({"success": True, "data": data})
 
 
 def _unhealthy(message: str) -> JSONResponse:

@@ -28,6 +28,9 @@ use up the server's connections, and customers would be turned away."""
 DISPATCHES = 4
 """Threads for immediate dispatch: that of a payment must not wait until that of a webhook has ended."""
 
+WATCH_SECONDS = 10.0
+"""Between two looks at the other processes."""
+
 STOP_SECONDS = 3.0
 
 DATABASE_CONNECTIONS = 22
@@ -64,6 +67,29 @@ class Threads:
     async def file(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run a read from the storage."""
         return await anyio.to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._files)
+
+
+class BackgroundWatch:
+    """Calls `look` every `WATCH_SECONDS` in a thread of its own. Its errors are only logged."""
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        self._look = look
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        """Start the thread, a daemon: a mail that is being sent does not keep the process alive."""
+        threading.Thread(target=self._work, name="watch", daemon=True).start()
+
+    def stop(self) -> None:
+        """End it after the look under way."""
+        self._stopped.set()
+
+    def _work(self) -> None:
+        while not self._stopped.wait(WATCH_SECONDS):
+            try:
+                self._look()
+            except Exception as error:
+                log.warning("the other processes cannot be watched", action="watch", error=type(error).__name__)
 
 
 class BackgroundDispatch:

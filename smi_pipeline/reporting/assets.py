@@ -21,8 +21,8 @@ from dagster import (
 from smi_pipeline.formatting import money, number
 from smi_pipeline.reporting import charts, pages
 from smi_pipeline.reporting.figures import FIGURES
-from smi_pipeline.reporting.partitions import PARTITIONS, earlier, last_day, starts_of
-from smi_pipeline.reporting.presentation import Measure, Table, Trend, jobs, label
+from smi_pipeline.reporting.partitions import PARTITIONS, earlier, last_day, on, starts_of
+from smi_pipeline.reporting.presentation import Measure, Table, Trend, jobs, label, so_far
 from smi_pipeline.reporting.resources import ReportsResource
 from smi_pipeline.state.reports.store import FACTS, OTHER_MONEY, PERIODS, REPORTS, Reports
 
@@ -79,17 +79,23 @@ def facts(context: AssetExecutionContext, reports_db: ReportsResource) -> Iterat
     built = reports.build_facts(first, last)
     others = reports.row_counts(OTHER_MONEY, first, last)
     schemas = {table: column_schema(reports, table) for table in (FACTS, OTHER_MONEY)}
+    today = reports.today()
     for day, count in built.items():
         loose = reports.rows(OTHER_MONEY, day, day, limit=PREVIEW_ROWS)
         count_of_others = number(others[day]) if others[day] else "no"
         without = f"{count_of_others} payments without a job, or free retries"
-        shown: dict[str, dict[str, Any]] = {FACTS: {"result": jobs(count)}, OTHER_MONEY: {"result": without}}
+        later = so_far("day", complete=day < today)
+        shown: dict[str, dict[str, Any]] = {
+            FACTS: {"result": jobs(count) + later},
+            OTHER_MONEY: {"result": without + later},
+        }
         if day in sorted(built)[-SHOWN_PERIODS:]:
             worst = reports.least_profitable(day, day, PREVIEW_ROWS)
             shown[FACTS] |= {"least profitable": MetadataValue.md(_worst(worst).markdown())} if worst else {}
             shown[OTHER_MONEY] |= {"rows": MetadataValue.md(_loose(loose).markdown())} if loose else {}
         rows = {FACTS: count, OTHER_MONEY: others[day]}
         for table, said in shown.items():
+            said |= {"complete": day < today}
             said |= {"dagster/partition_row_count": rows[table], "dagster/column_schema": schemas[table]}
             context.add_asset_metadata(said, asset_key=table, partition_key=day.isoformat())
     context.log.info(f"{sum(built.values())} paid upscale jobs of {first} to {last}")
@@ -123,8 +129,8 @@ def _loose(rows: Sequence[Any]) -> Table:
 def _report(table: str, period: str) -> AssetsDefinition:
     @asset(
         name=asset_name(table, period),
-        deps=[FACTS, OTHER_MONEY] if table in ("profit_margin", "credit_usage") else [FACTS],
-        partitions_def=PARTITIONS[period],  # Dagster maps weeks and months to their days
+        deps=on([FACTS, OTHER_MONEY] if table in ("profit_margin", "credit_usage") else [FACTS]),
+        partitions_def=PARTITIONS[period],
         backfill_policy=BackfillPolicy.single_run(),
         group_name=_ADVERBS[period],
         description=FIGURES[table].text + ("" if period == "day" else f" By {period}, calculated from the facts."),
@@ -139,18 +145,20 @@ def _report(table: str, period: str) -> AssetsDefinition:
         schema = column_schema(reports, table)
         shown = sorted(built)[-SHOWN_PERIODS:]
         rows = reports.rows(table, earlier(shown[0], period, pages.TREND - 1), shown[-1], period=period)
+        today = reports.today()
         for start, count in built.items():
             said: dict[str, Any] = {}
+            complete = last_day(start, period) < today
             if start in shown:
                 past = pages.trend(rows, period, start)
                 description = FIGURES[table].describe(past[-1][1])
-                said = {"result": description.headline}  # the UI keeps this order
+                said = {"result": description.headline + so_far(period, complete=complete)}  # the UI keeps this order
                 if chart := _chart(FIGURES[table].measure(past), past, period):
                     said["chart"] = MetadataValue.md(chart)
                 if description.preview:
                     said["preview"] = MetadataValue.md(description.preview.markdown())
                 said |= description.numbers
-            said |= {"dagster/partition_row_count": count, "dagster/column_schema": schema}
+            said |= {"complete": complete, "dagster/partition_row_count": count, "dagster/column_schema": schema}
             context.add_asset_metadata(said, partition_key=start.isoformat())
         context.log.info(f"{table}: {sum(built.values())} rows for {first} to {last_day(last, period)}")
         return MaterializeResult()
@@ -173,7 +181,7 @@ def _chart(measure: Measure, past: Trend, period: str) -> str:
 def _pages(period: str) -> AssetsDefinition:
     @asset(
         name=asset_name("pages", period) if period == "month" else "daily_pages",
-        deps=[FACTS, OTHER_MONEY, *(asset_name(table, period) for table in REPORTS)],
+        deps=[*on([FACTS, OTHER_MONEY]), *(asset_name(table, period) for table in REPORTS)],
         partitions_def=PARTITIONS[period],
         backfill_policy=BackfillPolicy.single_run(),
         group_name=_ADVERBS[period],
@@ -184,12 +192,13 @@ def _pages(period: str) -> AssetsDefinition:
     )
     def build(context: AssetExecutionContext, reports_db: ReportsResource) -> MaterializeResult[None]:
         reports, files = reports_db.reports(), reports_db.files()
-        promise = reports_db.settings().smi_max_processing_seconds
+        promise, today = reports_db.settings().smi_max_processing_seconds, reports.today()
         first, start = _starts(context)
         for _ in range(SHOWN_PERIODS):
             written = pages.write(reports, files, period, start, promise)
             key = next(iter(written))
             said = {"page": reports_db.link(key), "files": len(written), "folder": key.rpartition("/")[0]}
+            said["complete"] = last_day(start, period) < today
             context.add_asset_metadata(said, partition_key=start.isoformat())
             if start == first:
                 break

@@ -91,6 +91,7 @@ def page(reports: Reports, period: str, starts_on: date, promise_seconds: float,
     return _template()(
         title=day(starts_on, "MMMM y") if period == "month" else day(starts_on),
         period=period,
+        complete=last < reports.today(),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         sections=sections,
         empty=EMPTY if not any(said.table for _, said, _ in sections) else "",

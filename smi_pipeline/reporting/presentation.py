@@ -94,6 +94,11 @@ def label(starts_on: date, trend: Trend) -> str:
     return day(starts_on, "MMM" if monthly else "d MMM")
 
 
+def so_far(period: str, *, complete: bool) -> str:
+    """Return what a headline needs after it while its period is not over; empty afterwards."""
+    return "" if complete else f" (so far: this {period} is not over)"
+
+
 def jobs(count: int) -> str:
     """Return '1 paid job', '2 paid jobs'."""
     return f"{number(count)} paid job{'' if count == 1 else 's'}"

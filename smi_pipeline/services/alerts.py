@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from smi_pipeline.core.errors import SmiError
 from smi_pipeline.core.faults import STATUS, SUBMISSIONS, headline
+from smi_pipeline.core.runs import silence
 from smi_pipeline.core.vocabulary import ManualTaskKind
 from smi_pipeline.formatting import duration
 from smi_pipeline.services.context import ServiceContext, log
@@ -129,12 +130,15 @@ def watch_budget(ctx: ServiceContext) -> int | None:
 Post = Callable[[str, list[str]], None]
 
 
-def send_alerts(ctx: ServiceContext, to: str | None, post: Post | None, *, limit: int = 20) -> int:
+def send_alerts(
+    ctx: ServiceContext, to: str | None, post: Post | None, *, limit: int = 20, by_gateway: bool = False
+) -> int:
     """Send one alert about all tasks that no alert named yet, by mail to `to` and by `post(subject, lines)`.
+    `by_gateway`: about those of which the gateway tells, because the sensor that tells of all others may have stopped.
 
     Return the number of tasks that were sent by at least one of the two.
     """
-    tasks = ctx.state.manual_tasks.unalerted(limit)
+    tasks = ctx.state.manual_tasks.unalerted(limit, by_gateway=by_gateway)
     subject = tasks[0].message if len(tasks) == 1 else f"{len(tasks)} items need attention"
     lines = [f"{task.message} Next step: {task.next_step}" for task in tasks]
     if not tasks or not _told(ctx, to, post, f"alert.{tasks[0].task_id}", subject, lines):
@@ -143,26 +147,33 @@ def send_alerts(ctx: ServiceContext, to: str | None, post: Post | None, *, limit
     return len(tasks)
 
 
-def send_resolved(ctx: ServiceContext, to: str | None, post: Post | None, *, limit: int = 20) -> int:
-    """Tell those who got the alert of a circuit breaker that it has closed by itself. Return the number of breakers.
+def send_resolved(
+    ctx: ServiceContext, to: str | None, post: Post | None, *, limit: int = 20, by_gateway: bool = False
+) -> int:
+    """Tell those who got the alert of a circuit breaker that it has closed by itself, or, `by_gateway`, that a part of
+    the service works again. Return the number of problems.
 
-    One that has closed before its alert was due is told with all of it. This is a notice: it opens no task.
+    One that has ended before its alert was due is told with all of it. This is a notice: it opens no task.
     """
-    ended = ctx.state.manual_tasks.ended_by_themselves(limit)
+    ended = ctx.state.manual_tasks.ended_by_themselves(limit, by_gateway=by_gateway)
+    in_words = silence if by_gateway else headline
     subject = (
-        f"Resolved: {headline(ended[0].subject) if len(ended) == 1 else f'{len(ended)} problems'}" if ended else ""
+        f"Resolved: {in_words(ended[0].subject) if len(ended) == 1 else f'{len(ended)} problems'}" if ended else ""
     )
-    lines = [f"{_end(task)} What waited continues automatically; there is nothing to do." for task in ended]
+    lines = [
+        f"{_end(task, in_words(task.subject))} What waited continues automatically; there is nothing to do."
+        for task in ended
+    ]
     if not ended or not _told(ctx, to, post, f"resolved.{ended[0].task_id}", subject, lines):
         return 0
     ctx.state.manual_tasks.end_told([task.task_id for task in ended])
     return len(ended)
 
 
-def _end(task: EndedTask) -> str:
+def _end(task: EndedTask, headline: str) -> str:
     over = f"over after {duration((task.closed_at - task.opened_at).total_seconds())}"
     if task.alerted_at:
-        return f"{headline(task.subject)}: {over}, since {task.closed_at:%H:%M} UTC."
+        return f"{headline}: {over}, since {task.closed_at:%H:%M} UTC."
     return (
         f"{task.message} Opened at {task.opened_at:%H:%M:%S}, closed again at {task.closed_at:%H:%M:%S} UTC by itself, "
         f"{over}."

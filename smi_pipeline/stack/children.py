@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,6 +31,7 @@ class Child:
         self._failures = 0
         self._started_at = 0.0
         self._restart_at = 0.0
+        self._asked = False
 
     @property
     def pid(self) -> int | None:
@@ -53,7 +54,7 @@ class Child:
                 start_new_session=True,
                 preexec_fn=self._in_child,
             )
-        self._started_at = time.monotonic()
+        self._started_at, self._asked = time.monotonic(), False
 
     def _in_child(self) -> None:
         # A process started in the background of a non-interactive shell ignores SIGINT, and so would its children.
@@ -62,14 +63,18 @@ class Child:
         self._run_as.enter()
         end_with_parent(signal.SIGTERM)  # no child outlives a supervisor that was killed
 
-    def keep_running(self) -> str | None:
-        """Restarts the process if it has ended. Returns a line for a person when something happened."""
+    def keep_running(self, renewed: Callable[[], Sequence[str] | None] = lambda: None) -> str | None:
+        """Restarts the process if it has ended. Returns a line for a person when something happened. `renewed` is asked
+        just before, and may return another command line."""
         if self._process is None or self._process.poll() is None:
             if self._failures and time.monotonic() - self._started_at > 60:
                 self._failures = 0
             return None
         if not self._restart_at:
             self._signal_group(signal.SIGKILL)  # what it left behind would work on beside the new one
+            if self._asked:
+                self._restart_at = time.monotonic()
+                return None
             pause = min(LONGEST_PAUSE_SECONDS, 0.5 * 2**self._failures)
             self._failures += 1
             self._restart_at = time.monotonic() + pause
@@ -79,8 +84,14 @@ class Child:
             )
         if time.monotonic() >= self._restart_at:
             self._restart_at = 0.0
+            self._argv = list(renewed() or self._argv)
             self.start()
         return None
+
+    def start_again(self) -> None:
+        """Ends the process, so that `keep_running` starts it at once."""
+        self._asked = True
+        self.ask_to_stop()
 
     def ask_to_stop(self) -> None:
         """Sends SIGTERM to the process; what it has started is its own to stop (a worker finishes its runs)."""

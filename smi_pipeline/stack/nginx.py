@@ -116,6 +116,7 @@ def write_front(
         customers=customers,
         gateway_port=settings.smi_gateway_port,
         sites=sites,
+        proxies=settings.smi_front_proxies,
         segment=_SEGMENT,
         pages=PAGES,
         files=FILES,

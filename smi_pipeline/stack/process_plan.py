@@ -1,5 +1,6 @@
 """The processes of the running product: their command lines, order and environment."""
 
+import random
 import socket
 import sys
 from collections.abc import Mapping
@@ -16,17 +17,89 @@ LOCATIONS = {
 }
 
 
+READERS = ("webserver", "webserver-analysts", "daemon")
+"""Processes that read the workspace when they start."""
+
+_CODE = "code-"
+_BIN = Path(sys.executable).parent
+_EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST_PORT, _TRIES = 20_000, 100
+
+
+class CodeServers:
+    """The code servers, their ports on loopback, and the workspace file that tells the others of them."""
+
+    def __init__(self, workspace: Path) -> None:
+        self.workspace = workspace
+        self._ports: dict[str, int] = {}
+        for name in LOCATIONS:
+            self._choose_port(name)
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Their ports now."""
+        return tuple(self._ports.values())
+
+    def command(self, process: str) -> list[str]:
+        """Return the command line of the process `code-LOCATION`."""
+        name = process.removeprefix(_CODE)
+        return [
+            *(str(_BIN / "dagster"), "api", "grpc", "--module-name", LOCATIONS[name], "--location-name", name),
+            *("--host", "127.0.0.1", "--port", str(self._ports[name]), "--log-level", "warning"),
+        ]
+
+    def moved(self, process: str) -> bool:
+        """Give a code server that has ended another port if its own was taken meanwhile. Return whether it was: then
+        who has read the workspace has to read it again."""
+        name = process.removeprefix(_CODE)
+        if name not in self._ports or is_free(self._ports[name]):
+            return False
+        self._choose_port(name)
+        return True
+
+    def _choose_port(self, name: str) -> None:
+        self._ports[name] = free_port(besides=self.ports)
+        entries = (
+            f"  - grpc_server: {{host: 127.0.0.1, port: {port}, location_name: {location}}}\n"
+            for location, port in self._ports.items()
+        )
+        part = self.workspace.with_suffix(".part")
+        part.write_text("load_from:\n" + "".join(entries))
+        part.replace(self.workspace)
+
+
 @dataclass(frozen=True)
 class Plan:
-    """Command lines by process name, in the order in which they start."""
+    """Command lines by process name, in the order in which they start. `ports`: those that are configured."""
 
     commands: dict[str, list[str]]
     environment: dict[str, str]
-    code_server_ports: tuple[int, ...]
+    code_servers: CodeServers
+    ports: dict[str, int]
 
 
-def free_port() -> int:
-    """Return a free port on loopback."""
+def is_free(port: int) -> bool:
+    """Return whether a server could listen on a port of loopback now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not count
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def free_port(besides: tuple[int, ...] = ()) -> int:
+    """Return a free port on loopback, if possible one that the system gives to no connection by itself: such a port
+    would soon be taken while its server restarts."""
+    try:
+        lowest = int(_EPHEMERAL_PORTS.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        lowest = 0
+    for _ in range(_TRIES if lowest > _LOWEST_PORT else 0):
+        port = random.randrange(_LOWEST_PORT, lowest)
+        if port not in besides and is_free(port):
+            return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -66,22 +139,8 @@ def plan(
     """Return the command lines of all processes; write the workspace of the code servers into `run_folder`.
 
     `workers`: processes for fulfilment runs. `analysts_port`: port of a second, read-only UI, if there is one."""
-    bin_folder = Path(sys.executable).parent
-    ports = {name: free_port() for name in LOCATIONS}
-    workspace = run_folder / "workspace.yaml"
-    workspace.write_text(
-        "load_from:\n"
-        + "".join(
-            f"  - grpc_server: {{host: 127.0.0.1, port: {port}, location_name: {name}}}\n"
-            for name, port in ports.items()
-        )
-    )
-    commands: dict[str, list[str]] = {}
-    for name, module in LOCATIONS.items():
-        commands[f"code-{name}"] = [
-            *(str(bin_folder / "dagster"), "api", "grpc", "--module-name", module, "--location-name", name),
-            *("--host", "127.0.0.1", "--port", str(ports[name]), "--log-level", "warning"),
-        ]
+    code_servers = CodeServers(run_folder / "workspace.yaml")
+    commands = {f"{_CODE}{name}": code_servers.command(f"{_CODE}{name}") for name in LOCATIONS}
     commands["gateway"] = [sys.executable, "-m", "smi_pipeline.gateway"]
     commands["workers"] = [
         *(sys.executable, "-m", "smi_pipeline.dagster_instance.worker_processes"),
@@ -89,20 +148,19 @@ def plan(
         *(f"{FULFILMENT_QUEUE}={workers}", f"{PRIORITY_QUEUE}=1", f"{REPORTS_QUEUE}=1"),
     ]
     webserver = [
-        str(bin_folder / "dagster-webserver"),
-        "-h",
-        "127.0.0.1",
-        "-w",
-        str(workspace),
-        "--log-level",
-        "warning",
+        *(str(_BIN / "dagster-webserver"), "-h", "127.0.0.1"),
+        *("-w", str(code_servers.workspace), "--log-level", "warning"),
     ]
     commands["webserver"] = [*webserver, "-p", str(dagster_port)]
     if analysts_port is not None:
         commands["webserver-analysts"] = [*webserver, "-p", str(analysts_port), "--read-only"]
-    commands["daemon"] = [str(bin_folder / "dagster-daemon"), "run", "-w", str(workspace), "--log-level", "warning"]
+    commands["daemon"] = [
+        *(str(_BIN / "dagster-daemon"), "run", "-w", str(code_servers.workspace), "--log-level", "warning")
+    ]
     return Plan(
         commands=commands,
         environment={**environment, **_no_proxy(environment), "SMI_GATEWAY_PORT": str(gateway_port)},
-        code_server_ports=tuple(ports.values()),
+        code_servers=code_servers,
+        ports={"gateway": gateway_port, "webserver": dagster_port}
+        | ({} if analysts_port is None else {"webserver-analysts": analysts_port}),
     )

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +25,7 @@ from smi_pipeline.privileges.accounts import as_owner_of, own_home
 from smi_pipeline.privileges.processes import REFUSED, Unprivileged
 from smi_pipeline.settings import Settings
 from smi_pipeline.stack.children import Child
-from smi_pipeline.stack.process_plan import dagster_environment, plan
+from smi_pipeline.stack.process_plan import READERS, Plan, dagster_environment, is_free, plan
 from smi_pipeline.state.embedded import STATE_DATABASE, EmbeddedPostgres
 from smi_pipeline.state.schema import ensure_database, migrate
 from smi_pipeline.wiring import dagster_url
@@ -52,6 +52,7 @@ class Stack:
         self._postgres: EmbeddedPostgres | None = None
         self._postgres_joined = True  # False after a restart that went wrong, whatever runs now
         self.children: list[Child] = []
+        self._plan: Plan | None = None
         self.state_url = ""
         self._http = requests.Session()
         self._http.trust_env = False  # a proxy of the machine does not know our loopback
@@ -102,7 +103,7 @@ class Stack:
         own = dagster_environment(state_url, dagster_database, dagster_home, settings.smi_broker_url)
         own |= {"SMI_HOME": str(self.home)} | {name: str(folder) for name, folder in folders.items()}
         with as_owner_of(self.home):
-            planned = plan(
+            planned = self._plan = plan(
                 {**os.environ, **self._environment, **own},
                 self.home,
                 dagster_port=settings.smi_dagster_port,
@@ -113,7 +114,7 @@ class Stack:
         self._clean_up(planned.environment, run_as)
         for name, argv in planned.commands.items():
             if name == "daemon":
-                _wait_for_ports(planned.code_server_ports)
+                _wait_for_ports(planned.code_servers.ports)
             environment = {**planned.environment, PROCESS_VARIABLE: name}
             child = Child(name, argv, environment, self.home / "logs" / f"{name}.log", run_as)
             child.start()
@@ -160,9 +161,26 @@ class Stack:
         if self._postgres is not None and not (self._postgres_joined and self._postgres.running()):
             self._restart_postgres(self._postgres)
         for child in self.children:
-            line = child.keep_running()
-            if line:
-                self._say(line)
+            if line := child.keep_running(lambda name=child.name: self._renewed(name)):  # type: ignore[misc]
+                self._say(line + self._taken(child.name))
+
+    def _renewed(self, name: str) -> Sequence[str] | None:
+        """Return the new command line of a code server whose port was taken; who has read of the old one is started
+        again."""
+        if self._plan is None:
+            return None
+        with as_owner_of(self.home):
+            if not self._plan.code_servers.moved(name):
+                return None
+        self._say(f"the port of {name} is taken by another process; it gets another one, and its clients start again")
+        for child in self.children:
+            if child.name in READERS:
+                child.start_again()
+        return self._plan.code_servers.command(name)
+
+    def _taken(self, name: str) -> str:
+        port = self._plan.ports.get(name) if self._plan else None
+        return f"; its port {port} is taken by another process" if port and not is_free(port) else ""
 
     def _restart_postgres(self, postgres: EmbeddedPostgres) -> None:
         self._say("PostgreSQL ended; it is started again")

@@ -5,6 +5,7 @@ from smi_pipeline.state.dashboard import Dashboard
 from smi_pipeline.state.database import Database
 from smi_pipeline.state.deliveries import Deliveries
 from smi_pipeline.state.emails import Emails
+from smi_pipeline.state.heartbeat import ProcessHeartbeats
 from smi_pipeline.state.jobs import Jobs
 from smi_pipeline.state.leases import Leases
 from smi_pipeline.state.manual_tasks import ManualTasks
@@ -36,6 +37,7 @@ class State:
         self.refunds = Refunds(database, mail_domain)
         self.emails = Emails(database, mail_domain)
         self.manual_tasks = ManualTasks(database)
+        self.process_heartbeats = ProcessHeartbeats(database)
         self.queries = Queries(database)
         self.dashboard = Dashboard(database)
         self.unsold = UnsoldProperties(database)

@@ -13,9 +13,9 @@ RECOVERED = "recovered"
 
 def open_task(
     tx: Transaction, *, kind: str, subject: str, message: str, next_step: str, job_id: str | None = None
-) -> None:
-    """Open a task unless the same one is open."""
-    tx.run(
+) -> bool:
+    """Open a task unless the same one is open. Return whether it was opened."""
+    return tx.changes(
         """INSERT INTO smi.person_tasks (kind, subject, job_id, message, next_step)
            VALUES (:kind, :subject, :job_id, :message, :next_step)
            ON CONFLICT (kind, subject) WHERE closed_at IS NULL DO NOTHING""",
@@ -64,10 +64,10 @@ class EndedTask:
 class ManualTasks(Aggregate):
     """What only a person can settle."""
 
-    def open(self, *, kind: str, subject: str, message: str, next_step: str, job_id: str | None = None) -> None:
-        """Open a task unless the same one is open."""
+    def open(self, *, kind: str, subject: str, message: str, next_step: str, job_id: str | None = None) -> bool:
+        """Open a task unless the same one is open. Return whether it was opened."""
         with self._database.transaction() as tx:
-            open_task(tx, kind=kind, subject=subject, job_id=job_id, message=message, next_step=next_step)
+            return open_task(tx, kind=kind, subject=subject, job_id=job_id, message=message, next_step=next_step)
 
     def open_once(self, *, kind: str, subject: str, message: str, next_step: str) -> None:
         """Open a task unless it is open or was ever closed."""
@@ -81,12 +81,15 @@ class ManualTasks(Aggregate):
             ManualTask, "SELECT * FROM smi.person_tasks WHERE closed_at IS NULL ORDER BY task_id"
         )
 
-    def unalerted(self, limit: int) -> list[ManualTask]:
-        """Return open tasks that no alert has named yet."""
+    def unalerted(self, limit: int, *, by_gateway: bool = False) -> list[ManualTask]:
+        """Return open tasks that no alert has named yet: those of which the gateway tells, or all others."""
         return self._database.records(
             ManualTask,
             """SELECT * FROM smi.person_tasks WHERE closed_at IS NULL AND alerted_at IS NULL
+                 AND (kind = :silent) = :by_gateway
                ORDER BY task_id LIMIT :limit""",
+            silent=ManualTaskKind.PROCESS_SILENT,
+            by_gateway=by_gateway,
             limit=limit,
         )
 
@@ -94,16 +97,16 @@ class ManualTasks(Aggregate):
         """Note that an alert has named these tasks."""
         self._database.run("UPDATE smi.person_tasks SET alerted_at = smi.now() WHERE task_id = ANY(:ids)", ids=task_ids)
 
-    def ended_by_themselves(self, limit: int) -> list[EndedTask]:
-        """Return tasks of circuit breakers that ended by themselves, and of whose end nobody was told. Those that no
-        alert has named either are news for a day."""
+    def ended_by_themselves(self, limit: int, *, by_gateway: bool = False) -> list[EndedTask]:
+        """Return tasks of circuit breakers, or those of which the gateway tells, that ended by themselves, and of whose
+        end nobody was told. Those that no alert has named either are news for a day."""
         return self._database.records(
             EndedTask,
             """SELECT * FROM smi.person_tasks WHERE closed_at IS NOT NULL AND end_told_at IS NULL
                  AND kind = :kind AND acknowledged_by = :recovered
                  AND (alerted_at IS NOT NULL OR closed_at > smi.now() - interval '1 day')
                ORDER BY closed_at LIMIT :limit""",
-            kind=ManualTaskKind.BREAKER,
+            kind=ManualTaskKind.PROCESS_SILENT if by_gateway else ManualTaskKind.BREAKER,
             recovered=RECOVERED,
             limit=limit,
         )

@@ -17,7 +17,7 @@ from smi_pipeline.adapters.fetching.fetcher import HttpFetcher
 from smi_pipeline.adapters.upsampler.client import UpsamplerClient
 from smi_pipeline.core.errors import PermanentError
 from smi_pipeline.core.models import Queue
-from smi_pipeline.core.runs import BATCH_LIMIT
+from smi_pipeline.core.runs import BATCH_LIMIT, DAEMON
 from smi_pipeline.core.vocabulary import StepState
 from smi_pipeline.fulfilment.sensors import MAX_LEASES
 from smi_pipeline.gateway.app import create_app
@@ -174,6 +174,7 @@ class Shop:
         raise_alarms(self.ctx)
         for send in (send_alerts, send_resolved):
             send(self.ctx, None, lambda subject, lines: self.alerts.extend(lines))
+        self.ctx.state.process_heartbeats.record(DAEMON)
 
     def _run(self, queue: Queue, lease_id: str) -> None:
         keys = self.ctx.state.leases.start(queue, lease_id)

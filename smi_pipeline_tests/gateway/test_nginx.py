@@ -262,15 +262,22 @@ def test_who_guesses_the_password_is_slowed_down_and_who_is_in_is_not(upstream: 
 
 
 @contextmanager
-def open_requests(origin: str, count: int, *headers: str) -> Iterator[list[bool]]:
-    """Holds so many requests open whose bodies are on their way; gives which of them were not refused at once."""
+def open_requests(
+    origin: str, count: int, *headers: str, source: str = "127.0.0.1", forwarded: str = "192.0.2.{number}"
+) -> Iterator[list[bool]]:
+    """Holds so many requests open whose bodies are on their way; gives which of them were not refused at once.
+    `forwarded`: the client that each of them claims to be."""
     address = origin.removeprefix("http://")
-    lines = ("POST /graphql HTTP/1.1", f"Host: {address}", f"Origin: {origin}", "Content-Length: 9", *headers, "", "")
-    name, port = address.split(":")
+    lines = ("POST /graphql HTTP/1.1", f"Host: {address}", f"Origin: {origin}", "Content-Length: 9", *headers)
+    to = (address.split(":")[0], int(address.split(":")[1]))
     with ExitStack() as stack:
-        held = [stack.enter_context(socket.create_connection((name, int(port)), timeout=20)) for _ in range(count)]
-        for connection in held:
-            connection.sendall("\r\n".join(lines).encode())
+        held = [
+            stack.enter_context(socket.create_connection(to, timeout=20, source_address=(source, 0)))
+            for _ in range(count)
+        ]
+        for number, connection in enumerate(held):
+            claim = f"X-Forwarded-For: {forwarded.format(number=number)}"
+            connection.sendall("\r\n".join([*lines, claim, "", ""]).encode())
         refused: list[socket.socket] = []
         while found := select.select([one for one in held if one not in refused], [], [], 0.5)[0]:
             assert {one.recv(12) for one in found} == {b"HTTP/1.1 429"}
@@ -306,6 +313,75 @@ def test_an_office_with_many_tabs_of_the_ui_is_not_shut_out(upstream: Any) -> No
             assert client.get(team, auth=TEAM).status_code == 200
             client.cookies.clear()
             assert client.get(team, auth=TEAM).status_code == 200
+
+
+PROXY, STRANGER = "127.0.0.2", "127.0.0.3"
+
+
+def test_limits_count_the_clients_behind_a_proxy_and_not_the_proxy(upstream: Any) -> None:
+    settings = configured(upstream.port, smi_front_proxies=f"{PROXY}/32, 2001:db8:77::/48")
+    customers, team = settings.public_url, settings.smi_team_url or ""
+    with front(settings):
+        with open_requests(customers, 100, source=PROXY) as served:
+            assert all(served), "a hundred clients"
+        with open_requests(customers, 70, source=PROXY, forwarded="6.6.6.6, 192.0.2.7") as served:
+            assert sum(served) == 64, "one client, whatever it claims"
+            with open_requests(customers, 1, source=PROXY, forwarded="192.0.2.8") as other:
+                assert other == [True]
+        with open_requests(customers, 70, source=STRANGER) as served:
+            assert sum(served) == 64, "who is no proxy is one client, whatever it claims"
+        through = httpx.HTTPTransport(local_address=PROXY)
+        with httpx.Client(transport=through, trust_env=False, timeout=20) as client:
+            for number in range(60):
+                wrong = client.get(team, auth=("team", "guess"), headers={"X-Forwarded-For": f"192.0.2.{number % 3}"})
+            assert wrong.status_code == 401, "each of three clients has its own guesses"
+            for _ in range(30):
+                wrong = client.get(team, auth=("team", "guess"), headers={"X-Forwarded-For": "192.0.2.9"})
+            assert wrong.status_code == 429
+            assert client.get(team, auth=TEAM, headers={"X-Forwarded-For": "192.0.2.10"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("source", "forwarded", "client"),
+    [
+        (PROXY, "203.0.113.9", "203.0.113.9"),
+        (PROXY, "2001:db8::9", "2001:db8::9"),
+        (PROXY, "6.6.6.6, 203.0.113.9", "203.0.113.9"),
+        (PROXY, "203.0.113.9, 2001:db8:77::1, 127.0.0.2", "203.0.113.9"),
+        (PROXY, "nonsense", PROXY),
+        (PROXY, "", PROXY),
+        (STRANGER, "203.0.113.9", STRANGER),
+        (STRANGER, "203.0.113.9, 127.0.0.2", STRANGER),
+    ],
+)
+def test_an_address_is_believed_from_the_proxies_alone(
+    upstream: Any, behind_a_proxy: tuple[Settings, Path], source: str, forwarded: str, client: str
+) -> None:
+    settings, folder = behind_a_proxy
+    sites = ((settings.public_url, "/health", None), (settings.smi_team_url or "", "/runs", TEAM))
+    transport = httpx.HTTPTransport(local_address=source)
+    with httpx.Client(transport=transport, trust_env=False, timeout=20) as browser:
+        for site, path, login in sites:
+            reply = browser.get(f"{site}{path}", auth=login, headers={"X-Forwarded-For": forwarded})
+            assert reply.status_code == 200
+            assert upstream.seen[-1]["headers"]["x-forwarded-for"] == client
+    assert json.loads((folder / "access.log").read_text().splitlines()[-1])["client"] == client
+
+
+@pytest.fixture(scope="module")
+def behind_a_proxy(upstream: Any) -> Iterator[tuple[Settings, Path]]:
+    """A front whose proxies are 127.0.0.2 and those of an IPv6 network."""
+    settings = configured(upstream.port, smi_front_proxies=f"{PROXY}, 2001:db8:77::/48")
+    with front(settings, change=without_login_limit) as folder:
+        yield settings, folder
+
+
+def test_without_proxies_nobody_is_believed(upstream: Any) -> None:
+    settings = configured(upstream.port)
+    with front(settings) as folder, httpx.Client(trust_env=False, timeout=20) as client:
+        client.get(f"{settings.public_url}/health", headers={"X-Forwarded-For": "203.0.113.9"})
+        assert upstream.seen[-1]["headers"]["x-forwarded-for"] == "127.0.0.1"
+        assert "real_ip" not in (folder / "nginx.conf").read_text()
 
 
 def test_a_connection_of_http2_has_no_more_than_32_requests_at_once(upstream: Any, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from smi_pipeline.core.faults import Failure, Scope
 from smi_pipeline.gateway.auth import require_operator
 from smi_pipeline.gateway.ops import without_query
 from smi_pipeline.gateway.rendering import masked_address
-from smi_pipeline_tests.gateway.shop import Shop
+from smi_pipeline_tests.gateway.shop import Shop, wait_for
 from smi_pipeline_tests.gateway.test_pages import text
 
 AUTH = ("operator", "correct horse")
@@ -393,3 +393,23 @@ def test_health_names_the_open_breakers_and_stays_200(shop: Shop) -> None:
     fault(shop)
     reply = shop.client.get("/health")
     assert (reply.status_code, reply.json()["data"]["open_breakers"]) == (200, ["submissions"])
+
+
+def test_health_is_degraded_and_still_200_while_the_daemon_or_a_pool_of_workers_is_silent(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = shop.client.get("/health").json()["data"]
+    assert (data["status"], data["silent"]) == ("ok", [])
+    shop.state.process_heartbeats.record("workers-reports")
+    shop.app.state.watch.look()
+    monkeypatch.setattr("smi_pipeline.services.watch.SILENCE_SECONDS", 0.0)
+    reply = shop.client.get("/health")
+    assert (reply.status_code, reply.json()["data"]["status"]) == (200, "degraded")
+    assert reply.json()["data"]["silent"] == ["daemon", "workers-reports"]
+
+
+def test_the_running_gateway_watches_by_itself(make_shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smi_pipeline.services.watch.SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr("smi_pipeline.gateway.threads.WATCH_SECONDS", 0.05)
+    shop = make_shop()
+    wait_for(lambda: [task.subject for task in shop.state.manual_tasks.opened()] == ["daemon"])

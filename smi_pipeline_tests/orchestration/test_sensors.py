@@ -1,4 +1,5 @@
-"""What a sensor says when it starts no run: whether nothing is due, or who works is busy, and with how much."""
+"""What a sensor says when it starts no run: whether nothing is due, or who works is busy, and with how much. And that
+the one that sends the alerts shows to the gateway that it works."""
 
 from typing import Any
 
@@ -9,6 +10,7 @@ from smi_pipeline.core.faults import MAIL, RESULTS, STRIPE, SUBMISSIONS, headlin
 from smi_pipeline.core.models import Queue
 from smi_pipeline.core.vocabulary import CallPurpose
 from smi_pipeline.fulfilment import resources
+from smi_pipeline.fulfilment.alerts import alerts
 from smi_pipeline.fulfilment.sensors import MAX_LEASES
 from smi_pipeline_tests.orchestration.conftest import SENSOR_OF, Shop
 
@@ -79,3 +81,20 @@ def test_a_sensor_names_the_circuit_breaker_that_paid_jobs_wait_for(shop: Shop, 
         shop.ctx.state.breakers.open_by_hand(unconcerned, message="test", actor="test")
     shop.ctx.state.breakers.open_by_hand(breaker, message="test", actor="test")
     assert skipped(shop, Queue.SUBMIT) == f"{headline(breaker)}; 1 paid jobs are due"
+
+
+def test_the_sensor_of_the_alerts_gives_a_heartbeat_when_it_has_done_its_work(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+):
+    def tick() -> None:
+        context = build_sensor_context(instance=shop.instance, resources={"smi": resources.SmiResource()})
+        found: Any = alerts(context)
+        next(found)
+
+    with monkeypatch.context() as broken:
+        broken.setattr("smi_pipeline.fulfilment.alerts.send_alerts", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            tick()
+    assert shop.ctx.state.process_heartbeats.all() == {}
+    tick()
+    assert list(shop.ctx.state.process_heartbeats.all()) == ["daemon"]

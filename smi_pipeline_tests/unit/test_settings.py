@@ -17,7 +17,7 @@ from smi_pipeline.core.allowance import Allowance
 from smi_pipeline.core.errors import PermanentError, RateLimited, RefusedError, TransientError
 from smi_pipeline.core.vocabulary import CallPurpose
 from smi_pipeline.settings import Settings, postgres_url
-from smi_pipeline.wiring import alert_post, build_context
+from smi_pipeline.wiring import alert_post, build_context, build_dispatcher
 from smi_pipeline_tests.contract.adapters.conftest import ScriptedServer
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +54,9 @@ BESIDES = [
     "SMI_ANALYSTS_PASSWORD",
     "SMI_ANALYSTS_PORT",
     "SMI_TRUSTED_PROXIES",
+    "SMI_FRONT_PROXIES",
+    "SMI_DISPATCH_URL",
+    "SMI_NAT64_PREFIXES",
 ]
 
 
@@ -140,6 +143,12 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SMI_WORKERS", "0"),
         ("SMI_TRUSTED_PROXIES", "*"),
         ("SMI_TRUSTED_PROXIES", "10.0.0.0/8, proxy.local"),
+        ("SMI_FRONT_PROXIES", "cdn.example.com"),
+        ("SMI_FRONT_PROXIES", "10.0.0.0/8, ::/0"),
+        ("SMI_FRONT_PROXIES", "10.0.0.0/8; real_ip_header X-Real-IP"),
+        ("SMI_DISPATCH_URL", "dagster:3000"),
+        ("SMI_NAT64_PREFIXES", "10.0.0.0/8"),
+        ("SMI_NAT64_PREFIXES", "2001:67c:2b0:db32::/80"),
         ("SMI_MAX_PROCESSING_SECONDS", "0"),
         ("SMI_MAX_WAIT_SECONDS", "1e9"),
         ("SMI_POLL_SECONDS", "inf"),
@@ -355,6 +364,17 @@ def test_address_key_and_api_format_of_upsampler_decide_the_call(
     (call,) = server.requests
     assert (call.path, call.headers["Authorization"]) == ("/api/precise-upscale", "Bearer the-key")
     assert scale in call.json
+
+
+def test_immediate_dispatch_goes_to_its_own_address(server: ScriptedServer) -> None:
+    server.says(200, {"data": {"launchRun": {"__typename": "LaunchRunSuccess", "run": {"runId": "r1"}}}})
+    from smi_pipeline.core.models import Queue
+
+    settings = Settings(smi_dispatch_url=f"{server.url}/dagster/", smi_dagster_port=1)
+    dispatcher = build_dispatcher(settings, ctx())
+    assert dispatcher._runs.launch(Queue.SUBMIT, "f" * 32, 1) == "r1"
+    assert [call.path for call in server.requests] == ["/dagster/graphql"]
+    assert Settings(smi_dagster_port=3456).dispatch_url == "http://127.0.0.1:3456"
 
 
 def test_address_and_key_of_stripe_decide_the_call(server: ScriptedServer) -> None:

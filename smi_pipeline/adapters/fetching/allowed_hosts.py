@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 import idna
 
 from smi_pipeline.core.errors import RefusedError
+from smi_pipeline.core.nat64 import WELL_KNOWN, embedded
 
 _LOCAL_ENTRY = re.compile(r"http://127\.0\.0\.1:([1-9][0-9]{0,4})")
 _HOST_NAME = re.compile(r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -23,8 +24,7 @@ _CARRIERS = tuple(
         "::/96",  # IPv4-compatible
         "::ffff:0:0/96",  # IPv4-mapped
         "::ffff:0:0:0/96",  # IPv4-translated
-        "64:ff9b::/96",  # NAT64
-        "64:ff9b:1::/48",  # NAT64, local use
+        "64:ff9b:1::/48",  # NAT64, local use: unless a prefix in it is known
         "2001::/32",  # Teredo
         "2002::/16",  # 6to4
         "fec0::/10",  # site-local, deprecated and still routed by some
@@ -143,15 +143,20 @@ def ascii_host(name: str) -> str | None:
     return host if _HOST_NAME.fullmatch(host) else None
 
 
-def is_public(address: str) -> bool:
+def is_public(address: str, nat64: Iterable[ipaddress.IPv6Network] = (WELL_KNOWN,)) -> bool:
     """Return whether `address` is an ordinary internet address: not private, loopback, link-local, shared, multicast,
-    reserved, unspecified or for documentation, and no IPv6 form that stands for an IPv4 address."""
+    reserved, unspecified or for documentation, and no IPv6 form that stands for an IPv4 address. Behind a prefix of
+    NAT64 the IPv4 address counts, which is where a connection ends."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
         return False
     if isinstance(ip, ipaddress.IPv6Address):
-        if ip.scope_id is not None or any(ip in network for network in _CARRIERS):
+        if ip.scope_id is not None:
+            return False
+        if prefix := next((network for network in nat64 if ip in network), None):
+            return is_public(str(embedded(ip, prefix)))
+        if any(ip in network for network in _CARRIERS):
             return False
     elif any(ip in network for network in _RELAYS):
         return False

@@ -52,6 +52,7 @@ class HttpFetcher:
         longest: float = LONGEST_SECONDS,
         resolver: Resolver = system_resolver,
         tls_context: ssl.SSLContext | None = None,
+        nat64_prefixes: Iterable[str] = (),
         http: PinnedHttp | None = None,
     ) -> None:
         self._hosts = {
@@ -61,7 +62,11 @@ class HttpFetcher:
         self._temp_dir = Path(temp_dir)
         self._total_timeout, self._stall_timeout, self._longest = total_timeout, stall_timeout, longest
         self._http = http or PinnedHttp(
-            connect_timeout=connect_timeout, read_timeout=read_timeout, resolver=resolver, tls_context=tls_context
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            resolver=resolver,
+            tls_context=tls_context,
+            nat64_prefixes=nat64_prefixes,
         )
 
     @contextmanager

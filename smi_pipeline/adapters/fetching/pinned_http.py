@@ -10,12 +10,14 @@ import queue
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 import certifi
 
 from smi_pipeline.adapters.fetching.allowed_hosts import CheckedUrl, is_public
+from smi_pipeline.adapters.fetching.connecting import connect, in_turn
+from smi_pipeline.adapters.fetching.nat64 import Nat64
 from smi_pipeline.adapters.fetching.time_allowed import TimeAllowed
 from smi_pipeline.core.errors import RefusedError, SmiError, TransientError
 
@@ -34,7 +36,8 @@ class ConnectionLost(TransientError):
 
 
 class PinnedHttp:
-    """Make single requests; timeouts in seconds. `resolver` and `tls_context` replace the system's."""
+    """Make single requests; timeouts in seconds. `resolver` and `tls_context` replace the system's. `nat64_prefixes`:
+    those of the network's own NAT64."""
 
     def __init__(
         self,
@@ -43,9 +46,11 @@ class PinnedHttp:
         read_timeout: float,
         resolver: Resolver = system_resolver,
         tls_context: ssl.SSLContext | None = None,
+        nat64_prefixes: Iterable[str] = (),
     ) -> None:
         self._connect_timeout, self._read_timeout = connect_timeout, read_timeout
         self._resolver = resolver
+        self._nat64 = Nat64(self._resolved, nat64_prefixes)
         self._tls_context = tls_context
 
     @contextmanager
@@ -93,11 +98,19 @@ class PinnedHttp:
         """Resolve once. The addresses returned are the ones connected to, so that a second answer changes nothing."""
         if url.is_local:
             return ["127.0.0.1"]
+        answer = self._resolved(url.host, url.port, allowed)
+        nat64 = self._nat64.prefixes(allowed) if any(":" in address for address in answer) else []
+        if not all(is_public(address, nat64) for address in answer):
+            raise RefusedError(f"The host {url.host} is not on the public internet.")
+        return in_turn(answer)[:MAX_ADDRESSES]
+
+    def _resolved(self, host: str, port: int, allowed: TimeAllowed) -> list[str]:
+        """Return the addresses of a name. Raises TransientError when it has none."""
         answers: queue.Queue[list[str] | Exception] = queue.Queue()
 
         def resolve() -> None:
             try:
-                answers.put(self._resolver(url.host, url.port))
+                answers.put(self._resolver(host, port))
             except Exception as error:
                 answers.put(error)
 
@@ -106,25 +119,14 @@ class PinnedHttp:
         try:
             answer = answers.get(timeout=max(0.0, min(self._read_timeout, allowed.left())))
         except queue.Empty:
-            raise TransientError(f"The name {url.host} was not resolved in time.") from None
+            raise TransientError(f"The name {host} was not resolved in time.") from None
         if isinstance(answer, Exception) or not answer:
-            raise TransientError(f"The name {url.host} could not be resolved.")
-        if not all(is_public(address) for address in answer):
-            raise RefusedError(f"The host {url.host} is not on the public internet.")
-        return answer[:MAX_ADDRESSES]
+            raise TransientError(f"The name {host} could not be resolved.")
+        return answer
 
     def _connect(self, addresses: list[str], port: int, allowed: TimeAllowed) -> socket.socket:
-        failure: OSError = TimeoutError()
-        for address in addresses:
-            timeout = min(self._connect_timeout, allowed.left())
-            if timeout <= 0:
-                break
-            try:
-                # The timeout stays on the socket and bounds the handshake, too.
-                return socket.create_connection(self._endpoint(address, port), timeout)
-            except OSError as error:
-                failure = error
-        raise failure
+        # The timeout stays on the socket and bounds the handshake, too.
+        return connect((self._endpoint(each, port) for each in addresses), self._connect_timeout, allowed.left)
 
     def _endpoint(self, address: str, port: int) -> tuple[str, int]:
         """Return the address to connect to, the checked one. Tests, which have no public address, replace it."""

@@ -138,10 +138,14 @@ class Reports:
 
     def out_of_date(self, first: date, last: date) -> list[OutOfDate]:
         """Return the out-of-date periods that begin between `first` and `last`, days first, then the oldest: facts with
-        changes in the log, and reports not built from the newest facts."""
+        changes in the log or built before their day was over, and reports not built from the newest facts."""
         rows = self._database.rows(
             """WITH stale AS (
-                   SELECT day, max(change_id) AS last_change, max(at) AS changed_at FROM reports.changes
+                   SELECT day, max(change_id) AS last_change, max(at) AS changed_at
+                   FROM (SELECT day, change_id, at FROM reports.changes
+                         UNION ALL
+                         SELECT starts_on, 0, (starts_on + 1)::timestamptz FROM reports.builds
+                         WHERE report = :facts AND built_at < starts_on + 1 AND starts_on < smi.now()::date) AS reason
                    WHERE day BETWEEN :first AND :last GROUP BY day
                ), facts AS (
                    SELECT p.period, date_trunc(p.period, starts_on)::date AS starts_on, max(built_at) AS built_at
@@ -211,6 +215,11 @@ class Reports:
             last=last,
         )
         return {row["starts_on"]: row["row_count"] for row in rows}
+
+    def today(self) -> date:
+        """Return the current day, UTC. Periods that end on it or later are not over."""
+        today: date = self._database.value("SELECT smi.now()::date")
+        return today
 
     def is_built(self, period: str, starts_on: date) -> bool:
         """Return whether all reports of a period have been built."""

@@ -75,4 +75,12 @@ def test_a_built_day_without_jobs_says_so(smi: Smi, built: Steps) -> None:
     yesterday = TODAY - timedelta(days=1)
     build(built, yesterday)
     ran = smi("report", yesterday)
+    assert "so far" not in ran.out
+    assert smi("report", yesterday, "--json").json["complete"] is True
     assert (ran.code, "Completion: no paid jobs" in ran.out) == (0, True)
+
+
+def test_a_day_and_a_month_that_are_not_over_say_so(smi: Smi, built: Steps) -> None:
+    for kind, period in (("day", TODAY), ("month", f"{TODAY:%Y-%m}")):
+        assert smi("report", period, "--json").json["complete"] is False
+        assert f"(so far: this {kind} is not over)" in smi("report", period).out.splitlines()[0]

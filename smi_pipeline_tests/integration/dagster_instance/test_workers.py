@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,12 +14,17 @@ import psutil
 import pytest
 from celery import Celery
 from celery.result import AsyncResult
+from celery.signals import worker_ready
 from sqlalchemy.orm import close_all_sessions
 from sqlalchemy.pool import NullPool
 
+from smi_pipeline.core.runs import workers_of
+from smi_pipeline.dagster_instance import worker_heartbeat
 from smi_pipeline.stack.process_plan import dagster_environment, plan
+from smi_pipeline.state.database import Database
 from smi_pipeline.state.embedded import EmbeddedPostgres
-from smi_pipeline.state.schema import ensure_database
+from smi_pipeline.state.heartbeat import ProcessHeartbeats
+from smi_pipeline.state.schema import ensure_database, migrate
 
 # kombu 5.7 declares its tables with a loader strategy that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -41,6 +47,7 @@ class Workers:
         self.client.backend.ResultSession().close()
         command = planned.commands["workers"]
         command[command.index("--preload") + 1] = TASKS  # in place of the code locations, which take seconds
+        self.url = url
         self._parent = subprocess.Popen(command, env=planned.environment, stderr=subprocess.PIPE, text=True)
 
     def processes(self, queue: str) -> list[psutil.Process]:
@@ -81,6 +88,7 @@ def wait_until(what: str, true: Callable[[], bool]) -> None:
 def running_workers(postgres: EmbeddedPostgres, folder: Path) -> Iterator[Workers]:
     url = postgres.url(f"broker_{uuid.uuid4().hex[:12]}")
     ensure_database(url)
+    migrate(url)
     running = Workers(url, folder)
     try:
         yield running
@@ -139,3 +147,35 @@ def test_no_worker_outlives_the_process_that_forked_it(own_workers: Workers) -> 
     own_workers.kill()
     _, alive = psutil.wait_procs(processes, timeout=10)
     assert not alive
+
+
+def test_the_workers_of_each_queue_give_heartbeats(own_workers: Workers) -> None:
+    database = Database(own_workers.url, pool_size=1)
+    heartbeats = ProcessHeartbeats(database)
+    pools = {workers_of(queue) for queue in ("fulfilment", "priority", "reports")}
+    wait_until("the first heartbeats", lambda: set(heartbeats.all()) == pools)
+    database.dispose()
+
+
+class Consumer:
+    """What Celery says has become ready."""
+
+    connection: str | None = None
+
+
+def test_a_worker_without_its_broker_gives_no_heartbeat(state_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMI_DATABASE_URL", state_url)
+    monkeypatch.setattr(worker_heartbeat, "HEARTBEAT_SECONDS", 0.01)
+    database = Database(state_url, pool_size=1)
+    heartbeats = ProcessHeartbeats(database)
+    consumer = Consumer()
+    worker_heartbeat.start_heartbeats("fulfilment")
+    worker_ready.send(sender=consumer)
+    time.sleep(0.3)
+    assert heartbeats.all() == {}
+    consumer.connection = "connected again"
+    wait_until("a heartbeat", lambda: set(heartbeats.all()) == {"workers-fulfilment"})
+    worker_ready.send(sender=consumer)
+    assert [thread.name for thread in threading.enumerate()].count("heartbeat") == 1
+    monkeypatch.setattr(worker_heartbeat, "HEARTBEAT_SECONDS", 1e6)
+    database.dispose()

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from smi_pipeline.adapters.fetching.allowed_hosts import AllowedHosts, as_requested, is_public
 from smi_pipeline.core.errors import RefusedError
+from smi_pipeline.core.nat64 import LENGTHS, discovered, embedded
 
 HOSTS = AllowedHosts(["Images.Example.com", "köln.example", "http://127.0.0.1:8123", " "], "SMI_ALLOWED_SOURCE_HOSTS")
 
@@ -131,7 +132,8 @@ def test_ordinary_addresses_are_public(address: str) -> None:
         "100.64.0.1", "192.0.0.1", "192.0.2.1", "192.88.99.1", "198.18.0.1", "198.51.100.1", "203.0.113.1",
         "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255",
         "::", "::1", "::127.0.0.1", "::8.8.8.8", "::ffff:127.0.0.1", "::ffff:8.8.8.8", "::ffff:0:8.8.8.8",
-        "64:ff9b::7f00:1", "64:ff9b::8.8.8.8", "64:ff9b:1::1", "2002:7f00:1::1", "2002:808:808::1", "2001::1",
+        "64:ff9b::7f00:1", "64:ff9b::10.0.0.1", "64:ff9b::169.254.169.254", "64:ff9b:1::1",
+        "64:ff9b:1::808:808", "2002:7f00:1::1", "2002:808:808::1", "2001::1",
         "fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1", "100::1", "2001:db8::1",
         "3fff::1", "5f00::1", "not an address", "", "127.1", "0x7f.0.0.1", "2606:4700:4700::1111%1",
     ],
@@ -146,7 +148,54 @@ def test_no_ipv4_address_becomes_public_by_being_written_as_ipv6(address: ipaddr
     for form in (
         ipaddress.IPv6Address(number),
         ipaddress.IPv6Address((0xFFFF << 32) | number),
-        ipaddress.IPv6Address((0x64FF9B << 96) | number),
         ipaddress.IPv6Address((0x2002 << 112) | (number << 80)),
     ):
         assert not is_public(str(form))
+
+
+@given(st.ip_addresses(v=4), st.sampled_from(LENGTHS))
+def test_an_address_behind_a_prefix_of_nat64_is_as_public_as_the_ipv4_address_in_it(
+    address: ipaddress.IPv4Address, length: int
+) -> None:
+    known = ipaddress.IPv6Network("64:ff9b::/96")
+    assert is_public(str(known.network_address + int(address))) == is_public(str(address))
+    prefix = ipaddress.IPv6Network(f"{OWN[length]}/{length}")
+    assert is_public(translated(prefix, address), [prefix]) == is_public(str(address))
+    assert list(discovered([translated(prefix, "192.0.0.170"), translated(prefix, "192.0.0.171")])) == [prefix] * 2
+
+
+# RFC 6052, 2.4: 192.0.2.33 behind prefixes of each length
+IN_THE_RFC = {
+    32: "2001:db8:c000:221::",
+    40: "2001:db8:1c0:2:21::",
+    48: "2001:db8:122:c000:2:2100::",
+    56: "2001:db8:122:3c0:0:221::",
+    64: "2001:db8:122:344:c0:2:2100::",
+    96: "2001:db8:122:344::192.0.2.33",
+}
+OWN = {32: "2a01:db8::", 40: "2a01:db8:100::", 48: "2a01:db8:122::", 56: "2a01:db8:122:300::",
+       64: "2a01:db8:122:344::", 96: "2a01:db8:122:344::"}  # fmt: skip
+
+
+def translated(prefix: ipaddress.IPv6Network, address: object) -> str:
+    """An IPv4 address behind a prefix; bits 64 to 71 are zero."""
+    four, length = ipaddress.IPv4Address(str(address)).packed, prefix.prefixlen // 8
+    packed = bytearray(prefix.network_address.packed)
+    for place, byte in enumerate(four):
+        packed[length + place + (1 if length <= 8 and length + place >= 8 else 0)] = byte
+    return str(ipaddress.IPv6Address(bytes(packed)))
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_the_examples_of_rfc_6052_are_read(length: int) -> None:
+    address = ipaddress.IPv6Address(IN_THE_RFC[length])
+    prefix = ipaddress.IPv6Network((address, length), strict=False)
+    assert str(embedded(address, prefix)) == "192.0.2.33"
+    assert translated(prefix, "192.0.2.33") == str(address)
+
+
+@pytest.mark.parametrize(
+    "answers", [[], ["192.0.0.170", "192.0.0.171"], ["64:ff9b::1"], ["2001:db8::c000:aa:1"], ["x"]]
+)
+def test_a_network_without_nat64_shows_no_prefix(answers: list[str]) -> None:
+    assert list(discovered(answers)) == []

@@ -28,6 +28,7 @@ OWNERS = {
     "breakers": {"breakers"},
     "failed_properties": {"unsold"},
     "heartbeat": {"heartbeat"},
+    "process_heartbeats": {"heartbeat"},
     "ordered_pictures": {"ordered_pictures"},
     "…": {"leases"},  # leases of all queues by the same statements
 }
@@ -52,6 +53,7 @@ NO_KILL_POINT = {
     "submissions.expire_unstarted": NEXT_TICK,
     "submissions.release_poll": "the claim expires after a minute",
     "deliveries.downloaded": "a counter",
+    "process_heartbeats.record": "the next one follows within seconds",
     "deliveries.give_up_files": "what is left over is removed by the comparison of files",
     "deliveries.new_token": ADMIN,
     "deliveries.rate": "the customer sees whether it was done",
