@@ -9,9 +9,9 @@ from typing import Any
 
 from smi_pipeline.core.faults import Failure, Scope
 from smi_pipeline.core.models import Email
-from smi_pipeline.core.vocabulary import EmailKind, EmailState, ManualTaskKind
+from smi_pipeline.core.vocabulary import UNSENT, EmailKind, EmailState, ManualTaskKind
 from smi_pipeline.state.breakers import locked, record_failure
-from smi_pipeline.state.database import Database, Transaction
+from smi_pipeline.state.database import Database, Transaction, in_
 from smi_pipeline.state.job_rows import touch
 from smi_pipeline.state.manual_tasks import close_task, close_tasks_about, open_task
 
@@ -58,6 +58,11 @@ def queue_email(
     )
 
 
+def forget_content(tx: Transaction, job_id: str) -> None:
+    """Have the mails of a job that were not accepted written anew at the next attempt."""
+    tx.run(f"UPDATE smi.emails SET content = NULL WHERE job_id = :id AND state IN {in_(UNSENT)}", id=job_id)
+
+
 def _take_back(tx: Transaction, since: datetime | None) -> None:
     """Queue the mails again that were failed since then although the server has certainly not taken them: it was no
     fault of theirs. Not those that were queued anew by hand."""
@@ -97,15 +102,17 @@ class Emails:
             Email, "SELECT * FROM smi.emails WHERE job_id = :id ORDER BY created_at, serial", id=job_id
         )
 
-    def hand_over(self, email: Email, lease_id: str, content: bytes) -> bool:
-        """Commit the content before the server gets it. Return False when the lease was lost."""
+    def hand_over(self, email: Email, lease_id: str, content: bytes, *, signed_by: str | None = None) -> bool:
+        """Commit the content before the server gets it, with the id of the key of its links. Return False when the
+        lease was lost."""
         return self._database.changes(
-            f"""UPDATE smi.emails SET state = '{EmailState.HANDED_OVER}', content = :content,
+            f"""UPDATE smi.emails SET state = '{EmailState.HANDED_OVER}', content = :content, signed_by = :signed_by,
                       hand_overs = hand_overs + 1, handed_over_at = smi.now()
                WHERE {_THIS} AND lease_id = :lease_id""",
             **_key(email),
             lease_id=lease_id,
             content=content,
+            signed_by=signed_by,
         )
 
     def accepted(self, email: Email, *, actor: str) -> None:
