@@ -1,6 +1,7 @@
 """Run a soak: sandbox, stack, customers, faults, skewed clocks, and the verdict."""
 
 import contextlib
+import queue
 import random
 import sys
 import threading
@@ -76,6 +77,7 @@ class Soak:
         self._environment = dict(environment)
         self.notes: list[str] = []
         self.violations: list[str] = []  # of events
+        self._restarts: queue.SimpleQueue[tuple[int, Mapping[str, str], threading.Event]] = queue.SimpleQueue()
         self.paused: set[int] = set()  # numbers of stacks that must not be restarted now
         self.watch: Callable[[], object] | None = None  # called at each look during an outage
         self.collector = Collector(demo, stacks[0].state_url)
@@ -104,19 +106,21 @@ class Soak:
         requests.post(f"{self.demo.url(service)}/_config", json=settings, timeout=30).raise_for_status()
 
     def restart(self, number: int, settings: Mapping[str, str]) -> None:
-        """Stop a stack as by Ctrl-C, and start it again with changed settings."""
+        """Have the main thread stop a stack as by Ctrl-C and start it again with changed settings; for events, as
+        processes end with the thread that has started them."""
+        done = threading.Event()
+        self._restarts.put((number, settings, done))
+        done.wait()
+
+    def _restart(self, number: int, settings: Mapping[str, str], done: threading.Event) -> None:
         self.note(f"stack {number} is started again with other {', '.join(settings)}")
         self._environment |= settings
-        self.paused.add(number)
-        time.sleep(_LOOK_SECONDS)  # whoever looks at it now is done
-        try:
-            self.stacks[number].stop()
-            self.stacks[number] = Stack(self._environment, self.stacks[number].home, say=print)
-            self.stacks[number].start()
-            self.stacks[number].wait_ready(120)
-        finally:
-            self.paused.discard(number)
+        self.stacks[number].stop()
+        self.stacks[number] = Stack(self._environment, self.stacks[number].home, say=print)
+        self.stacks[number].start()
+        self.stacks[number].wait_ready(120)
         self.note(f"stack {number} is ready")
+        done.set()
 
     def run(self) -> Report:
         """Run until every order has ended correctly, or until `patience` is over; return the report."""
@@ -187,6 +191,8 @@ class Soak:
 
     def _look(self) -> None:
         """Keep everything running, and print a line."""
+        while not self._restarts.empty():
+            self._restart(*self._restarts.get())
         for number, stack in enumerate(self.stacks):
             if number not in self.paused:
                 stack.keep_running()
