@@ -26,7 +26,7 @@ help:
 	@echo "  fairness       let 150 paid jobs wait and see in which order they start; ARGS=\"--only stream\""
 	@echo "  chaos          kill every process at every failpoint (an hour); FULL=1, ARGS=\"--seed N --only POINT@PROCESS\""
 	@echo "  soak           sell JOBS=1000 upscales under random faults; SEED=1, ARGS=\"--outage disk-storage\","
-	@echo "                 ARGS=\"--orders-per-minute 150\", ARGS=\"--json out.json\""
+	@echo "                 ARGS=\"--rotate\", ARGS=\"--orders-per-minute 150\", ARGS=\"--json out.json\""
 	@echo "  faults         let 200 faults hit 30 paid orders each: at most three may be lost; SEED=1, ARGS=\"--only N\""
 	@echo "  two-stacks     run a soak of JOBS=300 on two installations with one database, each paused past its leases"
 	@echo "  bench-images   judge thousands of honest and bad results of upscalers; ARGS=\"--tuning\", ARGS=\"--photographs FOLDER\""

@@ -64,6 +64,29 @@ def _nat64_prefixes(value: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(map(str, networks))
 
 
+SHORTEST_SECRET = 32
+SHORTEST_API_KEY = 16
+"""Characters of a secret that nobody can guess; keys of programs may be a little shorter."""
+
+
+def several(secret: SecretStr) -> tuple[str, ...]:
+    """Return the keys of a setting that may hold several, separated by commas, the newest first."""
+    parts = (part.strip() for part in secret.get_secret_value().split(","))
+    return tuple(part for part in parts if part)
+
+
+def _of_at_least(shortest: int) -> AfterValidator:
+    """Refuse several keys of which one is short: that may be one key of an earlier release that has commas in it."""
+
+    def checked(secret: SecretStr) -> SecretStr:
+        keys = several(secret)
+        if len(keys) > 1 and any(len(key) < shortest for key in keys):
+            raise ValueError(f"has several keys, separated by commas, and one has fewer than {shortest} characters")
+        return secret
+
+    return AfterValidator(checked)
+
+
 PostgresUrl = Annotated[str, AfterValidator(postgres_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
@@ -88,10 +111,10 @@ class Settings(BaseSettings):
 
     # Entry points
     smi_public_url: HttpUrl | None = None
-    smi_api_key: SecretStr = SecretStr("")
-    smi_admin_api_key: SecretStr = SecretStr("")
+    smi_api_key: Annotated[SecretStr, _of_at_least(SHORTEST_API_KEY)] = SecretStr("")
+    smi_admin_api_key: Annotated[SecretStr, _of_at_least(SHORTEST_API_KEY)] = SecretStr("")
     smi_shop_origin: str = ""
-    smi_secret_key: SecretStr = SecretStr("")
+    smi_secret_key: Annotated[SecretStr, _of_at_least(SHORTEST_SECRET)] = SecretStr("")
     smi_ui_user: str = ""
     smi_ui_password: SecretStr = SecretStr("")
     smi_gateway_port: int = Field(8080, ge=1, le=65535)
@@ -186,6 +209,11 @@ class Settings(BaseSettings):
     def dispatch_url(self) -> str:
         """Return the address of the Dagster webserver through which runs are started at once."""
         return self.smi_dispatch_url or f"http://127.0.0.1:{self.smi_dagster_port}"
+
+    @property
+    def secret_keys(self) -> tuple[str, ...]:
+        """Return the keys of links: the first one signs, all are accepted."""
+        return several(self.smi_secret_key)
 
     @property
     def storage_url(self) -> str:

@@ -22,7 +22,7 @@ from smi_pipeline.failpoints import PROCESS_VARIABLE, FailpointProxy, Failpoints
 from smi_pipeline.privileges.accounts import own_home
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.dispatch import Dispatcher
-from smi_pipeline.settings import Settings
+from smi_pipeline.settings import SHORTEST_SECRET, Settings
 from smi_pipeline.state import State
 from smi_pipeline.state.database import Database
 from smi_pipeline.state.embedded import DAGSTER_DATABASE, STATE_DATABASE, EmbeddedPostgres
@@ -74,15 +74,15 @@ def build_context(settings: Settings, *, actor: str, pool_size: int = 5) -> Serv
 
     Raises RefusedError when a secret that everything depends on is missing.
     """
-    secret_key = settings.smi_secret_key.get_secret_value()
-    if len(secret_key) < 32:
-        raise RefusedError("SMI_SECRET_KEY must be set to at least 32 random characters")
+    secret_keys = settings.secret_keys
+    if not secret_keys or len(min(secret_keys, key=len)) < SHORTEST_SECRET:
+        raise RefusedError(f"SMI_SECRET_KEY must be set to at least {SHORTEST_SECRET} random characters")
     policy = settings.policy
     if settings.smi_storage_url is None:
         own_home(settings.smi_home)
     database = Database(state_url(settings), pool_size=pool_size)
     ctx = ServiceContext(
-        state=State(database, secret_key=secret_key, mail_domain=policy.mail_domain),
+        state=State(database, secret_keys=secret_keys, mail_domain=policy.mail_domain),
         upscaler=UpsamplerClient(
             settings.upsampler_base_url,
             settings.upsampler_api_key.get_secret_value(),
@@ -117,7 +117,7 @@ def build_context(settings: Settings, *, actor: str, pool_size: int = 5) -> Serv
         limiter=RateLimiter(database, submissions=policy.submissions, status_calls=policy.status_calls),
         policy=policy,
         prices=settings.prices,
-        secret_key=secret_key,
+        secret_keys=secret_keys,
         actor=actor,
     )
     return _watched(ctx, database, settings.smi_failpoints) if settings.smi_failpoints else ctx

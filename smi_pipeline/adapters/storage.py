@@ -24,6 +24,7 @@ from smi_pipeline.privileges.accounts import as_owner_of
 
 TEMPORARY_PREFIX = ".smi-tmp-"
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_READ_AHEAD_BYTES = 4 * 1024 * 1024
 _SPARE_BYTES = 16 * 1024 * 1024  # the database and the logs are often on the same disk
 
 
@@ -251,7 +252,8 @@ class _Remote:
             fs, path = self._at(key)
             if fs.info(path)["type"] != "file":
                 raise FileNotFoundError
-            return cast(BinaryIO, fs.open(path, "rb"))
+            # The default of s3fs reads 50 MB ahead, in memory, for each download.
+            return cast(BinaryIO, fs.open(path, "rb", block_size=_READ_AHEAD_BYTES))
 
     @contextmanager
     def local_path(self, key: str) -> Iterator[Path]:
@@ -315,9 +317,12 @@ def _failures(key: str, action: str) -> Iterator[None]:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         if action in ("read", "deleted"):
             raise NotFound("There is no such file in the storage.") from error
-        raise TransientError(f"The file {key!r} could not be {action}: {error.strerror}") from error
+        cause = error.strerror or "there is no such bucket"
+        raise TransientError(f"The file {key!r} could not be {action}: {cause}") from error
     except Exception as error:
         cause = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+        if isinstance(error, ImportError):  # of a library that only this kind of storage needs: it says which one
+            cause = str(error)
         raise TransientError(f"The file {key!r} could not be {action}: {cause}") from error
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import getpass
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -24,15 +25,20 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 def load_settings() -> "Settings":
     """Return the configuration. Raise pydantic's ValidationError, which `smi` shows variable by variable."""
+    from dotenv import dotenv_values
     from pydantic import SecretStr
 
-    from smi_pipeline.settings import Settings
+    from smi_pipeline.settings import Settings, several
 
+    # Variables of .env that are no settings, such as AWS_ACCESS_KEY_ID, are read by libraries.
+    for name, text in dotenv_values(".env").items():
+        if text and name.lower() not in Settings.model_fields:
+            os.environ.setdefault(name, text)
     settings = Settings()
     for name in type(settings).model_fields:
         value = getattr(settings, name)
         if isinstance(value, SecretStr):
-            keep_secret(value.get_secret_value())
+            keep_secret(value.get_secret_value(), *several(value))
     return settings
 
 

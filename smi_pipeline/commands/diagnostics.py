@@ -4,52 +4,26 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 
+from smi_pipeline.commands import installation
 from smi_pipeline.commands.cli_support import load_settings
-from smi_pipeline.commands.errors import lines, scrubbed, settings_problems
+from smi_pipeline.commands.errors import lines, settings_problems
+from smi_pipeline.commands.findings import Finding, note, ok, wrong
 from smi_pipeline.core.errors import NotFound, RateLimited, SmiError
-from smi_pipeline.settings import Settings
+from smi_pipeline.settings import SHORTEST_API_KEY, SHORTEST_SECRET, Settings, several
 
 if TYPE_CHECKING:
     from smi_pipeline.adapters.stripe.payments import StripePayments
 
-SHORTEST_SECRET = 32
-SHORTEST_API_KEY = 16
 MAX_SKEW = timedelta(seconds=5)
 LITTLE_SPACE = 2_000_000_000  # bytes; a busy day of the largest results
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _NOT_SETTINGS = frozenset({"SMI_CELERY_BACKEND_URL"})  # set by the stack for its own children
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of a check. `state` is ok, note (worth knowing) or wrong; `to_do` says what to do about it."""
-
-    name: str
-    state: str
-    message: str
-    to_do: str = ""
-
-    @property
-    def line(self) -> str:
-        """Return the message and what to do in one line."""
-        return f"{self.message}; {self.to_do}" if self.to_do else self.message
-
-
-def ok(name: str, message: str) -> Finding:
-    """Return a finding that nothing is wrong."""
-    return Finding(name, "ok", scrubbed(message))
-
-
-def wrong(name: str, message: str, to_do: str) -> Finding:
-    """Return a finding that something is wrong."""
-    return Finding(name, "wrong", scrubbed(message), to_do)
 
 
 def examine() -> list[Finding]:
@@ -64,17 +38,16 @@ def examine() -> list[Finding]:
 
 def configuration(settings: Settings) -> Iterator[Finding]:
     """Check the settings without any connection."""
-    yield _secret("SMI_SECRET_KEY", _value(settings, "SMI_SECRET_KEY"), SHORTEST_SECRET)
-    api_key, admin_key = _value(settings, "SMI_API_KEY"), _value(settings, "SMI_ADMIN_API_KEY")
-    yield _secret("SMI_API_KEY", api_key, SHORTEST_API_KEY)
-    if admin_key and admin_key == api_key:
+    yield _secret("SMI_SECRET_KEY", settings.smi_secret_key, SHORTEST_SECRET)
+    yield _secret("SMI_API_KEY", settings.smi_api_key, SHORTEST_API_KEY)
+    if set(several(settings.smi_api_key)) & set(several(settings.smi_admin_api_key)):
         yield wrong(
             "SMI_ADMIN_API_KEY",
             "is the same as SMI_API_KEY: a compromised shop could refund",
             f"set it to other {SHORTEST_SECRET} random characters",
         )
     else:
-        yield _secret("SMI_ADMIN_API_KEY", admin_key, SHORTEST_API_KEY)
+        yield _secret("SMI_ADMIN_API_KEY", settings.smi_admin_api_key, SHORTEST_API_KEY)
     yield _public_url(settings)
     for name in ("UPSAMPLER_API_KEY", "STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET", "SMTP_HOST"):
         set_ = _value(settings, name).strip()
@@ -86,6 +59,8 @@ def configuration(settings: Settings) -> Iterator[Finding]:
     for name in ("SMI_UI", "SMI_ANALYSTS"):
         if bool(_value(settings, f"{name}_USER")) != bool(_value(settings, f"{name}_PASSWORD")):
             yield wrong(f"{name}_USER", f"only one of {name}_USER and {name}_PASSWORD is set", "set both or none")
+    yield from installation.files(settings)
+    yield from installation.ports(settings)
     known = {name.upper() for name in type(settings).model_fields} | _NOT_SETTINGS
     for name in sorted(name for name in os.environ if name.startswith("SMI_") and name not in known):
         yield Finding(name, "note", "is not a setting", "misspelt? .env.example lists all of them")
@@ -97,13 +72,16 @@ def _value(settings: Settings, name: str) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else value or ""
 
 
-def _secret(name: str, value: str, shortest: int) -> Finding:
+def _secret(name: str, secret: SecretStr, shortest: int) -> Finding:
     make = f"set it to {SHORTEST_SECRET} random characters (python3 -c 'import secrets; print(secrets.token_hex(32))')"
-    if not value:
+    keys = several(secret)
+    if not keys:
         return wrong(name, "is not set", make)
-    if len(value) < shortest:
-        return wrong(name, f"has {len(value)} characters, at least {shortest} are needed", make)
-    return ok(name, f"is set, {len(value)} characters")
+    if len(keys[-1]) < shortest:  # one of several is never shorter
+        return wrong(name, f"has {len(keys[-1])} characters, at least {shortest} are needed", make)
+    if len(keys) > 1:
+        return note(name, f"has {len(keys)} keys, all of them are accepted", "remove the older ones: docs/keys.md")
+    return ok(name, f"is set, {len(keys[0])} characters")
 
 
 def _public_url(settings: Settings) -> Finding:
@@ -158,6 +136,8 @@ def connections(settings: Settings) -> Iterator[Finding]:
             "start it, or correct DAGSTER_POSTGRES_URL; `smi migrate` creates it",
         ),
         ("circuit breakers", _breakers, "see the database"),
+        ("broker", installation.broker, "start it, or correct SMI_BROKER_URL"),
+        ("Dagster daemon", installation.daemon, "restart it; its log is daemon.log in SMI_HOME/logs"),
         ("storage", _storage, "correct SMI_STORAGE_URL or the folder's permissions"),
         ("mail server", _mail, "correct SMTP_HOST, SMTP_PORT, SMTP_USER, SMTP_PASSWORD, SMTP_STARTTLS"),
         ("Stripe", _stripe, "correct STRIPE_API_KEY or STRIPE_API_BASE"),

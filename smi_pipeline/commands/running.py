@@ -17,7 +17,9 @@ from smi_pipeline.commands.cli_support import done, json_option, load_settings, 
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the outcome of each job into this file.",
 )
-def demo(jobs: int, once: bool, json_path: Path | None) -> int:
+@click.option("--broker-url", help="Run it on this broker, like SMI_BROKER_URL; its queues are emptied.")
+@click.option("--storage-url", help="Store its files there, like SMI_STORAGE_URL; they are left there.")
+def demo(jobs: int, once: bool, json_path: Path | None, broker_url: str | None, storage_url: str | None) -> int:
     """Run the whole shop against the sandbox on this machine; no server, account or key is needed."""
     if json_path is not None and not json_path.absolute().parent.is_dir():
         raise click.BadParameter(f"there is no folder {json_path.absolute().parent}", param_hint="--json")
@@ -25,7 +27,9 @@ def demo(jobs: int, once: bool, json_path: Path | None) -> int:
 
     # The demo has its own settings, so that it never mixes with an installation.
     home = os.environ.get("SMI_HOME")
-    return run_demo(jobs, once, json_path, Path(home) / "demo" if home else None)
+    elsewhere = {"SMI_BROKER_URL": broker_url, "SMI_STORAGE_URL": storage_url}
+    given = {name: value for name, value in elsewhere.items() if value}
+    return run_demo(jobs, once, json_path, Path(home) / "demo" if home else None, given)
 
 
 @click.command()

@@ -74,19 +74,31 @@ def callback_token(secret_key: str, submission_id: int) -> str:
     return _mac(secret_key, "callback", submission_id)
 
 
-def view_token(secret_key: str, job_id: str) -> str:
-    """Return the key that lets a customer see the link and the refund of a job, not only its progress."""
-    return _mac(secret_key, "view", job_id)[:32]
+def view_token(secret_key: str, job_id: str, links_revoked: int = 0) -> str:
+    """Return the key that lets a customer see the link and the refund of a job, not only its progress.
+
+    `links_revoked` counts how often the links of the job were revoked: each time they become others."""
+    return _mac(secret_key, "view", job_id, *_generation(links_revoked))[:32]
 
 
-def rating_token(secret_key: str, job_id: str) -> str:
-    """Return the key that lets a customer rate a job."""
-    return _mac(secret_key, "rate", job_id)[:32]
+def rating_token(secret_key: str, job_id: str, links_revoked: int = 0) -> str:
+    """Return the key that lets a customer rate a job; `links_revoked` as for `view_token`."""
+    return _mac(secret_key, "rate", job_id, *_generation(links_revoked))[:32]
 
 
-def end_waiting_token(secret_key: str, job_id: str) -> str:
-    """Return the key that lets a customer end the waiting for a job and have the money back."""
-    return _mac(secret_key, "end waiting", job_id)[:32]
+def end_waiting_token(secret_key: str, job_id: str, links_revoked: int = 0) -> str:
+    """Return the key that lets a customer end the waiting for a job and have the money back; `links_revoked` as for
+    `view_token`."""
+    return _mac(secret_key, "end waiting", job_id, *_generation(links_revoked))[:32]
+
+
+def _generation(links_revoked: int) -> tuple[int, ...]:
+    return (links_revoked,) if links_revoked else ()
+
+
+def key_id(secret_key: str) -> str:
+    """Return a name of a secret key that tells nothing about it, to note by which one something was signed."""
+    return _mac(secret_key, "id")[:16]
 
 
 def token_hash(token: str) -> str:

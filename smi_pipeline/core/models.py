@@ -288,6 +288,7 @@ class UpscaleJob:
     reason_code: str | None
     reason_text: str | None
     admin_override: bool
+    links_revoked: int  # how often
 
     @property
     def output_size(self) -> tuple[int, int]:
@@ -358,6 +359,7 @@ class Email:
     hand_overs: int
     context: Mapping[str, Any]
     content: bytes | None
+    signed_by: str | None  # id of the key of its links
     created_at: datetime
     accepted_at: datetime | None
     last_error: str | None
@@ -403,11 +405,12 @@ class RecordedPayment:
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadLink:
-    """The newest valid download link of a job."""
+    """The newest download link of a job that is signed by one of the secret keys; `newest_key`: by the newest."""
 
     expires_at: datetime
     expired: bool
     token: str
+    newest_key: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,11 +38,14 @@ ALERT_SECONDS = 40.0
 _STATUS_CALLS = 100  # at once
 
 
-def run_demo(jobs: int, once: bool, json_path: Path | None, home: Path | None) -> int:
+def run_demo(
+    jobs: int, once: bool, json_path: Path | None, home: Path | None, settings: Mapping[str, str] | None = None
+) -> int:
     """Run the demo with `jobs` orders in the folder `home` (default `.smi/demo`); return the exit code.
 
     It is 0 without violations, 1 with some, 130 if Ctrl-C came before the end. With `once` everything is stopped after
-    the verdict, else at Ctrl-C. An interrupted demo is continued, with its own number of orders; see `orders`.
+    the verdict, else at Ctrl-C. `settings` are added to those of the shop. An interrupted demo is continued, with its
+    own number of orders; see `orders`.
     Raises RefusedError for too few jobs, Conflict when a demo runs in the folder, other SmiErrors when it cannot run.
     """
     if jobs < MINIMUM_JOBS:
@@ -55,7 +58,8 @@ def run_demo(jobs: int, once: bool, json_path: Path | None, home: Path | None) -
         try:
             demo = load_or_create(folder, jobs)
             with isolated_environment(demo):
-                return _run(console, demo, api_format, once, json_path, started)
+                environment = stack_environment(demo, api_format) | dict(settings or {})
+                return _run(console, demo, environment, once, json_path, started)
         except KeyboardInterrupt:
             console.print("Stopped. The next `smi demo` continues this one.")
             return INTERRUPTED
@@ -78,7 +82,14 @@ def ctrl_c() -> Iterator[None]:
         yield
 
 
-def _run(console: Console, demo: DemoState, api_format: str, once: bool, json_path: Path | None, started: float) -> int:
+def _run(
+    console: Console,
+    demo: DemoState,
+    environment: Mapping[str, str],
+    once: bool,
+    json_path: Path | None,
+    started: float,
+) -> int:
     if demo.continued:
         console.print(
             f"Continuing the interrupted demo with {len(demo.orders)} jobs; to start over, remove {demo.home}",
@@ -87,7 +98,7 @@ def _run(console: Console, demo: DemoState, api_format: str, once: bool, json_pa
         )
     console.print("Starting PostgreSQL, the sandbox, the gateway, Dagster and its workers …")
     say = console.print
-    with running_sandbox(demo), Stack(stack_environment(demo, api_format), demo.stack_folder, say=say) as stack:
+    with running_sandbox(demo), Stack(environment, demo.stack_folder, say=say) as stack:
         stack.wait_ready()
         console.print(f"Ready after {time.time() - started:.1f} seconds: Dagster at {stack.addresses['dagster']}")
         shop = Shop(demo)

@@ -5,6 +5,7 @@ import binascii
 import hashlib
 import hmac
 import re
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from pydantic import SecretStr
@@ -16,6 +17,7 @@ from smi_pipeline.core.lifecycle import TOKEN_LENGTH, end_waiting_token, rating_
 from smi_pipeline.core.models import UpscaleJob
 from smi_pipeline.gateway.context import gateway_of
 from smi_pipeline.services.intake import require_known
+from smi_pipeline.settings import several
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _TOKEN = re.compile(rf"[0-9a-f]{{{TOKEN_LENGTH}}}")
@@ -30,10 +32,15 @@ def same(given: str | bytes, wanted: str | bytes) -> bool:
     return hmac.compare_digest(*digests)
 
 
-def require_key(request: Request, key: SecretStr, setting: str, *, patient: bool = False) -> None:
-    """Raises HTTPException: 503 while `setting` is empty (an empty key must not open), 401 for a wrong one, 429 for too
-    many wrong ones; with `patient`, the right one is refused then, too."""
-    wanted = key.get_secret_value()
+def any_of(given: str | bytes, wanted: Iterable[str]) -> bool:
+    """Compare a secret with several, always with all of them, as `same` does."""
+    return any([same(given, each) for each in wanted])
+
+
+def require_key(request: Request, keys: SecretStr, setting: str, *, patient: bool = False) -> None:
+    """Raises HTTPException: 503 while `setting` is empty (an empty key must not open), 401 for a key that is none of
+    `keys`, 429 for too many wrong ones; with `patient`, a right one is refused then, too."""
+    wanted = several(keys)
     if not wanted:
         raise HTTPException(503, f"This interface is disabled: {setting} is not set.", {"Retry-After": "3600"})
     wrong_secrets = gateway_of(request).wrong_secrets
@@ -41,7 +48,7 @@ def require_key(request: Request, key: SecretStr, setting: str, *, patient: bool
         wrong_secrets.require_patience(request)
     shown = request.headers.get("authorization", "")
     scheme, _, given = shown.partition(" ")
-    if scheme.lower() != "bearer" or not same(given.strip().encode("latin-1"), wanted):
+    if scheme.lower() != "bearer" or not any_of(given.strip().encode("latin-1"), wanted):
         if shown:
             wrong_secrets.note_wrong(request)
         raise HTTPException(401, "The API key is missing or wrong.", {"WWW-Authenticate": 'Bearer realm="smi"'})
@@ -99,32 +106,33 @@ def find_job(request: Request) -> UpscaleJob:
     raise NotFound("There is no such order.")
 
 
-def may_view(request: Request, job_id: str) -> bool:
+def may_view(request: Request, job: UpscaleJob) -> bool:
     """Return whether `view` is the signed key to the link and the refund of this job.
 
     Raises HTTPException (429) after too many wrong ones."""
-    return _signed(request, "view", view_token(gateway_of(request).ctx.secret_key, job_id))
+    return _signed(request, "view", view_token, job)
 
 
-def may_rate(request: Request, job_id: str) -> bool:
+def may_rate(request: Request, job: UpscaleJob) -> bool:
     """Return whether `key` is the signed key that lets a customer rate this job.
 
     Raises HTTPException (429) after too many wrong ones."""
-    return _signed(request, "key", rating_token(gateway_of(request).ctx.secret_key, job_id))
+    return _signed(request, "key", rating_token, job)
 
 
-def may_end_waiting(request: Request, job_id: str) -> bool:
+def may_end_waiting(request: Request, job: UpscaleJob) -> bool:
     """Return whether `key` is the signed key that lets a customer end the waiting for this job.
 
     Raises HTTPException (429) after too many wrong ones."""
-    return _signed(request, "key", end_waiting_token(gateway_of(request).ctx.secret_key, job_id))
+    return _signed(request, "key", end_waiting_token, job)
 
 
-def _signed(request: Request, parameter: str, wanted: str) -> bool:
+def _signed(request: Request, parameter: str, token: Callable[[str, str, int], str], job: UpscaleJob) -> bool:
     given = request.query_params.get(parameter)
     if not given:
         return False
-    right = same(given, wanted)
+    keys = gateway_of(request).ctx.secret_keys
+    right = any_of(given, [token(key, job.job_id, job.links_revoked) for key in keys])
     if not right:
         gateway_of(request).wrong_secrets.note_wrong(request)
     return right

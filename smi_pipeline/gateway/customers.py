@@ -11,7 +11,6 @@ from starlette.responses import JSONResponse, Response
 
 from smi_pipeline.core import reasons
 from smi_pipeline.core.errors import NotFound, SmiError
-from smi_pipeline.core.lifecycle import rating_token
 from smi_pipeline.core.models import UpscaleJob
 from smi_pipeline.core.vocabulary import Queue, Status
 from smi_pipeline.formatting import RATINGS, money
@@ -48,7 +47,7 @@ async def job_status(request: Request) -> Response:
 
 def _status(gateway: Gateway, request: Request) -> dict[str, Any]:
     job = find_job(request)
-    return snapshot(gateway.ctx, job, full=may_view(request, job.job_id))
+    return snapshot(gateway.ctx, job, full=may_view(request, job))
 
 
 async def job_page(request: Request) -> Response:
@@ -60,7 +59,7 @@ async def job_page(request: Request) -> Response:
 
 def _page(gateway: Gateway, request: Request) -> dict[str, Any]:
     job = find_job(request)
-    full = may_view(request, job.job_id)
+    full = may_view(request, job)
     data = snapshot(gateway.ctx, job, full=full)
     query = f"?view={request.query_params['view']}" if full else ""
     return {
@@ -89,7 +88,7 @@ def _steps(step: str, job: UpscaleJob) -> list[tuple[str, str]]:
 
 
 def _rating_links(gateway: Gateway, job: UpscaleJob) -> list[tuple[int, str, str]]:
-    base = f"{gateway.pages.root}/smi/v1/rate/{job.job_id}?key={rating_token(gateway.ctx.secret_key, job.job_id)}"
+    base = notify.rating_url(gateway.ctx, job)
     return [(stars, word, f"{base}&stars={stars}") for stars, word in RATINGS.items()]
 
 
@@ -130,7 +129,7 @@ async def _rate(request: Request) -> Response:
 
 def _rated_job(request: Request) -> UpscaleJob:
     job = find_job(request)
-    if not may_rate(request, job.job_id):
+    if not may_rate(request, job):
         raise NotFound("This rating link is not valid.")
     return job
 
@@ -179,13 +178,13 @@ def _end_waiting_response(gateway: Gateway, job: UpscaleJob, state: str, *, stat
         "file_name": job.file_name,
         "resolution": job.resolution,
         "price": money(job.price_cents, job.currency),
-        "order_url": notify.status_url(gateway.ctx, job.job_id),
+        "order_url": notify.status_url(gateway.ctx, job.job_id, job.links_revoked),
     }
     return gateway.pages.response("end_waiting.html", values, status=status)
 
 
 def _waiting_job(request: Request) -> UpscaleJob:
     job = find_job(request)
-    if not may_end_waiting(request, job.job_id):
+    if not may_end_waiting(request, job):
         raise NotFound("This link is not valid.")
     return job

@@ -60,7 +60,7 @@ def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, A
     download = _download(ctx, job, now) if job.status is Status.COMPLETED else None
     # The promised time is over: now the page offers what the mail about the delay does.
     late = since is not None and job.paid_at is not None and now >= job.paid_at + ctx.policy.max_processing
-    end_url = notify.end_waiting_url(ctx, job.job_id) if late and ctx.state.waiting.can_end(job.job_id) else None
+    end_url = notify.end_waiting_url(ctx, job) if late and ctx.state.waiting.can_end(job.job_id) else None
     revision = "/".join(
         [
             step + "!" * on_its_way,

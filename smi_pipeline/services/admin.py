@@ -213,6 +213,34 @@ def new_link_by_mail(ctx: ServiceContext, job_id: JobId) -> str:
     return resend(ctx, job_id)
 
 
+@actions.register(
+    "revoke_links",
+    Target.JOB,
+    verb="revoke",
+    not_offered={Interface.DAGSTER: "the link would show in the log of the run"},
+)
+def revoke_links(ctx: ServiceContext, job_id: JobId) -> str:
+    """Revoke all links of an order (page, file, rating, end of waiting), and return the new address of its page."""
+    job = require_known(ctx, job_id)
+    ctx.state.deliveries.revoke_links(job.job_id, ttl=ctx.policy.download_ttl, actor=ctx.actor)
+    job = require_known(ctx, job_id)
+    return notify.status_url(ctx, job.job_id, job.links_revoked)
+
+
+@actions.register(
+    "revoke_links",
+    Target.JOB,
+    not_offered=dict.fromkeys((Interface.CLI, Interface.HTTP), "`revoke` shows the new address of the page there"),
+)
+def new_links_by_mail(ctx: ServiceContext, job_id: JobId) -> str:
+    """Revoke all links of an order (page, file, rating, end of waiting), and mail new ones. No log shows them."""
+    revoke_links(ctx, job_id)
+    try:
+        return f"revoked; {resend(ctx, job_id)}"
+    except Conflict as nothing_to_send:
+        return f"revoked; {nothing_to_send}"
+
+
 @actions.register("hold", Target.JOB)
 def hold(ctx: ServiceContext, job_id: JobId, reason: Annotated[str, "Why it is held; shown on the ops page"]) -> str:
     """Keep a job from being submitted until it is released, for at most SMI_MAX_HOLD_HOURS."""

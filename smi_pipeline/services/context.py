@@ -1,7 +1,7 @@
 """Everything a use case needs, in one value."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.ports import (
@@ -33,8 +33,13 @@ class ServiceContext:
     limiter: LimiterPort
     policy: Policy
     prices: Prices
-    secret_key: str
+    secret_keys: tuple[str, ...] = field(repr=False)  # the first one signs, all are accepted
     actor: str = "service"
+
+    @property
+    def secret_key(self) -> str:
+        """The key that signs."""
+        return self.secret_keys[0]
 
     def acting_as(self, actor: str) -> "ServiceContext":
         """Return a copy whose audit entries name `actor`."""

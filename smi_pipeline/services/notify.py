@@ -8,8 +8,8 @@ from typing import Any
 from smi_pipeline.core import faults, reasons
 from smi_pipeline.core.errors import AmbiguousError, PermanentError, RefusedError, TransientError
 from smi_pipeline.core.faults import Failure
-from smi_pipeline.core.lifecycle import download_token, end_waiting_token, rating_token, view_token
-from smi_pipeline.core.models import Email, RenderedMail, UpscaleJob
+from smi_pipeline.core.lifecycle import download_token, end_waiting_token, key_id, rating_token, view_token
+from smi_pipeline.core.models import DownloadLink, Email, RenderedMail, UpscaleJob
 from smi_pipeline.core.vocabulary import UNSENT, EmailKind, Queue, RefundState, StepState
 from smi_pipeline.services.context import ServiceContext, log
 from smi_pipeline.services.lease_renewal import renewed
@@ -84,8 +84,9 @@ def _send(ctx: ServiceContext, email: Email, lease_id: str) -> StepResult:
     if over and ctx.state.emails.withdraw(email, lease_id, why="the order goes on", actor=ctx.actor):
         return StepResult(state=StepState.SETTLED, message="not needed any more: the order goes on")
     mail = _rendered(ctx, job, email, ctx.state.submissions.now())
+    signed_by = email.signed_by if mail.content == email.content else key_id(ctx.secret_key)
     with watched(ctx, faults.MAIL, email.work_key):
-        if not ctx.state.emails.hand_over(email, lease_id, mail.content, to=job.customer_email):
+        if not ctx.state.emails.hand_over(email, lease_id, mail.content, to=job.customer_email, signed_by=signed_by):
             return StepResult(state=StepState.LOST, message="another worker has this mail")
         refusal = _refusal(ctx, mail)
         if refusal is not None and not refusal.counts:  # the server refuses us, not this mail
@@ -115,28 +116,41 @@ def _refusal(ctx: ServiceContext, mail: RenderedMail) -> TransientError | None:
 
 
 def _rendered(ctx: ServiceContext, job: UpscaleJob, email: Email, now: datetime) -> RenderedMail:
+    """Return the mail. The text of an earlier attempt is kept while its links work."""
+    kept = email.content if email.signed_by in {key_id(key) for key in ctx.secret_keys} else None
+    link = None
+    if email.kind is EmailKind.COMPLETION:
+        link = ctx.state.deliveries.current_token(job.job_id)
+        if link is None or link.expired or (kept is None and not link.newest_key):
+            kept, link = None, _new_link(ctx, job)
+    context = _context(ctx, job, email, link)
     try:
         mail = ctx.mailer.render(
-            email.kind, to=job.customer_email, message_id=email.message_id, context=_context(ctx, job, email), at=now
+            email.kind, to=job.customer_email, message_id=email.message_id, context=context, at=now
         )
     except RefusedError as error:
         raise PermanentError("mail_refused", f"it cannot be written: {error}") from error
-    if email.content is None:
-        return mail
-    return replace(mail, content=bytes(email.content))  # of the first attempt
+    return mail if kept is None else replace(mail, content=bytes(kept))
 
 
-def _context(ctx: ServiceContext, job: UpscaleJob, email: Email) -> Mapping[str, Any]:
+def _new_link(ctx: ServiceContext, job: UpscaleJob) -> DownloadLink:
+    """Make and return a download link for a mail, beside the older ones."""
+    if job.result_key is not None:
+        ctx.state.deliveries.new_token(job.job_id, ttl=ctx.policy.download_ttl, revoke=False, actor=ctx.actor)
+    link = ctx.state.deliveries.current_token(job.job_id)
+    if link is None:
+        raise PermanentError("mail_refused", "the job has no valid download link")
+    return link
+
+
+def _context(ctx: ServiceContext, job: UpscaleJob, email: Email, link: DownloadLink | None) -> Mapping[str, Any]:
     context: dict[str, Any] = {
         "job_id": job.job_id,
         "customer_name": job.customer_name,
-        "status_url": status_url(ctx, job.job_id),
+        "status_url": status_url(ctx, job.job_id, job.links_revoked),
     }
-    if email.kind is EmailKind.COMPLETION:
-        link = ctx.state.deliveries.current_token(job.job_id)
-        if link is None:
-            raise PermanentError("mail_refused", "the job has no valid download link")
-        rating = f"{ctx.policy.public_url}/smi/v1/rate/{job.job_id}?key={rating_token(ctx.secret_key, job.job_id)}"
+    if link is not None:
+        rating = rating_url(ctx, job)
         return context | {
             "resolution": job.resolution,
             "width": job.result_width,
@@ -156,7 +170,7 @@ def _context(ctx: ServiceContext, job: UpscaleJob, email: Email) -> Mapping[str,
             "file_name": job.file_name,
             "price_cents": job.price_cents,
             "currency": job.currency,
-            "end_waiting_url": end_waiting_url(ctx, job.job_id),
+            "end_waiting_url": end_waiting_url(ctx, job),
         }
     if email.kind is EmailKind.PAYMENT_STARTED:
         return context | {"price_cents": job.price_cents, "currency": job.currency}
@@ -180,14 +194,21 @@ def _context(ctx: ServiceContext, job: UpscaleJob, email: Email) -> Mapping[str,
     }
 
 
-def status_url(ctx: ServiceContext, job_id: str) -> str:
+def status_url(ctx: ServiceContext, job_id: str, links_revoked: int = 0) -> str:
     """Return the address of the customer's page with link and refund details."""
-    return f"{ctx.policy.public_url}/smi/v1/jobs/{job_id}?view={view_token(ctx.secret_key, job_id)}"
+    return f"{ctx.policy.public_url}/smi/v1/jobs/{job_id}?view={view_token(ctx.secret_key, job_id, links_revoked)}"
 
 
-def end_waiting_url(ctx: ServiceContext, job_id: str) -> str:
+def rating_url(ctx: ServiceContext, job: UpscaleJob) -> str:
+    """Return the address of the page on which a customer rates a job, without the stars."""
+    key = rating_token(ctx.secret_key, job.job_id, job.links_revoked)
+    return f"{ctx.policy.public_url}/smi/v1/rate/{job.job_id}?key={key}"
+
+
+def end_waiting_url(ctx: ServiceContext, job: UpscaleJob) -> str:
     """Return the address of the page on which a customer ends the waiting and gets the money back."""
-    return f"{ctx.policy.public_url}/smi/v1/end-waiting/{job_id}?key={end_waiting_token(ctx.secret_key, job_id)}"
+    key = end_waiting_token(ctx.secret_key, job.job_id, job.links_revoked)
+    return f"{ctx.policy.public_url}/smi/v1/end-waiting/{job.job_id}?key={key}"
 
 
 def download_url(ctx: ServiceContext, job: UpscaleJob, sequence: int) -> str:

@@ -1,5 +1,7 @@
 """PostgreSQL, the single source of truth: migrations, one module per aggregate, reports. All SQL lives here."""
 
+from collections.abc import Sequence
+
 from smi_pipeline.state.breakers import Breakers
 from smi_pipeline.state.dashboard import Dashboard
 from smi_pipeline.state.database import Database
@@ -22,18 +24,19 @@ from smi_pipeline.state.webhook_inbox import WebhookInbox
 class State:
     """The shop's state on one pooled database: one attribute per aggregate, one short transaction per method.
 
-    Every method raises TransientError when the database does not answer.
+    Every method raises TransientError when the database does not answer. Of `secret_keys` the first one signs links,
+    all of them are accepted.
     """
 
-    def __init__(self, database: Database, *, secret_key: str, mail_domain: str) -> None:
+    def __init__(self, database: Database, *, secret_keys: Sequence[str], mail_domain: str) -> None:
         self.database = database
         self.leases = Leases(database)
         self.breakers = Breakers(database)
         self.jobs = Jobs(database, mail_domain)
         self.payments = Payments(database)
         self.webhook_inbox = WebhookInbox(database)
-        self.submissions = Submissions(database, secret_key)
-        self.deliveries = Deliveries(database, secret_key, mail_domain)
+        self.submissions = Submissions(database, secret_keys)
+        self.deliveries = Deliveries(database, secret_keys, mail_domain)
         self.refunds = Refunds(database, mail_domain)
         self.emails = Emails(database, mail_domain)
         self.manual_tasks = ManualTasks(database)

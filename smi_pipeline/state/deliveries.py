@@ -1,5 +1,6 @@
 """Deliveries: the decision for or against a result, the delivered file, its download links, the customer's rating."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from smi_pipeline.core import faults
@@ -12,8 +13,8 @@ from smi_pipeline.state import transitions
 from smi_pipeline.state.another_attempt import note_failure, seconds_until_next
 from smi_pipeline.state.breakers import record_success
 from smi_pipeline.state.database import Database, Row, Transaction, as_record, in_
-from smi_pipeline.state.emails import queue_email
-from smi_pipeline.state.job_rows import forget_files, record_result, touch
+from smi_pipeline.state.emails import forget_content, queue_email
+from smi_pipeline.state.job_rows import forget_files, record_result, revoke_pages, touch
 from smi_pipeline.state.manual_tasks import open_task
 from smi_pipeline.state.ordered_pictures import ask_about
 from smi_pipeline.state.unsold import note_delivered_properties, note_failed_property
@@ -29,9 +30,9 @@ _EXPIRED = f"""files_removed_at IS NULL AND (source_key IS NOT NULL OR result_ke
 class Deliveries:
     """Decisions, delivered files and their links."""
 
-    def __init__(self, database: Database, secret_key: str, mail_domain: str) -> None:
+    def __init__(self, database: Database, secret_keys: Sequence[str], mail_domain: str) -> None:
         self._database = database
-        self._secret_key = secret_key
+        self._secret_keys = secret_keys
         self._mail_domain = mail_domain
 
     def verified(
@@ -89,13 +90,20 @@ class Deliveries:
         with self._database.transaction() as tx:
             round_ = tx.one("SELECT round FROM smi.upscale_jobs WHERE job_id = :id FOR UPDATE", id=job_id)["round"]
             if revoke:
-                tx.run(
-                    "UPDATE smi.download_tokens SET revoked_at = smi.now() WHERE job_id = :id AND revoked_at IS NULL",
-                    id=job_id,
-                )
+                _revoke_tokens(tx, job_id)
             sequence = self._new_token(tx, job_id, round_, ttl)
             tx.audit(job_id, "new_token", actor=actor, serial=sequence, revoked_others=revoke)
             return sequence
+
+    def revoke_links(self, job_id: str, *, ttl: timedelta, actor: str) -> None:
+        """Revoke all links of a job: to its page, its rating, the end of its waiting, and its file. A job that has a
+        file gets a new download link."""
+        with self._database.transaction() as tx:
+            job = revoke_pages(tx, job_id)
+            _revoke_tokens(tx, job_id)
+            if job["status"] == Status.COMPLETED and job["result_key"]:
+                self._new_token(tx, job_id, job["round"], ttl)
+            tx.audit(job_id, "links_revoked", actor=actor)
 
     def _new_token(self, tx: Transaction, job_id: str, round_: int, ttl: timedelta) -> int:
         sequence = int(
@@ -108,7 +116,7 @@ class Deliveries:
         tx.run(
             """INSERT INTO smi.download_tokens (token_hash, job_id, round, serial, expires_at)
                VALUES (:hash, :id, :round, :serial, smi.now() + CAST(:ttl AS interval))""",
-            hash=token_hash(download_token(self._secret_key, job_id, round_, sequence)),
+            hash=token_hash(download_token(self._secret_keys[0], job_id, round_, sequence)),
             id=job_id,
             round=round_,
             serial=sequence,
@@ -117,27 +125,34 @@ class Deliveries:
         return sequence
 
     def current_token(self, job_id: str) -> DownloadLink | None:
-        """Return the newest link that was not revoked."""
+        """Return the newest link that was not revoked, None also if its key is no longer one of ours."""
         row = self._database.row(
-            """SELECT round, serial, expires_at, expires_at <= smi.now() AS expired FROM smi.download_tokens
+            """SELECT token_hash, round, serial, expires_at, expires_at <= smi.now() AS expired FROM smi.download_tokens
                WHERE job_id = :id AND revoked_at IS NULL ORDER BY round DESC, serial DESC LIMIT 1""",
             id=job_id,
         )
         if row is None:
             return None
-        token = download_token(self._secret_key, job_id, row["round"], row["serial"])
-        return as_record(DownloadLink, {**row, "token": token})
+        for key in self._secret_keys:
+            token = download_token(key, job_id, row["round"], row["serial"])
+            if token_hash(token) == row["token_hash"]:
+                return as_record(DownloadLink, {**row, "token": token, "newest_key": key == self._secret_keys[0]})
+        return None
 
     def find_download(self, token: str) -> Download | None:
-        """Return the file that a token leads to, or None for an unknown token."""
-        return self._database.record(
-            Download,
-            """SELECT t.job_id, t.expires_at <= smi.now() AS expired,
+        """Return the file that a token leads to, or None for an unknown token. A token also counts as revoked if its
+        key is no longer one of ours."""
+        row = self._database.row(
+            """SELECT t.job_id, t.round, t.serial, t.expires_at <= smi.now() AS expired,
                       t.revoked_at IS NOT NULL AS revoked, j.result_key, j.result_bytes, j.result_format,
                       j.result_sha256, j.file_name, j.resolution, j.status, j.files_removed_at
                FROM smi.download_tokens t JOIN smi.upscale_jobs j USING (job_id) WHERE token_hash = :hash""",
             hash=token_hash(token),
         )
+        if row is None:
+            return None
+        ours = [download_token(key, row["job_id"], row["round"], row["serial"]) for key in self._secret_keys]
+        return as_record(Download, {**row, "revoked": row["revoked"] or token not in ours})
 
     def downloaded(self, token: str) -> None:
         """Count a download."""
@@ -179,6 +194,12 @@ class Deliveries:
             )
             touch(tx, job_id)
             tx.audit(job_id, "rated", actor="customer", score=score)
+
+
+def _revoke_tokens(tx: Transaction, job_id: str) -> None:
+    """Revoke all download links of a job. A mail of it that is still to be sent is written anew, with other links."""
+    tx.run("UPDATE smi.download_tokens SET revoked_at = smi.now() WHERE job_id = :id AND revoked_at IS NULL", id=job_id)
+    forget_content(tx, job_id)
 
 
 def _ask_a_person(tx: Transaction, job: Row, error: OtherPicture, *, actor: str) -> None:

@@ -89,6 +89,11 @@ def claim_unaddressed(tx: Transaction, job_id: str) -> None:
     )
 
 
+def forget_content(tx: Transaction, job_id: str) -> None:
+    """Have the mails of a job that were not accepted written anew at the next attempt."""
+    tx.run(f"UPDATE smi.emails SET content = NULL WHERE job_id = :id AND state IN {in_(UNSENT)}", id=job_id)
+
+
 def _take_back(tx: Transaction, since: datetime | None) -> None:
     """Queue the mails again that were failed since then although the server has certainly not taken them: it was no
     fault of theirs. Not those that were queued anew by hand."""
@@ -128,11 +133,11 @@ class Emails:
             Email, "SELECT * FROM smi.emails WHERE job_id = :id ORDER BY created_at, serial", id=job_id
         )
 
-    def hand_over(self, email: Email, lease_id: str, content: bytes, *, to: str) -> bool:
-        """Commit the content before the server gets it. Return False when the lease was lost, or the customer has
-        another address by now."""
+    def hand_over(self, email: Email, lease_id: str, content: bytes, *, to: str, signed_by: str | None = None) -> bool:
+        """Commit the content before the server gets it, with the id of the key of its links. Return False when the
+        lease was lost, or the customer has another address by now."""
         return self._database.changes(
-            f"""UPDATE smi.emails SET state = '{EmailState.HANDED_OVER}', content = :content,
+            f"""UPDATE smi.emails SET state = '{EmailState.HANDED_OVER}', content = :content, signed_by = :signed_by,
                       hand_overs = hand_overs + 1, handed_over_at = smi.now()
                WHERE {_THIS} AND lease_id = :lease_id
                  AND EXISTS (SELECT FROM smi.upscale_jobs j WHERE j.job_id = :job_id AND j.customer_email = :to)""",
@@ -140,6 +145,7 @@ class Emails:
             **_key(email),
             lease_id=lease_id,
             content=content,
+            signed_by=signed_by,
         )
 
     def accepted(self, email: Email, *, actor: str) -> None:

@@ -8,7 +8,7 @@ from smi_pipeline.core.errors import LeaseLost
 from smi_pipeline.core.models import Verdict
 from smi_pipeline.core.policy import Policy
 from smi_pipeline.core.vocabulary import Queue, Stage, Status
-from smi_pipeline.state.database import Transaction
+from smi_pipeline.state.database import Row, Transaction
 from smi_pipeline.state.ordered_pictures import forget_picture
 
 
@@ -48,6 +48,13 @@ def record_result(tx: Transaction, job_id: str, lease_id: str, verdict: Verdict,
     )
     if not changed:
         raise LeaseLost(f"job {job_id} was leased to another run")
+
+
+def revoke_pages(tx: Transaction, job_id: str) -> Row:
+    """Revoke the links to the pages of a job, and return its row, locked."""
+    return tx.one(
+        "UPDATE smi.upscale_jobs SET links_revoked = links_revoked + 1 WHERE job_id = :id RETURNING *", id=job_id
+    )
 
 
 def forget_files(tx: Transaction, job_id: str) -> None:

@@ -1,5 +1,6 @@
 """Submissions: preparation of a paid job, the calls to Upsampler, and the answers to status calls."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy.exc import IntegrityError
@@ -33,9 +34,9 @@ LONGEST_CALL = timedelta(minutes=1)
 class Submissions:
     """Calls to Upsampler."""
 
-    def __init__(self, database: Database, secret_key: str) -> None:
+    def __init__(self, database: Database, secret_keys: Sequence[str]) -> None:
         self._database = database
-        self._secret_key = secret_key
+        self._secret_keys = secret_keys
 
     def prepared(
         self,
@@ -82,7 +83,7 @@ class Submissions:
                 )
                 if row is None:
                     raise LeaseLost(f"job {job_id} was leased to another run")
-                token = callback_token(self._secret_key, row["submission_id"])
+                token = callback_token(self._secret_keys[0], row["submission_id"])
                 tx.run(
                     "UPDATE smi.submissions SET token_hash = :hash WHERE submission_id = :id",
                     id=row["submission_id"],

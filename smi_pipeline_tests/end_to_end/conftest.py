@@ -57,6 +57,7 @@ class Storefront:
     def __init__(self, sandbox: Sandbox, gateway: str) -> None:
         self.sandbox = sandbox
         self.gateway = gateway
+        self.api_key = API_KEY
 
     def order(self, photo: str, resolution: str = "4x", email: str = "ann@customer.example") -> dict[str, Any]:
         answer = requests.post(
@@ -67,7 +68,7 @@ class Storefront:
                 "email": email,
                 "customer_name": "Ann Example",
             },
-            headers={"Authorization": f"Bearer {API_KEY}"},
+            headers={"Authorization": f"Bearer {self.api_key}"},
             timeout=30,
         )
         assert answer.status_code == 201, answer.text

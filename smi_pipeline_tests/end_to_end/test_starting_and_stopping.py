@@ -1,5 +1,8 @@
-"""`smi up` as a process: it delivers on both API formats, Ctrl-C leaves nothing behind, and the next start goes on."""
+"""`smi up` as a process: it delivers on both API formats, Ctrl-C leaves nothing behind, and the next start goes on,
+also with other keys."""
 
+import email
+import email.policy
 import os
 import signal
 import subprocess
@@ -17,6 +20,7 @@ import requests
 from smi_pipeline.sandbox.server import Sandbox
 from smi_pipeline.stack.process_plan import free_port
 from smi_pipeline_tests.end_to_end.conftest import Storefront, environment, wait_until
+from smi_pipeline_tests.soak.evidence import links_of, opens
 
 pytestmark = [pytest.mark.timeout(240)]
 
@@ -47,7 +51,7 @@ def smi_up(variables: dict[str, str], home: Path) -> Iterator[subprocess.Popen[b
         process.kill()
 
 
-def test_smi_up_delivers_on_either_api_format_and_goes_on_after_a_restart():
+def test_smi_up_delivers_on_either_api_format_and_goes_on_after_a_restart_with_all_keys_replaced():
     port = free_port()
     with (
         tempfile.TemporaryDirectory(prefix="smi-up-", ignore_cleanup_errors=True) as path,
@@ -69,15 +73,49 @@ def test_smi_up_delivers_on_either_api_format_and_goes_on_after_a_restart():
             front.pay(second)
             wait_until("the second submission", lambda: len(sandbox.ledger("upsampler")["submissions"]) == 2)
         assert front.mails("second@customer.example") == []
-        with smi_up(environment(sandbox, port, "documented"), Path(path) / "home"):
+        old = environment(sandbox, port, "documented")
+        new = {name: f"{name.lower()}-that-is-new-{'n' * 32}" for name in KEYS}
+        sandbox.configure(
+            "stripe", api_key=new["STRIPE_API_KEY"], webhook_secret=both("STRIPE_WEBHOOK_SECRET", new, old)
+        )
+        sandbox.configure("upsampler", api_key=new["UPSAMPLER_API_KEY"])
+        several = {name: both(name, new, old) for name in SEVERAL}
+        with smi_up({**old, **new, **several}, Path(path) / "home"):
             wait_until("the second delivery", lambda: front.mails("second@customer.example"), seconds=90)
             assert front.status(second) == "completed"
+            front.api_key = new["SMI_API_KEY"]
+            sandbox.configure("stripe", webhook_secret=new["STRIPE_WEBHOOK_SECRET"])
             third = front.order("coffee-200.png", email="third@customer.example")
             front.pay(third)
             wait_until("the third delivery", lambda: front.mails("third@customer.example"), seconds=90)
+            links = [link for n in (1, 2, 3) for link in links_of(mail_text(sandbox, n))]
+            assert len(links) > 6
+            assert [link for link in links if not opens(requests.Session(), link)] == [], "of both keys"
         assert [s["job_id"] for s in sandbox.ledger("upsampler")["submissions"]] == [None, None, third["job_id"]]
         assert sandbox.ledger("stripe")["refunds"] == []
         assert [len(front.mails(f"{who}@customer.example")) for who in ("first", "second", "third")] == [1, 1, 1]
+
+
+KEYS = (
+    *("SMI_SECRET_KEY", "SMI_API_KEY", "SMI_ADMIN_API_KEY", "STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET"),
+    "UPSAMPLER_API_KEY",
+)
+SEVERAL = ("SMI_SECRET_KEY", "SMI_API_KEY", "SMI_ADMIN_API_KEY", "STRIPE_WEBHOOK_SECRET")
+
+
+def both(name: str, new: dict[str, str], old: dict[str, str]) -> str:
+    """The value of a setting while one key is being replaced."""
+    return f"{new[name]},{old[name]}"
+
+
+def mail_text(sandbox: Sandbox, number: int) -> str:
+    """The text of a mail that the server took."""
+    message = email.message_from_string(
+        requests.get(f"{sandbox.urls.mail}/messages/{number}.eml", timeout=10).text, policy=email.policy.default
+    )
+    body = message.get_body(("plain",))
+    assert body is not None
+    return str(body.get_content())
 
 
 def _answers(gateway: str) -> bool:

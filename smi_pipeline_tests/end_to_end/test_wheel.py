@@ -17,8 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from smi_pipeline.demo.scenario import MINIMUM_JOBS
+from smi_pipeline_tests import servers
 
 CHECKOUT = Path(__file__).parents[2]
 FULL = os.environ.get("SMI_FULL") == "1"
@@ -72,8 +74,8 @@ def programs(wheel: Path, folder: Path) -> Path:
 
 @pytest.fixture
 def empty(folder: Path) -> Iterator[Path]:
-    """An empty working folder."""
-    path = folder / "work"
+    """An empty working folder, with a space in its path."""
+    path = folder / "a folder"
     path.mkdir()
     yield path
     shutil.rmtree(path, ignore_errors=True)
@@ -95,13 +97,19 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(wheel: Path) -
     assert packed == expected
 
 
-def test_the_demo_runs_from_the_wheel_in_an_empty_folder(programs: Path, empty: Path) -> None:
+def test_the_demo_runs_from_the_wheel_on_redis_and_s3_in_a_folder_with_a_space(programs: Path, empty: Path) -> None:
     where = run([programs / "python", "-c", "import smi_pipeline; print(smi_pipeline.__file__)"], empty)
     assert where.startswith(str(programs.parent))
-    run([programs / "smi", "demo", "--once", "--jobs", str(MINIMUM_JOBS), "--json", "out.json"], empty)
+    with servers.redis(empty) as broker, servers.s3("shop") as variables:
+        options = ["--jobs", str(MINIMUM_JOBS), "--json", "out.json"]
+        options += ["--broker-url", broker, "--storage-url", "s3://shop/files"]
+        run([programs / "smi", "demo", "--once", *options], empty, **variables)
+        stored = requests.get(f"{variables['AWS_ENDPOINT_URL']}/shop", timeout=10).text
     result = json.loads((empty / "out.json").read_text())
     assert len(result["jobs"]) == MINIMUM_JOBS
     assert result["violations"] == []
+    assert "<Key>files/results/" in stored
+    assert not (empty / ".smi" / "demo" / "stack" / "storage").exists()
 
 
 def test_the_front_is_written_from_the_wheel_in_an_empty_folder(programs: Path, empty: Path) -> None:

@@ -50,7 +50,7 @@ def arm(folder: Path, point: str, action: str) -> None:
 def test_every_point_is_a_call_that_exists() -> None:
     assert len(POINTS) >= 24
     all_ports = {name.removesuffix("Port").lower(): port for name, port in vars(ports).items()}
-    parts = vars(State(Database("postgresql+psycopg2://"), secret_key="", mail_domain=""))
+    parts = vars(State(Database("postgresql+psycopg2://"), secret_keys=(), mail_domain=""))
     for call in COMMITS + EXTERNAL:
         group, method = call.split(".")
         found = [callable(getattr(groups.get(group), method, None)) for groups in (all_ports, parts)]

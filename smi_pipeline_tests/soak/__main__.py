@@ -10,6 +10,7 @@ from smi_pipeline.demo.runner import ctrl_c
 from smi_pipeline.state.embedded import DAGSTER_DATABASE, STATE_DATABASE, EmbeddedPostgres
 from smi_pipeline.state.schema import ensure_database
 from smi_pipeline_tests.soak import outages
+from smi_pipeline_tests.soak.rotation import Rotation
 from smi_pipeline_tests.soak.runner import Plan, soak
 
 OUTAGE_SECONDS = 60.0
@@ -31,6 +32,9 @@ def main() -> int:
     more.add_argument(
         "--two-stacks", action="store_true", help="run two stacks on one database, each paused for a while"
     )
+    more.add_argument(
+        "--rotate", action="store_true", help="replace all keys under load; at the end open each link of each mail"
+    )
     given = parser.parse_args()
     report_path = given.json.absolute() if given.json else None
     with (
@@ -48,6 +52,10 @@ def main() -> int:
             _outage(plan, given.outage, around)
         if given.two_stacks:
             _two_stacks(plan, around)
+        if given.rotate:
+            rotation = Rotation()
+            plan.interrupted = plan.open_links = True
+            plan.events = [(0.3, rotation.begin), (0.65, rotation.end)]
         around.enter_context(ctrl_c())
         report = soak(plan)
     sys.stdout.write(f"{report}\n")

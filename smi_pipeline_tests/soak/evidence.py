@@ -1,11 +1,14 @@
 """Fetch the evidence fast enough for thousands of jobs: by a pool of threads, and nothing twice."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+
+import requests
 
 from smi_pipeline.demo.environment import OWNER
 from smi_pipeline.demo.evidence import read_mail
@@ -92,6 +95,15 @@ class Collector:
         seen.files = self._read_files(mails, [order for order in orders if order.job_id in unmailed])
         return seen
 
+    def open_links(self) -> tuple[int, list[str]]:
+        """Open every link of every mail. Return their number, and a line for each dead one."""
+        mailed = {
+            link: to for to, mails in self._read_mails().items() for mail in mails for link in links_of(mail.text)
+        }
+        good = list(self._pool.map(lambda link: opens(self._shop.http, link), mailed))
+        dead = [link for link, works in zip(mailed, good, strict=True) if not works]
+        return len(mailed), [f"{mailed[link]} was mailed a dead link: {link}" for link in dead]
+
     def _read_mails(self) -> dict[str, list[ReceivedMail]]:
         records = self.mails()
 
@@ -124,6 +136,22 @@ class Collector:
 
         list(self._pool.map(read, [item for item in links.items() if self._files.get(item[0], (0,))[0] != 200]))
         return dict(self._files)
+
+
+_LINKS = re.compile(r"https?://[^\s\"<>]+/smi/v1/(?:download|jobs|rate|end-waiting)/[^\s\"<>]+")
+
+
+def opens(http: requests.Session, link: str) -> bool:
+    """Return whether a link of a mail shows its customer what it is for; a page without a good key shows less."""
+    if "/smi/v1/jobs/" not in link:
+        return http.head(link, timeout=_TIMEOUT_SECONDS).status_code == 200
+    reply = http.get(link.replace("/smi/v1/jobs/", "/smi/v1/job-status/"), timeout=_TIMEOUT_SECONDS)
+    return reply.status_code == 200 and "order" in reply.json()["data"]
+
+
+def links_of(text: str) -> list[str]:
+    """Return the links of a mail that lead to the shop, each once."""
+    return list(dict.fromkeys(_LINKS.findall(text)))
 
 
 def subject_of(order: Order) -> str:

@@ -1,11 +1,12 @@
 """Run a soak: sandbox, stack, customers, faults, skewed clocks, and the verdict."""
 
 import contextlib
+import queue
 import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,9 +48,10 @@ ENVIRONMENT = {
 @dataclass(kw_only=True)
 class Plan:
     """What to do. `home` is a folder that is not there yet; `patience` in seconds after the last payment; `events` run
-    in a thread each, once that share of the orders is paid; `interrupted` says that they stop processes. `second` is
-    what the environment of a second stack has of its own; empty: there is none. `orders_per_minute` 0: as fast as the
-    shop takes them. `webhooks_per_second`: Stripe repeats old events until it sends so many."""
+    in a thread each, once that share of the orders is paid; `interrupted` says that they stop processes. `open_links`:
+    all links of all mails are opened at the end. `second` is what the environment of a second stack has of its own;
+    empty: there is none. `orders_per_minute` 0: as fast as the shop takes them. `webhooks_per_second`: Stripe repeats
+    old events until it sends so many."""
 
     home: Path
     jobs: int
@@ -59,6 +61,7 @@ class Plan:
     orders_per_minute: float = 0.0
     skew: bool = True
     interrupted: bool = False
+    open_links: bool = False
     environment: dict[str, str] = field(default_factory=dict)
     second: dict[str, str] = field(default_factory=dict)
     events: Sequence[tuple[float, Callable[["Soak"], None]]] = ()
@@ -67,11 +70,14 @@ class Plan:
 class Soak:
     """A running soak."""
 
-    def __init__(self, plan: Plan, demo: DemoState, stacks: Sequence[Stack]) -> None:
+    def __init__(self, plan: Plan, demo: DemoState, stacks: list[Stack], environment: Mapping[str, str]) -> None:
         self.plan = plan
         self.demo = demo
         self.stacks = stacks
+        self._environment = dict(environment)
         self.notes: list[str] = []
+        self.violations: list[str] = []  # of events
+        self._restarts: queue.SimpleQueue[tuple[int, Mapping[str, str], threading.Event]] = queue.SimpleQueue()
         self.paused: set[int] = set()  # numbers of stacks that must not be restarted now
         self.watch: Callable[[], object] | None = None  # called at each look during an outage
         self.collector = Collector(demo, stacks[0].state_url)
@@ -99,6 +105,23 @@ class Soak:
         """Change settings of a service of the sandbox."""
         requests.post(f"{self.demo.url(service)}/_config", json=settings, timeout=30).raise_for_status()
 
+    def restart(self, number: int, settings: Mapping[str, str]) -> None:
+        """Have the main thread stop a stack as by Ctrl-C and start it again with changed settings; for events, as
+        processes end with the thread that has started them."""
+        done = threading.Event()
+        self._restarts.put((number, settings, done))
+        done.wait()
+
+    def _restart(self, number: int, settings: Mapping[str, str], done: threading.Event) -> None:
+        self.note(f"stack {number} is started again with other {', '.join(settings)}")
+        self._environment |= settings
+        self.stacks[number].stop()
+        self.stacks[number] = Stack(self._environment, self.stacks[number].home, say=print)
+        self.stacks[number].start()
+        self.stacks[number].wait_ready(120)
+        self.note(f"stack {number} is ready")
+        done.set()
+
     def run(self) -> Report:
         """Run until every order has ended correctly, or until `patience` is over; return the report."""
         self.configure("stripe", webhooks_per_second=self.plan.webhooks_per_second)
@@ -123,7 +146,11 @@ class Soak:
             verdict = self._settle(paid_by + self.plan.patience)
         finally:
             self.customers.stop()
-        verdict.violations[:0] = self.customers.given_up
+        verdict.violations[:0] = self.customers.given_up + self.violations
+        if self.plan.open_links:
+            opened, dead = self.collector.open_links()
+            self.note(f"{opened} links of all mails opened, {len(dead)} dead")
+            verdict.violations += dead
         return make_report(self, verdict, seconds=time.monotonic() - self._began)
 
     def _settle(self, ends: float) -> Verdict:
@@ -164,6 +191,8 @@ class Soak:
 
     def _look(self) -> None:
         """Keep everything running, and print a line."""
+        while not self._restarts.empty():
+            self._restart(*self._restarts.get())
         for number, stack in enumerate(self.stacks):
             if number not in self.paused:
                 stack.keep_running()
@@ -202,6 +231,12 @@ class Soak:
         self.note(f"the clock of {service} is off by {seconds} s")
 
 
+def _stop(stacks: list[Stack]) -> None:
+    """Stop also those that have replaced the first ones."""
+    for stack in stacks:
+        stack.stop()
+
+
 def soak(plan: Plan) -> Report:
     """Run a soak. Raises StackError or SandboxError when something cannot be started."""
     home = plan.home.absolute()
@@ -221,4 +256,5 @@ def soak(plan: Plan) -> Report:
             for number, fault in enumerate(faults):
                 body = {**fault, "seed": plan.seed * 1000 + number}
                 requests.post(f"{demo.url(service)}/_faults", json=body, timeout=30).raise_for_status()
-        return Soak(plan, demo, stacks).run()
+        running.callback(_stop, stacks)
+        return Soak(plan, demo, stacks, environment).run()

@@ -16,7 +16,7 @@ from pydantic import SecretStr, ValidationError
 from smi_pipeline.core.allowance import Allowance
 from smi_pipeline.core.errors import PermanentError, RateLimited, RefusedError, TransientError
 from smi_pipeline.core.vocabulary import CallPurpose
-from smi_pipeline.settings import Settings, postgres_url
+from smi_pipeline.settings import Settings, postgres_url, several
 from smi_pipeline.wiring import alert_post, build_context, build_dispatcher
 from smi_pipeline_tests.contract.adapters.conftest import ScriptedServer
 
@@ -263,6 +263,15 @@ def ctx(**changes: Any):
 def test_a_short_secret_key_builds_no_world() -> None:
     with pytest.raises(RefusedError, match="SMI_SECRET_KEY"):
         ctx(smi_secret_key="s" * 31)
+
+
+def test_several_keys_stand_in_one_setting_the_newest_first_and_none_of_them_is_short() -> None:
+    assert ctx(smi_secret_key=f"{'n' * 32}, {'o' * 40},").secret_keys == ("n" * 32, "o" * 40)
+    for name, shortest in (("smi_secret_key", 32), ("smi_api_key", 16), ("smi_admin_api_key", 16)):
+        given = Settings.model_validate({name: f"{'n' * shortest},{'o' * shortest}"})
+        assert several(getattr(given, name)) == ("n" * shortest, "o" * shortest)
+        with pytest.raises(ValidationError, match=f"one has fewer than {shortest} characters"):
+            Settings.model_validate({name: f"{'n' * shortest},{'o' * (shortest - 1)}"})
 
 
 def test_the_secret_key_decides_links() -> None:

@@ -30,10 +30,14 @@ WEBHOOK_ATTEMPTS = 15
 _RECENT = 500  # newest events, of which some are resent to keep the rate
 
 
-def signature(payload: bytes, secret: str, now: int) -> str:
-    """Return the header ``Stripe-Signature`` (https://docs.stripe.com/webhooks#verify-manually)."""
-    digest = hmac.new(secret.encode(), f"{now}.".encode() + payload, hashlib.sha256).hexdigest()
-    return f"t={now},v1={digest}"
+def signature(payload: bytes, secrets: str, now: int) -> str:
+    """Return the header ``Stripe-Signature`` (https://docs.stripe.com/webhooks#verify-manually).
+
+    While a secret is being replaced there are two, here separated by commas, with a signature each
+    (https://docs.stripe.com/webhooks#roll-endpoint-secrets)."""
+    signed = f"{now}.".encode() + payload
+    digests = [hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest() for secret in secrets.split(",")]
+    return ",".join([f"t={now}", *(f"v1={digest}" for digest in digests)])
 
 
 class Events:

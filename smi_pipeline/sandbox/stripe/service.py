@@ -23,7 +23,6 @@ Control endpoints, all POST with JSON, which return the object:
 
 import asyncio
 import json
-import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,7 +31,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from smi_pipeline.sandbox.base import REQUEST_KINDS, SandboxService
+from smi_pipeline.sandbox.base import REQUEST_KINDS, SandboxService, one_of
 from smi_pipeline.sandbox.faults import Kind
 from smi_pipeline.sandbox.stripe import forms, objects
 from smi_pipeline.sandbox.stripe.api import Api
@@ -47,10 +46,10 @@ _EXPIRY_CHECK_SECONDS = 0.5
 
 
 class Stripe(SandboxService):
-    """Settings: api_key, webhook_url, webhook_events (``*``, or types by commas), webhook_secret,
-    signing_clock (``own``, with clock_offset, or ``machine``), webhook_retry_seconds, fee_percent, fee_fixed_cents,
-    dispute_fee_cents, settlement_currency, default_currency, webhooks_per_second (old events are resent up to this
-    rate; 0: never)."""
+    """Settings: api_key and webhook_secret (several by commas: all are good), webhook_url, webhook_events (``*``, or
+    types by commas), signing_clock (``own``, with clock_offset, or ``machine``), webhook_retry_seconds, fee_percent,
+    fee_fixed_cents, dispute_fee_cents, settlement_currency, default_currency, webhooks_per_second (old events are
+    resent up to this rate; 0: never)."""
 
     name = "stripe"
     kinds: ClassVar[Mapping[str, Kind]] = {**REQUEST_KINDS, **DELIVERY_KINDS, **MONEY_KINDS}
@@ -183,7 +182,7 @@ class Stripe(SandboxService):
         if not given:
             message = "You did not provide an API key. You need to provide your API key in the Authorization header."
             raise StripeError(message, status=401)
-        if scheme.lower() != "bearer" or not secrets.compare_digest(given.encode(), self.settings["api_key"].encode()):
+        if scheme.lower() != "bearer" or not one_of(given, self.settings["api_key"]):
             raise StripeError(f"Invalid API Key provided: {given[:8]}{'*' * 8}", status=401)
 
     async def _page(self, request: Request) -> Response:

@@ -50,7 +50,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from smi_pipeline.sandbox.base import REQUEST_KINDS, SandboxService
+from smi_pipeline.sandbox.base import REQUEST_KINDS, SandboxService, one_of
 from smi_pipeline.sandbox.faults import Kind
 from smi_pipeline.sandbox.ledger import Record
 from smi_pipeline.sandbox.timers import Handler
@@ -99,8 +99,8 @@ _OUTCOMES = {
 
 
 class Upsampler(SandboxService):
-    """Settings: api_key, api_format, rate_minute, rate_hour and rate_status (0: unlimited), rate_minute_seconds,
-    retry_after, processing_seconds, webhook_retry_seconds, workers."""
+    """Settings: api_key (several by commas: all are good), api_format, rate_minute, rate_hour and rate_status (0:
+    unlimited), rate_minute_seconds, retry_after, processing_seconds, webhook_retry_seconds, workers."""
 
     name = "upsampler"
     kinds: ClassVar[Mapping[str, Kind]] = {
@@ -259,8 +259,8 @@ class Upsampler(SandboxService):
         return JSONResponse(api_format.status(record, self._result_url(record)))
 
     def _unauthorized(self, request: Request) -> Response | None:
-        key = f"Bearer {self.settings['api_key']}"
-        if secrets.compare_digest(request.headers.get("authorization", "").encode(), key.encode()):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme == "Bearer" and one_of(given, self.settings["api_key"]):
             return None
         return self.error(request, 401, "Invalid API key")
 

@@ -23,6 +23,20 @@ def types(receiver: Receiver) -> list[str]:
     return [body["type"] for body in receiver.bodies("/hook")]
 
 
+def test_of_two_webhook_secrets_each_has_its_signature(hooked: Sandbox, client: Any, receiver: Receiver) -> None:
+    hooked.configure("stripe", webhook_secret=f"whsec_new,{SECRET}")
+    try:
+        paid(hooked, client, job_id="rolled")
+        until(lambda: receiver.received)
+    finally:
+        hooked.configure("stripe", webhook_secret=SECRET)
+    _, headers, body = receiver.received[0]
+    for secret in ("whsec_new", SECRET):
+        stripe.Webhook.construct_event(body, headers["Stripe-Signature"], secret)
+    with pytest.raises(stripe.SignatureVerificationError):
+        stripe.Webhook.construct_event(body, headers["Stripe-Signature"], f"whsec_new,{SECRET}")
+
+
 def test_a_payment_sends_signed_events(hooked: Sandbox, client: Any, receiver: Receiver) -> None:
     id = paid(hooked, client, job_id="signed")
     until(lambda: len(receiver.received) == 3)

@@ -10,6 +10,7 @@ import pytest
 
 from smi_pipeline import cli
 from smi_pipeline.sandbox.server import Sandbox
+from smi_pipeline.stack.process_plan import free_port
 from smi_pipeline.state.embedded import EmbeddedPostgres
 from smi_pipeline_tests.integration.services.databases import empty, shared_database
 from smi_pipeline_tests.integration.services.steps import Steps
@@ -88,6 +89,8 @@ def configured(monkeypatch: pytest.MonkeyPatch, database: str, sandbox: Sandbox)
         "SMI_SECRET_KEY": "s" * 40,
         "SMI_API_KEY": "storefront-key-1",
         "SMI_ADMIN_API_KEY": "administrator-key",
+        "SMI_GATEWAY_PORT": str(free_port()),
+        "SMI_DAGSTER_PORT": str(free_port()),
         "UPSAMPLER_BASE_URL": urls.upsampler,
         "UPSAMPLER_API_KEY": "upsampler-sandbox-key",
         "UPSAMPLER_WIRE": "documented",

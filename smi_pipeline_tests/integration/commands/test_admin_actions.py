@@ -53,7 +53,7 @@ def test_the_admin_jobs_of_dagster_keep_their_names() -> None:
         f"admin_{name}"
         for name in ("retry", "check", "extend", "refund", "resend", "token", "cancel", "hold", "release",
                      "adopt_payment", "refund_payment", "acknowledge_task", "close_task",
-                     "open_breaker", "close_breaker", "lift_unsold")
+                     "open_breaker", "close_breaker", "lift_unsold", "revoke_links")
     }  # fmt: skip
 
 

@@ -60,8 +60,8 @@ def test_the_commands_are_these() -> None:
     assert {" ".join(path) for path in commands(cli.smi)} == {
         "demo", "up", "migrate", "doctor", "front", "import-wordpress", "report",
         *(f"jobs {name}" for name in (
-            "add", "list", "show", "retry", "check", "extend", "refund", "resend", "address", "token", "cancel", "hold",
-            "release", "assign", "adopt", "refund-payment")),
+            "add", "list", "show", "retry", "check", "extend", "refund", "resend", "address", "token", "revoke",
+            "cancel", "hold", "release", "assign", "adopt", "refund-payment")),
         *(f"tasks {name}" for name in ("list", "acknowledge", "close")),
         *(f"breakers {name}" for name in ("list", "open", "close")), "unsold list", "unsold lift",
     }  # fmt: skip

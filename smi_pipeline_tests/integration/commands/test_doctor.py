@@ -1,10 +1,20 @@
 """`smi doctor` and `smi migrate`: every line names what is wrong and what to do, and nothing secret."""
 
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
 import pytest
 from sqlalchemy import create_engine, text
 
 from smi_pipeline.sandbox.server import Sandbox
 from smi_pipeline.services.intake import HANDLED_EVENTS
+from smi_pipeline.stack.process_plan import free_port
 from smi_pipeline.state.embedded import EmbeddedPostgres
 from smi_pipeline_tests.integration.commands.conftest import Smi
 
@@ -35,6 +45,8 @@ def test_without_any_setting_every_required_one_is_named(smi: Smi, monkeypatch: 
     monkeypatch.setenv("UPSAMPLER_BASE_URL", "http://127.0.0.1:9/api")
     monkeypatch.setenv("STRIPE_API_BASE", "http://127.0.0.1:9")
     monkeypatch.setenv("SMI_STORAGE_URL", str(tmp_path))
+    for name in ("SMI_GATEWAY_PORT", "SMI_DAGSTER_PORT"):
+        monkeypatch.setenv(name, str(free_port()))
     checks = found(smi)
     wrong = {name for name, (state, _) in checks.items() if state == "wrong"}
     assert wrong == {
@@ -48,7 +60,10 @@ def test_without_any_setting_every_required_one_is_named(smi: Smi, monkeypatch: 
     ("variable", "value", "check", "words"),
     [
         ("SMI_SECRET_KEY", "short", "SMI_SECRET_KEY", "has 5 characters, at least 32"),
+        ("SMI_SECRET_KEY", "n" * 40 + ",short", "SMI_SECRET_KEY", "one has fewer than 32 characters"),
         ("SMI_API_KEY", "tiny", "SMI_API_KEY", "at least 16"),
+        ("SMI_API_KEY", "storefront-key-2,tiny", "SMI_API_KEY", "one has fewer than 16 characters"),
+        ("SMI_ADMIN_API_KEY", "administrator-key-2,storefront-key-1", "SMI_ADMIN_API_KEY", "same as SMI_API_KEY"),
         ("SMI_ADMIN_API_KEY", "storefront-key-1", "SMI_ADMIN_API_KEY", "same as SMI_API_KEY"),
         ("SMI_ALLOWED_SOURCE_HOSTS", "https://images.example", "SMI_ALLOWED_SOURCE_HOSTS", "neither a host name"),
         ("SMI_ALLOWED_RESULT_HOSTS", " , ", "SMI_ALLOWED_RESULT_HOSTS", "every image is refused"),
@@ -63,6 +78,9 @@ def test_without_any_setting_every_required_one_is_named(smi: Smi, monkeypatch: 
         ("SMI_STORAGE_URL", "nosuch://x", "storage", ""),
         ("DAGSTER_POSTGRES_URL", "postgresql://127.0.0.1:9/x", "Dagster's database", "refused"),
         ("SMI_DATABASE_URL", "postgresql://u:geheim@127.0.0.1:9/x", "database", "did not answer"),
+        ("SMI_STORAGE_URL", "gs://a-bucket", "storage", "Please install gcsfs"),
+        ("SMI_BROKER_URL", "redis://:geheim@127.0.0.1:9/0", "broker", "Connection refused"),
+        ("SMI_BROKER_URL", "nosuch://x", "broker", ""),
         ("SMI_GATEWAY_PORT", "99999", "SMI_GATEWAY_PORT", "less than or equal to 65535"),
     ],
 )
@@ -193,3 +211,105 @@ def test_an_open_breaker_is_said_with_what_to_do(smi: Smi, configured: Sandbox) 
     state, line = found(smi)["circuit breakers"]
     assert state == "wrong"
     assert "the account is moved (0 orders waiting); Close it when the work is done" in line
+
+
+def test_several_keys_are_noted_until_the_older_ones_are_removed(
+    smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMI_SECRET_KEY", f"{'n' * 40}, {'s' * 40}")
+    state, line = found(smi)["SMI_SECRET_KEY"]
+    assert (state, line) == ("note", "has 2 keys, all of them are accepted; remove the older ones: docs/keys.md")
+
+
+def test_folders_and_files_that_others_may_read_are_named_with_the_command_that_closes_them(
+    smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    home = tmp_path / "a home"
+    monkeypatch.setenv("SMI_HOME", str(home))
+    assert found(smi)["SMI_HOME"][0] == found(smi)[".env"][0] == "ok", "nothing is there yet"
+    monkeypatch.setattr("smi_pipeline.privileges.accounts.own_home", lambda home: None)  # it would close the folder
+    home.mkdir(exist_ok=True)
+    home.chmod(0o755)
+    (tmp_path / ".env").touch(0o644)
+    assert found(smi)["SMI_HOME"] == ("wrong", f"other users may look into {home} (mode 755); chmod 700 '{home}'")
+    assert found(smi)[".env"] == ("wrong", "every user of this machine may read its secrets (mode 644); chmod 600 .env")
+    home.chmod(0o700)
+    (tmp_path / ".env").chmod(0o640)
+    assert found(smi)["SMI_HOME"][0] == found(smi)[".env"][0] == "ok"
+
+
+def test_a_port_that_another_program_has_is_wrong_and_one_of_ours_is_not(
+    smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch, programs: Callable[[dict[str, Any]], int]
+) -> None:
+    other, gateway = programs({}), programs({"/health": {"success": True}})
+    monkeypatch.setenv("SMI_GATEWAY_PORT", str(other))
+    assert found(smi)["SMI_GATEWAY_PORT"] == (
+        "wrong",
+        f"{other} is taken by another program; end that program, or choose another SMI_GATEWAY_PORT",
+    )
+    monkeypatch.setenv("SMI_GATEWAY_PORT", str(gateway))
+    assert found(smi)["SMI_GATEWAY_PORT"] == ("ok", f"{gateway}, in use by this product; ")
+    monkeypatch.setenv("SMI_DAGSTER_PORT", str(gateway))
+    checks = found(smi)
+    assert checks["SMI_GATEWAY_PORT"][0] == "ok"
+    assert checks["SMI_DAGSTER_PORT"][1] == f"{gateway} is the port of SMI_GATEWAY_PORT, too; choose another one"
+
+
+def test_a_daemon_without_a_heartbeat_is_wrong_and_one_that_is_not_started_is_noted(
+    smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch, programs: Callable[[dict[str, Any]], int]
+) -> None:
+    monkeypatch.setenv("SMI_DAGSTER_PORT", str(free_port()))
+    assert found(smi)["Dagster daemon"][0] == "note"
+    statuses = [
+        {"daemonType": "SENSOR", "required": True, "healthy": True},
+        {"daemonType": "BACKFILL", "required": False, "healthy": False},
+    ]
+    answer = {"data": {"instance": {"daemonHealth": {"allDaemonStatuses": statuses}}}}
+    dagster = programs({"/graphql": answer, "/server_info": {"dagster_webserver_version": "1"}})
+    monkeypatch.setenv("SMI_DAGSTER_PORT", str(dagster))
+    assert found(smi)["Dagster daemon"] == ("ok", "1 daemons, with heartbeats; ")
+    statuses[0]["healthy"] = False
+    state, line = found(smi)["Dagster daemon"]
+    assert state == "wrong"
+    assert "no heartbeat of sensor" in line and "restart the daemon" in line
+    assert found(smi)["SMI_DAGSTER_PORT"] == ("ok", f"{dagster}, in use by this product; ")
+
+
+def test_what_libraries_read_from_the_environment_may_stand_in_env_too(
+    smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("SMI_TEST_OF_A_LIBRARY", raising=False)
+    (tmp_path / ".env").write_text("SMI_TEST_OF_A_LIBRARY=x\n")
+    (tmp_path / ".env").chmod(0o600)
+    try:
+        assert found(smi)["SMI_TEST_OF_A_LIBRARY"][0] == "note"
+    finally:
+        os.environ.pop("SMI_TEST_OF_A_LIBRARY", None)
+
+
+@pytest.fixture
+def programs() -> Iterator[Callable[[dict[str, Any]], int]]:
+    """Starts programs that answer JSON by path, else 404; returns their ports."""
+    with contextlib.ExitStack() as running:
+
+        def start(answers: dict[str, Any]) -> int:
+            class Handler(BaseHTTPRequestHandler):
+                def do_GET(self) -> None:
+                    self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                    body = json.dumps(answers.get(self.path, {})).encode()
+                    self.send_response(200 if self.path in answers else 404)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+
+                do_POST = do_GET
+
+                def log_message(self, *_: object) -> None:
+                    """Say nothing."""
+
+            server = running.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+            running.callback(server.shutdown)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            return server.server_port
+
+        yield start

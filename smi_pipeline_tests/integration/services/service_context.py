@@ -242,7 +242,7 @@ class Shop:
             self.database, submissions=self.policy.submissions, status_calls=self.policy.status_calls
         )
         self.ctx = ServiceContext(
-            state=State(self.database, secret_key=SECRET_KEY, mail_domain="shop.example"),
+            state=State(self.database, secret_keys=(SECRET_KEY,), mail_domain="shop.example"),
             upscaler=self.upscaler,
             payments=self.payments,
             mailer=self.mailer,
@@ -252,7 +252,7 @@ class Shop:
             limiter=self.limiter,
             policy=self.policy,
             prices=prices or Prices(),
-            secret_key=SECRET_KEY,
+            secret_keys=(SECRET_KEY,),
             actor="test",
         )
         self.state = self.ctx.state

@@ -49,7 +49,7 @@ def orders(database: Database, reports: Reports) -> list[Order]:
 
 @pytest.fixture
 def state(database: Database) -> State:
-    return State(database, secret_key="s" * 32, mail_domain="shop.example")
+    return State(database, secret_keys=("s" * 32,), mail_domain="shop.example")
 
 
 def stale(reports: Reports) -> list[date]:

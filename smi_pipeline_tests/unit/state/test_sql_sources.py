@@ -55,7 +55,8 @@ NO_KILL_POINT = {
     "deliveries.downloaded": "a counter",
     "process_heartbeats.record": "the next one follows within seconds",
     "deliveries.give_up_files": "what is left over is removed by the comparison of files",
-    "deliveries.new_token": ADMIN,
+    "deliveries.new_token": f"{ADMIN}; for a mail: another attempt makes another link",
+    "deliveries.revoke_links": ADMIN,
     "deliveries.rate": "the customer sees whether it was done",
     "refunds.give_up": "the lease expires, and the refund fails again",
     "refunds.not_needed": "the lease expires, and Stripe is asked again",
@@ -122,7 +123,7 @@ def test_each_transition_is_a_function_of_that_name(name: str) -> None:
 
 
 def test_every_commit_is_a_kill_point_or_named_here_with_the_reason() -> None:
-    state = State(Database("postgresql+psycopg2://"), secret_key="", mail_domain="")
+    state = State(Database("postgresql+psycopg2://"), secret_keys=(), mail_domain="")
     names = {type(part).__name__: name for name, part in vars(state).items()}
     names |= {"RateLimiter": "limiter", "PostgresHistory": "imported_jobs"}
     committing = {f"{names[owner]}.{method}" for owner, _, method in (m.partition(".") for m in committing_methods())}

@@ -6,7 +6,9 @@ import threading
 import time
 import uuid
 from collections import namedtuple
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from smi_pipeline.adapters import storage as module
 from smi_pipeline.adapters.storage import TEMPORARY_PREFIX, FileStorage
 from smi_pipeline.core.errors import NotFound, RefusedError, TransientError
+from smi_pipeline_tests import servers
 from smi_pipeline_tests.stored_keys import stored_keys
 
 Usage = namedtuple("Usage", "total used free")
@@ -24,8 +27,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "files"
 
 
-@pytest.fixture(params=["folder", "file-url", "memory"])
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """A bucket of moto's server."""
+    with servers.s3("a-bucket") as variables, pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield "s3://a-bucket"
+
+
+@pytest.fixture(params=["folder", "file-url", "memory", "s3"])
 def storage(request: pytest.FixtureRequest, folder: Path) -> FileStorage:
+    if request.param == "s3":
+        return FileStorage(f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}")
     roots = {"folder": str(folder), "file-url": folder.as_uri(), "memory": f"memory://shop-{uuid.uuid4().hex}/files"}
     return FileStorage(roots[request.param])
 
@@ -303,3 +317,17 @@ def test_a_listing_says_how_large_and_how_old_each_file_is(storage: FileStorage)
         assert file.modified is not None
         assert abs(time.time() - file.modified) < 600
     assert [file.key for file in storage.listing("a/")] == ["a/b.bin"]
+
+
+def test_a_bucket_that_is_not_there_is_named_and_worth_another_try(bucket: str) -> None:
+    with pytest.raises(TransientError, match="there is no such bucket"):
+        FileStorage(f"{bucket}-that-is-not-there").put_bytes("results/x.png", b"x")
+
+
+def test_a_download_from_s3_reads_little_ahead(bucket: str) -> None:
+    remote = FileStorage(f"{bucket}/{uuid.uuid4().hex}")
+    remote.put_bytes("large.png", bytes(12_000_000))
+    with remote.open("large.png") as stream:
+        stream.read(1)
+        cache: Any = stream
+        assert len(cache.cache.cache) < 5_000_000
