@@ -54,6 +54,7 @@ BESIDES = [
     "SMI_ANALYSTS_PASSWORD",
     "SMI_ANALYSTS_PORT",
     "SMI_TRUSTED_PROXIES",
+    "SMTP_CA_FILE",
 ]
 
 
@@ -137,6 +138,12 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SMI_GATEWAY_PORT", "0"),
         ("SMI_DAGSTER_PORT", "65536"),
         ("SMTP_PORT", "-1"),
+        ("SMI_MAIL_FROM", "shop"),
+        ("SMI_MAIL_FROM", "Shop <shop@>"),
+        ("SMI_MAIL_FROM", "björn@example.com"),
+        ("SMI_SUPPORT_EMAIL", "help at example.com"),
+        ("SMI_SUPPORT_EMAIL", "hilfe@-köln-.example"),
+        ("SMI_ADMIN_EMAIL", "björn@köln.example"),
         ("SMI_WORKERS", "0"),
         ("SMI_TRUSTED_PROXIES", "*"),
         ("SMI_TRUSTED_PROXIES", "10.0.0.0/8, proxy.local"),
@@ -189,6 +196,7 @@ def test_every_spelling_of_a_postgres_url_means_psycopg2(url: str) -> None:
         ("SMI_GATEWAY_PORT", "9000", "public_url", "http://127.0.0.1:9000"),
         ("SMI_CURRENCY", "EUR", "currency", "eur"),
         ("SMI_MAIL_FROM", "Shop <shop@example.com>", "mail_domain", "example.com"),
+        ("SMI_MAIL_FROM", "Müller, Söhne <shop@köln.example>", "mail_domain", "xn--kln-sna.example"),
         ("SMI_MAX_PROCESSING_SECONDS", "60", "max_processing", timedelta(minutes=1)),
         ("SMI_MAX_WAIT_SECONDS", "60", "max_wait", timedelta(minutes=1)),
         ("SMI_POLL_SECONDS", "0.5", "poll_every", timedelta(seconds=0.5)),
@@ -333,6 +341,16 @@ def test_sender_support_address_and_copy_to_the_owner_are_in_the_mails() -> None
     assert mail.sender == "p@shop.example"
     assert mail.recipients == ("customer@example.org", "o@x.example")
     assert b"sos@shop.example" in mail.content
+
+
+@pytest.mark.parametrize(("content", "why"), [(None, "No such file"), ("not a certificate", "no certificate in PEM")])
+def test_a_file_of_authorities_that_cannot_be_used_is_refused_at_start(
+    tmp_path: Path, content: str | None, why: str
+) -> None:
+    if content:
+        (tmp_path / "ca.pem").write_text(content)
+    with pytest.raises(RefusedError, match=f"SMTP_CA_FILE: .*{why}"):
+        ctx(smtp_ca_file=tmp_path / "ca.pem")
 
 
 @pytest.fixture
