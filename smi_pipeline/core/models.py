@@ -355,6 +355,8 @@ class Email:
     state: EmailState
     attempts: int
     hand_overs: int
+    refusals: int
+    refused_since: datetime | None
     context: Mapping[str, Any]
     content: bytes | None
     created_at: datetime

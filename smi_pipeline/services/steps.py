@@ -9,7 +9,6 @@ from typing import Any
 from smi_pipeline.core import reasons
 from smi_pipeline.core.backoff import retry_seconds
 from smi_pipeline.core.errors import (
-    AccountError,
     AmbiguousError,
     LeaseLost,
     PermanentError,
@@ -17,6 +16,7 @@ from smi_pipeline.core.errors import (
     TransientError,
 )
 from smi_pipeline.core.faults import (
+    MAIL,
     NOT_BELIEVED,
     RESULTS,
     STRIPE,
@@ -118,17 +118,17 @@ def watched(ctx: ServiceContext, breaker: str, work_key: str, *, needs: Sequence
     except RateLimited:
         raise
     except TransientError as error:
-        scope = Scope.SHOP if isinstance(error, AccountError) else Scope.UNKNOWN
         ambiguous = isinstance(error, AmbiguousError)
         ctx.state.breakers.note(
             Failure(
                 breaker=breaker,
                 work_key=work_key,
                 message=str(error),
-                scope=scope,
+                scope=error.scope,
                 # To ask once more costs credits, or sends a mail twice; a refund has its key.
                 passing=breaker == STRIPE or not ambiguous,
-                costly=ambiguous and breaker == SUBMISSIONS,
+                # Many refused logins in a row lock an account.
+                costly=(ambiguous and breaker == SUBMISSIONS) or (breaker == MAIL and error.scope is Scope.SHOP),
             )
         )
         raise

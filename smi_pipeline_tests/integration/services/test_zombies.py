@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from smi_pipeline.core.errors import LeaseLost, PermanentError
+from smi_pipeline.core.faults import MAIL, Failure
 from smi_pipeline.core.models import ImageInfo, Queue, Verdict
 from smi_pipeline.services import fulfil
 from smi_pipeline_tests.integration.services.steps import Steps
@@ -17,6 +18,10 @@ CANCELLED = PermanentError("cancelled", "w")
 
 Prepare = Callable[[Steps], str]
 Write = Callable[[Steps, str, str], object]
+
+
+def refusal(key: str) -> Failure:
+    return Failure(breaker=MAIL, work_key=key, message="w")
 
 
 def to_submit(shop: Steps) -> str:
@@ -112,7 +117,17 @@ WRITES: dict[str, tuple[Queue, Prepare, Write]] = {
     "takes a mail back": (
         Queue.MAIL,
         to_mail,
-        lambda s, key, lease: s.state.emails.refused(mail(s, key), lease, seconds=9, error="e", counts=True),
+        lambda s, key, lease: s.state.emails.postpone(mail(s, key), lease, seconds=9, error="e", anew=True),
+    ),
+    "is told to try a mail later": (
+        Queue.MAIL,
+        to_mail,
+        lambda s, key, lease: s.state.emails.refused(mail(s, key), lease, refusal(key), final=False, actor="zombie"),
+    ),
+    "is told that a mail is refused": (
+        Queue.MAIL,
+        to_mail,
+        lambda s, key, lease: s.state.emails.refused(mail(s, key), lease, refusal(key), final=True, actor="zombie"),
     ),
     "gives a mail up": (
         Queue.MAIL,
