@@ -3,6 +3,7 @@
 `.env.example` documents each variable; a test keeps the two lists equal.
 """
 
+import ssl
 from datetime import timedelta
 from decimal import Decimal
 from ipaddress import ip_network
@@ -47,6 +48,16 @@ def _addresses(value: tuple[str, ...]) -> tuple[str, ...]:
         except ValueError:
             raise ValueError(f"{entry!r} is not an IP address or network") from None
     return value
+
+
+def _authorities(path: Path) -> Path:
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        raise ValueError(f"{path} holds no certificate in PEM") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    return path.absolute()
 
 
 def _sender(value: str) -> str:
@@ -123,7 +134,7 @@ class Settings(BaseSettings):
     smtp_user: str = ""
     smtp_password: SecretStr = SecretStr("")
     smtp_starttls: bool = True
-    smtp_ca_file: Path | None = None
+    smtp_ca_file: Annotated[Path, AfterValidator(_authorities)] | None = None
     smi_mail_from: Annotated[str, AfterValidator(_sender)] = ""
     smi_support_email: ShopAddress = ""
     smi_admin_email: ShopAddress | None = None

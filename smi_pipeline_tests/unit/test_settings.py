@@ -11,6 +11,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import trustme
 from pydantic import SecretStr, ValidationError
 
 from smi_pipeline.core.allowance import Allowance
@@ -349,8 +350,15 @@ def test_a_file_of_authorities_that_cannot_be_used_is_refused_at_start(
 ) -> None:
     if content:
         (tmp_path / "ca.pem").write_text(content)
-    with pytest.raises(RefusedError, match=f"SMTP_CA_FILE: .*{why}"):
+    with pytest.raises(ValidationError, match=why) as refused:
         ctx(smtp_ca_file=tmp_path / "ca.pem")
+    assert refused.value.errors()[0]["loc"] == ("smtp_ca_file",)
+
+
+def test_the_file_of_authorities_is_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SMTP_CA_FILE", "ca.pem")
+    assert Settings().smtp_ca_file == tmp_path / "ca.pem"
 
 
 @pytest.fixture

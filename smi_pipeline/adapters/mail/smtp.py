@@ -20,7 +20,7 @@ from smi_pipeline.adapters.mail.login import log_in
 from smi_pipeline.adapters.mail.rendering import MailRenderer
 from smi_pipeline.adapters.mail.replies import ACCOUNT_CODES, is_about_us
 from smi_pipeline.addresses import ascii_host
-from smi_pipeline.core.errors import AccountError, AmbiguousError, PermanentError, RefusedError, TransientError
+from smi_pipeline.core.errors import AccountError, AmbiguousError, PermanentError, TransientError
 from smi_pipeline.core.faults import Scope
 from smi_pipeline.core.models import RenderedMail
 
@@ -39,7 +39,7 @@ class SmtpMailer:
     for `host`; port 465 uses TLS from the start. `owner_copy` receives a blind copy of each customer's mail.
     `timeout_seconds` bounds each answer of the server; a server that is slow at all of them, so that the content could
     not begin within `session_seconds`, gets none: by then somebody else may have the mail. `ca_file` names a PEM file
-    of authorities that are trusted beside the system's. Raises RefusedError for what cannot work.
+    of authorities that are trusted beside the system's. Raises OSError if it cannot be used.
     """
 
     def __init__(
@@ -213,12 +213,7 @@ class SmtpMailer:
 
 def _trusting(ca_file: Path) -> ssl.SSLContext:
     context = ssl.create_default_context()
-    try:
-        context.load_verify_locations(ca_file)
-    except ssl.SSLError:
-        raise RefusedError(f"SMTP_CA_FILE: {ca_file} holds no certificate in PEM") from None
-    except OSError as error:
-        raise RefusedError(f"SMTP_CA_FILE: {ca_file} cannot be read: {error.strerror}") from None
+    context.load_verify_locations(ca_file)
     return context
 
 

@@ -59,7 +59,7 @@ def test_without_any_setting_every_required_one_is_named(smi: Smi, monkeypatch: 
         ("UPSAMPLER_BASE_URL", "http://127.0.0.1:9/api", "Upsampler", "cannot be reached"),
         ("SMTP_PORT", "9", "mail server", "No connection"),
         ("SMTP_STARTTLS", "true", "mail server", "not"),
-        ("SMTP_CA_FILE", "/nowhere/ca.pem", "mail server", "SMTP_CA_FILE: /nowhere/ca.pem cannot be read"),
+        ("SMTP_CA_FILE", "/nowhere/ca.pem", "SMTP_CA_FILE", "/nowhere/ca.pem cannot be read"),
         ("SMTP_PASSWORD", "geheim", "SMTP_USER", "set both or none"),
         ("SMI_STORAGE_URL", "/proc/nowhere", "storage", "could not be stored"),
         ("SMI_STORAGE_URL", "nosuch://x", "storage", ""),
