@@ -261,5 +261,5 @@ def advice(name: str) -> str:
         STATUS: "Check UPSAMPLER_API_KEY and UPSAMPLER_BASE_URL, and whether Upsampler reports an outage.",
         RESULTS: "Look at a failed upscale at Upsampler, and check SMI_ALLOWED_RESULT_HOSTS.",
         STRIPE: "Check STRIPE_API_KEY and the state of the account in the Stripe dashboard.",
-        MAIL: "Check SMTP_HOST, SMTP_USER and SMTP_PASSWORD, and whether the account may send.",
+        MAIL: "Check SMTP_HOST, SMTP_USER, SMTP_PASSWORD, and whether the account may send as SMI_MAIL_FROM.",
     }[name]

@@ -61,18 +61,20 @@ MAIL_PATIENCE = timedelta(hours=1)
 
 
 def _watch_mails(ctx: ServiceContext) -> None:
-    """Open a task while the mail server refuses several recipients for the time being, and accepts nobody's mail."""
+    """Open a task while nobody's mail is accepted, and the mail server refuses several recipients for the time being or
+    does not answer. The task of the breaker, if it is open, says the same."""
     found = ctx.state.emails.delayed(MAIL_PATIENCE)
-    if found is None or found.recipients < ORDERS_IN_A_ROW:
+    told = ctx.state.breakers.get(MAIL).is_open
+    if found is None or told or not (found.outage or found.recipients >= ORDERS_IN_A_ROW):
         ctx.state.manual_tasks.close(ManualTaskKind.MAIL_DELAYED, "mails", actor="settled")
         return
     ctx.state.manual_tasks.open(
         kind=ManualTaskKind.MAIL_DELAYED,
         subject="mails",
         job_id=None,
-        message=f"No mail was accepted for an hour; {found.recipients} recipients wait since {found.since:%H:%M} UTC: "
-        f"{found.error.rstrip('.')}. Each mail is tried for a day.",
-        next_step="Ask the provider of the mail server why it refuses them. Customers find their links on their pages.",
+        message=f"No mail was accepted for an hour; {found.recipients} recipient(s) wait since {found.since:%H:%M} "
+        f"UTC: {found.error.rstrip('.')}. Each mail is tried for a day.",
+        next_step="Ask the provider of the mail server for the reason. Customers find their links on their pages.",
     )
 
 

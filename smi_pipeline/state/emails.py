@@ -33,11 +33,13 @@ GIVE_UP_AFTER = timedelta(days=1)
 
 @dataclass(frozen=True, kw_only=True)
 class DelayedMails:
-    """Mails that the server refuses for the time being: to how many recipients, since when, and its first answer."""
+    """Mails that could not be sent: to how many recipients, since when, why, and whether for one of them the server
+    gave no answer that is about this mail."""
 
     recipients: int
     since: datetime
     error: str
+    outage: bool
 
 
 def _key(email: Email) -> dict[str, Any]:
@@ -222,14 +224,16 @@ class Emails:
         return seconds
 
     def delayed(self, patience: timedelta) -> DelayedMails | None:
-        """Return what is known of the mails that are refused for so long while no other mail is accepted; None while
-        one is, or none is refused."""
+        """Return what is known of the mails that could not be sent for so long while no other mail was accepted; None
+        if one was, or there are none."""
         found = self._database.record(
             DelayedMails,
-            f"""SELECT count(DISTINCT j.customer_email) AS recipients, min(refused_since) AS since,
-                       (array_agg(e.last_error ORDER BY refused_since))[1] AS error
+            f"""SELECT count(DISTINCT j.customer_email) AS recipients, bool_or(refused_since IS NULL) AS outage,
+                       min(coalesce(refused_since, e.created_at)) AS since,
+                       (array_agg(e.last_error ORDER BY coalesce(refused_since, e.created_at)))[1] AS error
                 FROM smi.emails e JOIN smi.upscale_jobs j USING (job_id)
-                WHERE e.state IN {in_(UNSENT)} AND refused_since <= smi.now() - CAST(:patience AS interval)
+                WHERE e.state IN {in_(UNSENT)} AND e.last_error IS NOT NULL
+                  AND coalesce(refused_since, e.created_at) <= smi.now() - CAST(:patience AS interval)
                 HAVING count(*) > 0 AND NOT EXISTS (
                     SELECT FROM smi.emails WHERE accepted_at > smi.now() - CAST(:patience AS interval))""",
             patience=patience,

@@ -461,7 +461,7 @@ def test_mails_refused_for_hours_and_nobodys_accepted_are_one_task_until_one_is(
         shop.later(minutes=10)
     assert shop.tasks() == ["mail_delayed"]
     (task,) = shop.state.manual_tasks.opened()
-    assert "3 recipients" in task.message and "451 4.3.0 later" in task.message
+    assert "3 recipient(s)" in task.message and "451 4.3.0 later" in task.message
     shop.mailer.faults.clear()
     shop.later(minutes=30)
     shop.mail_due()
@@ -498,3 +498,17 @@ def test_a_link_that_died_while_the_whole_service_was_down_is_renewed_with_its_m
     link = shop.state.deliveries.current_token(job_id)
     assert link and not link.expired
     assert shop.mailer.contexts[-1]["expires_at"] == link.expires_at
+
+
+def test_one_mail_for_which_the_server_has_no_answer_for_an_hour_is_told(shop: Steps) -> None:
+    owed_by(shop, 1)
+    shop.mailer.faults.extend([TransientError("454 4.7.0 Temporary authentication failure", counts=False)] * 200)
+    for minutes in range(0, 70, 5):
+        shop.mail_due()
+        raise_alarms(shop.ctx)
+        assert shop.tasks() == ([] if minutes < 60 else ["mail_delayed"])
+        shop.later(minutes=5)
+    shop.mailer.faults.clear()
+    shop.mail_due()
+    raise_alarms(shop.ctx)
+    assert (states(shop), shop.tasks()) == (["accepted"], [])
