@@ -3,6 +3,7 @@
 `.env.example` documents each variable; a test keeps the two lists equal.
 """
 
+import ssl
 from datetime import timedelta
 from decimal import Decimal
 from ipaddress import ip_network
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from smi_pipeline.addresses import ascii_address, named_address
 from smi_pipeline.core.allowance import Allowance
 from smi_pipeline.core.currencies import charged_currency
 from smi_pipeline.core.models import ApiFormat
@@ -87,9 +89,34 @@ def _of_at_least(shortest: int) -> AfterValidator:
     return AfterValidator(checked)
 
 
+def _authorities(path: Path) -> Path:
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        raise ValueError(f"{path} holds no certificate in PEM") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    return path.absolute()
+
+
+def _sender(value: str) -> str:
+    _shop_address(named_address(value)[1])
+    return value
+
+
+def _shop_address(value: str) -> str:
+    found = ascii_address(value) if value else ""
+    if found is None:
+        raise ValueError("is not an e-mail address")
+    if not found.isascii():
+        raise ValueError("has letters beyond ASCII before the @, which many mail servers refuse")
+    return value
+
+
 PostgresUrl = Annotated[str, AfterValidator(postgres_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+ShopAddress = Annotated[str, AfterValidator(_shop_address)]
 Kept = Literal["copyright", "artist", "camera", "all", "none"]
 
 WEEK = 7 * 24 * 3600
@@ -148,9 +175,10 @@ class Settings(BaseSettings):
     smtp_user: str = ""
     smtp_password: SecretStr = SecretStr("")
     smtp_starttls: bool = True
-    smi_mail_from: str = ""
-    smi_support_email: str = ""
-    smi_admin_email: str | None = None
+    smtp_ca_file: Annotated[Path, AfterValidator(_authorities)] | None = None
+    smi_mail_from: Annotated[str, AfterValidator(_sender)] = ""
+    smi_support_email: ShopAddress = ""
+    smi_admin_email: ShopAddress | None = None
 
     # Promises
     smi_max_processing_seconds: int = Field(900, ge=1, le=WEEK)
@@ -239,7 +267,7 @@ class Settings(BaseSettings):
             public_url=self.public_url,
             currency=self.smi_currency,
             payment_methods=self.smi_payment_methods,
-            mail_domain=self.smi_mail_from.rpartition("@")[2].strip("> ") or "localhost",
+            mail_domain=(ascii_address(named_address(self.smi_mail_from)[1]) or "localhost").rpartition("@")[2],
             max_processing=timedelta(seconds=self.smi_max_processing_seconds),
             max_wait=timedelta(seconds=self.smi_max_wait_seconds),
             poll_every=timedelta(seconds=self.smi_poll_seconds),

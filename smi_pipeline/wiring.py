@@ -99,6 +99,7 @@ def build_context(settings: Settings, *, actor: str, pool_size: int = 5) -> Serv
             sender=settings.smi_mail_from,
             support_email=settings.smi_support_email,
             owner_copy=settings.smi_admin_email,
+            ca_file=settings.smtp_ca_file,
         ),
         fetcher=HttpFetcher(
             settings.smi_allowed_source_hosts,

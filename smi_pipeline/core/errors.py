@@ -14,12 +14,20 @@ class SmiError(Exception):
 
 class TransientError(SmiError):
     """Worth another attempt. `retry_after`: seconds, if the other side named a time; `counts` False: not an attempt of
-    the job (a 429 or an outage)."""
+    the job (a 429 or an outage); `scope`: whose fault it is."""
 
-    def __init__(self, message: str, *, retry_after: float | None = None, counts: bool = True) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        counts: bool = True,
+        scope: Scope = Scope.UNKNOWN,
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         self.counts = counts
+        self.scope = scope
 
 
 class RateLimited(TransientError):
@@ -55,7 +63,7 @@ class AccountError(TransientError):
     redirect, or a 404 for a submission). Upsampler's opens the circuit breaker; no job fails."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, retry_after=60.0, counts=False)
+        super().__init__(message, retry_after=60.0, counts=False, scope=Scope.SHOP)
 
 
 class PermanentError(SmiError):

@@ -23,7 +23,8 @@ OUTAGE = timedelta(minutes=1)
 """How long a part gives no answer before that is a fault of the shop: waiting costs nothing, and most hiccups pass."""
 
 FIRST_PAUSE, LONGEST_PAUSE, LONGEST_COSTLY_PAUSE = timedelta(seconds=5), timedelta(minutes=1), timedelta(minutes=5)
-"""Between two probes; each that fails doubles it. The third if the probe cost one of the order's submissions."""
+"""Between two probes; each that fails doubles it. The third if the probe cost one of the order's submissions, or was a
+login that can lock the account."""
 
 PROBES_WITH_A_QUESTION = 4
 """So many probes of submissions in a row first ask for a status; the next one does without, in case only that fails."""
@@ -112,8 +113,8 @@ LATE = frozenset({reasons.TIMED_OUT, reasons.NO_RESULT})
 @dataclass(frozen=True, kw_only=True)
 class Failure:
     """One failure of a part of the shop, for one order. `passing`: no answer, rather than a definite no. `costly`: it
-    used up one of the order's submissions. `others_succeeded`: orders that began later have. `counted_as`: what is
-    counted in a row, if not the work key."""
+    used up one of the order's submissions, or may help to lock an account. `others_succeeded`: orders that began later
+    have. `counted_as`: what is counted in a row, if not the work key."""
 
     breaker: str
     work_key: str
@@ -278,5 +279,5 @@ def advice(name: str) -> str:
         STRIPE: "Check STRIPE_API_KEY and the state of the account in the Stripe dashboard.",
         CHECKOUT: "Check in the Stripe dashboard that STRIPE_API_KEY may write Checkout Sessions, and that the account "
         "may take payments.",
-        MAIL: "Check SMTP_HOST, SMTP_USER and SMTP_PASSWORD, and whether the account may send.",
+        MAIL: "Check SMTP_HOST, SMTP_USER, SMTP_PASSWORD, and whether the account may send as SMI_MAIL_FROM.",
     }[name]

@@ -357,6 +357,8 @@ class Email:
     state: EmailState
     attempts: int
     hand_overs: int
+    refusals: int
+    refused_since: datetime | None
     context: Mapping[str, Any]
     content: bytes | None
     signed_by: str | None  # id of the key of its links

@@ -95,7 +95,11 @@ class MailerPort(Protocol):
 
     def send(self, mail: RenderedMail) -> None:
         """Hand the message to the SMTP server. Raises TransientError (4xx, no connection: certainly not accepted),
-        AmbiguousError (lost after the content was sent), PermanentError (5xx)."""
+        AmbiguousError (lost after the content was sent), PermanentError (5xx). Their scope is the shop's if the server
+        names its login, sender, account or quota."""
+
+    def reaches(self, address: str) -> bool | None:
+        """Return whether the server takes mails to this address as it is written; None if that is not known now."""
 
 
 class FetcherPort(Protocol):

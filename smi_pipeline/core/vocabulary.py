@@ -161,6 +161,7 @@ class ManualTaskKind(StrEnum):
     FRAUD_WARNING = "fraud_warning"
     FILE_DAMAGED = "file_damaged"
     FILE_MISSING = "file_missing"
+    MAIL_DELAYED = "mail_delayed"
     MAIL_FAILED = "mail_failed"
     NO_ADDRESS = "no_address"
     OVERDUE = "overdue"

@@ -37,6 +37,8 @@ def alerts(context: SensorEvaluationContext, smi: SmiResource) -> Iterator[SkipR
     told = 0
     with kept_apart(ctx, "the check of the budget"):
         watch_budget(ctx)
+    with kept_apart(ctx, "the renewal of links whose mail is late"):
+        ctx.state.deliveries.renew_links(ctx.policy.download_ttl)
     with kept_apart(ctx, "the queueing of mails about delays"):
         told = ctx.state.waiting.queue_delay_mails(ctx.policy)
     sent = send_alerts(ctx, settings.smi_admin_email, alert_post(settings))

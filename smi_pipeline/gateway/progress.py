@@ -1,13 +1,13 @@
 """Describe an order for its customer: the values that both the status API and the page show."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from smi_pipeline import formatting
 from smi_pipeline.core import reasons
 from smi_pipeline.core.lifecycle import CUSTOMER_STAGE, progress_percent
 from smi_pipeline.core.models import Refund, Stage, Status, UpscaleJob
-from smi_pipeline.core.vocabulary import UNFINISHED_REFUNDS, RefundState
+from smi_pipeline.core.vocabulary import UNFINISHED_REFUNDS, EmailKind, EmailState, RefundState
 from smi_pipeline.services import notify, submit
 from smi_pipeline.services.context import ServiceContext
 
@@ -22,9 +22,20 @@ WAITING_TEXT = (
     "automatically as soon as the problem is solved. Your money is safe: you get your image, or your money back."
 )
 
+MAIL_DELAY = timedelta(minutes=2)
+"""How long the mail with the link may take until the page speaks of a delay."""
+
+MAIL_TEXTS = {
+    "delayed": "The e-mail with your link is delayed: it has not been accepted for delivery yet. We keep trying for at "
+    "least a day. You do not have to wait for it: you can download your image here. Keep the address of this page.",
+    "failed": "The e-mail with your link could not be delivered. You can download your image here. Keep the address of "
+    "this page.",
+}
+
 POLL_SECONDS = 10
 POLL_SECONDS_UNPAID = 3  # a customer back from Checkout waits for Stripe's webhook
 POLL_SECONDS_REFUND = 60  # a pending refund takes days
+POLL_SECONDS_MAIL = 60  # a mail that is delayed takes minutes or hours
 
 
 def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, Any]:
@@ -58,6 +69,7 @@ def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, A
         return data | {"revision": f"{step}/waiting" if since else step + "!" * on_its_way}
     width, height = job.output_size
     download = _download(ctx, job, now) if job.status is Status.COMPLETED else None
+    mail = _mail(ctx, job, now) if job.status is Status.COMPLETED else "none"
     # The promised time is over: now the page offers what the mail about the delay does.
     late = since is not None and job.paid_at is not None and now >= job.paid_at + ctx.policy.max_processing
     end_url = notify.end_waiting_url(ctx, job) if late and ctx.state.waiting.can_end(job.job_id) else None
@@ -68,11 +80,14 @@ def snapshot(ctx: ServiceContext, job: UpscaleJob, *, full: bool) -> dict[str, A
             *(["late"] if end_url else []),
             *(f"{r['kind']}:{r['state']}{'!' * r['action_needed']}" for r in refunds),
             str(bool(download)),
+            *([mail] if mail in MAIL_TEXTS else []),
         ]
     )
     return data | {
         "revision": revision,
+        "poll_after": poll_after or (POLL_SECONDS_MAIL if mail in ("queued", "delayed") else None),
         "end_waiting_url": end_url,
+        "mail": {"state": mail, "message": MAIL_TEXTS.get(mail)},
         "order": {
             "resolution": job.resolution,
             "file_name": job.file_name,
@@ -159,6 +174,19 @@ def _download(ctx: ServiceContext, job: UpscaleJob, now: datetime) -> dict[str, 
         "expires_text": formatting.moment(link.expires_at),
         "time_left": formatting.time_left(link.expires_at, now),
     }
+
+
+def _mail(ctx: ServiceContext, job: UpscaleJob, now: datetime) -> str:
+    """Return the state of the newest mail with the link: queued, delayed, sent or failed; none without an address."""
+    mails = [mail for mail in ctx.state.emails.of_job(job.job_id) if mail.kind is EmailKind.COMPLETION]
+    if not mails or not job.customer_email:
+        return "none"
+    newest = max(mails, key=lambda mail: mail.sequence)
+    if newest.state is EmailState.ACCEPTED:
+        return "sent"
+    if newest.state is EmailState.FAILED:
+        return "failed"
+    return "delayed" if now - newest.created_at >= MAIL_DELAY else "queued"
 
 
 def _refund(ctx: ServiceContext, job: UpscaleJob, refund: Refund) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from smi_pipeline.services import notify, refund
 from smi_pipeline.services.admin_actions import Interface, Registry, Target
 from smi_pipeline.services.completions import check_completions
 from smi_pipeline.services.context import ServiceContext
-from smi_pipeline.services.intake import address_of, checked_email, require_known
+from smi_pipeline.services.intake import address_of, reachable_email, require_known
 
 actions = Registry()
 
@@ -180,7 +180,7 @@ def _sent(ctx: ServiceContext, job: UpscaleJob, mail: str) -> str:
 def set_address(ctx: ServiceContext, job_id: JobId, address: Annotated[str, "The customer's e-mail address"]) -> str:
     """Set the customer's e-mail address, and send unsent mails and the closing mail to it."""
     job = require_known(ctx, job_id)
-    ctx.state.jobs.set_address(job.job_id, checked_email(address), actor=ctx.actor)
+    ctx.state.jobs.set_address(job.job_id, reachable_email(ctx, address), actor=ctx.actor)
     unsent = {mail.kind for mail in ctx.state.emails.of_job(job.job_id) if mail.state in UNSENT}
     try:
         kind, _ = _closing_mail(ctx, job)

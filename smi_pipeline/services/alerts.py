@@ -1,14 +1,16 @@
 """Manual tasks for what needs an operator: overdue jobs, a full disk, a silent sensor, the budget; and their alerts."""
 
 from collections.abc import Callable
+from datetime import timedelta
 
-from smi_pipeline.core.errors import SmiError
-from smi_pipeline.core.faults import STATUS, SUBMISSIONS, headline
+from smi_pipeline.core.errors import PermanentError, RefusedError, SmiError
+from smi_pipeline.core.faults import MAIL, ORDERS_IN_A_ROW, STATUS, SUBMISSIONS, Failure, Scope, headline
 from smi_pipeline.core.runs import silence
 from smi_pipeline.core.vocabulary import ManualTaskKind
 from smi_pipeline.formatting import duration
 from smi_pipeline.services.context import ServiceContext, log
 from smi_pipeline.services.one_object import kept_apart
+from smi_pipeline.services.steps import watched
 from smi_pipeline.state.manual_tasks import EndedTask
 
 
@@ -36,6 +38,7 @@ def raise_alarms(ctx: ServiceContext) -> int:
         "the check for late refunds": lambda: _name_late_refunds(ctx, late),
         "the check of the storage": lambda: _watch_storage(ctx),
         "the check of the sensors": lambda: _watch_sensors(ctx),
+        "the check of delayed mails": lambda: _watch_mails(ctx),
         "the check for tasks of earlier releases": lambda: _close_old_tasks(ctx),
     }
     for name, check in checks.items():
@@ -52,6 +55,28 @@ def _close_old_tasks(ctx: ServiceContext) -> None:
 
 SILENCE_SECONDS = 300.0
 """How long the sensor upsampler_completions may be silent before an operator is told."""
+
+
+MAIL_PATIENCE = timedelta(hours=1)
+"""How long every mail may be refused for the time being until an operator is told."""
+
+
+def _watch_mails(ctx: ServiceContext) -> None:
+    """Open a task while nobody's mail is accepted, and the mail server refuses several recipients for the time being or
+    does not answer. The task of the breaker, if it is open, says the same."""
+    found = ctx.state.emails.delayed(MAIL_PATIENCE)
+    told = ctx.state.breakers.get(MAIL).is_open
+    if found is None or told or not (found.outage or found.recipients >= ORDERS_IN_A_ROW):
+        ctx.state.manual_tasks.close(ManualTaskKind.MAIL_DELAYED, "mails", actor="settled")
+        return
+    ctx.state.manual_tasks.open(
+        kind=ManualTaskKind.MAIL_DELAYED,
+        subject="mails",
+        job_id=None,
+        message=f"No mail was accepted for an hour; {found.recipients} recipient(s) wait since {found.since:%H:%M} "
+        f"UTC: {found.error.rstrip('.')}. Each mail is tried for a day.",
+        next_step="Ask the provider of the mail server for the reason. Customers find their links on their pages.",
+    )
 
 
 def _watch_sensors(ctx: ServiceContext) -> None:
@@ -180,6 +205,10 @@ def _end(task: EndedTask, headline: str) -> str:
     )
 
 
+_ALERTS = "alerts"
+"""Stands for the mails to operators in the breaker of mails."""
+
+
 def _told(ctx: ServiceContext, to: str | None, post: Post | None, name: str, subject: str, lines: list[str]) -> bool:
     """Send one message to the operators. Return whether it was taken by at least one of the two ways."""
     sent = False
@@ -190,18 +219,40 @@ def _told(ctx: ServiceContext, to: str | None, post: Post | None, name: str, sub
             sent = True
         except SmiError as error:
             log.warning("the alert webhook failed: %s", error)
-    if to:
-        now = ctx.state.submissions.now()
-        try:
-            mail = ctx.mailer.render(
-                "alert",
-                to=to,
-                message_id=f"<{name}.{int(now.timestamp())}@{ctx.policy.mail_domain}>",
-                context={"subject": subject, "lines": lines, "links": {"Ops page": f"{ctx.policy.public_url}/ops"}},
-                at=now,
-            )
-            ctx.mailer.send(mail)
-            sent = True
-        except SmiError as error:
-            log.warning("the alert mail could not be sent: %s", error)
+    if to and _mailed(ctx, to, name, subject, lines):
+        sent = True
+    if not sent and (to or post):
+        log.error("nobody could be told: %s", subject)
     return sent
+
+
+def _mailed(ctx: ServiceContext, to: str, name: str, subject: str, lines: list[str]) -> bool:
+    """Send one mail to the operators. Like those to customers it opens, probes and closes the breaker of mails."""
+    if not ctx.state.breakers.may_try(MAIL, _ALERTS):
+        return False
+    now = ctx.state.submissions.now()
+    try:
+        mail = ctx.mailer.render(
+            "alert",
+            to=to,
+            message_id=f"<{name}.{int(now.timestamp())}@{ctx.policy.mail_domain}>",
+            context={"subject": subject, "lines": lines, "links": {"Ops page": f"{ctx.policy.public_url}/ops"}},
+            at=now,
+        )
+        with watched(ctx, MAIL, _ALERTS):
+            ctx.mailer.send(mail)
+    except SmiError as error:
+        log.warning("the alert mail could not be sent: %s", error)
+        if isinstance(error, PermanentError | RefusedError):
+            _note_refused_alert(ctx, error)
+        return False
+    ctx.state.breakers.note_success(MAIL, ctx.policy)
+    return True
+
+
+def _note_refused_alert(ctx: ServiceContext, error: PermanentError | RefusedError) -> None:
+    """Open the breaker if the refusal names the shop; if not, let a mail to somebody else probe it."""
+    named = isinstance(error, PermanentError) and error.scope is Scope.SHOP
+    others_were_accepted = _ALERTS in ctx.state.breakers.get(MAIL).failed_before
+    scope = Scope.SHOP if named and not others_were_accepted else Scope.ORDER
+    ctx.state.breakers.note(Failure(breaker=MAIL, work_key=_ALERTS, message=str(error), scope=scope, costly=True))

@@ -127,7 +127,7 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
     if request.resolution not in SCALES:
         raise RefusedError(f"resolution must be one of {', '.join(SCALES)}", status=422)
     scale = SCALES[request.resolution]
-    email = checked_email(request.email) if request.email is not None else ""
+    email = reachable_email(ctx, request.email) if request.email is not None else ""
     try:
         with ctx.fetcher.fetch(
             request.image_url,
@@ -451,6 +451,16 @@ def checked_email(address: str) -> str:
         return validate_email(address, check_deliverability=False).normalized
     except EmailNotValidError as error:
         raise RefusedError(f"email: {error}", status=422) from error
+
+
+def reachable_email(ctx: ServiceContext, address: str) -> str:
+    """Return `checked_email`. Raises RefusedError (422) also for an address to which our mail server is known to send
+    nothing: the customer would pay and get no mail."""
+    email = checked_email(address)
+    if ctx.mailer.reaches(email) is False:
+        why = "our mail server cannot send to addresses with letters beyond a to z before the @; use another address"
+        raise RefusedError(f"email: {why}", status=422)
+    return email
 
 
 def _for_the_wire(address: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from smi_pipeline.core import faults, reasons
 from smi_pipeline.core.errors import AmbiguousError, PermanentError, RefusedError, TransientError
-from smi_pipeline.core.faults import Failure
+from smi_pipeline.core.faults import Failure, Scope
 from smi_pipeline.core.lifecycle import download_token, end_waiting_token, key_id, rating_token, view_token
 from smi_pipeline.core.models import DownloadLink, Email, RenderedMail, UpscaleJob
 from smi_pipeline.core.vocabulary import UNSENT, EmailKind, Queue, RefundState, StepState
@@ -22,7 +22,8 @@ MAX_HAND_OVERS = 2
 """An unanswered hand-over is repeated once; after that only a person can find out whether the mail arrived."""
 
 MAX_TRIES = 12
-"""After this many refused attempts a mail becomes a manual task; an outage does not count."""
+"""After this many attempts that ended without an answer of the server a mail becomes a manual task: it may kill its
+workers. What the server refuses for the time being is tried for a day, whatever the number."""
 
 
 def send(ctx: ServiceContext, work_key: str, lease_id: str) -> StepResult:
@@ -38,14 +39,8 @@ def send(ctx: ServiceContext, work_key: str, lease_id: str) -> StepResult:
     try:
         return run_step(ctx, Queue.MAIL, work_key, lease_id, email.attempts, lambda: _send(ctx, email, lease_id))
     except PermanentError as error:
-        if error.breaker != faults.MAIL:
-            ctx.state.emails.give_up(email, lease_id, why=str(error), actor=ctx.actor)
-            raise
-        failure = Failure(breaker=faults.MAIL, work_key=work_key, message=str(error), scope=error.scope)
-        seconds = ctx.state.emails.refused_for_good(email, lease_id, failure, actor=ctx.actor)
-        if seconds is None:
-            raise
-        return StepResult(state=StepState.LATER, message=str(error), retry_seconds=seconds)
+        ctx.state.emails.give_up(email, lease_id, why=str(error), actor=ctx.actor)
+        raise
 
 
 def send_owed(ctx: ServiceContext, job_id: str) -> list[StepResult]:
@@ -74,7 +69,7 @@ def _send(ctx: ServiceContext, email: Email, lease_id: str) -> StepResult:
     job = ctx.state.queries.job(email.job_id)
     if job is None:
         raise PermanentError("mail_refused", "the job of this mail does not exist")
-    if email.attempts > MAX_TRIES:
+    if email.attempts - email.refusals > MAX_TRIES:
         raise PermanentError(
             "mail_refused", f"not sent in {MAX_TRIES} attempts: {email.last_error or 'no reason known'}"
         )
@@ -83,41 +78,58 @@ def _send(ctx: ServiceContext, email: Email, lease_id: str) -> StepResult:
     over = email.kind is EmailKind.DELAY and ctx.state.waiting.since(job.job_id) is None
     if over and ctx.state.emails.withdraw(email, lease_id, why="the order goes on", actor=ctx.actor):
         return StepResult(state=StepState.SETTLED, message="not needed any more: the order goes on")
-    mail = _rendered(ctx, job, email, ctx.state.submissions.now())
+    now = ctx.state.submissions.now()
+    if _is_late(ctx, email, now):
+        ctx.state.deliveries.renew_links(ctx.policy.download_ttl, job.job_id)
+    mail = _rendered(ctx, job, email, now)
     signed_by = email.signed_by if mail.content == email.content else key_id(ctx.secret_key)
     with watched(ctx, faults.MAIL, email.work_key):
         if not ctx.state.emails.hand_over(email, lease_id, mail.content, to=job.customer_email, signed_by=signed_by):
             return StepResult(state=StepState.LOST, message="another worker has this mail")
         refusal = _refusal(ctx, mail)
-        if refusal is not None and not refusal.counts:  # the server refuses us, not this mail
+        if isinstance(refusal, TransientError) and not refusal.counts:  # the server refuses us, not this mail
             seconds = refusal.retry_after or 30.0
-            ctx.state.emails.refused(email, lease_id, seconds=seconds, error=str(refusal), counts=False)
+            anew = refusal.scope is Scope.SHOP
+            ctx.state.emails.postpone(email, lease_id, seconds=seconds, error=str(refusal), anew=anew)
             raise refusal
     if refusal is not None:
-        seconds = refusal.retry_after or 5.0 * 2 ** min(email.attempts - 1, 7)
-        if email.attempts >= MAX_TRIES:
-            raise PermanentError("mail_refused", f"refused {email.attempts} times: {refusal}") from refusal
-        ctx.state.emails.refused(email, lease_id, seconds=seconds, error=str(refusal), counts=True)
-        return StepResult(state=StepState.LATER, message=str(refusal), retry_seconds=seconds)
+        return _refused(ctx, email, lease_id, refusal)
     ctx.state.emails.accepted(email, actor=ctx.actor)
     ctx.state.breakers.note_success(faults.MAIL, ctx.policy)
     return StepResult(state=StepState.DONE, message=f"{email.kind} mail accepted by the mail server")
 
 
-def _refusal(ctx: ServiceContext, mail: RenderedMail) -> TransientError | None:
+def _refusal(ctx: ServiceContext, mail: RenderedMail) -> TransientError | PermanentError | None:
     """Hand over a mail. Return why it was certainly not taken, None if it was."""
     try:
         ctx.mailer.send(mail)
     except AmbiguousError:
         raise
-    except TransientError as error:
+    except (TransientError, PermanentError) as error:
         return error
     return None
 
 
+def _refused(ctx: ServiceContext, email: Email, lease_id: str, refusal: TransientError | PermanentError) -> StepResult:
+    """Record a refusal of this mail. Raise PermanentError when it is given up."""
+    failure = Failure(
+        breaker=faults.MAIL,
+        work_key=email.work_key,
+        message=str(refusal),
+        scope=refusal.scope,
+        costly=refusal.scope is Scope.SHOP,
+    )
+    final = isinstance(refusal, PermanentError)
+    seconds = ctx.state.emails.refused(email, lease_id, failure, final=final, actor=ctx.actor)
+    if seconds is None:
+        raise PermanentError("mail_refused", str(refusal)) from refusal
+    return StepResult(state=StepState.LATER, message=str(refusal), retry_seconds=round(seconds, 1))
+
+
 def _rendered(ctx: ServiceContext, job: UpscaleJob, email: Email, now: datetime) -> RenderedMail:
-    """Return the mail. The text of an earlier attempt is kept while its links work."""
-    kept = email.content if email.signed_by in {key_id(key) for key in ctx.secret_keys} else None
+    """Return the mail. The text of an earlier attempt is kept while its links work, and tell of enough time."""
+    keys = {key_id(key) for key in ctx.secret_keys}
+    kept = email.content if email.signed_by in keys and not _is_late(ctx, email, now) else None
     link = None
     if email.kind is EmailKind.COMPLETION:
         link = ctx.state.deliveries.current_token(job.job_id)
@@ -141,6 +153,12 @@ def _new_link(ctx: ServiceContext, job: UpscaleJob) -> DownloadLink:
     if link is None:
         raise PermanentError("mail_refused", "the job has no valid download link")
     return link
+
+
+def _is_late(ctx: ServiceContext, email: Email, now: datetime) -> bool:
+    """Return whether a mail with a link has waited so long that it would tell of too little time. No server has it."""
+    waited = now - email.created_at
+    return email.kind is EmailKind.COMPLETION and email.hand_overs == 0 and waited >= ctx.policy.download_ttl / 2
 
 
 def _context(ctx: ServiceContext, job: UpscaleJob, email: Email, link: DownloadLink | None) -> Mapping[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 from smi_pipeline.core import reasons
 from smi_pipeline.core.backoff import retry_seconds
 from smi_pipeline.core.errors import (
-    AccountError,
     AmbiguousError,
     LeaseLost,
     LocalError,
@@ -18,6 +17,7 @@ from smi_pipeline.core.errors import (
     TransientError,
 )
 from smi_pipeline.core.faults import (
+    MAIL,
     NOT_BELIEVED,
     RESULTS,
     STATUS,
@@ -131,10 +131,11 @@ def failure_of(error: TransientError, breaker: str, work_key: str) -> Failure:
         breaker=breaker,
         work_key=work_key,
         message=str(error),
-        scope=Scope.SHOP if isinstance(error, AccountError) else Scope.UNKNOWN,
+        scope=error.scope,
         # To ask once more costs credits, or sends a mail twice; a refund has its key, and to read costs nothing.
         passing=breaker in (STRIPE, STATUS) or not ambiguous,
-        costly=ambiguous and breaker == SUBMISSIONS,
+        # Many refused logins in a row lock an account.
+        costly=(ambiguous and breaker == SUBMISSIONS) or (breaker == MAIL and error.scope is Scope.SHOP),
     )
 
 

@@ -97,11 +97,11 @@ class Stack:
         self.state_url = state_url
         dagster_database = dagster_url(settings, state_url)
         folders = self._folders_elsewhere()
-        run_as = Unprivileged(
-            self.home, writable=folders.values(), readable=_socket_folders(state_url, dagster_database)
-        )
+        files = {"SMTP_CA_FILE": settings.smtp_ca_file} if settings.smtp_ca_file else {}
+        readable = [*_socket_folders(state_url, dagster_database), *files.values()]
+        run_as = Unprivileged(self.home, writable=folders.values(), readable=readable)
         own = dagster_environment(state_url, dagster_database, dagster_home, settings.smi_broker_url)
-        own |= {"SMI_HOME": str(self.home)} | {name: str(folder) for name, folder in folders.items()}
+        own |= {"SMI_HOME": str(self.home)} | {name: str(path) for name, path in (folders | files).items()}
         with as_owner_of(self.home):
             planned = self._plan = plan(
                 {**os.environ, **self._environment, **own},

@@ -73,6 +73,19 @@ class Breakers(Aggregate):
         with self._database.transaction() as tx:
             record_success(tx, name, max_hold=policy.max_hold)
 
+    def may_try(self, name: str, work_key: str) -> bool:
+        """Return whether a call that no queue leases may be made: the breaker is closed, or it may probe now."""
+        with self._database.transaction() as tx:
+            row = tx.row(
+                "SELECT * FROM smi.breakers WHERE name = :name AND opened_at IS NOT NULL FOR UPDATE", name=name
+            )
+            if row is None:
+                return True
+            may: bool = _may_probe(row, tx.value("SELECT smi.now()"))
+            if may:
+                begin_probe(tx, [name], work_key)
+            return may
+
     def in_the_way(self, names: Sequence[str], work_key: str) -> str | None:
         """Return the name of an open breaker among `names` that this row does not probe, or None."""
         name: str | None = self._database.value(
@@ -161,6 +174,19 @@ def record_failure(tx: Transaction, failure: Failure) -> Breaker:
             next_step=f"{after.next_step} {ends}",
         )
     return after
+
+
+def forget_failure(tx: Transaction, name: str, counted_as: str) -> None:
+    """Forget that something failed: it has succeeded. Its next failure may be the shop's."""
+    tx.run(
+        """UPDATE smi.breakers SET failed = array_remove(failed, :key),
+                  failed_before = array_remove(failed_before, :key),
+                  failing_since = CASE WHEN opened_at IS NOT NULL OR array_remove(failed, :key) <> '{}'
+                                       THEN failing_since END
+           WHERE name = :name AND :key = ANY(failed || failed_before)""",
+        name=name,
+        key=counted_as,
+    )
 
 
 def record_success(tx: Transaction, name: str, *, max_hold: timedelta) -> bool:

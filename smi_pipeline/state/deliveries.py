@@ -8,7 +8,7 @@ from smi_pipeline.core.errors import OtherPicture, PermanentError
 from smi_pipeline.core.lifecycle import download_token, token_hash
 from smi_pipeline.core.models import Download, DownloadLink, Verdict
 from smi_pipeline.core.policy import Policy
-from smi_pipeline.core.vocabulary import EmailKind, ManualTaskKind, Status
+from smi_pipeline.core.vocabulary import UNSENT, EmailKind, ManualTaskKind, Status
 from smi_pipeline.state import transitions
 from smi_pipeline.state.another_attempt import note_failure, seconds_until_next
 from smi_pipeline.state.breakers import record_success
@@ -23,6 +23,8 @@ _EXPIRED = f"""files_removed_at IS NULL AND (source_key IS NOT NULL OR result_ke
     AND status IN {in_((Status.COMPLETED, Status.REFUNDED, Status.FAILED))}
     AND NOT EXISTS (SELECT FROM smi.download_tokens t WHERE t.job_id = j.job_id
                     AND t.expires_at > smi.now() - interval '1 day')
+    AND NOT EXISTS (SELECT FROM smi.emails e WHERE e.job_id = j.job_id AND e.kind = '{EmailKind.COMPLETION}'
+                    AND e.state IN {in_(UNSENT)})
     AND greatest(completed_at, failed_at) < smi.now() - interval '1 day'"""
 """Closed jobs whose files nobody can ask for any more."""
 
@@ -104,6 +106,21 @@ class Deliveries:
             if job["status"] == Status.COMPLETED and job["result_key"]:
                 self._new_token(tx, job_id, job["round"], ttl)
             tx.audit(job_id, "links_revoked", actor=actor)
+
+    def renew_links(self, ttl: timedelta, job_id: str | None = None) -> int:
+        """Let links live on whose mail has not been accepted for half of their time, `job_id`'s or all. Return the
+        number of links."""
+        return self._database.run(
+            f"""UPDATE smi.download_tokens t SET expires_at = smi.now() + CAST(:ttl AS interval)
+                FROM smi.emails e JOIN smi.upscale_jobs j USING (job_id)
+                WHERE t.job_id = e.job_id AND t.round = j.round AND t.revoked_at IS NULL AND j.files_removed_at IS NULL
+                  AND e.kind = '{EmailKind.COMPLETION}' AND e.state IN {in_(UNSENT)}
+                  AND e.created_at <= smi.now() - CAST(:ttl AS interval) / 2
+                  AND t.expires_at < smi.now() + CAST(:ttl AS interval) / 2
+                  AND (CAST(:job_id AS text) IS NULL OR e.job_id = :job_id)""",
+            ttl=ttl,
+            job_id=job_id,
+        )
 
     def _new_token(self, tx: Transaction, job_id: str, round_: int, ttl: timedelta) -> int:
         sequence = int(

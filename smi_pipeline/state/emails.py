@@ -3,14 +3,17 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import replace
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
-from smi_pipeline.core.faults import Failure, Scope
+from smi_pipeline.core.backoff import mail_retry_seconds
+from smi_pipeline.core.errors import LeaseLost
+from smi_pipeline.core.faults import MAIL, Failure, Scope
 from smi_pipeline.core.models import Email
 from smi_pipeline.core.vocabulary import UNSENT, EmailKind, EmailState, ManualTaskKind
-from smi_pipeline.state.breakers import locked, record_failure
+from smi_pipeline.formatting import duration
+from smi_pipeline.state.breakers import forget_failure, locked, record_failure
 from smi_pipeline.state.database import Database, Transaction, in_
 from smi_pipeline.state.job_rows import touch
 from smi_pipeline.state.manual_tasks import close_task, close_tasks_about, open_task
@@ -22,6 +25,21 @@ _NOT_TAKEN = f"""state = '{EmailState.CLAIMED}', lease_id = NULL, lease_until = 
     hand_overs = hand_overs - 1, attempts = attempts - :uncounted,
     next_attempt_at = smi.now() + make_interval(secs => :seconds)"""
 """SQL: a mail that was certainly not accepted is due again."""
+
+
+GIVE_UP_AFTER = timedelta(days=1)
+"""How long a mail is tried that is refused for the time being."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DelayedMails:
+    """Mails that could not be sent: to how many recipients, since when, why, and whether for one of them the server
+    gave no answer that is about this mail."""
+
+    recipients: int
+    since: datetime
+    error: str
+    outage: bool
 
 
 def _key(email: Email) -> dict[str, Any]:
@@ -71,7 +89,7 @@ def readdress(tx: Transaction, job_id: str, address: str, mail_domain: str) -> N
     )
     tx.run(
         f"""UPDATE smi.emails SET content = NULL, lease_id = NULL, lease_until = NULL, attempts = 0,
-                   next_attempt_at = smi.now()
+                   refusals = 0, refused_since = NULL, next_attempt_at = smi.now()
             WHERE job_id = :id AND state IN ('{EmailState.CLAIMED}', '{EmailState.FAILED}') AND hand_overs = 0""",
         id=job_id,
     )
@@ -82,7 +100,8 @@ def readdress(tx: Transaction, job_id: str, address: str, mail_domain: str) -> N
 def claim_unaddressed(tx: Transaction, job_id: str) -> None:
     """Queue the mails again that had nobody to go to, except one that is no news any more."""
     tx.run(
-        f"""UPDATE smi.emails SET state = '{EmailState.CLAIMED}', attempts = 0, next_attempt_at = smi.now()
+        f"""UPDATE smi.emails SET state = '{EmailState.CLAIMED}', attempts = 0, refusals = 0, refused_since = NULL,
+                   next_attempt_at = smi.now()
             WHERE job_id = :id AND state = '{EmailState.FAILED}' AND hand_overs = 0
               AND kind <> '{EmailKind.PAYMENT_STARTED}'""",
         id=job_id,
@@ -94,11 +113,32 @@ def forget_content(tx: Transaction, job_id: str) -> None:
     tx.run(f"UPDATE smi.emails SET content = NULL WHERE job_id = :id AND state IN {in_(UNSENT)}", id=job_id)
 
 
+def _recipient(tx: Transaction, job_id: str) -> str:
+    """Return what stands for the recipient of a mail in the breaker: addresses are not written there."""
+    address = tx.value("SELECT customer_email FROM smi.upscale_jobs WHERE job_id = :id", id=job_id)
+    return hashlib.sha256((address or "").lower().encode()).hexdigest()[:16]
+
+
+def _postpone(tx: Transaction, email: Email, lease_id: str, *, seconds: float, error: str, anew: bool) -> None:
+    tx.run(
+        f"""UPDATE smi.emails SET {_NOT_TAKEN},
+                   content = CASE WHEN :anew AND hand_overs = 1 THEN NULL ELSE content END
+            WHERE {_THIS} AND lease_id = :lease_id""",
+        anew=anew,
+        **_key(email),
+        lease_id=lease_id,
+        seconds=seconds,
+        error=error[:500],
+        uncounted=1,
+    )
+
+
 def _take_back(tx: Transaction, since: datetime | None) -> None:
     """Queue the mails again that were failed since then although the server has certainly not taken them: it was no
     fault of theirs. Not those that were queued anew by hand."""
     rows = tx.rows(
-        f"""UPDATE smi.emails e SET state = '{EmailState.CLAIMED}', attempts = 0, next_attempt_at = smi.now()
+        f"""UPDATE smi.emails e SET state = '{EmailState.CLAIMED}', attempts = 0, refusals = 0,
+                   refused_since = NULL, next_attempt_at = smi.now()
             FROM smi.person_tasks t
             WHERE t.kind = '{ManualTaskKind.MAIL_FAILED}' AND t.closed_at IS NULL AND t.opened_at >= :since
               AND t.subject = concat_ws('/', e.job_id, e.kind, e.serial)
@@ -151,6 +191,7 @@ class Emails:
     def accepted(self, email: Email, *, actor: str) -> None:
         """Record that the mail server has accepted the mail. Needs no lease: the server has confirmed it."""
         with self._database.transaction() as tx:
+            forget_failure(tx, MAIL, _recipient(tx, email.job_id))
             changed = tx.run(
                 f"""UPDATE smi.emails SET state = '{EmailState.ACCEPTED}', accepted_at = smi.now(), lease_id = NULL,
                           lease_until = NULL, last_error = NULL
@@ -165,43 +206,80 @@ class Emails:
                 )
                 touch(tx, email.job_id)
 
-    def refused(self, email: Email, lease_id: str, *, seconds: float, error: str, counts: bool) -> None:
-        """Make a mail that was certainly not accepted due again in `seconds`. An outage is no attempt."""
-        self._database.run(
-            f"UPDATE smi.emails SET {_NOT_TAKEN} WHERE {_THIS} AND lease_id = :lease_id",
+    def postpone(self, email: Email, lease_id: str, *, seconds: float, error: str, anew: bool) -> None:
+        """Make a mail that was certainly not accepted due again in `seconds`. An outage, or a server that refuses the
+        shop, is no attempt. `anew`: render it again then, because settings like the sender may change until then."""
+        with self._database.transaction() as tx:
+            _postpone(tx, email, lease_id, seconds=seconds, error=error, anew=anew)
+
+    def refused(self, email: Email, lease_id: str, failure: Failure, *, final: bool, actor: str) -> float | None:
+        """Record that the server has certainly not taken a mail, and why. Return the seconds until it is due again,
+        None for a mail that has failed.
+
+        A refusal for the time being (not `final`) is the mail's own: it is tried for a day. Definite ones count by
+        their recipient; so many in a row, and refusals that name the shop, are no fault of the mail: it waits for the
+        breaker, with those that were failed before it. Raise LeaseLost.
+        """
+        with self._database.transaction() as tx:
+            before = locked(tx, failure.breaker)
+            if not tx.value(
+                f"SELECT 1 FROM smi.emails WHERE {_THIS} AND lease_id = :lease_id FOR UPDATE",
+                **_key(email),
+                lease_id=lease_id,
+            ):
+                raise LeaseLost("another worker has this mail")
+            recipient = _recipient(tx, email.job_id)
+            others_were_accepted = recipient in before.failed_before and not before.is_open
+            if others_were_accepted or (not final and failure.scope is Scope.UNKNOWN):
+                failure = replace(failure, scope=Scope.ORDER)
+            after = record_failure(tx, replace(failure, counted_as=recipient))
+            if after.is_open and failure.scope is not Scope.ORDER:
+                if not before.is_open:
+                    _take_back(tx, after.failing_since)
+                anew = failure.scope is Scope.SHOP
+                _postpone(tx, email, lease_id, seconds=60.0, error=failure.message, anew=anew)
+                return 60.0
+            if final:
+                self._fail(tx, email, lease_id, why=failure.message, actor=actor, not_taken=True)
+                return None
+            return self._try_again(tx, email, lease_id, error=failure.message, actor=actor)
+
+    def _try_again(self, tx: Transaction, email: Email, lease_id: str, *, error: str, actor: str) -> float | None:
+        now: datetime = tx.value("SELECT smi.now()")
+        since = email.refused_since or now
+        if now - since >= GIVE_UP_AFTER:
+            why = f"refused {email.refusals + 1} times in {duration((now - since).total_seconds())}: {error}"
+            self._fail(tx, email, lease_id, why=why, actor=actor, not_taken=True)
+            return None
+        seconds = mail_retry_seconds(email.refusals + 1)
+        tx.run(
+            f"""UPDATE smi.emails SET {_NOT_TAKEN}, refusals = refusals + 1, refused_since = :since
+                WHERE {_THIS} AND lease_id = :lease_id""",
             **_key(email),
             lease_id=lease_id,
             seconds=seconds,
             error=error[:500],
-            uncounted=0 if counts else 1,
+            uncounted=0,
+            since=since,
         )
+        return seconds
 
-    def refused_for_good(self, email: Email, lease_id: str, failure: Failure, *, actor: str) -> float | None:
-        """Count a definite no to a mail, by its recipient. Fail the mail, unless so many in a row are no fault of
-        theirs: then it waits for the breaker with those that were failed before it. Return the seconds until it is due
-        again, None for one that has failed."""
-        with self._database.transaction() as tx:
-            before = locked(tx, failure.breaker)
-            address = tx.value("SELECT customer_email FROM smi.upscale_jobs WHERE job_id = :id", id=email.job_id)
-            hashed = hashlib.sha256(address.lower().encode()).hexdigest()[:16]
-            if hashed in before.failed_before and not before.is_open:  # others were accepted since: now it is believed
-                failure = replace(failure, scope=Scope.ORDER)
-            after = record_failure(tx, replace(failure, counted_as=hashed))
-            if not after.is_open or failure.scope is Scope.ORDER:
-                self._fail(tx, email, lease_id, why=failure.message, actor=actor, not_taken=True)
-                return None
-            if not before.is_open:
-                _take_back(tx, after.failing_since)
-            seconds = 60.0
-            tx.run(
-                f"UPDATE smi.emails SET {_NOT_TAKEN} WHERE {_THIS} AND lease_id = :lease_id",
-                **_key(email),
-                lease_id=lease_id,
-                seconds=seconds,
-                error=failure.message[:500],
-                uncounted=1,
-            )
-            return seconds
+    def delayed(self, patience: timedelta) -> DelayedMails | None:
+        """Return what is known of the mails that could not be sent for so long while no other mail was accepted; None
+        if one was, or there are none."""
+        found = self._database.record(
+            DelayedMails,
+            f"""SELECT count(DISTINCT j.customer_email) AS recipients, bool_or(refused_since IS NULL) AS outage,
+                       min(coalesce(refused_since, e.created_at)) AS since,
+                       (array_agg(e.last_error ORDER BY coalesce(refused_since, e.created_at)))[1] AS error
+                FROM smi.emails e JOIN smi.upscale_jobs j USING (job_id)
+                WHERE e.state IN {in_(UNSENT)} AND e.last_error IS NOT NULL
+                  AND coalesce(refused_since, e.created_at) <= smi.now() - CAST(:patience AS interval)
+                HAVING count(*) > 0 AND NOT EXISTS (
+                    SELECT FROM smi.emails WHERE accepted_at > smi.now() - CAST(:patience AS interval))""",
+            patience=patience,
+        )
+        return found
 
     def withdraw(self, email: Email, lease_id: str, *, why: str, actor: str) -> bool:
         """Remove a mail that is no longer true. Return False when a server may have it, or the lease was lost."""

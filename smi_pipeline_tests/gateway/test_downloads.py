@@ -163,6 +163,8 @@ def test_a_replaced_link_is_a_410_and_the_new_one_works(shop: Shop) -> None:
 def test_a_removed_file_is_a_410(shop: Shop) -> None:
     job_id = shop.delivered()
     shop.sql("UPDATE smi.clock SET shift = '50 hours'")
+    assert shop.state.deliveries.give_up_files(job_id) == [], "until its mail was accepted a file is kept"
+    shop.sql("UPDATE smi.emails SET state = 'accepted', accepted_at = smi.now()")
     assert shop.state.deliveries.give_up_files(job_id) != []
     shop.sql("UPDATE smi.clock SET shift = '0'")  # the link itself has not expired
     assert get(shop, shop.token(job_id)).status_code == 410

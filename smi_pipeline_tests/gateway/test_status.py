@@ -58,6 +58,33 @@ def test_a_completed_job_stands_at_a_hundred_percent(shop: Shop) -> None:
     assert (data["progress"], data["eta"], data["poll_after"]) == (100, None, None)
 
 
+def test_a_mail_that_is_delayed_is_told_on_the_page_where_the_download_stays(shop: Shop) -> None:
+    job_id = shop.delivered()
+    data = shop.status(job_id, view=True)
+    assert (data["mail"], data["poll_after"]) == ({"state": "queued", "message": None}, 60)
+    assert "delayed" not in shop.page(job_id)
+    shop.sql("UPDATE smi.clock SET shift = '3 minutes'")
+    late = shop.status(job_id, view=True)
+    assert late["mail"]["state"] == "delayed"
+    assert late["revision"] != data["revision"], "an open page is drawn again"
+    page = shop.page(job_id)
+    assert "The e-mail with your link is delayed" in page
+    assert f'href="{late["download"]["url"]}"' in page
+    assert shop.client.get(late["download"]["url"]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("state", "told", "words"), [("accepted", "sent", ""), ("failed", "failed", "could not be delivered")]
+)
+def test_the_page_says_what_became_of_the_mail(shop: Shop, state: str, told: str, words: str) -> None:
+    job_id = shop.delivered()
+    shop.sql(f"UPDATE smi.emails SET state = '{state}', accepted_at = smi.now()")
+    data = shop.status(job_id, view=True)
+    assert (data["mail"]["state"], data["poll_after"]) == (told, None)
+    assert words in shop.page(job_id)
+    assert "delayed" not in shop.page(job_id)
+
+
 def test_without_the_signed_word_nothing_of_the_order_is_told(shop: Shop) -> None:
     for job_id in (shop.delivered(), shop.refunded()):
         for query in ("", "?view=", "?view=" + "0" * 32, "?view=" + shop.view("f" * 32)):

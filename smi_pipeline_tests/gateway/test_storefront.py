@@ -110,6 +110,17 @@ def test_what_the_shop_must_correct_is_a_422_that_names_it(
     refused(shop, shop.register(**changes), 422, *words, before=before)
 
 
+def test_an_address_that_the_mail_server_cannot_write_to_is_a_422_before_payment(make_shop, sandbox) -> None:
+    sandbox.configure("mail", smtputf8=0)
+    try:
+        shop = make_shop(sandbox)
+        before = shop.everything()
+        refused(shop, shop.register(email="björn@example.com"), 422, "email", "before the @", before=before)
+        assert shop.register(email="anna@köln.example").status_code == 201, "domains are ASCII on the wire"
+    finally:
+        sandbox.configure("mail", smtputf8=1)
+
+
 @pytest.mark.parametrize(
     ("path", "fault", "words"),
     [

@@ -11,6 +11,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import trustme
 from pydantic import SecretStr, ValidationError
 
 from smi_pipeline.core.allowance import Allowance
@@ -57,6 +58,7 @@ BESIDES = [
     "SMI_FRONT_PROXIES",
     "SMI_DISPATCH_URL",
     "SMI_NAT64_PREFIXES",
+    "SMTP_CA_FILE",
 ]
 
 
@@ -140,6 +142,12 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SMI_GATEWAY_PORT", "0"),
         ("SMI_DAGSTER_PORT", "65536"),
         ("SMTP_PORT", "-1"),
+        ("SMI_MAIL_FROM", "shop"),
+        ("SMI_MAIL_FROM", "Shop <shop@>"),
+        ("SMI_MAIL_FROM", "björn@example.com"),
+        ("SMI_SUPPORT_EMAIL", "help at example.com"),
+        ("SMI_SUPPORT_EMAIL", "hilfe@-köln-.example"),
+        ("SMI_ADMIN_EMAIL", "björn@köln.example"),
         ("SMI_WORKERS", "0"),
         ("SMI_TRUSTED_PROXIES", "*"),
         ("SMI_TRUSTED_PROXIES", "10.0.0.0/8, proxy.local"),
@@ -198,6 +206,7 @@ def test_every_spelling_of_a_postgres_url_means_psycopg2(url: str) -> None:
         ("SMI_GATEWAY_PORT", "9000", "public_url", "http://127.0.0.1:9000"),
         ("SMI_CURRENCY", "EUR", "currency", "eur"),
         ("SMI_MAIL_FROM", "Shop <shop@example.com>", "mail_domain", "example.com"),
+        ("SMI_MAIL_FROM", "Müller, Söhne <shop@köln.example>", "mail_domain", "xn--kln-sna.example"),
         ("SMI_MAX_PROCESSING_SECONDS", "60", "max_processing", timedelta(minutes=1)),
         ("SMI_MAX_WAIT_SECONDS", "60", "max_wait", timedelta(minutes=1)),
         ("SMI_POLL_SECONDS", "0.5", "poll_every", timedelta(seconds=0.5)),
@@ -351,6 +360,23 @@ def test_sender_support_address_and_copy_to_the_owner_are_in_the_mails() -> None
     assert mail.sender == "p@shop.example"
     assert mail.recipients == ("customer@example.org", "o@x.example")
     assert b"sos@shop.example" in mail.content
+
+
+@pytest.mark.parametrize(("content", "why"), [(None, "No such file"), ("not a certificate", "no certificate in PEM")])
+def test_a_file_of_authorities_that_cannot_be_used_is_refused_at_start(
+    tmp_path: Path, content: str | None, why: str
+) -> None:
+    if content:
+        (tmp_path / "ca.pem").write_text(content)
+    with pytest.raises(ValidationError, match=why) as refused:
+        ctx(smtp_ca_file=tmp_path / "ca.pem")
+    assert refused.value.errors()[0]["loc"] == ("smtp_ca_file",)
+
+
+def test_the_file_of_authorities_is_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SMTP_CA_FILE", "ca.pem")
+    assert Settings().smtp_ca_file == tmp_path / "ca.pem"
 
 
 @pytest.fixture

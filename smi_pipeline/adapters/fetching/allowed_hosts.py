@@ -9,13 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urlsplit
 
-import idna
-
+from smi_pipeline.addresses import ascii_host
 from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.core.nat64 import WELL_KNOWN, embedded
 
 _LOCAL_ENTRY = re.compile(r"http://127\.0\.0\.1:([1-9][0-9]{0,4})")
-_HOST_NAME = re.compile(r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _KEPT_IN_PATHS = "/%:@!$&'()*+,;=~"  # unescaped by RFC 3986, or already escaped
 # Forms of IPv6 that carry an IPv4 address or are translated on the way.
 _CARRIERS = tuple(
@@ -130,17 +128,6 @@ def _target(parts: SplitResult) -> str:
     """Return path and query as they are requested. What is escaped already stays so."""
     target = quote(parts.path or "/", safe=_KEPT_IN_PATHS)
     return f"{target}?{quote(parts.query, safe=_KEPT_IN_PATHS + '?')}" if parts.query else target
-
-
-def ascii_host(name: str) -> str | None:
-    """Return a host name in lower-case ASCII (IDNA, UTS 46) without a trailing dot, None when it is not a host name.
-    A dotted IPv4 address counts as a name; an IPv6 address does not."""
-    try:
-        host = name if name.isascii() else idna.encode(name, uts46=True).decode("ascii")
-    except UnicodeError:  # includes idna's errors
-        return None
-    host = host.lower().removesuffix(".")
-    return host if _HOST_NAME.fullmatch(host) else None
 
 
 def is_public(address: str, nat64: Iterable[ipaddress.IPv6Network] = (WELL_KNOWN,)) -> bool:

@@ -1,10 +1,9 @@
 """Validate what goes into the headers and links of a mail."""
 
-import re
 import unicodedata
 from urllib.parse import urlsplit
 
-from smi_pipeline.adapters.fetching.allowed_hosts import ascii_host
+from smi_pipeline.addresses import ascii_address, ascii_host
 from smi_pipeline.core.errors import RefusedError
 
 
@@ -32,9 +31,24 @@ def link(url: str, what: str) -> str:
 def address(value: str, what: str) -> str:
     """Return a bare address with its domain in ASCII (IDNA). Raises RefusedError for anything but one address."""
     header_value(value, what)
-    local, _, domain = value.strip().rpartition("@")
-    ascii_domain = ascii_host(domain)
-    # Quoted local parts are legal and unused; refusing them refuses every trick with spaces, commas and brackets.
-    if not local or ascii_domain is None or len(value) > 254 or re.search(r"[\s,;:<>()\[\]\\\"@]", local):
+    found = ascii_address(value)
+    if found is None:
         raise RefusedError(f"{what} is not an e-mail address")
-    return f"{local}@{ascii_domain}"
+    return found
+
+
+def own_address(value: str, what: str) -> str:
+    """Return an address of the shop in ASCII. Raises RefusedError for one that only servers with SMTPUTF8 know."""
+    found = address(value, what)
+    if not found.isascii():
+        raise RefusedError(f"{what} has letters beyond ASCII before the @, which many mail servers refuse")
+    return found
+
+
+def message_id(value: str) -> str:
+    """Return a Message-ID with its domain in ASCII: headers know no other. Raises RefusedError for what is none."""
+    header_value(value, "the Message-ID")
+    left, _, domain = value.removeprefix("<").removesuffix(">").rpartition("@")
+    if not (value.startswith("<") and value.endswith(">") and value.count("@") == 1 and left.isascii()):
+        raise RefusedError("the Message-ID must look like <unique@host>")
+    return value if domain.isascii() else f"<{left}@{ascii_host(domain) or 'localhost'}>"

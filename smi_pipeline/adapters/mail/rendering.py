@@ -6,7 +6,7 @@ from datetime import datetime
 from email import policy
 from email.headerregistry import Address
 from email.message import EmailMessage
-from email.utils import format_datetime, parseaddr
+from email.utils import format_datetime
 from functools import cache
 from typing import Any
 
@@ -15,6 +15,7 @@ import jinja2
 
 from smi_pipeline import formatting
 from smi_pipeline.adapters.mail import content
+from smi_pipeline.addresses import named_address
 from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.core.models import RenderedMail
 
@@ -43,13 +44,12 @@ class MailRenderer:
 
     def __init__(self, *, sender: str, support_email: str, owner_copy: str | None, shop_name: str) -> None:
         self._shop_name = content.header_value(shop_name, "the shop name")
-        # The setting may be `Shop <shop@example.com>` or the bare address.
-        name, bare = parseaddr(content.header_value(sender, "SMI_MAIL_FROM")) if "<" in sender else ("", sender)
+        name, bare = named_address(content.header_value(sender, "SMI_MAIL_FROM"))
         self._sender_name = name or self._shop_name
-        self.sender = content.address(bare, "SMI_MAIL_FROM")
-        """The bare address that mails come from, its domain in ASCII."""
-        self._support_email = content.address(support_email, "SMI_SUPPORT_EMAIL")
-        self._owner_copy = content.address(owner_copy, "the owner's copy") if owner_copy else None
+        self.sender = content.own_address(bare, "SMI_MAIL_FROM")
+        """The bare address that mails come from, in ASCII."""
+        self._support_email = content.own_address(support_email, "SMI_SUPPORT_EMAIL")
+        self._owner_copy = content.own_address(owner_copy, "SMI_ADMIN_EMAIL") if owner_copy else None
         self._templates = _templates()
         # Nothing is loaded from the network or the disk.
         self._inliner = css_inline.CSSInliner(load_remote_stylesheets=False, keep_at_rules=True)
@@ -72,9 +72,7 @@ class MailRenderer:
             raise RefusedError(f"there is no mail of kind {kind!r}")
         at = formatting.in_utc(at, "the date")
         recipient = content.address(to, "the recipient")
-        content.header_value(message_id, "the Message-ID")
-        if not (message_id.startswith("<") and message_id.endswith(">") and message_id.count("@") == 1):
-            raise RefusedError("the Message-ID must look like <unique@host>")
+        message_id = content.message_id(message_id)
         try:
             view = self._views[kind](context, at)
         except KeyError as error:
@@ -102,8 +100,7 @@ class MailRenderer:
 
     def _message(self, subject: str, recipient: str, message_id: str, at: datetime) -> EmailMessage:
         # Only a local part beyond ASCII needs UTF-8 headers (RFC 6532), which old servers refuse.
-        plain = recipient.isascii() and self.sender.isascii() and self._support_email.isascii()
-        message = EmailMessage(policy=policy.SMTP if plain else policy.SMTPUTF8)
+        message = EmailMessage(policy=policy.SMTP if recipient.isascii() else policy.SMTPUTF8)
         message["From"] = self._header_address(self.sender, self._sender_name)
         message["To"] = self._header_address(recipient)
         message["Reply-To"] = self._header_address(self._support_email)

@@ -12,17 +12,23 @@ import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from smi_pipeline.adapters.mail.login import log_in
 from smi_pipeline.adapters.mail.rendering import MailRenderer
+from smi_pipeline.adapters.mail.replies import ACCOUNT_CODES, is_about_us
+from smi_pipeline.addresses import ascii_host
 from smi_pipeline.core.errors import AccountError, AmbiguousError, PermanentError, TransientError
 from smi_pipeline.core.faults import Scope
 from smi_pipeline.core.models import RenderedMail
 
 MAIL_REFUSED = "mail_refused"
 IMPLICIT_TLS_PORT = 465  # RFC 8314: TLS from the first byte, no STARTTLS
-_ACCOUNT_CODES = {530, 534, 535, 538}  # RFC 4954: the account is refused, not this message
+LEARNED_FOR_SECONDS, UNKNOWN_FOR_SECONDS = 600, 30
+"""How long it is believed what the server offers, and how long it is not asked again when it did not answer."""
+_QUESTION_SECONDS = 5.0  # for each answer while a customer waits for an order
 _log = logging.getLogger(__name__)
 
 
@@ -32,8 +38,8 @@ class SmtpMailer:
     `user` and `password` may be empty for a server without AUTH. `starttls` demands STARTTLS with a certificate valid
     for `host`; port 465 uses TLS from the start. `owner_copy` receives a blind copy of each customer's mail.
     `timeout_seconds` bounds each answer of the server; a server that is slow at all of them, so that the content could
-    not begin within `session_seconds`, gets none: by then somebody else may have the mail. `tls_context` replaces the
-    system's trusted authorities.
+    not begin within `session_seconds`, gets none: by then somebody else may have the mail. `ca_file` names a PEM file
+    of authorities that are trusted beside the system's. Raises OSError if it cannot be used.
     """
 
     def __init__(
@@ -49,16 +55,17 @@ class SmtpMailer:
         shop_name: str = "Sell My Images",
         timeout_seconds: float = 20,
         session_seconds: float = 40,
-        tls_context: ssl.SSLContext | None = None,
+        ca_file: Path | None = None,
     ) -> None:
         self._renderer = MailRenderer(
             sender=sender, support_email=support_email, owner_copy=owner_copy, shop_name=shop_name
         )
-        self._host, self._port, self._starttls = host, port, starttls
+        self._host, self._port, self._starttls = ascii_host(host) or host, port, starttls
         self._user, self._password = user or "", password or ""
         self._timeout = timeout_seconds
         self._session_seconds = session_seconds
-        self._tls_context = tls_context
+        self._tls_context = _trusting(ca_file) if ca_file else None
+        self._takes_utf8: tuple[bool | None, float] = None, 0.0  # and until when that is believed
         # Our own domain: by default DNS is asked for this machine's name, which can take seconds.
         self._helo = self._renderer.sender.rpartition("@")[2]
 
@@ -71,7 +78,8 @@ class SmtpMailer:
     def send(self, mail: RenderedMail) -> None:
         """Hand `mail.content` to the server unchanged. Raises TransientError (certainly not accepted; AccountError: it
         refuses us, whatever the mail), AmbiguousError (may have been accepted), PermanentError(reason
-        'mail_refused': the recipient or the content; of scope ORDER: the server cannot reach such an address)."""
+        'mail_refused': the recipient or the content; of scope ORDER: the server cannot reach such an address). If
+        the answer names the shop's account or sender, the scope is SHOP."""
         ends = monotonic() + self._session_seconds
         with self._session() as smtp:
             with self._before_content():
@@ -89,10 +97,26 @@ class SmtpMailer:
             self._expect(smtp.noop(), "NOOP", 250)
         return f"{self._host}:{self._port}"
 
+    def reaches(self, address: str) -> bool | None:
+        """Return whether the server takes this address: one with a local part beyond ASCII needs SMTPUTF8. None if that
+        is not known now. Asks the server, without a login, at most every ten minutes."""
+        if address.rpartition("@")[0].isascii():
+            return True
+        known, until = self._takes_utf8
+        if monotonic() >= until:
+            try:
+                with self._session(timeout=min(_QUESTION_SECONDS, self._timeout), login=False) as smtp:
+                    known = smtp.has_extn("smtputf8")
+            except TransientError:
+                known = None
+            lasts = UNKNOWN_FOR_SECONDS if known is None else LEARNED_FOR_SECONDS
+            self._takes_utf8 = known, monotonic() + lasts
+        return known
+
     @contextmanager
-    def _session(self) -> Iterator[smtplib.SMTP]:
+    def _session(self, *, timeout: float | None = None, login: bool = True) -> Iterator[smtplib.SMTP]:
         with self._before_content():
-            smtp = self._connect()
+            smtp = self._connect(timeout or self._timeout, login=login)
         try:
             yield smtp
         finally:
@@ -103,21 +127,19 @@ class SmtpMailer:
                 smtp.quit()
             smtp.close()
 
-    def _connect(self) -> smtplib.SMTP:
+    def _connect(self, timeout: float, *, login: bool) -> smtplib.SMTP:
         context = self._tls_context or ssl.create_default_context()
         if self._port == IMPLICIT_TLS_PORT:
-            smtp: smtplib.SMTP = smtplib.SMTP_SSL(
-                self._host, self._port, self._helo, timeout=self._timeout, context=context
-            )
+            smtp: smtplib.SMTP = smtplib.SMTP_SSL(self._host, self._port, self._helo, timeout=timeout, context=context)
         else:
-            smtp = smtplib.SMTP(self._host, self._port, self._helo, timeout=self._timeout)
+            smtp = smtplib.SMTP(self._host, self._port, self._helo, timeout=timeout)
         try:
             smtp.ehlo_or_helo_if_needed()
             if self._starttls and self._port != IMPLICIT_TLS_PORT:
                 smtp.starttls(context=context)  # raises when not offered: never falls back to plain text
                 smtp.ehlo()
-            if self._user:
-                smtp.login(self._user, self._password)
+            if login and self._user:
+                log_in(smtp, self._user, self._password)
         except BaseException:
             smtp.close()
             raise
@@ -134,9 +156,8 @@ class SmtpMailer:
                 )
             options += ["SMTPUTF8", "BODY=8BITMIME"]
         code, text = smtp.mail(mail.sender, options)
-        if code // 100 == 5:  # the sender is ours in every mail
-            raise AccountError(f"The mail server refused the sender: {code} {_scrub(text)}")
-        self._expect((code, text), "the sender", 250)
+        if code != 250:  # the sender is ours in every mail
+            raise _refused_us(f"The mail server refused the sender: {code} {_scrub(text)}", code, text)
         customer, *copies = mail.recipients
         self._expect(smtp.rcpt(customer), "the recipient", 250, 251)
         for copy in copies:
@@ -170,9 +191,7 @@ class SmtpMailer:
         except smtplib.SMTPResponseException as error:
             # Greeting, EHLO, STARTTLS and AUTH do not concern this mail: a wrong password must not fail it permanently.
             said = f"The mail server refuses us: {error.smtp_code} {_scrub(error.smtp_error)}"
-            if error.smtp_code // 100 == 5:
-                raise AccountError(said) from None
-            raise TransientError(said, retry_after=60.0, counts=False) from None
+            raise _refused_us(said, error.smtp_code, error.smtp_error) from None
         except (ConnectionRefusedError, socket.gaierror, ssl.SSLCertVerificationError) as error:
             raise AccountError(f"No connection to the mail server ({_cause(error)}).") from None
         except (OSError, smtplib.SMTPException, UnicodeError) as error:
@@ -184,11 +203,25 @@ class SmtpMailer:
         if code in good:
             return
         said = f"The mail server refused {what}: {code} {_scrub(text)}"
-        if code in _ACCOUNT_CODES:
+        if code in ACCOUNT_CODES:
             raise AccountError(said)
+        scope = Scope.SHOP if is_about_us(code, _scrub(text)) else Scope.UNKNOWN
         if code // 100 == 5:
-            raise PermanentError(MAIL_REFUSED, said)
-        raise TransientError(said)
+            raise PermanentError(MAIL_REFUSED, said, scope=scope)
+        raise TransientError(said, scope=scope)
+
+
+def _trusting(ca_file: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.load_verify_locations(ca_file)
+    return context
+
+
+def _refused_us(said: str, code: int, text: bytes | str) -> TransientError:
+    """Return the error for an answer before the recipient is named: it concerns no single mail."""
+    if code // 100 == 5 or is_about_us(code, _scrub(text)):
+        return AccountError(said)
+    return TransientError(said, retry_after=60.0, counts=False)
 
 
 def _scrub(text: bytes | str) -> str:

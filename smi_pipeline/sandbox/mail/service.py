@@ -2,14 +2,19 @@
 
 Faults, matched by ``to`` (part of the recipient's address) and, once the content is known, ``subject``:
 
-- ``code`` ``{"code": 451, "at": "RCPT", "message": "..."}``: responds with this at ``MAIL``, ``RCPT`` or ``DATA``;
+- ``code`` ``{"code": 451, "at": "RCPT", "message": "..."}``: responds with this at ``AUTH``, ``MAIL``, ``RCPT`` or
+  ``DATA``: a login that is refused, an account that is suspended, a quota that is used up;
 - ``drop`` ``{"at": "RCPT"}``: closes the connection at ``CONNECT`` (before the greeting), ``MAIL``, ``RCPT`` or
   ``DATA`` (before the mail is stored);
 - ``drop_after_data`` ``{"accepted": true}``: closes the connection instead of responding to the content; the mail is
   stored (or, when false, lost), which the sender cannot know;
 - ``latency`` ``{"seconds": 1.0, "at": "DATA"}``.
 
-A fault that matches by something that is not known yet at CONNECT, MAIL or RCPT does not apply there.
+A fault that matches by something that is not known yet at CONNECT, AUTH, MAIL or RCPT does not apply there.
+
+Settings make it behave like servers that are set up so: ``greylist_seconds`` refuses each pair of sender and recipient
+with 450 until so long after its first try, ``senders`` are the only ones that may send (like Postfix, it says so at
+``RCPT``), and without ``smtputf8`` it takes no address beyond ASCII. Headers beyond ASCII need SMTPUTF8 in any case.
 The pages are ``/`` (all mails), ``/messages/{n}`` and ``/messages/{n}.eml``; n counts from 1.
 """
 
@@ -17,11 +22,12 @@ import asyncio
 import secrets
 import ssl
 import time
+import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session, syntax
 from babel.dates import format_timedelta
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -32,13 +38,13 @@ from smi_pipeline.sandbox.faults import Kind
 from smi_pipeline.sandbox.mail import message
 from smi_pipeline.sandbox.pages import html
 
-_COMMANDS = ("MAIL", "RCPT", "DATA")
+_COMMANDS = ("AUTH", "MAIL", "RCPT", "DATA")
 _GREETING = "Sandbox mail server"
 _MAX_BYTES = 20_000_000
 
 
 class Mail(SandboxService):
-    """Settings: smtp_user and smtp_password (empty: no login)."""
+    """Settings: smtp_user and smtp_password (empty: no login), greylist_seconds, senders, smtputf8."""
 
     name = "mail"
     kinds: ClassVar[Mapping[str, Kind]] = {
@@ -52,6 +58,7 @@ class Mail(SandboxService):
         super().__init__(state, settings)
         self._folder = state / "mails"
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._first_tried: dict[tuple[str | None, str], float] = {}
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes of the pages."""
@@ -79,17 +86,19 @@ class Mail(SandboxService):
             )
             return AuthResult(success=right, handled=right)
 
-        return _Connection(
-            self,
-            hostname="localhost",
-            ident=_GREETING,
-            data_size_limit=_MAX_BYTES,
-            enable_SMTPUTF8=True,
-            tls_context=tls,
-            authenticator=login,
-            auth_required=bool(user),
-            auth_require_tls=tls is not None,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a login without TLS is what a test may ask for
+            return _Connection(
+                self,
+                hostname="localhost",
+                ident=_GREETING,
+                data_size_limit=_MAX_BYTES,
+                enable_SMTPUTF8=bool(self.settings["smtputf8"]),
+                tls_context=tls,
+                authenticator=login,
+                auth_required=bool(user),
+                auth_require_tls=tls is not None,
+            )
 
     async def handle_MAIL(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
@@ -104,7 +113,8 @@ class Mail(SandboxService):
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         """Accept a recipient. Called by aiosmtpd."""
-        if refused := await self._under_smtp_faults(server, "RCPT", {"to": address}):
+        refused = await self._under_smtp_faults(server, "RCPT", {"to": address}) or self._policy(envelope, address)
+        if refused:
             return refused
         envelope.rcpt_tos.append(address)
         return "250 OK"
@@ -112,6 +122,8 @@ class Mail(SandboxService):
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         """Store the mail. Called by aiosmtpd."""
         content = envelope.original_content or b""
+        if not envelope.smtp_utf8 and not content.partition(b"\r\n\r\n")[0].isascii():
+            return "554 5.6.7 Headers beyond ASCII, but SMTPUTF8 was not asked for"
         headers = message.headers(content)
         context = {"to": ", ".join(envelope.rcpt_tos), "subject": headers["subject"]}
         if refused := await self._under_smtp_faults(server, "DATA", context):
@@ -122,6 +134,22 @@ class Mail(SandboxService):
         if dropped is not None:
             _cut(server)
         return "250 OK: queued"
+
+    async def login_refused(self, server: SMTP) -> str | None:
+        """Return the refusal of a fault at AUTH, or None."""
+        return await self._under_smtp_faults(server, "AUTH", {})
+
+    def _policy(self, envelope: Envelope, recipient: str) -> str | None:
+        """Return why the settings refuse a recipient for now or for good, or None."""
+        sender, senders = envelope.mail_from, self.settings["senders"]
+        if senders and sender not in senders.split(","):
+            return f"553 5.7.1 <{sender}>: Sender address rejected: not owned by user"
+        if not envelope.smtp_utf8 and not f"{sender}{recipient}".isascii():
+            return "553 5.6.7 Addresses beyond ASCII, but SMTPUTF8 was not asked for"
+        first = self._first_tried.setdefault((sender, recipient), self.clock())
+        if self.clock() - first < self.settings["greylist_seconds"]:
+            return f"450 4.2.0 <{recipient}>: Recipient address rejected: Greylisted"
+        return None
 
     async def _under_smtp_faults(self, server: SMTP, at: str, context: dict[str, Any]) -> str | None:
         """Return the refusal of a fault at this command, or None. Raises ConnectionResetError after a drop."""
@@ -191,6 +219,13 @@ class _Connection(SMTP):
         if self._original_transport is None and self._mail.drop_at_connect():
             transport.abort()  # type: ignore[attr-defined]
         super().connection_made(transport)
+
+    @syntax("AUTH <mechanism>")
+    async def smtp_AUTH(self, arg: str) -> None:
+        if refused := await self._mail.login_refused(self):
+            await self.push(refused)
+        else:
+            await super().smtp_AUTH(arg)
 
 
 def _cut(server: SMTP) -> None:

@@ -120,3 +120,49 @@ def test_starttls_and_login_when_asked_for(tmp_path: Path) -> None:
         server.login("shop", "secret")
         server.send_message(message())
         assert len(sandbox.ledger("mail")["messages"]) == 1
+
+
+def test_a_login_can_be_refused_from_one_day_to_the_next(tmp_path: Path) -> None:
+    with (
+        Sandbox(tmp_path, only=["mail"], smtp_user="shop", smtp_password="secret") as sandbox,
+        smtplib.SMTP("localhost", sandbox.urls.smtp_port, timeout=10) as server,
+    ):
+        sandbox.fault("mail", "code", code=535, at="AUTH", message="5.7.139 Basic authentication is disabled", times=2)
+        with pytest.raises(smtplib.SMTPAuthenticationError, match="Basic authentication"):
+            server.login("shop", "secret")
+        server.login("shop", "secret")
+
+
+def test_greylisting_refuses_a_new_pair_of_sender_and_recipient_for_a_while(sandbox: Sandbox) -> None:
+    sandbox.configure("mail", greylist_seconds=300)
+    for _ in range(2):
+        with pytest.raises(smtplib.SMTPRecipientsRefused, match=r"450.*Greylisted"):
+            send(sandbox, message(50, to="new@example.com"))
+    sandbox.configure("mail", clock_offset=301)
+    send(sandbox, message(50, to="new@example.com"))
+    assert accepted(sandbox, 50) == 1
+
+
+def test_another_sender_is_refused_when_the_recipient_is_known(sandbox: Sandbox) -> None:
+    sandbox.configure("mail", senders="shop@example.org,help@example.org")
+    with pytest.raises(smtplib.SMTPRecipientsRefused, match=r"553.*Sender address rejected"):
+        send(sandbox, message(51))
+    sandbox.configure("mail", senders="shop@example.com")
+    send(sandbox, message(51))
+
+
+def test_addresses_and_headers_beyond_ascii_need_smtputf8(sandbox: Sandbox) -> None:
+    with smtplib.SMTP(sandbox.urls.smtp_host, sandbox.urls.smtp_port, timeout=10) as server:
+        with pytest.raises(smtplib.SMTPDataError, match=r"5\.6\.7"):
+            server.sendmail("shop@example.com", ["anna@example.com"], "Subject: Grüße\r\n\r\nx".encode())
+        server.sendmail("shop@example.com", ["björn@example.com"], b"Subject: x\r\n\r\nx", ["SMTPUTF8"])
+        assert server.mail("shop@example.com")[0] == 250
+        server.command_encoding = "utf-8"
+        assert server.rcpt("björn@example.com") == (
+            553,
+            b"5.6.7 Addresses beyond ASCII, but SMTPUTF8 was not asked for",
+        )
+    sandbox.configure("mail", smtputf8=0)
+    with smtplib.SMTP(sandbox.urls.smtp_host, sandbox.urls.smtp_port, timeout=10) as server:
+        server.ehlo()
+        assert not server.has_extn("smtputf8")

@@ -74,6 +74,8 @@ def test_without_any_setting_every_required_one_is_named(smi: Smi, monkeypatch: 
         ("UPSAMPLER_BASE_URL", "http://127.0.0.1:9/api", "Upsampler", "cannot be reached"),
         ("SMTP_PORT", "9", "mail server", "No connection"),
         ("SMTP_STARTTLS", "true", "mail server", "not"),
+        ("SMTP_CA_FILE", "/nowhere/ca.pem", "SMTP_CA_FILE", "/nowhere/ca.pem cannot be read"),
+        ("SMTP_PASSWORD", "geheim", "SMTP_USER", "set both or none"),
         ("SMI_STORAGE_URL", "/proc/nowhere", "storage", "could not be stored"),
         ("SMI_STORAGE_URL", "nosuch://x", "storage", ""),
         ("DAGSTER_POSTGRES_URL", "postgresql://127.0.0.1:9/x", "Dagster's database", "refused"),
@@ -313,3 +315,20 @@ def programs() -> Iterator[Callable[[dict[str, Any]], int]]:
             return server.server_port
 
         yield start
+
+
+def test_it_says_who_is_told_when_no_mail_can_be_sent_and_what_the_mail_server_takes(
+    smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks = found(smi)
+    assert checks["SMI_ALERT_WEBHOOK_URL"][0] == "note"
+    assert "nobody is told when no mail can be sent" in checks["SMI_ALERT_WEBHOOK_URL"][1]
+    assert "SMTPUTF8" not in checks["mail server"][1]
+    monkeypatch.setenv("SMI_ALERT_WEBHOOK_URL", "https://hooks.example/x")
+    configured.configure("mail", smtputf8=0)
+    try:
+        checks = found(smi)
+        assert checks["SMI_ALERT_WEBHOOK_URL"][0] == "ok"
+        assert "no SMTPUTF8" in checks["mail server"][1]
+    finally:
+        configured.configure("mail", smtputf8=1)

@@ -82,6 +82,11 @@ class FakeMailer(Outside):
         self.sent: list[RenderedMail] = []
         self.taken: list[RenderedMail] = []
         self.contexts: list[Mapping[str, Any]] = []
+        self.takes_utf8: bool | None = None
+
+    def reaches(self, address: str) -> bool | None:
+        self.untouched("mailer.reaches")
+        return True if address.rpartition("@")[0].isascii() else self.takes_utf8
 
     def render(self, kind: str, *, to: str, message_id: str, context: Mapping[str, Any], at: datetime) -> RenderedMail:
         self.untouched("mailer.render")

@@ -101,6 +101,19 @@ def test_a_paid_order_without_an_address_is_delivered_on_its_page_with_a_task(
     assert [mail.recipients for mail in shop.mailer.taken] == [("anna@example.org",)]
 
 
+def test_an_address_that_the_mail_server_cannot_write_to_is_refused_where_it_is_given(shop: Steps) -> None:
+    request = intake.JobRequest(image_url=IMAGE, resolution="4x", email="björn@example.org")
+    job_id = shop.register().job_id
+    shop.mailer.takes_utf8 = False
+    with pytest.raises(RefusedError, match="before the @") as refused:
+        intake.register_job(shop.ctx, request)
+    assert refused.value.status == 422
+    with pytest.raises(RefusedError, match="before the @"):
+        admin.set_address(shop.ctx, job_id, "björn@example.org")
+    shop.mailer.takes_utf8 = None
+    assert intake.register_job(shop.ctx, request).checkout_url, "what is not known is accepted"
+
+
 def test_while_stripe_does_not_answer_for_the_address_the_payment_is_told_again(shop: Steps) -> None:
     job_id = ordered(shop)
     payment_intent = paid_at_checkout(shop, job_id, "anna@example.org")

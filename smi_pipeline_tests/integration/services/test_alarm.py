@@ -1,7 +1,7 @@
 """Rule 11 and W25: nobody who paid is forgotten, and a person hears of what only a person can settle."""
 
 from smi_pipeline.core import faults
-from smi_pipeline.core.errors import TransientError
+from smi_pipeline.core.errors import AccountError, PermanentError, TransientError
 from smi_pipeline.services import admin
 from smi_pipeline.services.alerts import raise_alarms, send_alerts
 from smi_pipeline_tests.integration.services.steps import Steps
@@ -97,3 +97,49 @@ def test_an_order_at_upsampler_is_overdue_also_while_a_breaker_is_open(shop: Ste
     shop.state.breakers.open_by_hand(faults.SUBMISSIONS, message="the account is moved", actor="test")
     shop.later(hours=3)
     assert [row.job_id for row in shop.state.queries.alarms(shop.policy)] == [job_id]
+
+
+REFUSED = AccountError("The mail server refuses us: 535 5.7.139 basic authentication is disabled")
+
+
+def test_mails_that_cannot_be_sent_are_told_by_the_webhook_within_a_minute_and_once(shop: Steps) -> None:
+    for _ in range(3):
+        shop.failed()
+    shop.refund_due()
+    shop.mailer.faults.extend([REFUSED] * 1000)
+    posted: list[tuple[str, list[str]]] = []
+    for _ in range(20):
+        shop.mail_due()
+        send_alerts(shop.ctx, "owner@example.com", lambda *alert: posted.append(alert))
+        shop.later(seconds=30)
+    assert shop.tasks() == ["breaker"]
+    assert len(posted) == 1
+    assert "Mails cannot be sent" in posted[0][0] and "535 5.7.139" in posted[0][0]
+    assert "SMTP_PASSWORD" in posted[0][1][0]
+
+
+def test_an_alert_that_only_a_dead_mail_server_would_carry_is_not_told_and_not_tried_at_each_tick(shop: Steps) -> None:
+    shop.state.manual_tasks.open(kind="test", subject="1", job_id=None, message="thing.", next_step="look.")
+    shop.mailer.faults.extend([REFUSED] * 1000)
+    for _ in range(240):
+        assert send_alerts(shop.ctx, "owner@example.com", None) == 0
+        shop.later(seconds=30)
+    assert shop.tasks() == ["test", "breaker"]
+    assert shop.mailer.calls.count("mailer.send") <= 32
+    shop.mailer.faults.clear()
+    shop.later(minutes=5)
+    assert send_alerts(shop.ctx, "owner@example.com", None) == 2
+    assert shop.tasks() == ["test"], "the accepted alert has closed the breaker"
+
+
+def test_an_alert_whose_recipient_is_refused_keeps_no_mail_to_customers_back(shop: Steps) -> None:
+    shop.failed()
+    shop.refund_due()
+    shop.mailer.faults.append(REFUSED)
+    shop.mail_due()
+    shop.later(minutes=2)
+    shop.mailer.faults.append(PermanentError("mail_refused", "550 no such user"))
+    assert send_alerts(shop.ctx, "owner@example.com", None) == 0
+    shop.mail_due()
+    assert shop.mailer.subjects() == ["refund"]
+    assert shop.tasks() == []

@@ -5,8 +5,10 @@ import time
 import pytest
 
 from smi_pipeline.core.errors import AccountError, AmbiguousError, Conflict, PermanentError, TransientError
+from smi_pipeline.core.faults import Scope
 from smi_pipeline.core.models import Queue, RenderedMail
 from smi_pipeline.services import admin, lease_renewal, notify, refund
+from smi_pipeline.services.alerts import raise_alarms
 from smi_pipeline_tests.integration.services.steps import Steps
 
 
@@ -98,13 +100,17 @@ def test_an_outage_of_the_mail_server_gives_up_no_mail(shop: Steps, job_id: str)
     assert len(shop.mailer.taken) == 1
 
 
-def test_a_mail_that_is_refused_for_the_time_being_for_ever_is_given_up(shop: Steps, job_id: str) -> None:
-    for _ in range(15):
-        shop.mailer.faults.append(TransientError("451 greylisted"))
-        shop.mail_due()
-        shop.later(minutes=20)
+def test_a_mail_that_is_refused_for_the_time_being_is_given_up_after_a_day(shop: Steps, job_id: str) -> None:
+    shop.mailer.faults.extend([TransientError("452 mailbox full")] * 100)
+    for hours in range(26):
+        assert mail(shop, job_id).state == ("claimed" if hours < 24 else mail(shop, job_id).state), hours
+        for _ in range(2):
+            shop.mail_due()
+            shop.later(minutes=30)
     assert mail(shop, job_id).state == "failed"
-    assert shop.tasks() == ["mail_failed"]
+    (task,) = shop.state.manual_tasks.opened()
+    assert task.kind == "mail_failed"
+    assert "times in 24 h" in task.message and "452 mailbox full" in task.message
 
 
 def test_a_mail_that_cannot_be_written_is_set_aside(shop: Steps, job_id: str) -> None:
@@ -323,3 +329,186 @@ def test_contents_refused_three_times_in_a_row_are_a_fault_of_the_shop(shop: Ste
         shop.mail_due()
     assert shop.mailer.subjects() == ["refund"] * 5
     assert shop.tasks() == []
+
+
+QUOTA = PermanentError("mail_refused", "The mail server refused the recipient: 550 quota exceeded", scope=Scope.SHOP)
+
+
+def test_4xx_for_every_recipient_are_tried_for_a_day_and_all_mails_leave(shop: Steps) -> None:
+    owed_by(shop, 4)
+    send = shop.mailer.send
+    tries = []
+
+    def later(mail: RenderedMail) -> None:
+        tries.append(mail.message_id)
+        raise TransientError("The mail server refused the recipient: 451 4.7.1 try again later")
+
+    shop.mailer.send = later  # type: ignore[method-assign]
+    for _ in range(40):
+        shop.mail_due()
+        shop.later(minutes=35)
+    assert states(shop) == ["claimed"] * 4
+    assert {tries.count(each) for each in tries} == {40}
+    shop.mailer.send = send  # type: ignore[method-assign]
+    shop.mail_due()
+    assert states(shop) == ["accepted"] * 4
+    assert shop.tasks() == []
+
+
+def test_the_tries_of_a_refused_mail_are_spaced_so_that_greylisting_passes_with_one_of_them(shop: Steps) -> None:
+    owed_by(shop, 1)
+    shop.mailer.faults.extend([TransientError("450 4.2.0 greylisted")] * 100)
+    seconds, tried = 0, list[int]()
+    while seconds < 24 * 3600:
+        before = len(shop.mailer.calls)
+        shop.mail_due()
+        if len(shop.mailer.calls) > before:
+            tried.append(seconds)
+        step = 30 if seconds < 3600 else 300
+        shop.later(seconds=step)
+        seconds += step
+    assert 4 <= sum(at <= 300 for at in tried) <= 5
+    assert any(300 < at <= 420 for at in tried)
+    assert 40 < len(tried) < 60
+
+
+def test_mails_to_others_leave_while_one_recipient_is_greylisted(shop: Steps) -> None:
+    owed_by(shop, 3)
+    shop.mailer.faults.append(TransientError("450 4.2.0 greylisted"))
+    shop.mail_due()
+    assert sorted(states(shop)) == ["accepted", "accepted", "claimed"]
+
+
+def test_a_recipient_who_is_refused_for_the_time_being_keeps_no_open_breaker_from_being_probed(shop: Steps) -> None:
+    owed_by(shop, 2)
+    shop.mailer.faults.append(AccountError("535 5.7.8 Authentication failed"))
+    shop.mail_due()
+    assert shop.tasks() == ["breaker"]
+    shop.later(minutes=2)
+    shop.mailer.faults.append(TransientError("450 4.2.0 greylisted"))
+    shop.mail_due()
+    assert sorted(states(shop)) == ["accepted", "claimed"]
+    assert shop.tasks() == []
+
+
+def test_an_account_that_is_suspended_is_one_task_and_fails_no_mail(shop: Steps) -> None:
+    for _ in range(2):  # also if it happens again to the same customers
+        owed_by(shop, 4)
+        shop.mailer.faults.extend([QUOTA] * 30)
+        for _ in range(10):
+            shop.mail_due()
+            shop.later(minutes=6)
+            assert shop.tasks() == ["breaker"]
+        assert "failed" not in states(shop)
+        shop.mailer.faults.clear()
+        for _ in range(2):
+            shop.mail_due()
+            shop.later(minutes=6)
+        assert shop.tasks() == []
+        assert set(states(shop)) == {"accepted"}
+
+
+def test_a_quota_that_passes_by_itself_is_told_and_counts_against_no_mail(shop: Steps) -> None:
+    owed_by(shop, 2)
+    shop.mailer.faults.extend([TransientError("452 4.7.1 daily sending quota exceeded", scope=Scope.SHOP)] * 8)
+    for _ in range(8):
+        shop.mail_due()
+        shop.later(minutes=6)
+    assert shop.tasks() == ["breaker"]
+    assert shop.sql("SELECT max(refusals) AS n FROM smi.emails") == [{"n": 0}]
+    shop.mail_due()
+    assert states(shop) == ["accepted"] * 2
+
+
+def test_a_recipient_whose_server_speaks_of_a_quota_is_a_task_of_its_own_once_others_get_their_mail(
+    shop: Steps,
+) -> None:
+    owed_by(shop, 3)
+    send = shop.mailer.send
+    full = shop.sql("SELECT customer_email FROM smi.upscale_jobs LIMIT 1")[0]["customer_email"]
+
+    def refuse(mail: RenderedMail) -> None:
+        if mail.recipients[0] == full:
+            raise QUOTA
+        send(mail)
+
+    shop.mailer.send = refuse  # type: ignore[method-assign]
+    for _ in range(6):
+        shop.mail_due()
+        shop.later(minutes=6)
+    assert sorted(states(shop)) == ["accepted", "accepted", "failed"]
+    assert shop.tasks() == ["mail_failed"]
+    opened = shop.sql("SELECT count(*) AS n FROM smi.job_events WHERE event = 'breaker_opened'")
+    assert opened[0]["n"] == 1
+
+
+def test_refused_logins_become_rare_so_that_they_lock_no_account(shop: Steps) -> None:
+    owed_by(shop, 3)
+    shop.mailer.faults.extend([AccountError("535 5.7.139 disabled")] * 500)
+    for _ in range(240):
+        shop.mail_due()
+        shop.later(seconds=30)
+    assert shop.mailer.calls.count("mailer.send") <= 32
+    assert shop.tasks() == ["breaker"]
+
+
+def test_mails_refused_for_hours_and_nobodys_accepted_are_one_task_until_one_is(shop: Steps) -> None:
+    owed_by(shop, 3)
+    shop.mailer.faults.extend([TransientError("The mail server refused the recipient: 451 4.3.0 later")] * 100)
+    for _ in range(12):
+        shop.mail_due()
+        raise_alarms(shop.ctx)
+        shop.later(minutes=10)
+    assert shop.tasks() == ["mail_delayed"]
+    (task,) = shop.state.manual_tasks.opened()
+    assert "3 recipient(s)" in task.message and "451 4.3.0 later" in task.message
+    shop.mailer.faults.clear()
+    shop.later(minutes=30)
+    shop.mail_due()
+    raise_alarms(shop.ctx)
+    assert shop.tasks() == []
+
+
+def test_a_link_lives_on_while_its_mail_cannot_be_sent_and_the_mail_tells_of_all_its_time(
+    shop: Steps, job_id: str
+) -> None:
+    first = shop.state.deliveries.current_token(job_id)
+    assert first
+    shop.mailer.faults.append(AccountError("535 5.7.8 Authentication failed"))
+    shop.mail_due()
+    for _ in range(72):
+        shop.later(hours=1)
+        shop.state.deliveries.renew_links(shop.policy.download_ttl)
+        link = shop.state.deliveries.current_token(job_id)
+        assert link and not link.expired and link.token == first.token
+    assert shop.state.deliveries.expired_files(10) == []
+    shop.mail_due()
+    assert mail(shop, job_id).state == "accepted"
+    expires_at = shop.mailer.contexts[-1]["expires_at"]
+    assert expires_at - shop.state.submissions.now() >= shop.policy.download_ttl / 2
+    assert repr(expires_at) in shop.mailer.taken[-1].content.decode(), "the mail was written anew"
+    shop.later(hours=13)
+    assert shop.state.deliveries.renew_links(shop.policy.download_ttl) == 0, "the mail has told of its time"
+
+
+def test_a_link_that_died_while_the_whole_service_was_down_is_renewed_with_its_mail(shop: Steps, job_id: str) -> None:
+    shop.down(hours=40)
+    shop.mail_due()
+    assert shop.mailer.subjects() == ["completion"]
+    link = shop.state.deliveries.current_token(job_id)
+    assert link and not link.expired
+    assert shop.mailer.contexts[-1]["expires_at"] == link.expires_at
+
+
+def test_one_mail_for_which_the_server_has_no_answer_for_an_hour_is_told(shop: Steps) -> None:
+    owed_by(shop, 1)
+    shop.mailer.faults.extend([TransientError("454 4.7.0 Temporary authentication failure", counts=False)] * 200)
+    for minutes in range(0, 70, 5):
+        shop.mail_due()
+        raise_alarms(shop.ctx)
+        assert shop.tasks() == ([] if minutes < 60 else ["mail_delayed"])
+        shop.later(minutes=5)
+    shop.mailer.faults.clear()
+    shop.mail_due()
+    raise_alarms(shop.ctx)
+    assert (states(shop), shop.tasks()) == (["accepted"], [])

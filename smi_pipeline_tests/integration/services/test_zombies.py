@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from smi_pipeline.core.errors import LeaseLost, PermanentError
-from smi_pipeline.core.faults import MAIL, Failure, Scope
+from smi_pipeline.core.faults import MAIL, Failure
 from smi_pipeline.core.models import ImageInfo, Queue, Verdict
 from smi_pipeline.services import fulfil
 from smi_pipeline_tests.integration.services.steps import Steps
@@ -18,6 +18,10 @@ CANCELLED = PermanentError("cancelled", "w")
 
 Prepare = Callable[[Steps], str]
 Write = Callable[[Steps, str, str], object]
+
+
+def refusal(key: str) -> Failure:
+    return Failure(breaker=MAIL, work_key=key, message="w")
 
 
 def to_submit(shop: Steps) -> str:
@@ -113,7 +117,17 @@ WRITES: dict[str, tuple[Queue, Prepare, Write]] = {
     "takes a mail back": (
         Queue.MAIL,
         to_mail,
-        lambda s, key, lease: s.state.emails.refused(mail(s, key), lease, seconds=9, error="e", counts=True),
+        lambda s, key, lease: s.state.emails.postpone(mail(s, key), lease, seconds=9, error="e", anew=True),
+    ),
+    "is told to try a mail later": (
+        Queue.MAIL,
+        to_mail,
+        lambda s, key, lease: s.state.emails.refused(mail(s, key), lease, refusal(key), final=False, actor="zombie"),
+    ),
+    "is told that a mail is refused": (
+        Queue.MAIL,
+        to_mail,
+        lambda s, key, lease: s.state.emails.refused(mail(s, key), lease, refusal(key), final=True, actor="zombie"),
     ),
     "withdraws a mail": (
         Queue.MAIL,
@@ -143,19 +157,6 @@ def test_a_zombie_changes_nothing_when_it(shop: Steps, what: str) -> None:
     assert shop.everything_written() == before
     write(shop, key, fresh)  # the same by the worker that has the lease does change something
     assert shop.everything_written() != before
-
-
-def test_a_zombie_has_no_mail_wait_for_the_breaker(shop: Steps) -> None:
-    key = to_mail(shop)
-    zombie, _ = shop.take(Queue.MAIL)
-    shop.later(seconds=60)
-    fresh, _ = shop.take(Queue.MAIL)
-    leased = mail(shop, key)
-    refused = Failure(breaker=MAIL, work_key=leased.job_id, message="550 no", scope=Scope.SHOP)
-    assert shop.state.emails.refused_for_good(leased, zombie, refused, actor="zombie")
-    assert mail(shop, key) == leased
-    assert shop.state.emails.refused_for_good(leased, fresh, refused, actor="worker")
-    assert mail(shop, key) != leased
 
 
 def test_a_zombie_puts_no_other_file_in_the_place_of_the_delivered_one(shop: Steps) -> None:

@@ -188,6 +188,37 @@ def test_a_sender_may_bring_its_own_name(render: Render, completion: Facts) -> N
     assert parsed(mail.content)["From"] == "Anna's Prints <prints@example.com>"
 
 
+def test_a_sender_whose_domain_has_umlauts_is_written_in_ascii(render: Render, completion: Facts) -> None:
+    mail = render("completion", completion, sender="Käufers Bilder <laden@köln.example>", message_id="<1@köln.example>")
+    assert mail.sender == "laden@xn--kln-sna.example"
+    assert mail.content.isascii()
+    message = parsed(mail.content)
+    assert message["From"] == "Käufers Bilder <laden@xn--kln-sna.example>"
+    assert message["Message-ID"] == "<1@xn--kln-sna.example>" == mail.message_id
+
+
+@pytest.mark.parametrize(
+    ("sender", "name"),
+    [
+        ("Müller, Söhne & Co. <shop@example.com>", "Müller, Söhne & Co."),
+        ('"Müller, Söhne" <shop@example.com>', "Müller, Söhne"),
+        ("shop@example.com", "Sell My Images"),
+        ("<shop@example.com>", "Sell My Images"),
+    ],
+)
+def test_the_name_of_a_sender_may_have_commas_and_umlauts(
+    render: Render, completion: Facts, sender: str, name: str
+) -> None:
+    (address,) = parsed(render("completion", completion, sender=sender).content)["From"].addresses
+    assert (address.display_name, address.addr_spec) == (name, "shop@example.com")
+
+
+@pytest.mark.parametrize("setting", ["sender", "support_email", "owner_copy"])
+def test_an_address_of_the_shop_that_needs_smtputf8_is_refused_at_start(render: Render, setting: str) -> None:
+    with pytest.raises(RefusedError, match="beyond ASCII before the @"):
+        render("alert", {}, **{setting: "björn@example.com"})
+
+
 def test_an_address_with_letters_beyond_ascii_is_kept(render: Render, completion: Facts) -> None:
     mail = render("completion", completion, to="björn@köln.example")
     assert mail.recipients[0] == "björn@xn--kln-sna.example"

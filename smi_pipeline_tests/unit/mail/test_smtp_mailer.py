@@ -1,6 +1,8 @@
 """Handing over to real SMTP servers on loopback."""
 
 import asyncio
+import base64
+import hmac
 import logging
 import socket
 import ssl
@@ -8,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
+from smi_pipeline.adapters.mail import smtp
 from smi_pipeline.adapters.mail.smtp import SmtpMailer
 from smi_pipeline.core.errors import AccountError, AmbiguousError, PermanentError, TransientError
 from smi_pipeline.core.faults import Scope
@@ -271,16 +275,98 @@ def test_an_address_beyond_ascii_is_refused_where_the_server_cannot(
             mailer.send(mail)
 
 
+@pytest.mark.parametrize(
+    ("stage", "answer"),
+    [
+        ("RCPT", "550 5.7.1 Your account has been suspended"),
+        ("DATA", "554 5.2.252 SendAsDenied; not allowed to send as this sender"),
+        ("RCPT", "452 4.7.1 Daily sending quota exceeded"),
+        ("DATA", "454 Throttling failure: Daily message quota exceeded"),
+    ],
+)
+def test_a_suspended_account_or_a_used_up_quota_is_the_shops_at_any_stage(
+    make_mailer: Make, port: int, postbox: Postbox, mail: RenderedMail, stage: str, answer: str
+) -> None:
+    postbox.faults[stage] = answer
+    kind = PermanentError if answer.startswith("5") else TransientError
+    with pytest.raises(kind, match=answer[:3]) as caught:
+        make_mailer(port=port).send(mail)
+    assert caught.value.scope is Scope.SHOP  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"), [("451 4.3.0 later", TransientError), ("451 4.7.1 your account is suspended", AccountError)]
+)
+def test_a_4xx_for_the_sender_counts_against_no_mail(
+    make_mailer: Make, port: int, postbox: Postbox, mail: RenderedMail, answer: str, error: type[TransientError]
+) -> None:
+    postbox.faults["MAIL"] = answer
+    with pytest.raises(error, match="451") as caught:
+        make_mailer(port=port).send(mail)
+    assert type(caught.value) is error and not caught.value.counts
+
+
+def test_what_the_server_takes_is_asked_once_and_not_known_while_it_does_not_answer(
+    make_mailer: Make, postbox: Postbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailer = make_mailer(port=9, timeout_seconds=0.3)
+    assert mailer.reaches("anna@köln.example") is True, "its domain is ASCII on the wire"
+    assert mailer.reaches("björn@example.org") is None
+    with serving(postbox, enable_SMTPUTF8=False) as port:
+        knowing = make_mailer(port=port, user="shop", password="never sent")
+        assert knowing.reaches("björn@example.org") is False
+    assert knowing.reaches("zoë@example.org") is False, "it is remembered"
+    now = time.monotonic()
+    monkeypatch.setattr(smtp, "monotonic", lambda: now + smtp.LEARNED_FOR_SECONDS + 1)
+    assert knowing.reaches("zoë@example.org") is None, "and asked again after a while"
+
+
+def test_a_server_without_a_login_by_password_is_the_shops_fault(make_mailer: Make, mail: RenderedMail) -> None:
+    offers = scripted(b"220 hi\r\n", b"250-hi\r\n250 AUTH XOAUTH2 NTLM\r\n")
+    with offers as port, pytest.raises(AccountError, match="it offers XOAUTH2, NTLM"):
+        make_mailer(port=port, user="shop", password="x").send(mail)
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5"])
+def test_names_and_passwords_are_sent_in_utf8(make_mailer: Make, mail: RenderedMail, mechanism: str) -> None:
+    user, password, challenge = "käse", "pässwörd-€", b"<1896.697170952@mail.example>"
+    said: list[bytes] = []
+
+    def read(connection: socket.socket) -> None:
+        lines = connection.makefile("rb")
+        said.append(lines.readline())
+        for answer in {"PLAIN": [], "LOGIN": [b"VXNlcm5hbWU6", b"UGFzc3dvcmQ6"]}.get(
+            mechanism, [base64.b64encode(challenge)]
+        ):
+            connection.sendall(b"334 " + answer + b"\r\n")
+            said.append(base64.b64decode(lines.readline()))
+        connection.sendall(b"535 5.7.8 no\r\n")
+
+    asking = scripted(b"220 hi\r\n", f"250-hi\r\n250 AUTH {mechanism}\r\n".encode(), after=read)
+    with asking as port, pytest.raises(AccountError, match="535"):
+        make_mailer(port=port, user=user, password=password).send(mail)
+    digest = hmac.new(password.encode(), challenge, "md5").hexdigest()
+    plain = base64.b64encode(f"\0{user}\0{password}".encode())
+    assert (
+        said
+        == {
+            "PLAIN": [b"AUTH PLAIN " + plain + b"\r\n"],
+            "LOGIN": [b"AUTH LOGIN\r\n", user.encode(), password.encode()],
+            "CRAM-MD5": [b"AUTH CRAM-MD5\r\n", f"{user} {digest}".encode()],
+        }[mechanism]
+    )
+
+
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
 
 
 @pytest.fixture(scope="module")
-def trusting(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
+def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("authority") / "ca.pem"
+    authority.cert_pem.write_to_path(path)
+    return path
 
 
 @contextmanager
@@ -297,12 +383,12 @@ def authenticator(server: SMTP, session: Session, envelope: Envelope, mechanism:
 
 
 def test_starttls_and_auth_are_used_with_a_verified_certificate(
-    make_mailer: Make, postbox: Postbox, mail: RenderedMail, authority: trustme.CA, trusting: ssl.SSLContext
+    make_mailer: Make, postbox: Postbox, mail: RenderedMail, authority: trustme.CA, ca_file: Path
 ) -> None:
     with serving_tls(
         postbox, authority, "127.0.0.1", authenticator=authenticator, auth_required=True, require_starttls=True
     ) as port:
-        make = {"port": port, "starttls": True, "user": "shop", "tls_context": trusting}
+        make = {"port": port, "starttls": True, "user": "shop", "ca_file": ca_file}
         make_mailer(**make, password="s3cret").send(mail)
         assert make_mailer(**make, password="s3cret").check() == f"127.0.0.1:{port}"
         with pytest.raises(TransientError, match="535") as caught:
@@ -320,13 +406,13 @@ def test_a_certificate_of_an_unknown_authority_is_not_trusted(
 
 
 def test_a_certificate_for_another_name_is_not_trusted(
-    make_mailer: Make, postbox: Postbox, mail: RenderedMail, authority: trustme.CA, trusting: ssl.SSLContext
+    make_mailer: Make, postbox: Postbox, mail: RenderedMail, authority: trustme.CA, ca_file: Path
 ) -> None:
     with (
         serving_tls(postbox, authority, "mail.example.com") as port,
         pytest.raises(TransientError, match="certificate"),
     ):
-        make_mailer(port=port, starttls=True, tls_context=trusting).send(mail)
+        make_mailer(port=port, starttls=True, ca_file=ca_file).send(mail)
     assert not postbox.accepted
 
 
@@ -339,13 +425,13 @@ def test_a_server_without_starttls_gets_nothing_in_plain_text(
 
 
 def test_a_server_that_wants_a_login_we_do_not_have_convicts_no_mail(
-    make_mailer: Make, postbox: Postbox, mail: RenderedMail, authority: trustme.CA, trusting: ssl.SSLContext
+    make_mailer: Make, postbox: Postbox, mail: RenderedMail, authority: trustme.CA, ca_file: Path
 ) -> None:
     with (
         serving_tls(postbox, authority, "127.0.0.1", authenticator=authenticator, auth_required=True) as port,
         pytest.raises(TransientError, match="530") as caught,
     ):
-        make_mailer(port=port, starttls=True, tls_context=trusting).send(mail)
+        make_mailer(port=port, starttls=True, ca_file=ca_file).send(mail)
     assert caught.value.counts is False
 
 
