@@ -51,6 +51,16 @@ def test_a_spoiled_picture_is_warned_of_and_refused_when_enforced(
     assert not judged(write, files, "enforce").ok
 
 
+@pytest.mark.parametrize("place", [(0, 0), (37, 50), (120, 90), (90, 190)])
+def test_a_small_piece_from_elsewhere_is_warned_of_wherever_it_lies(write: Write, place: tuple[int, int]) -> None:
+    source = photo("rocket.jpg", 200)
+    pixels = np.asarray(enlarged(source, 4)).copy()
+    y, x = (4 * side for side in place)
+    pixels[y : y + 40, x : x + 40] = np.asarray(enlarged(photo("coffee.png", 100), 4))[100:140, 200:240]
+    observed = judged(write, (png(source), jpeg(Image.fromarray(pixels))))
+    assert "something else" in " ".join((*observed.warnings, observed.message))
+
+
 @pytest.mark.parametrize("kind", HONEST)
 @pytest.mark.parametrize("name", ["coffee.png", "chelsea.png"])
 def test_an_upscalers_freedom_costs_no_word(write: Write, kind: str, name: str) -> None:
