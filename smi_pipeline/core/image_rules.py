@@ -118,8 +118,8 @@ class Thresholds:
     fine_tile_colour: float = 44.0
     """Mean colour of a tile."""
     misfit: float = 4.0
-    """Levels by which six pixels are off beyond all that their surroundings and the picture's grain explain. One honest
-    result in 500 has more, a network's one in 700 (4.3); a tile from elsewhere 4.6 to 60, in 126 of 127."""
+    """Levels by which six pixels are off beyond all that their surroundings and the picture's grain explain. About one
+    honest result in 500 and one of 708 of networks has more, and nearly every tile from elsewhere (126 of 127)."""
     fine_drift_share: float = 0.8
     """Share of the columns from which a drift is suspected."""
     dropped_colour: float = 3.0
