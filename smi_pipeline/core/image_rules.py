@@ -126,9 +126,9 @@ class Thresholds:
     """Levels by which a twentieth of the pixels must look otherwise before a dropped profile is reported."""
     dropped_way: float = 0.5
     """Where a result stands between the source's bare numbers (0) and the colours they mean (1)."""
-    seam: float = 1.9
-    """Levels of a step right across the image. About one honest result in 100 has more; where Real-ESRGAN darkens one
-    of two textures it shows 2.9. Seams of 8 levels: 1.95 and more, but in text and tiled floors."""
+    seam: float = 1.7
+    """Levels of a step right across the image. 14 of 2,000 honest results and 19 of 708 of networks, which darken one of
+    two textures, have more; of seams of 16 levels 240 of 244 do, of 8 levels 233 of 245."""
     halo: float = 0.5
     """Share by which middle frequencies are raised. Honest: 0.42, with everything at its strongest. Halos: 0.8 in the
     median; those in dark or clipped places show less."""

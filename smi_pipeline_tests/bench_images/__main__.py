@@ -44,7 +44,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(prog="make bench-images")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--split", type=int, default=2, help="draws the third that is kept back")
+    parser.add_argument("--split", type=int, default=3, help="draws the third that is kept back")
     parser.add_argument("--tuning", action="store_true", help="leave out the third that is kept back")
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="only one picture of every Nth scene")
     parser.add_argument("--photographs", type=Path, help="a folder with more photographs")

@@ -118,7 +118,11 @@ def _median_of_three(values: Floats) -> Floats:
 
 
 def _across(values: Floats) -> Floats:
-    """Return the values below each inner row minus those above it."""
+    """Return the values below each inner row minus those above it, less what goes on alike above and below: in a sky
+    all levels change from row to row."""
     reach = 2 if len(values) >= 9 else 1
-    padded = np.concatenate([values[:1]] * reach + [values] + [values[-1:]] * reach)
-    return (padded[2 * reach :] - padded[: -2 * reach])[1:-1]
+    padded = np.concatenate([values[:1]] * (3 * reach) + [values] + [values[-1:]] * (3 * reach))
+    changes = padded[2 * reach :] - padded[: -2 * reach]
+    above, here, below = changes[: -4 * reach], changes[2 * reach : -2 * reach], changes[4 * reach :]
+    alike = np.sign(above) * np.minimum(np.abs(above), np.abs(below))
+    return (here - np.where(above * below > 0, alike, 0))[1:-1]

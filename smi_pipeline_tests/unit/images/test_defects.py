@@ -69,7 +69,7 @@ def test_an_upscalers_freedom_costs_no_word(write: Write, kind: str, name: str) 
 
 
 @pytest.mark.parametrize("kind", ["saturation +20 %", "saturation -20 %", "gamma 1.1", "tone +8 %"])
-@pytest.mark.parametrize("scene", ["sunset", "landscape", "screenshot", "comic", "near white"])
+@pytest.mark.parametrize("scene", ["sunset", "sky", "landscape", "screenshot", "comic", "near white"])
 def test_tones_that_change_with_the_picture_are_no_drift(write: Write, kind: str, scene: str) -> None:
     for source in drawn(scene):
         big = enlarged(source.image, 4)
@@ -80,6 +80,17 @@ def test_tones_that_change_with_the_picture_are_no_drift(write: Write, kind: str
 
 def drawn(scene: str) -> list[Source]:
     return [source for source in sources(None, 1) if source.scene == scene]
+
+
+@pytest.mark.parametrize("colour", [(12, -6, 0), (0, -4, 14), (-9, -9, -9)])
+def test_colours_that_are_off_from_some_row_on_are_seen_in_a_sky_that_changes_from_row_to_row(
+    write: Write, colour: tuple[int, int, int]
+) -> None:
+    source = drawn("sky")[0].image
+    pixels = np.asarray(enlarged(source, 4)).astype(int)
+    pixels[pixels.shape[0] // 3 // 16 * 16 :] += colour
+    damaged = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    assert "from some row on" in judged(write, (png(source), jpeg(damaged))).message
 
 
 def test_grain_that_is_removed_from_the_lower_half_is_no_drift(write: Write) -> None:
@@ -134,6 +145,44 @@ def test_colours_that_a_chunk_names_may_be_converted(write: Write) -> None:
 def test_chunks_that_name_the_usual_colours_mean_nothing(write: Write, chunks: list[tuple[bytes, bytes]]) -> None:
     source = photo("coffee.png")
     assert judged(write, (png(source, *chunks), png(enlarged(source, 4))), "enforce").ok
+
+
+def test_the_profile_of_a_grey_picture_may_be_converted_and_is_not_dropped_silently(write: Write) -> None:
+    source = photo("coffee.png").convert("L")
+    light = np.linspace(0, 1, 256)  # the profile's gamma is 1
+    levels = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    shown = source.point([round(255 * level) for level in levels])
+    original = png(source, icc_profile=grey_profile())
+    for right in (shown, shown.convert("RGB")):
+        verdict = judged(write, (original, png(enlarged(right, 4))), "enforce")
+        assert verdict.ok, verdict.message
+    assert "profile was dropped" in " ".join(judged(write, (original, png(enlarged(source, 4)))).warnings)
+
+
+def grey_profile() -> bytes:
+    """The smallest ICC profile of grey, with linear levels."""
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 0xF6D6, 0x10000, 0xD32D)
+    curve = b"curv" + bytes(8)
+    tags = struct.pack(">I4sII4sII", 2, b"wtpt", 156, len(white), b"kTRC", 156 + len(white), len(curve))
+    head = struct.pack(
+        ">I4sI4s4s4s", 128 + len(tags) + len(white) + len(curve), b"lcms", 0x02100000, b"mntr", b"GRAY", b"XYZ "
+    )
+    head += struct.pack(">6H4s", 2026, 1, 1, 0, 0, 0, b"acsp")
+    return (head.ljust(68, b"\0") + white[8:]).ljust(128, b"\0") + tags + white + curve
+
+
+@pytest.mark.parametrize("name", ["text.png", "page.png"])
+@pytest.mark.parametrize("percent", [0, 150])
+def test_sharpened_letters_hide_no_dropped_colours(write: Write, name: str, percent: int) -> None:
+    source = photo(name, 160)
+    chunk = (b"gAMA", struct.pack(">I", 55_556))
+    light = np.linspace(0, 1, 256) ** 1.8
+    levels = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    shown = source.point([round(255 * level) for level in levels] * 3)
+    sharpen = ImageFilter.UnsharpMask(3, percent, 0)
+    dropped, right = (png(enlarged(image, 4).filter(sharpen)) for image in (source, shown))
+    assert "profile was dropped" in " ".join(judged(write, (png(source, chunk), dropped)).warnings)
+    assert "profile was dropped" not in " ".join(judged(write, (png(source, chunk), right)).warnings)
 
 
 def test_colours_that_are_not_known_are_not_dropped_silently(write: Write) -> None:
