@@ -127,8 +127,8 @@ class Thresholds:
     dropped_way: float = 0.5
     """Where a result stands between the source's bare numbers (0) and the colours they mean (1)."""
     seam: float = 1.7
-    """Levels of a step right across the image. 14 of 2,000 honest results and 19 of 708 of networks, which darken one of
-    two textures, have more; of seams of 16 levels 240 of 244 do, of 8 levels 233 of 245."""
+    """Levels of a step right across the image. On the thirds for tuning 14 of 2,000 honest results and 19 of 708 of
+    networks, which darken one of two textures, have more, and 240 of 244 seams of 16 levels, 233 of 245 of 8 levels."""
     halo: float = 0.5
     """Share by which middle frequencies are raised. Honest: 0.42, with everything at its strongest. Halos: 0.8 in the
     median; those in dark or clipped places show less."""

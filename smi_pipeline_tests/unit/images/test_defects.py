@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from smi_pipeline.adapters.images import VipsImages
 from smi_pipeline.core.models import Verdict
 from smi_pipeline_tests.bench_images.bad import BAD
-from smi_pipeline_tests.bench_images.encoding import P3, jpeg, png, profile, shown_as
+from smi_pipeline_tests.bench_images.encoding import P3, jpeg, png, profile, shown_as, shown_with
 from smi_pipeline_tests.bench_images.honest import HONEST, enlarged
 from smi_pipeline_tests.bench_images.scenes import Source, sources
 from smi_pipeline_tests.unit.images.pictures import photo
@@ -45,7 +45,6 @@ def test_a_spoiled_picture_is_warned_of_and_refused_when_enforced(
     write: Write, kind: str, words: str, name: str
 ) -> None:
     files = BAD[kind](photo(name, 200), 4, np.random.default_rng(3))
-    assert files is not None
     observed = judged(write, files)
     assert words in " ".join((*observed.warnings, observed.message))
     assert not judged(write, files, "enforce").ok
@@ -149,9 +148,7 @@ def test_chunks_that_name_the_usual_colours_mean_nothing(write: Write, chunks: l
 
 def test_the_profile_of_a_grey_picture_may_be_converted_and_is_not_dropped_silently(write: Write) -> None:
     source = photo("coffee.png").convert("L")
-    light = np.linspace(0, 1, 256)  # the profile's gamma is 1
-    levels = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    shown = source.point([round(255 * level) for level in levels])
+    shown = shown_with(source, 1.0)
     original = png(source, icc_profile=grey_profile())
     for right in (shown, shown.convert("RGB")):
         verdict = judged(write, (original, png(enlarged(right, 4))), "enforce")
@@ -176,11 +173,8 @@ def grey_profile() -> bytes:
 def test_sharpened_letters_hide_no_dropped_colours(write: Write, name: str, percent: int) -> None:
     source = photo(name, 160)
     chunk = (b"gAMA", struct.pack(">I", 55_556))
-    light = np.linspace(0, 1, 256) ** 1.8
-    levels = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    shown = source.point([round(255 * level) for level in levels] * 3)
     sharpen = ImageFilter.UnsharpMask(3, percent, 0)
-    dropped, right = (png(enlarged(image, 4).filter(sharpen)) for image in (source, shown))
+    dropped, right = (png(enlarged(image, 4).filter(sharpen)) for image in (source, shown_with(source, 1.8)))
     assert "profile was dropped" in " ".join(judged(write, (png(source, chunk), dropped)).warnings)
     assert "profile was dropped" not in " ".join(judged(write, (png(source, chunk), right)).warnings)
 
