@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +19,11 @@ from smi_pipeline_tests.bench_images.models import networks
 def table(outcomes: list[Outcome]) -> Iterator[str]:
     """Yield the lines of the report on some outcomes."""
     kinds: dict[tuple[bool, bool, str], list[Outcome]] = defaultdict(list)
-    for outcome in outcomes:
+    seen = [outcome for outcome in outcomes if not outcome.unseen]
+    for outcome in seen:
         kinds[outcome.bad, outcome.network, outcome.kind].append(outcome)
     yield f"{'':30} {'results':>8} {'refused':>8} {'warned':>8} {'silent':>8}"
-    for (bad, network, kind), found in [*sorted(kinds.items()), *_sums(outcomes)]:
+    for (bad, network, kind), found in [*sorted(kinds.items()), *_sums(seen)]:
         refused, silent = sum(o.refused for o in found), sum(o.silent for o in found)
         share = silent / len(found) if bad else refused / len(found)
         what = "bad" if bad else "network" if network else "honest"
@@ -30,6 +31,9 @@ def table(outcomes: list[Outcome]) -> Iterator[str]:
             f"{what:8}{kind:28} {len(found):6} {refused:8} {len(found) - refused - silent:8} {silent:8}"
             f"   {share:6.2%} {'silent' if bad else 'refused'}"
         )
+    unseen = Counter((o.kind, o.unseen) for o in outcomes if o.unseen)
+    yield f"Not counted, without damage that could be seen: {unseen.total()}"
+    yield from (f"{number:6} {kind}: {why}" for (kind, why), number in sorted(unseen.items()))
 
 
 def _sums(outcomes: list[Outcome]) -> Iterator[tuple[tuple[bool, bool, str], list[Outcome]]]:
@@ -44,7 +48,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(prog="make bench-images")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--split", type=int, default=2, help="draws the third that is kept back")
+    parser.add_argument("--split", type=int, default=3, help="draws the third that is kept back")
     parser.add_argument("--tuning", action="store_true", help="leave out the third that is kept back")
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="only one picture of every Nth scene")
     parser.add_argument("--photographs", type=Path, help="a folder with more photographs")
@@ -74,6 +78,7 @@ def main() -> int:
         found = [o for o in outcomes if o.kept_back == kept_back]
         if found:
             print(f"\n{title}", *table(found), sep="\n")
+    outcomes = [outcome for outcome in outcomes if not outcome.unseen]
     seconds = sorted(o.seconds for o in outcomes)
     if seconds:
         print(

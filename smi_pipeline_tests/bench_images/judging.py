@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from smi_pipeline.adapters.images import VipsImages
-from smi_pipeline_tests.bench_images.bad import BAD, REPORTED_ONLY
+from smi_pipeline_tests.bench_images.bad import BAD, REPORTED_ONLY, Unseen
 from smi_pipeline_tests.bench_images.honest import HONEST, Files
 from smi_pipeline_tests.bench_images.models import SCALE, networks, upscaled
 from smi_pipeline_tests.bench_images.scenes import Source, sources
@@ -32,16 +32,18 @@ class Outcome:
     refused: bool
     words: tuple[str, ...]
     seconds: float
+    unseen: str = ""
+    """Why it is not counted: there is no such damage that could be seen."""
 
     @property
     def silent(self) -> bool:
         """Return whether it was delivered without a word."""
-        return not self.words
+        return not self.words and not self.unseen
 
     @property
     def counts(self) -> bool:
-        """Return whether its kind is more than reported."""
-        return self.kind not in REPORTED_ONLY
+        """Return whether its kind is more than reported and its damage can be seen."""
+        return self.kind not in REPORTED_ONLY and not self.unseen
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,18 @@ class Work:
     only: str
 
 
-def _results(work: Work) -> Iterator[tuple[str, bool, bool, int, Files]]:
-    """Yield kind, whether it is bad, whether a network made it, scale and files."""
+def _results(work: Work) -> Iterator[tuple[str, bool, bool, int, Files | str]]:
+    """Yield kind, whether it is bad, whether a network made it, scale and files, or why there are none."""
     image = work.source.image
     for bad, kinds in ((False, HONEST), (True, BAD)):
         for kind, make in kinds.items():
             rng = np.random.default_rng([work.seed, *work.source.name.encode(), *kind.encode()])
-            files = make(image, work.scale, rng) if work.only in kind else None
-            if files:
-                yield kind, bad, False, work.scale, files
+            if work.only not in kind:
+                continue
+            try:
+                yield kind, bad, False, work.scale, make(image, work.scale, rng)
+            except Unseen as why:
+                yield kind, bad, False, work.scale, str(why)
     if work.network:
         for kind, files in upscaled(work.source, work.folder, networks()):
             if work.only in kind:
@@ -78,7 +83,9 @@ def judge(work: Work) -> list[Outcome]:
         return [_judged(work, Path(folder), *result) for result in _results(work)]
 
 
-def _judged(work: Work, folder: Path, kind: str, bad: bool, network: bool, scale: int, files: Files) -> Outcome:
+def _judged(work: Work, folder: Path, kind: str, bad: bool, network: bool, scale: int, files: Files | str) -> Outcome:
+    if isinstance(files, str):
+        return Outcome(kind, bad, network, work.kept_back, work.source.name, False, (), 0.0, files)
     original, made = folder / "source", folder / "result"
     original.write_bytes(files[0])
     made.write_bytes(files[1])

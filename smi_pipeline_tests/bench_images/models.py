@@ -1,5 +1,6 @@
 """Results of real networks, run on the CPU and kept in a folder: the packages of the extra `models`."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -54,10 +55,11 @@ def upscaled(source: Source, folder: Path, having: dict[str, Network]) -> Iterat
     """Yield the network's name and what it makes of a source, as PNG and as JPEG, also with other tones."""
     image = source.image.copy()
     image.thumbnail((_LONGEST, _LONGEST), Image.Resampling.LANCZOS)
+    shown = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()[:20]
     for name, network in having.items():
         if name == _FOR_DRAWINGS and source.scene not in _DRAWINGS:
             continue
-        kept = folder / "networks" / f"{source.name}.{name}.png"
+        kept = folder / "networks" / f"{shown}.{name}.png"
         if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
             partial = kept.with_suffix(".part")

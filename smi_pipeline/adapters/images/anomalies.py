@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from smi_pipeline.adapters.images.defects import find_defects, tone_change
 from smi_pipeline.adapters.images.drift import find_drift
 from smi_pipeline.adapters.images.fidelity import BLOCK, LUMA_WEIGHTS, Blocks, Bytes, Floats, brightest, measure
+from smi_pipeline.adapters.images.misfit import find_misfit
 from smi_pipeline.core.image_rules import Measured, Thresholds
 
 GRID = 16
 _STRUCTURE = 3  # blocks a side that a tile needs for a structure
 _REACH = 4  # source pixels to every side that a shifted tile is searched; beyond, it counts as foreign
-_FAINT = 25.0  # product of variances below which structure is noise
 _CROP = 64  # side of the part of a tile that is searched
 _ROTATIONS: tuple[tuple[str, Callable[[Floats], Floats]], ...] = (
     ("mirrored", lambda a: a[..., :, ::-1]),
@@ -95,8 +95,7 @@ def summarise(source: Bytes, result: Bytes, limits: Thresholds, *, jpeg: bool) -
         alpha=float(np.abs(_tiles(blocks.result_alpha - blocks.source_alpha)).max()),
         source_saturation=_saturation(blocks.source_colour),
         result_saturation=_saturation(blocks.result_colour),
-        foreign_rms=_foreign(blocks, limits),
-        min_correlation=float(correlation[structured].min()) if structured.any() else None,
+        misfit=find_misfit(source, result, blocks),
         tone=tone_change(blocks),
         **vars(find_defects(source, result)),
     )
@@ -139,28 +138,6 @@ def _structure(blocks: Blocks) -> tuple[Floats, Floats]:
     covariance = _tiles(within * blocks.covariance + s * r, _STRUCTURE) - s_mean * r_mean
     correlation = covariance / np.sqrt(np.maximum(s_var * r_var, 1e-6))
     return correlation, np.sqrt(s_var)
-
-
-def _foreign(blocks: Blocks, limits: Thresholds) -> float:
-    """Return by how many levels the worst place is off whose structure is not the source's: a tenth of the sides,
-    wherever it lies."""
-    s, r = blocks.source_colour @ LUMA_WEIGHTS, blocks.result_colour @ LUMA_WEIGHTS
-    error = blocks.source_std**2 + blocks.result_std**2 - 2 * blocks.covariance + (r - s) ** 2
-    if error.max() < limits.fine_foreign_rms**2:
-        return 0.0  # nearly always
-    s, r = s - s.mean(), r - r.mean()
-    products = blocks.source_std**2 + s * s, blocks.result_std**2 + r * r, blocks.covariance + s * r
-    sums = np.stack([s, r, *products]).astype(np.float64)
-    side = max(1, min(s.shape) // 10)
-    if side > 1:
-        sums = np.pad(sums.cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
-        sums = sums[:, :, side:] - sums[:, :, :-side]
-        sums = (sums[:, side:] - sums[:, :-side]) / side**2
-    s_mean, r_mean, s_all, r_all, both = sums
-    s_var, r_var, covariance = s_all - s_mean**2, r_all - r_mean**2, both - s_mean * r_mean
-    foreign = covariance < limits.foreign_correlation * np.sqrt(np.maximum(s_var * r_var, _FAINT))
-    error = s_var + r_var - 2 * covariance + (r_mean - s_mean) ** 2
-    return float(np.sqrt(error.max(where=foreign, initial=0)))
 
 
 def _layout(blocks: Blocks, limits: Thresholds) -> tuple[float | None, str]:

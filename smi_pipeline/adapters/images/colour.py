@@ -86,13 +86,18 @@ def dropped_colour(bare: Bytes, meant: Bytes, result: Bytes, least: float, way: 
     On the way from the former (0) to the latter (1) a converted result stands behind `way`, whatever else changed."""
     if result.shape[:2] != bare.shape[:2]:
         result = result.swapaxes(0, 1)
-    every = np.s_[:: 1 + len(bare) // 500, :: 1 + bare.shape[1] // 500, :3]
-    start = bare[every].astype(np.float32)
-    path = meant[every] - start
+    step = 1 + len(bare) // 500, 1 + bare.shape[1] // 500
+    start, path, change = (image[:: step[0], :: step[1], :3].astype(np.float32) for image in (bare, meant, result))
+    path, change = path - start, change - start
     seen = float(np.percentile(np.abs(path).max(axis=2), 95))
     if seen < least:
         return 0.0
-    came = float((path * (result[every] - start)).sum() / (path * path).sum())
+    # Sharpening darkens and brightens letters along the same way.
+    sharper = start - (np.roll(start, 1, axis=0) + np.roll(start, -1, axis=0)) / 4
+    sharper -= (np.roll(start, 1, axis=1) + np.roll(start, -1, axis=1)) / 4
+    causes = np.stack([path, sharper]).reshape(2, -1)
+    products = causes @ causes.T + np.float32(1e-3) * np.eye(2, dtype=np.float32)
+    came = float(np.linalg.solve(products, causes @ change.ravel())[0])
     return seen if came < way else 0.0
 
 

@@ -1,6 +1,8 @@
 """Find where a JPEG lost its synchronisation: from some row on all colours are off by the same levels, because DC
 values are coded as differences."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,14 +41,21 @@ def find_drift(source: Bytes, blocks: Blocks, limits: Thresholds) -> tuple[float
 
 def _drifts(blocks: Blocks, difference: Floats, limits: Thresholds) -> tuple[float, float]:
     """Return the levels by which, from some row on, nearly all columns are off alike, surely and perhaps; 0 when there
-    is no such row."""
+    is no such row. In a sky only the second way sees it, in much grain only the first."""
     if blocks.ssim.shape[0] < 3:
         return 0.0, 0.0
+    plain, levelled = (_drifts_by(across, blocks, difference, limits) for across in (_across, _across_a_gradient))
+    return max(plain[0], levelled[0]), max(plain[1], levelled[1])
+
+
+def _drifts_by(
+    across: Callable[[Floats], Floats], blocks: Blocks, difference: Floats, limits: Thresholds
+) -> tuple[float, float]:
     # Medians over three rows on either side; the row between belongs to both.
     rows = np.median(difference, axis=1)
     difference = _median_of_three(difference)
     own = _median_of_three(blocks.source_colour)
-    jump, edge = _across(difference), _across(own)
+    jump, edge = across(difference), across(own)
     # Colours at the end of the scale cannot move further: such columns are not usable.
     free = (own > _BLACK) & (own < _WHITE)
     usable = np.minimum(free[:-2], free[2:])
@@ -63,7 +72,7 @@ def _drifts(blocks: Blocks, difference: Floats, limits: Thresholds) -> tuple[flo
     stays = _far_across(rows) * typical[:, 0] >= 0.6 * typical[:, 0] ** 2
     levels = np.where(stays, np.abs(typical[:, 0]), 0)
     texture = np.log(_median_of_three(blocks.source_std) + _SMOOTH)
-    alike = usable & (np.abs(_across(texture))[..., None] < np.log(_OTHER_TEXTURE))
+    alike = usable & (np.abs(across(texture))[..., None] < np.log(_OTHER_TEXTURE))
     # A texture that was taken for noise is left at another level; damage leaves it as it is.
     kept = _median_of_three((blocks.result_std + _SMOOTH) / (blocks.source_std + _SMOOTH)) > _KEPT
     alike &= (kept[:-2] & kept[2:])[..., None]
@@ -119,6 +128,24 @@ def _median_of_three(values: Floats) -> Floats:
 
 def _across(values: Floats) -> Floats:
     """Return the values below each inner row minus those above it."""
-    reach = 2 if len(values) >= 9 else 1
-    padded = np.concatenate([values[:1]] * reach + [values] + [values[-1:]] * reach)
-    return (padded[2 * reach :] - padded[: -2 * reach])[1:-1]
+    reach = _reach(values)
+    return _changes(values, reach, reach)[1:-1]
+
+
+def _across_a_gradient(values: Floats) -> Floats:
+    """Return the same less what goes on alike above and below: in a sky all levels change from row to row."""
+    reach = _reach(values)
+    changes = _changes(values, reach, 3 * reach)
+    above, here, below = changes[: -4 * reach], changes[2 * reach : -2 * reach], changes[4 * reach :]
+    alike = np.sign(above) * np.minimum(np.abs(above), np.abs(below))
+    return (here - np.where(above * below > 0, alike, 0))[1:-1]
+
+
+def _reach(values: Floats) -> int:
+    return 2 if len(values) >= 9 else 1
+
+
+def _changes(values: Floats, reach: int, margin: int) -> Floats:
+    """Return the values `reach` rows below minus those as far above, with the outermost rows repeated."""
+    padded = np.concatenate([values[:1]] * margin + [values] + [values[-1:]] * margin)
+    return padded[2 * reach :] - padded[: -2 * reach]
