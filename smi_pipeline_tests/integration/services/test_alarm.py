@@ -1,4 +1,4 @@
-"""Rule 11 and W25: nobody who paid is forgotten, and a person hears of what only a person can settle."""
+"""Nobody who paid is forgotten, and a person hears of what only a person can settle."""
 
 from smi_pipeline.core import faults
 from smi_pipeline.core.errors import AccountError, PermanentError, TransientError
@@ -23,6 +23,17 @@ def test_a_refund_that_is_not_carried_out_is_an_alarm(shop: Steps) -> None:
     assert [row.job_id for row in shop.state.queries.alarms(shop.policy)] == [job_id]
     shop.refund_due()
     assert shop.state.queries.alarms(shop.policy) == []
+
+
+def test_a_refund_that_failed_is_one_task_and_no_alarm_besides(shop: Steps) -> None:
+    shop.payments.refund_status = "failed"
+    job_id = shop.failed()
+    shop.refund_due()
+    shop.later(hours=2)
+    assert raise_alarms(shop.ctx) == 0
+    assert shop.tasks() == ["refund_failed"]
+    shop.sql("UPDATE smi.person_tasks SET closed_at = smi.now() RETURNING task_id")  # without a payment returned
+    assert [row.job_id for row in shop.state.queries.alarms(shop.policy)] == [job_id]
 
 
 def test_an_overdue_task_ends_by_itself_when_the_job_does(shop: Steps) -> None:
