@@ -245,6 +245,7 @@ class Emails:
             return self._try_again(tx, email, lease_id, error=failure.message, actor=actor)
 
     def _try_again(self, tx: Transaction, email: Email, lease_id: str, *, error: str, actor: str) -> float | None:
+        """Make a refused mail, whose row is locked under its lease, due again. Return None when a day is over."""
         now: datetime = tx.value("SELECT smi.now()")
         since = email.refused_since or now
         if now - since >= GIVE_UP_AFTER:
@@ -253,10 +254,8 @@ class Emails:
             return None
         seconds = mail_retry_seconds(email.refusals + 1)
         tx.run(
-            f"""UPDATE smi.emails SET {_NOT_TAKEN}, refusals = refusals + 1, refused_since = :since
-                WHERE {_THIS} AND lease_id = :lease_id""",
+            f"UPDATE smi.emails SET {_NOT_TAKEN}, refusals = refusals + 1, refused_since = :since WHERE {_THIS}",
             **_key(email),
-            lease_id=lease_id,
             seconds=seconds,
             error=error[:500],
             uncounted=0,
