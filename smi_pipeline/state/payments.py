@@ -7,7 +7,7 @@ from smi_pipeline.core import reasons
 from smi_pipeline.core.lifecycle import UNPAID
 from smi_pipeline.core.models import StripePayment
 from smi_pipeline.core.policy import Policy
-from smi_pipeline.core.vocabulary import DisputeState, ManualTaskKind, PaymentRole, RefundKind
+from smi_pipeline.core.vocabulary import DisputeState, ManualTaskKind, PaymentRole, RefundKind, Status
 from smi_pipeline.formatting import money, told_money
 from smi_pipeline.state import transitions
 from smi_pipeline.state.database import Aggregate, Row, Transaction
@@ -123,10 +123,14 @@ def _role(job: Row | None, facts: StripePayment) -> PaymentRole:
 
 
 def _is_missing(job: Row, facts: StripePayment) -> bool:
-    """Return whether this is the payment of an imported order that the other system has called paid without its id."""
+    """Return whether this is the payment of an imported order that the other system has called paid without its id. One
+    that failed there has nothing to show for it: a person must see its payment."""
     price = (job["price_cents"], job["currency"])
     return (
-        bool(job["paid_at"]) and not job["payment_intent_id"] and price == (facts.amount_received_cents, facts.currency)
+        bool(job["paid_at"])
+        and job["status"] != Status.FAILED
+        and not job["payment_intent_id"]
+        and price == (facts.amount_received_cents, facts.currency)
     )
 
 

@@ -165,6 +165,19 @@ def test_a_row_without_its_payment_is_matched_when_stripe_tells_of_it(smi: Smi, 
     assert shop.state.manual_tasks.opened() == []
 
 
+@pytest.mark.parametrize("row", [FAILED, UNPAID])
+def test_a_payment_of_an_imported_order_that_was_not_delivered_is_left_to_a_person(
+    smi: Smi, shop: Steps, tmp_path: Path, row: dict[str, str]
+) -> None:
+    load(smi, write(tmp_path, row | {"stripe_payment_intent_id": ""}))
+    payment_intent = shop.payments.pay(row["job_id"], 96)
+    told = shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": payment_intent}, row["job_id"])
+    assert told == "orphan"
+    shop.later(hours=1)
+    compare_payments(shop.ctx)
+    assert [task.kind for task in shop.state.manual_tasks.opened()] == ["orphan_payment"]
+
+
 @pytest.mark.parametrize(("amount", "currency"), [(95, "usd"), (96, "eur")])
 def test_another_payment_for_an_imported_job_is_left_to_a_person(
     smi: Smi, shop: Steps, tmp_path: Path, amount: int, currency: str
