@@ -1,6 +1,7 @@
 """Sensors that alert operators: of open manual tasks, overdue jobs, the used budget and failed runs."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from dagster import (
     DagsterEventType,
@@ -14,6 +15,7 @@ from dagster import (
 
 from smi_pipeline.core.runs import DAEMON
 from smi_pipeline.core.vocabulary import ManualTaskKind
+from smi_pipeline.formatting import one_line
 from smi_pipeline.fulfilment import jobs
 from smi_pipeline.fulfilment.resources import SmiResource
 from smi_pipeline.services.alerts import raise_alarms, send_alerts, send_resolved, watch_budget
@@ -54,31 +56,40 @@ def alerts(context: SensorEvaluationContext, smi: SmiResource) -> Iterator[SkipR
     default_status=DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=15,
     monitor_all_code_locations=True,
-    description="Opens a manual task for a run that failed for another reason than its upscale jobs.",
+    description="Opens a manual task for a run that failed for a reason that is told nowhere else.",
 )
 def incidents(context: RunFailureSensorContext, smi: SmiResource) -> None:
-    """Open a manual task for a failed run, unless upscale jobs that failed with a reason explain it."""
-    if _business_only(context):
-        return
+    """Open a manual task for a failed run, unless each of its failed steps raised `Failure`: ops do so for what is told
+    by other means, like an order that ends with a refund, a mail with a task of its own, or an operator's wrong input.
+    """
     run = context.dagster_run
-    error = context.failure_event.message or "no message"
+    steps = [
+        (step.step_key or "", step.step_failure_data)
+        for entry in context.instance.all_logs(run.run_id, of_type=DagsterEventType.STEP_FAILURE)
+        if (step := entry.dagster_event) is not None
+    ]
+    unexpected = [(key, data.error) for key, data in steps if data.user_failure_data is None]
+    if steps and not unexpected:
+        return
+    words = context.failure_event.message or "no message"
+    if unexpected:
+        key, error = unexpected[0]
+        words = f"step {key}: {_root_cause(error)}"
     smi.ctx("incidents sensor").state.manual_tasks.open(
         kind=ManualTaskKind.RUN_FAILED,
         subject=run.job_name,
-        message=f"Run {run.run_id} of {run.job_name} failed: {error.splitlines()[0][:200]}",
+        message=f"Run {run.run_id} of {run.job_name} failed: {one_line(words, 200)}",
         next_step="Open the run in the Dagster UI and see the error. Its upscale jobs are retried automatically.",
     )
 
 
-def _business_only(context: RunFailureSensorContext) -> bool:
-    """Return whether each failed step failed an upscale job with a reason: such a run is no incident."""
-    failures = context.instance.all_logs(context.dagster_run.run_id, of_type=DagsterEventType.STEP_FAILURE)
-    return bool(failures) and all(
-        entry.dagster_event is not None
-        and (data := entry.dagster_event.step_failure_data).user_failure_data is not None
-        and "job_id" in data.user_failure_data.metadata
-        for entry in failures
-    )
+def _root_cause(error: Any) -> str:
+    """Return in words the error that Dagster's own ones were raised from. Its class is not public in Dagster."""
+    if error is None:
+        return "no error is known"
+    while error.cause is not None:
+        error = error.cause
+    return f"{error.cls_name}: {error.message.split(f'{error.cls_name}: ', 1)[-1]}"
 
 
 ALERTS = [alerts, incidents]

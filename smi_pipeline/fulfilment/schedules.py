@@ -1,7 +1,8 @@
 """Periodic maintenance: close abandoned orders, compare with Stripe and the storage, delete what has expired."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 from dagster import (
@@ -15,6 +16,7 @@ from dagster import (
     op,
 )
 
+from smi_pipeline.core.errors import TransientError
 from smi_pipeline.core.runs import PRIORITY_QUEUE
 from smi_pipeline.fulfilment.checks import check_operations
 from smi_pipeline.fulfilment.ops import actor
@@ -40,34 +42,50 @@ def repeat_until(step: Callable[[], int]) -> int:
     return done + n
 
 
+@contextmanager
+def _until_the_next_run(context: OpExecutionContext) -> Iterator[None]:
+    """End the step early and well when a service, the storage or the database does not answer: the next run goes on
+    from where this one ended. An asset check tells of a comparison that has not been complete for hours."""
+    try:
+        yield
+    except TransientError as error:
+        context.log.warning(f"ended early, the next run goes on: {error}")
+        context.add_output_metadata({"ended early": str(error)})
+
+
 @op
 def close_abandoned_checkouts(context: OpExecutionContext, smi: SmiResource) -> None:
     """Close orders that were not paid within a day, after expiring their Checkout sessions."""
     ctx = smi.ctx(actor(context))
-    closed = repeat_until(lambda: intake.close_abandoned(ctx, 50))
-    context.add_output_metadata({"closed": closed})
+    with _until_the_next_run(context):
+        closed = repeat_until(lambda: intake.close_abandoned(ctx, 50))
+        context.add_output_metadata({"closed": closed})
 
 
 @op
 def compare_payments(context: OpExecutionContext, smi: SmiResource) -> None:
     """Compare payments and refunds at Stripe and here, both ways. Differences become manual tasks."""
-    tally = stripe_payments.compare_payments(smi.ctx(actor(context)), seconds=STEP_SECONDS)
-    context.add_output_metadata({name: count for name, count in tally.items()})
+    with _until_the_next_run(context):
+        tally = stripe_payments.compare_payments(smi.ctx(actor(context)), seconds=STEP_SECONDS)
+        context.add_output_metadata({name: count for name, count in tally.items()})
 
 
 @op
 def compare_files(context: OpExecutionContext, smi: SmiResource) -> None:
     """Compare the storage with the rows that name its files, once an hour. Delete unreferenced files."""
-    tally = stored_files.compare_files(smi.ctx(actor(context)), seconds=STEP_SECONDS)
-    context.add_output_metadata({name: count for name, count in tally.items()})
+    with _until_the_next_run(context):
+        tally = stored_files.compare_files(smi.ctx(actor(context)), seconds=STEP_SECONDS)
+        context.add_output_metadata({name: count for name, count in tally.items()})
 
 
 @op
 def remove_expired_files(context: OpExecutionContext, smi: SmiResource) -> None:
     """Delete sources and results whose links expired a day ago."""
     ctx = smi.ctx(actor(context))
-    removed = repeat_until(lambda: stored_files.remove_expired_files(ctx))
-    context.add_output_metadata({"jobs": removed, "left-over temporary files": stored_files.sweep_temporary_files(ctx)})
+    with _until_the_next_run(context):
+        removed = repeat_until(lambda: stored_files.remove_expired_files(ctx))
+        swept = stored_files.sweep_temporary_files(ctx)
+        context.add_output_metadata({"jobs": removed, "left-over temporary files": swept})
 
 
 @op
