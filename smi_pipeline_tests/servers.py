@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import requests
+import trustme
 
 from smi_pipeline.stack.process_plan import free_port
 
@@ -37,12 +38,38 @@ def started(argv: Sequence[str | Path], port: int) -> Iterator[None]:
 @contextlib.contextmanager
 def redis(folder: Path) -> Iterator[str]:
     """Run an empty Redis, and return the URL of a database in it. Skip the test where there is none."""
+    port = free_port()
+    with started([*_redis(folder), "--port", str(port)], port):
+        yield f"redis://127.0.0.1:{port}/1"
+
+
+@contextlib.contextmanager
+def redis_with_tls(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Run an empty Redis that speaks TLS alone; return its URL and the file of the authority of its certificate."""
+    port, authority = free_port(), trustme.CA()
+    own = authority.issue_cert("127.0.0.1")
+    files = {name: folder / f"redis-{name}.pem" for name in ("ca", "cert", "key")}
+    authority.cert_pem.write_to_path(str(files["ca"]))
+    own.cert_chain_pems[0].write_to_path(str(files["cert"]))
+    own.private_key_pem.write_to_path(str(files["key"]))
+    tls: list[str | Path] = [
+        "--tls-cert-file",
+        files["cert"],
+        "--tls-key-file",
+        files["key"],
+        "--tls-ca-cert-file",
+        files["ca"],
+    ]
+    tls += ["--tls-port", str(port), "--port", "0", "--tls-auth-clients", "no"]
+    with started([*_redis(folder), *tls], port):
+        yield f"rediss://127.0.0.1:{port}/1", files["ca"]
+
+
+def _redis(folder: Path) -> list[str | Path]:
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("needs Debian's redis-server")
-    port = free_port()
-    with started([program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder], port):
-        yield f"redis://127.0.0.1:{port}/1"
+    return [program, "--bind", "127.0.0.1", "--save", "", "--dir", folder]
 
 
 @contextlib.contextmanager

@@ -30,6 +30,24 @@ def files(settings: Settings) -> Iterator[Finding]:
         yield wrong(".env", f"every user of this machine may read its secrets (mode {mode:o})", "chmod 600 .env")
     else:
         yield ok(".env", "not here: the environment has the settings" if mode is None else f"mode {mode:o}")
+    if (folder := _storage_elsewhere(settings)) and _open_to_all(folder):
+        what = f"every user of this machine may read customers' files in {folder}"
+        yield wrong("SMI_STORAGE_URL", what, f"chmod o-rwx '{folder}'")
+
+
+def _storage_elsewhere(settings: Settings) -> Path | None:
+    from smi_pipeline.adapters.storage import local_folder
+
+    try:
+        folder = settings.smi_storage_url and local_folder(settings.smi_storage_url)
+    except Exception:  # the check of the storage names it
+        return None
+    return folder.absolute() if folder else None
+
+
+def _open_to_all(folder: Path) -> bool:
+    """Return whether users of other groups may look into a folder, and into all that it lies in."""
+    return bool((_mode(folder) or 0) & 0o005) and all((_mode(each) or 0) & 0o001 for each in folder.parents)
 
 
 def _mode(path: Path) -> int | None:
@@ -89,14 +107,23 @@ def _session() -> requests.Session:
 
 def broker(settings: Settings) -> str | Finding:
     """Check that the broker of the workers can be reached, and takes our login."""
-    if settings.smi_broker_url is None:
+    url = settings.smi_broker_url
+    if url is None:
         return "PostgreSQL, beside Dagster's database"
+    if url.startswith("sqla+postgresql"):  # kombu would connect to it when it is used
+        from smi_pipeline.state.health import server_version
+
+        return f"PostgreSQL {server_version(url.removeprefix('sqla+'))}"
     import kombu
 
     library: Any = kombu  # it has no types
-    with library.Connection(settings.smi_broker_url, connect_timeout=_SECONDS) as connection:
+    with library.Connection(url, connect_timeout=_SECONDS) as connection:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=_SECONDS)
-        return f"{connection.transport.driver_type}, connected"
+        found = f"{connection.transport.driver_type}, connected"
+    if url.startswith("rediss:") and "ssl_cert_reqs=" not in url:
+        to_do = "add ?ssl_cert_reqs=required to SMI_BROKER_URL, with &ssl_ca_certs=FILE for an authority of your own"
+        return note("broker", f"{found}, but its certificate is not verified", to_do)
+    return found
 
 
 _DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { daemonType required healthy } } } }"
@@ -104,12 +131,13 @@ _DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { daemonType required 
 
 def daemon(settings: Settings) -> str | Finding:
     """Check the heartbeats of Dagster's daemon, as Dagster judges them, if Dagster runs."""
-    name, url = "Dagster daemon", f"http://127.0.0.1:{settings.smi_dagster_port}/graphql"
+    name, url = "Dagster daemon", f"{settings.dispatch_url}/graphql"
     try:
         answer = _session().post(url, json={"query": _DAEMONS}, timeout=_SECONDS).json()
         statuses = answer["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]
     except (requests.RequestException, ValueError, KeyError, TypeError):
-        return note(name, "not known: Dagster's UI does not answer", "`smi up` starts both")
+        to_do = "start it, or correct SMI_DISPATCH_URL" if settings.smi_dispatch_url else "`smi up` starts both"
+        return note(name, f"not known: Dagster's UI does not answer at {settings.dispatch_url}", to_do)
     silent = [each["daemonType"].lower() for each in statuses if each["required"] and not each["healthy"]]
     if silent:
         what = f"no heartbeat of {', '.join(silent)}: no order is started, checked or refunded by a sensor"

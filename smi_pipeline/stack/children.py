@@ -15,6 +15,9 @@ from smi_pipeline.privileges.processes import Unprivileged
 
 LONGEST_PAUSE_SECONDS = 30.0
 
+END_SECONDS = 6.0
+"""How long a process that is started again may take to end: one that hangs would stay as it is for ever."""
+
 
 class Child:
     """A supervised process in a process group of its own, so that Ctrl-C reaches the supervisor alone."""
@@ -31,7 +34,7 @@ class Child:
         self._failures = 0
         self._started_at = 0.0
         self._restart_at = 0.0
-        self._asked = False
+        self._asked_at: float | None = None
 
     @property
     def pid(self) -> int | None:
@@ -54,7 +57,7 @@ class Child:
                 start_new_session=True,
                 preexec_fn=self._in_child,
             )
-        self._started_at, self._asked = time.monotonic(), False
+        self._started_at, self._asked_at = time.monotonic(), None
 
     def _in_child(self) -> None:
         # A process started in the background of a non-interactive shell ignores SIGINT, and so would its children.
@@ -67,12 +70,14 @@ class Child:
         """Restarts the process if it has ended. Returns a line for a person when something happened. `renewed` is asked
         just before, and may return another command line."""
         if self._process is None or self._process.poll() is None:
+            if self._asked_at is not None and time.monotonic() - self._asked_at > END_SECONDS:
+                self._signal_group(signal.SIGKILL)
             if self._failures and time.monotonic() - self._started_at > 60:
                 self._failures = 0
             return None
         if not self._restart_at:
             self._signal_group(signal.SIGKILL)  # what it left behind would work on beside the new one
-            if self._asked:
+            if self._asked_at is not None:
                 self._restart_at = time.monotonic()
                 return None
             pause = min(LONGEST_PAUSE_SECONDS, 0.5 * 2**self._failures)
@@ -89,8 +94,8 @@ class Child:
         return None
 
     def start_again(self) -> None:
-        """Ends the process, so that `keep_running` starts it at once."""
-        self._asked = True
+        """Ends the process, so that `keep_running` starts it at once, or after `END_SECONDS` if it does not end."""
+        self._asked_at = time.monotonic()
         self.ask_to_stop()
 
     def ask_to_stop(self) -> None:

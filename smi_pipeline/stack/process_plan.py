@@ -100,9 +100,11 @@ def free_port(besides: tuple[int, ...] = ()) -> int:
         port = random.randrange(_LOWEST_PORT, lowest)
         if port not in besides and is_free(port):
             return port
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            if (port := int(probe.getsockname()[1])) not in besides:
+                return port
 
 
 def dagster_environment(state_url: str, dagster_url: str, dagster_home: Path, broker_url: str | None) -> dict[str, str]:

@@ -14,10 +14,12 @@ import tempfile
 import venv
 import zipfile
 from collections.abc import Iterator
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
 import requests
+from redis import Redis
 
 from smi_pipeline.demo.scenario import MINIMUM_JOBS
 from smi_pipeline_tests import servers
@@ -97,6 +99,15 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(wheel: Path) -
     assert packed == expected
 
 
+def test_the_wheel_brings_the_libraries_of_redis_and_s3_without_an_extra(wheel: Path) -> None:
+    """The virtual environment of these tests would hide that one is missing."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = Parser().parsestr(archive.read(name).decode())
+    needed = {line.strip() for line in metadata.get_all("Requires-Dist") or () if "extra ==" not in line}
+    assert needed >= {"s3fs", "celery[redis]"}
+
+
 def test_the_demo_runs_from_the_wheel_on_redis_and_s3_in_a_folder_with_a_space(programs: Path, empty: Path) -> None:
     where = run([programs / "python", "-c", "import smi_pipeline; print(smi_pipeline.__file__)"], empty)
     assert where.startswith(str(programs.parent))
@@ -105,11 +116,16 @@ def test_the_demo_runs_from_the_wheel_on_redis_and_s3_in_a_folder_with_a_space(p
         options += ["--broker-url", broker, "--storage-url", "s3://shop/files"]
         run([programs / "smi", "demo", "--once", *options], empty, **variables)
         stored = requests.get(f"{variables['AWS_ENDPOINT_URL']}/shop", timeout=10).text
+        with Redis.from_url(broker) as client:
+            commands = client.info("commandstats")
     result = json.loads((empty / "out.json").read_text())
     assert len(result["jobs"]) == MINIMUM_JOBS
     assert result["violations"] == []
+    assert commands["cmdstat_lpush"]["calls"] > 1 and commands["cmdstat_brpop"]["calls"] > 1, "runs came through Redis"
     assert "<Key>files/results/" in stored
-    assert not (empty / ".smi" / "demo" / "stack" / "storage").exists()
+    stack = empty / ".smi" / "demo" / "stack"
+    assert " " in str(stack) and (stack / "postgres").is_dir(), "all of it lies in the folder with a space"
+    assert not (stack / "storage").exists()
 
 
 def test_the_front_is_written_from_the_wheel_in_an_empty_folder(programs: Path, empty: Path) -> None:

@@ -328,6 +328,14 @@ def test_limits_count_the_clients_behind_a_proxy_and_not_the_proxy(upstream: Any
             assert sum(served) == 64, "one client, whatever it claims"
             with open_requests(customers, 1, source=PROXY, forwarded="192.0.2.8") as other:
                 assert other == [True]
+            with open_requests(customers, 1, source=PROXY, forwarded="::ffff:192.0.2.7") as same:
+                assert same == [False], "the same client"
+        with open_requests(customers, 100, source=PROXY, forwarded="::ffff:198.51.100.{number}") as served:
+            assert all(served), "IPv4 as a proxy with one socket for both families writes it"
+        with open_requests(customers, 70, source=PROXY, forwarded="2001:db8:1:2::{number}") as served:
+            assert sum(served) == 64, "one network of IPv6 is one client"
+        with open_requests(customers, 100, source=PROXY, forwarded="2001:db8:1:{number}::1") as served:
+            assert all(served)
         with open_requests(customers, 70, source=STRANGER) as served:
             assert sum(served) == 64, "who is no proxy is one client, whatever it claims"
         through = httpx.HTTPTransport(local_address=PROXY)
@@ -346,6 +354,8 @@ def test_limits_count_the_clients_behind_a_proxy_and_not_the_proxy(upstream: Any
     [
         (PROXY, "203.0.113.9", "203.0.113.9"),
         (PROXY, "2001:db8::9", "2001:db8::9"),
+        (PROXY, "203.0.113.9:4711", "203.0.113.9"),
+        (PROXY, "[2001:db8::9]:4711", "2001:db8::9"),
         (PROXY, "6.6.6.6, 203.0.113.9", "203.0.113.9"),
         (PROXY, "203.0.113.9, 2001:db8:77::1, 127.0.0.2", "203.0.113.9"),
         (PROXY, "nonsense", PROXY),

@@ -9,7 +9,7 @@ from smi_pipeline.adapters.fetching.time_allowed import TimeAllowed
 from smi_pipeline.core.errors import TransientError
 from smi_pipeline.core.nat64 import DISCOVERY_NAME, LOCAL_USE, WELL_KNOWN, discovered
 
-KNOWN_FOR_SECONDS = 3600.0
+KNOWN_FOR_SECONDS, RETRY_SECONDS = 3600.0, 60.0
 DISCOVERY_SECONDS = 2.0
 """A resolver that has just answered for the image's host answers this at once."""
 
@@ -27,7 +27,7 @@ class Nat64:
         self._known_until = float("-inf")
 
     def prefixes(self, allowed: TimeAllowed) -> list[IPv6Network]:
-        """Return all that are known; those of the resolver are asked for once an hour."""
+        """Return all that are known; those of the resolver are asked for once an hour, and a minute after a failure."""
         with self._lock:
             if time.monotonic() >= self._known_until:
                 self._discover(allowed)
@@ -36,8 +36,9 @@ class Nat64:
     def _discover(self, allowed: TimeAllowed) -> None:
         try:
             answers = self._resolve(DISCOVERY_NAME, 443, TimeAllowed(min(DISCOVERY_SECONDS, max(0.0, allowed.left()))))
-        except TransientError:  # no resolver of an ordinary network knows an IPv6 address of it
-            answers = []
+        except TransientError:  # nothing is known anew: most resolvers have at least the IPv4 addresses of this name
+            self._known_until = time.monotonic() + RETRY_SECONDS
+            return
         # A prefix of private addresses has to be configured: a forged answer must not open what is inside.
         self._found = {each for each in discovered(answers) if each.is_global or each.subnet_of(LOCAL_USE)}
         self._known_until = time.monotonic() + KNOWN_FOR_SECONDS

@@ -68,7 +68,8 @@ def running_shop(folder: Path) -> Iterator[RunningShop]:
         login = {"SMTP_USER": planted["smtp_user"], "SMTP_PASSWORD": planted["smtp_password"]}
         of_sites = {name: value for name, value in site_variables().items() if name != "SMI_PUBLIC_URL"}
         variables = environment(sandbox, port, "live") | login | of_sites
-        with Stack(variables, folder / "home") as stack:
+        home = folder / "a home"  # with a space, also for the local storage and PostgreSQL as the broker
+        with Stack(variables, home) as stack:
             stack.wait_ready(90)
             yield RunningShop(sandbox, stack, variables)
 

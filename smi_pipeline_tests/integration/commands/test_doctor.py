@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,7 @@ from smi_pipeline.sandbox.server import Sandbox
 from smi_pipeline.services.intake import HANDLED_EVENTS
 from smi_pipeline.stack.process_plan import free_port
 from smi_pipeline.state.embedded import EmbeddedPostgres
+from smi_pipeline_tests import servers
 from smi_pipeline_tests.integration.commands.conftest import Smi
 
 
@@ -83,6 +85,7 @@ def test_without_any_setting_every_required_one_is_named(smi: Smi, monkeypatch: 
         ("SMI_STORAGE_URL", "gs://a-bucket", "storage", "Please install gcsfs"),
         ("SMI_BROKER_URL", "redis://:geheim@127.0.0.1:9/0", "broker", "Connection refused"),
         ("SMI_BROKER_URL", "nosuch://x", "broker", ""),
+        ("SMI_BROKER_URL", "sqla+postgresql+psycopg2://u:geheim@127.0.0.1:9/x", "broker", "refused"),
         ("SMI_GATEWAY_PORT", "99999", "SMI_GATEWAY_PORT", "less than or equal to 65535"),
     ],
 )
@@ -240,6 +243,21 @@ def test_folders_and_files_that_others_may_read_are_named_with_the_command_that_
     assert found(smi)["SMI_HOME"][0] == found(smi)[".env"][0] == "ok"
 
 
+def test_a_storage_elsewhere_that_every_user_may_read_is_named(
+    smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory() as parent:
+        files = Path(parent, "the files")
+        monkeypatch.setenv("SMI_STORAGE_URL", str(files))
+        files.mkdir(mode=0o755)
+        assert "SMI_STORAGE_URL" not in found(smi), "nobody else enters the folder around it"
+        Path(parent).chmod(0o755)
+        what = f"every user of this machine may read customers' files in {files}; chmod o-rwx '{files}'"
+        assert found(smi)["SMI_STORAGE_URL"] == ("wrong", what)
+        files.chmod(0o750)
+        assert "SMI_STORAGE_URL" not in found(smi)
+
+
 def test_a_port_that_another_program_has_is_wrong_and_one_of_ours_is_not(
     smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch, programs: Callable[[dict[str, Any]], int]
 ) -> None:
@@ -275,6 +293,35 @@ def test_a_daemon_without_a_heartbeat_is_wrong_and_one_that_is_not_started_is_no
     assert state == "wrong"
     assert "no heartbeat of sensor" in line and "restart the daemon" in line
     assert found(smi)["SMI_DAGSTER_PORT"] == ("ok", f"{dagster}, in use by this product; ")
+
+
+def test_the_daemon_is_asked_for_where_immediate_dispatch_goes(
+    smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch, programs: Callable[[dict[str, Any]], int]
+) -> None:
+    statuses = [{"daemonType": "SENSOR", "required": True, "healthy": True}]
+    answer = {"data": {"instance": {"daemonHealth": {"allDaemonStatuses": statuses}}}}
+    monkeypatch.setenv("SMI_DAGSTER_PORT", str(free_port()))
+    monkeypatch.setenv("SMI_DISPATCH_URL", f"http://127.0.0.1:{programs({'/graphql': answer})}")
+    assert found(smi)["Dagster daemon"] == ("ok", "1 daemons, with heartbeats; ")
+    monkeypatch.setenv("SMI_DISPATCH_URL", "http://127.0.0.1:9")
+    state, line = found(smi)["Dagster daemon"]
+    assert state == "note"
+    assert "does not answer at http://127.0.0.1:9; start it, or correct SMI_DISPATCH_URL" in line
+
+
+def test_the_certificate_of_a_broker_is_verified_as_its_address_asks_for(
+    smi: Smi, configured: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with servers.redis_with_tls(tmp_path) as (url, authority):
+        monkeypatch.setenv("SMI_BROKER_URL", url)
+        state, line = found(smi)["broker"]
+        assert state == "note"
+        assert "its certificate is not verified; add ?ssl_cert_reqs=required to SMI_BROKER_URL" in line
+        monkeypatch.setenv("SMI_BROKER_URL", f"{url}?ssl_cert_reqs=required")
+        state, line = found(smi)["broker"]
+        assert state == "wrong" and "certificate verify failed" in line
+        monkeypatch.setenv("SMI_BROKER_URL", f"{url}?ssl_cert_reqs=required&ssl_ca_certs={authority}")
+        assert found(smi)["broker"] == ("ok", "redis, connected; ")
 
 
 def test_what_libraries_read_from_the_environment_may_stand_in_env_too(

@@ -15,16 +15,19 @@ import pytest
 from celery import Celery
 from celery.result import AsyncResult
 from celery.signals import worker_ready
+from kombu import Connection
+from redis import Redis
 from sqlalchemy.orm import close_all_sessions
 from sqlalchemy.pool import NullPool
 
 from smi_pipeline.core.runs import workers_of
-from smi_pipeline.dagster_instance import worker_heartbeat
+from smi_pipeline.dagster_instance import worker, worker_heartbeat
 from smi_pipeline.stack.process_plan import dagster_environment, plan
 from smi_pipeline.state.database import Database
 from smi_pipeline.state.embedded import EmbeddedPostgres
 from smi_pipeline.state.heartbeat import ProcessHeartbeats
 from smi_pipeline.state.schema import ensure_database, migrate
+from smi_pipeline_tests import servers
 
 # kombu 5.7 declares its tables with a loader strategy that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -179,3 +182,23 @@ def test_a_worker_without_its_broker_gives_no_heartbeat(state_url: str, monkeypa
     assert [thread.name for thread in threading.enumerate()].count("heartbeat") == 1
     monkeypatch.setattr(worker_heartbeat, "HEARTBEAT_SECONDS", 1e6)
     database.dispose()
+
+
+def test_a_redis_that_hangs_is_a_lost_broker_and_no_endless_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "REDIS_SECONDS", 0.5)
+    with servers.redis(tmp_path) as url, Redis.from_url(url) as client:
+        process = psutil.Process(client.info()["process_id"])
+        with Connection(url, transport_options=worker.transport_options(url)) as connection:
+            queue = connection.SimpleQueue("fulfilment")
+            queue.put("before")
+            process.suspend()
+            try:
+                with pytest.raises(connection.connection_errors):
+                    queue.put("meanwhile")
+            finally:
+                process.resume()
+            queue.put("afterwards")
+            assert queue.get(timeout=5).payload == "before"
+    assert worker.transport_options("sqla+postgresql+psycopg2://host/db") == {}, "create_engine would reject them"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -138,12 +139,38 @@ def test_the_resolver_is_asked_for_prefixes_once_an_hour_and_only_for_hosts_with
     answers[HOST] = ["2606:4700:4700::1111"]
     found.fetch()
     found.fetch()
-    assert found.asked == [HOST, HOST, "ipv4only.arpa", HOST], "a name that is not there is an answer, too"
+    assert found.asked == [HOST, HOST, "ipv4only.arpa", HOST], "nor at each fetch where it has no such name"
     monkeypatch.setattr(nat64, "KNOWN_FOR_SECONDS", 0.0)
+    answers["ipv4only.arpa"] = ["192.0.0.170"]
     found = network(answers)
     found.fetch()
     found.fetch()
     assert found.asked == [HOST, "ipv4only.arpa"] * 2
+
+
+def test_a_resolver_that_fails_is_asked_again_and_what_it_has_shown_is_kept(
+    network: Callable[..., Network], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A moment without a resolver must neither refuse images for an hour nor open what is inside."""
+    now = [1000.0]
+    monkeypatch.setattr(nat64, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    local = "64:ff9b:1:fffe::"
+    answers = {HOST: [f"{local}93.184.215.14"]}
+    found = network(answers)
+    for _ in range(2):
+        with pytest.raises(PermanentError):
+            found.fetch()
+    assert found.asked.count("ipv4only.arpa") == 1, "a resolver that does not answer costs seconds"
+    answers["ipv4only.arpa"] = [f"{local}192.0.0.170"]
+    now[0] += 61
+    assert found.fetch()
+    del answers["ipv4only.arpa"]
+    now[0] += 3601
+    assert found.fetch(), "the prefix of the last answer"
+    answers["ipv4only.arpa"] = ["192.0.0.170"]
+    now[0] += 61
+    with pytest.raises(PermanentError):
+        found.fetch()
 
 
 def test_families_are_tried_in_turn(network: Callable[..., Network]) -> None:

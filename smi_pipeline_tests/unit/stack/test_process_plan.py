@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from smi_pipeline.privileges.processes import Unprivileged
-from smi_pipeline.stack import process_plan
+from smi_pipeline.stack import children, process_plan
 from smi_pipeline.stack.children import Child
 from smi_pipeline.stack.process_plan import LOCATIONS, CodeServers, free_port, is_free, plan
 from smi_pipeline.stack.stack import Stack
@@ -62,6 +62,15 @@ def test_a_free_port_is_none_that_the_system_gives_to_connections(
     for narrow in ("1024 65535", "", "x"):
         range_.write_text(narrow)
         assert is_free(free_port())
+
+
+def test_a_port_of_another_process_of_ours_is_not_given_twice_where_the_system_gives_all_ports_to_connections(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "range").write_text("1024 65535\n")
+    monkeypatch.setattr(process_plan, "_EPHEMERAL_PORTS", tmp_path / "range")
+    almost_all = tuple(port for port in range(1024, 65536) if port % 50 != 1)
+    assert {free_port(besides=almost_all) % 50 for _ in range(5)} == {1}
 
 
 def test_a_port_counts_as_taken_while_somebody_listens_and_not_for_connections_that_have_ended() -> None:
@@ -141,3 +150,26 @@ def test_a_child_whose_port_was_taken_restarts_on_another_one_and_who_has_read_o
         assert said[-1].endswith(f"; its port {planned.ports['gateway']} is taken by another process")
     finally:
         stack.stop()
+
+
+def test_a_process_that_does_not_end_when_it_is_to_be_started_again_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that hangs, or a UI that waits for open pages, would keep the port that it has read."""
+    monkeypatch.setattr(children, "END_SECONDS", 0.5)
+    argv = [sys.executable, "-c", "import signal; signal.signal(15, signal.SIG_IGN); print(flush=True); signal.pause()"]
+    daemon = Child("daemon", argv, os.environ, tmp_path / "log", AsWeAre(tmp_path))
+    ends = time.monotonic() + 20
+    try:
+        daemon.start()
+        while not (tmp_path / "log").read_bytes().endswith(b"\n"):
+            assert time.monotonic() < ends
+        first, began = daemon.pid, time.monotonic()
+        daemon.start_again()
+        while daemon.pid == first:
+            assert time.monotonic() < ends, "it lives on"
+            assert daemon.keep_running() is None, "it is no failure"
+            time.sleep(0.05)
+        assert time.monotonic() - began > 0.5, "it had time to end"
+    finally:
+        daemon.ensure_stopped(0)
