@@ -17,6 +17,7 @@ from smi_pipeline_tests.integration.commands.plugin_orders import (
     REFUNDED,
     ROW,
     UNPAID,
+    everything,
     load,
     paid_at_stripe,
     rows,
@@ -213,15 +214,95 @@ def test_what_stripe_contradicts_is_refused_alone(smi: Smi, shop: Steps, stripe:
     )
     euros = paid_at_stripe(stripe, FAILED | {"job_id": "5" * 32, "stripe_checkout_session_id": "cs_5"}, currency="eur")
     unnoticed = UNPAID | {"stripe_checkout_session_id": "cs_17"}
-    stripe.sessions["cs_17"] = session("paid", "pi_unnoticed")
+    missed = stripe.pay(UNPAID["job_id"], 96)
+    stripe.sessions["cs_17"] = session("paid", missed)
     ran = smi("import-wordpress", write(tmp_path, good, unknown, canceled, euros, unnoticed), "--json")
     assert (ran.code, ran.json["imported"]) == (1, 1)
     assert [(bad["line"], bad["problem"].partition(":")[0]) for bad in ran.json["bad_rows"]] == [
         (3, "Stripe does not know pi_of_a_test"),
         (4, f"is paid, but Stripe says that the payment {canceled['stripe_payment_intent_id']} is canceled"),
         (5, "Stripe has received EUR, not USD"),
-        (6, "Stripe has its payment pi_unnoticed, which the plugin has not noticed"),
+        (6, f"Stripe has its payment {missed}, which the plugin has not noticed"),
     ]
+
+
+@pytest.mark.parametrize("known_by", ["stripe_checkout_session_id", "stripe_payment_intent_id"])
+def test_a_payment_that_the_plugin_has_missed_is_imported_as_refunded_once_it_is_returned(
+    smi: Smi, shop: Steps, stripe: FakePayments, tmp_path: Path, known_by: str
+) -> None:
+    missed = stripe.pay(UNPAID["job_id"], 96)
+    stripe.sessions["cs_17"] = session("paid", missed)
+    path = write(tmp_path, UNPAID | {known_by: "cs_17" if "session" in known_by else missed})
+    assert "refund it in the Stripe dashboard" in smi("import-wordpress", path).err
+    stripe.refund_by_hand(missed, 96)
+    assert smi("import-wordpress", path).out == "1 row: 1 imported, 0 imported before, 0 refused\n"
+    job = shop.job(UNPAID["job_id"])
+    assert (job.status, job.payment_intent_id, job.price_cents) == ("refunded", missed, 96)
+    assert [refund.amount_cents for refund in shop.state.refunds.of_job(job.job_id)] == [96]
+
+
+@pytest.mark.parametrize(
+    ("status", "ends", "imported_as"),
+    [
+        ("completed", "lost", "completed"),
+        ("completed", "won", "completed"),
+        ("completed", "needs_response", "completed"),
+        ("failed", "lost", "refunded"),
+        ("failed", "won", "failed"),
+        ("processing", "lost", "refunded"),
+    ],
+)
+def test_a_dispute_of_a_sale_is_on_record_with_its_task_while_it_is_open(
+    smi: Smi, shop: Steps, stripe: FakePayments, tmp_path: Path, status: str, ends: str, imported_as: str
+) -> None:
+    row = paid_at_stripe(stripe, (ROW if status == "completed" else FAILED) | {"status": status})
+    stripe.dispute(row["stripe_payment_intent_id"], refundable=ends == "won", status=ends)
+    path = write(tmp_path, row)
+    assert smi("import-wordpress", path).code == 0
+    job = shop.job(row["job_id"].replace("-", ""))
+    payment = shop.state.queries.payment(row["stripe_payment_intent_id"])
+    assert payment is not None
+    assert (job.status, payment.dispute) == (imported_as, "open" if ends == "needs_response" else ends)
+    tasks = [(task.kind, task.job_id) for task in shop.state.manual_tasks.opened()]
+    assert tasks == ([("dispute", job.job_id)] if ends == "needs_response" else [])
+    before = everything(shop.state.database.url)
+    assert smi("import-wordpress", path).out.startswith("1 row: 0 imported, 1 imported before")
+    assert everything(shop.state.database.url) == before
+    shop.later(hours=2)
+    shop.everything()
+    compare_payments(shop.ctx)
+    assert stripe.refunds == {}
+
+
+def test_an_order_that_is_open_and_disputed_waits_for_the_bank(
+    smi: Smi, shop: Steps, stripe: FakePayments, tmp_path: Path
+) -> None:
+    row = paid_at_stripe(stripe, FAILED | {"status": "processing"})
+    stripe.dispute(row["stripe_payment_intent_id"], refundable=False)
+    assert "is paid and still open (processing)" in smi("import-wordpress", write(tmp_path, row)).err
+    stripe.dispute(row["stripe_payment_intent_id"], refundable=False, status="lost")
+    assert smi("import-wordpress", write(tmp_path, row)).code == 0
+    assert shop.job(row["job_id"]).status == "refunded"
+
+
+def test_a_dispute_that_was_told_before_the_import_goes_on_with_the_order(
+    smi: Smi, shop: Steps, stripe: FakePayments, tmp_path: Path
+) -> None:
+    row = paid_at_stripe(stripe, ROW)
+    payment_intent = row["stripe_payment_intent_id"]
+    shop.tell("payment_intent.succeeded", {"object": "payment_intent", "id": payment_intent}, ROW["job_id"])
+    body = {"object": "dispute", "id": "dp_1", "payment_intent": payment_intent, "status": "needs_response"}
+    stripe.dispute(payment_intent, refundable=False)
+    shop.tell("charge.dispute.created", body)
+    (task,) = shop.state.manual_tasks.opened()
+    assert "None" not in task.message
+    assert smi("import-wordpress", write(tmp_path, row)).code == 0
+    assert [task.kind for task in shop.state.manual_tasks.opened()] == ["dispute"]
+    shop.tell("charge.dispute.closed", body | {"status": "lost"})
+    payment = shop.state.queries.payment(payment_intent)
+    assert payment is not None
+    assert (payment.role, payment.dispute) == ("order", "lost")
+    assert shop.state.manual_tasks.opened() == []
 
 
 def test_an_import_that_stripe_does_not_answer_goes_on_where_it_was(

@@ -15,11 +15,14 @@ from smi_pipeline_tests.integration.commands.plugin_orders import (
     REFUNDED,
     ROW,
     load,
+    paid_at_stripe,
     rows,
     run,
     write,
 )
 from smi_pipeline_tests.integration.services.databases import empty
+from smi_pipeline_tests.integration.services.steps import Steps
+from smi_pipeline_tests.integration.services.stripe import FakePayments
 
 
 def test_an_upload_keeps_its_path_and_an_attachment_its_post(smi: Smi, database: str, tmp_path: Path) -> None:
@@ -195,3 +198,14 @@ def test_amounts_are_read_in_the_units_of_their_currency(
 def test_a_fraction_of_a_yen_is_refused(smi: Smi, database: str, tmp_path: Path) -> None:
     ran = load(smi, write(tmp_path, ROW), "--currency", "jpy")
     assert (ran.code, "amount_charged is not an amount of money in JPY" in ran.err) == (1, True)
+
+
+def test_a_remark_is_made_once(smi: Smi, shop: Steps, stripe: FakePayments, tmp_path: Path) -> None:
+    row = paid_at_stripe(stripe, ROW)
+    late = {"created_at": "2026-03-29 01:59:00", "paid_at": "2026-03-29 02:30:00"}
+    later = {"processing_started_at": "2026-03-29 03:32:00", "completed_at": "2026-03-29 03:33:00"}
+    assert smi("import-wordpress", write(tmp_path, row | late | later), "--time-zone", "Europe/Berlin").code == 0
+    ((remark,),) = rows(
+        shop.state.database.url, "SELECT details ->> 'remark' FROM smi.job_events WHERE details ? 'remark'"
+    )
+    assert remark == "paid_at 2026-03-29 02:30:00 does not exist in the time zone Europe/Berlin"
