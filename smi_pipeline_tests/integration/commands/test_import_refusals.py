@@ -96,3 +96,31 @@ def test_what_is_no_export_is_refused(smi: Smi, database: str, tmp_path: Path, c
     ran = load(smi, path)
     assert ran.code == 1
     assert words in ran.err
+
+
+def test_a_row_with_damaged_bytes_is_refused_alone(smi: Smi, database: str, tmp_path: Path) -> None:
+    reason, refused = "größer als erlaubt", tmp_path / "refused.csv"
+    path = write(tmp_path, ROW, REFUNDED | {"refund_reason": reason}, FAILED | {"refund_reason": reason})
+    path.write_bytes(path.read_bytes().replace("ö".encode(), b"\xf6", 1))
+    ran = load(smi, path, "--refused", str(refused))
+    assert ran.out == "3 rows: 2 imported, 0 imported before, 1 refused\n"
+    assert "line 3: has bytes that are no text" in ran.err
+    assert "gr?ßer" in refused.read_text()
+    assert rows(database, "SELECT reason_text FROM smi.upscale_jobs WHERE status = 'failed'") == [(reason,)]
+
+
+def test_an_export_that_was_cut_off_loses_no_row_but_the_last(smi: Smi, database: str, tmp_path: Path) -> None:
+    path = write(tmp_path, ROW, FAILED, REFUNDED | {"refund_reason": "größer"})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.index("ö".encode()) + 1])
+    ran = load(smi, path)
+    assert ran.out == "3 rows: 2 imported, 0 imported before, 1 refused\n"
+    assert "line 4: has " in ran.err
+
+
+def test_a_file_for_refused_rows_that_cannot_be_written_is_named_before_the_import(
+    smi: Smi, database: str, tmp_path: Path
+) -> None:
+    ran = load(smi, write(tmp_path, ROW), "--refused", str(tmp_path / "missing" / "refused.csv"))
+    assert (ran.code, "there is no folder" in ran.err) == (2, True)
+    assert rows(database, "SELECT count(*) FROM smi.upscale_jobs") == [(0,)]
