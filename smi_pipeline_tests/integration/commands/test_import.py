@@ -71,7 +71,7 @@ def test_the_recorded_payment_can_be_refunded_by_an_operator(
     assert shop.job("1" * 32).status == "refunded"
 
 
-def test_an_import_that_is_killed_goes_on_where_it_was(
+def test_an_import_that_is_interrupted_goes_on_where_it_was(
     smi: Smi, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path, ROW, FAILED, REFUNDED)
