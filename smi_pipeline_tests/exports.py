@@ -52,6 +52,11 @@ def wp_cli(names: Sequence[str], rows: Sequence[Row]) -> bytes:
     return "".join("\t".join(map(cell, row)) + "\n" for row in [names, *rows]).encode()
 
 
+def power_shell(names: Sequence[str], rows: Sequence[Row]) -> bytes:
+    """The same on Windows, whose shell writes what a program puts out in an encoding and with line ends of its own."""
+    return wp_cli(names, rows).decode().replace("\n", "\r\n").encode("utf-16")
+
+
 def into_outfile(rows: Sequence[Row], *, separator: str = "\t", enclosed: str = "") -> bytes:
     """`SELECT … INTO OUTFILE` (select_export::send_data of sql/sql_class.cc): no names of columns."""
     special = re.compile("[" + re.escape("\\\n" + (enclosed or separator)) + "]")

@@ -5,6 +5,7 @@ older default; `SELECT … INTO OUTFILE` puts a backslash before separators, lin
 the mysql client, which `wp db query` calls, writes tabs, line ends and backslashes as \\t, \\n and \\\\.
 """
 
+import codecs
 import csv
 import io
 import re
@@ -25,11 +26,21 @@ _NO_TABLES = {
     b"\x1f\x8b": "is compressed: unpack it first",
 }
 _NO_ROWS = {
-    r"--|/\*|INSERT |CREATE |SET ": "is an SQL dump: export the table as CSV with the names of the columns",
+    r"--|/\*|#|(?:BEGIN|CREATE|DROP|INSERT|LOCK|REPLACE|SET|START|USE)\b": (
+        "is an SQL dump: export the table as CSV with the names of the columns"
+    ),
     r"<": "is HTML or XML: export the table as CSV with the names of the columns",
     r"[\[{]": "is JSON: export the table as CSV with the names of the columns",
     r"\+-": "is a table drawn for the screen: write the query's output into a file (`wp db query … > FILE`)",
 }
+
+_UNREADABLE = "\udcff"  # stands for bytes that are no text; no text holds it
+codecs.register_error("smi-unreadable", lambda error: (_UNREADABLE, error.end))  # type: ignore[attr-defined]
+_NO_TEXT = "has bytes that are no text: was the export cut off there, or does --encoding name another encoding?"
+_CSV_PROBLEMS = (  # of the csv module, in words of people
+    (r"unexpected end of data|field larger", "a quote is opened and never closed"),
+    (r".* expected after", "a quote within a value is not doubled, or a quote is never closed"),
+)
 
 
 class Record(NamedTuple):
@@ -62,14 +73,17 @@ def read(
     A row that cannot be read has its problem and takes no other with it. Raises RefusedError when it is not an export
     of the table, or when it can be read in two ways and `encoding` or `format` does not say which."""
     lines, plain = _lines(content, encoding, format, headless=bool(columns))
-    skipped, delimiters = 0, _DELIMITERS
+    skipped, delimiters = next((n for n, line in enumerate(lines) if line.strip()), 0), _DELIMITERS
+    lines = lines[skipped:]
     if lines and (separator := re.fullmatch(r'"?sep=(.)"?\s*', lines[0], re.IGNORECASE)):  # a line for Excel
-        skipped, delimiters, lines = 1, separator[1], lines[1:]
+        skipped, delimiters, lines = skipped + 1, separator[1], lines[1:]
     first = lines[0] if lines else ""
+    plain = plain and not first.startswith('"')
+    quoted = any(re.search(r'(?:^|\t)"', line) for line in lines)
     readings = [
         reading
         for delimiter in delimiters
-        for each in ([format] if format else _formats(delimiter, plain=plain and not first.startswith('"')))
+        for each in ([format] if format else _formats(delimiter, plain=plain, quoted=quoted))
         if (reading := _reading(lines, _Dialect(each, delimiter), columns, required, skipped))
     ]
     if not readings:
@@ -104,13 +118,16 @@ def _lines(content: bytes, encoding: str | None, format: str | None, *, headless
     except LookupError:
         raise RefusedError(f"{encoding!r} is no encoding that is known here") from None
     except UnicodeDecodeError as error:
-        if encoding or marked:
-            raise RefusedError(f"the file is not {encoding or marked} text (byte {error.start})") from None
-        line = content.count(b"\n", 0, error.start) + 1
-        raise RefusedError(
-            f"line {line} is not UTF-8 text; name the encoding, such as --encoding cp1252 (Excel on Windows in Western "
-            "Europe and America), or save the file as \u201cCSV UTF-8\u201d"
-        ) from None
+        text = content.decode(encoding or marked or "utf-8", "smi-unreadable").removeprefix("\ufeff")
+        if not headless and _UNREADABLE in text.partition("\n")[0]:
+            raise RefusedError(f"the file is not {encoding or marked or 'UTF-8'} text (byte {error.start})") from None
+        # Only some rows are damaged if it is said what the file is, or if other letters show it, or only its end is.
+        if not (encoding or marked or error.end == len(content) or not text.replace(_UNREADABLE, "").isascii()):
+            line = content.count(b"\n", 0, error.start) + 1
+            raise RefusedError(
+                f"line {line} is not UTF-8 text; name the encoding, such as --encoding cp1252 (Excel on Windows in "
+                "Western Europe and America), or save the file as \u201cCSV UTF-8\u201d"
+            ) from None
     first, end, _ = text.partition("\n")
     plain = bool(end) and not marked and (headless or not first.endswith("\r"))
     # A lone \r is part of a value there. Python's other line breaks (form feed, U+2028) always are.
@@ -118,10 +135,12 @@ def _lines(content: bytes, encoding: str | None, format: str | None, *, headless
     return list(io.StringIO(text, newline="\n" if unix else "")), plain
 
 
-def _formats(delimiter: str, *, plain: bool) -> Sequence[str]:
+def _formats(delimiter: str, *, plain: bool, quoted: bool) -> Sequence[str]:
     """Return the formats to try. Of files with tabs, Excel's have quotes, a byte order mark or the line ends of
-    Windows."""
-    return ("mysql", "outfile") if delimiter == "\t" and plain else _ENCLOSED
+    Windows; the last two are also added to the output of the mysql client by PowerShell."""
+    if delimiter != "\t":
+        return _ENCLOSED
+    return ("mysql", "outfile") if plain else _ENCLOSED if quoted else (_ENCLOSED[0], "mysql")
 
 
 def _reading(
@@ -147,7 +166,8 @@ def _reading(
             if not problem and any(cell.strip() for cell in cells) and len(cells) != len(names):
                 problem = f"has {len(cells)} columns instead of {len(names)}"
             if problem or any(cell.strip() for cell in cells):
-                records.append(Record(start + 1 + skipped, cells, problem))
+                damaged = _NO_TEXT if any(_UNREADABLE in cell for cell in cells) else None
+                records.append(Record(start + 1 + skipped, cells, problem or damaged))
             start += 1 if problem else found.height
             if problem:
                 break  # a quote that is never closed must not swallow the rows behind it
@@ -182,7 +202,8 @@ def _enclosed(lines: list[str], start: int, dialect: _Dialect) -> Iterator[_Foun
         except StopIteration:
             return
         except (csv.Error, _Unknown) as error:
-            yield _Found(1, [lines[start + before].rstrip("\r\n")], f"cannot be read as CSV: {error}")
+            why = next((words for found, words in _CSV_PROBLEMS if re.match(found, str(error))), str(error))
+            yield _Found(1, [lines[start + before].rstrip("\r\n")], f"cannot be read as CSV: {why}")
             return
         yield _Found(reader.line_num - before, cells)
         before = reader.line_num

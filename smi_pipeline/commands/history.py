@@ -88,6 +88,8 @@ def import_wordpress(
         raise click.BadParameter(str(error), param_hint="--currency") from None
     if refused_file and refused_file.exists():
         raise click.BadParameter(f"{refused_file} exists already", param_hint="--refused")
+    if refused_file and not refused_file.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {refused_file.parent}", param_hint="--refused")
     export = exports.read(
         file.read_bytes(),
         required=REQUIRED,

@@ -123,7 +123,7 @@ def write_refused(path: Path, export: Export, problems: Sequence[tuple[int, str]
     """Write the refused rows as CSV with their reasons. They hold addresses: nobody else may read the file."""
     cells = {record.line: record.cells for record in export.records}
     path.touch(0o600, exist_ok=False)
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         width = len(export.names) - 2 * (export.names[-2:] == _WHY)  # it may be such a file itself
         writer.writerow([*export.names[:width], *_WHY])

@@ -18,10 +18,11 @@ from smi_pipeline.commands.exports import NULLS, Export
 from smi_pipeline.core import pricing, reasons
 from smi_pipeline.core.currencies import minimum_charge, to_smallest
 from smi_pipeline.core.errors import RefusedError
-from smi_pipeline.core.vocabulary import Status
+from smi_pipeline.core.vocabulary import DisputeState, Status
 from smi_pipeline.formatting import safe_stem
 from smi_pipeline.services.past_sales import PastSale
-from smi_pipeline.state.imported_jobs import HistoricJob, HistoricRefund
+from smi_pipeline.services.refund import DISPUTE_STATES
+from smi_pipeline.state.imported_jobs import HistoricDispute, HistoricJob, HistoricRefund
 
 REQUIRED = ("job_id", "image_url", "resolution", "email", "status", "created_at")
 TIMES = (
@@ -122,7 +123,7 @@ class Order:
         created = self._time("created_at", site)
         assert created is not None
         paid_at = self._time("paid_at", site, after=created)
-        if self.paid:  # older versions do not store when
+        if self.paid or sale:  # older versions do not store when
             paid_at = (sale and sale.payment.paid_at) or paid_at or created
         charged = self._smallest("amount_charged", currency)
         received = sale.payment.amount_received_cents if sale else charged
@@ -136,7 +137,8 @@ class Order:
         ended = failed or updated
         refunds = self._refunds(site, sale, price or 0, ended) if paid_at else ()
         back = sum(refund.amount_cents for refund in refunds)
-        status = self._status(paid=paid_at is not None, refunded=bool(back) and back >= (received or 0))
+        returned = sale.returned_in_full if sale else bool(back) and back >= (received or 0)
+        status = self._status(paid=paid_at is not None, refunded=returned)
         credits, scale = self._whole("credits_used", _MOST_CREDITS), int(row["resolution"][0])
         width, height = self._size(scale, credits)
         reason = {Status.REFUNDED: reasons.REFUNDED_OUTSIDE, Status.FAILED: reasons.UPSCALE_FAILED}.get(status)
@@ -169,13 +171,14 @@ class Order:
             completed_at=(completed or updated) if status is Status.COMPLETED else None,
             failed_at=ended if status in (Status.FAILED, Status.REFUNDED) else None,
             refunds=refunds,
+            disputes=_disputes(sale),
             external_id=self._external_id(),
             credits=credits,
             reason_code=reason,
             reason_text=row.get("refund_reason")
             or row.get("failure_reason")
             or (reason and reasons.FOR_CUSTOMER[reason]),
-            remark="; ".join(self.remarks) or None,
+            remark="; ".join(dict.fromkeys(self.remarks)) or None,
         )
 
     def _status(self, *, paid: bool, refunded: bool) -> Status:
@@ -280,3 +283,14 @@ class Order:
         if not re.fullmatch(r"[0-9]{1,19}", self.row[name]) or int(self.row[name]) > largest:
             raise RefusedError(f"{name} is not a whole number" + (f" up to {largest:,}" if largest < 2**63 - 1 else ""))
         return int(self.row[name])
+
+
+def _disputes(sale: PastSale | None) -> tuple[HistoricDispute, ...]:
+    return tuple(
+        HistoricDispute(
+            state=DISPUTE_STATES.get(dispute.status, DisputeState.OPEN),
+            began=dispute.created_at,
+            appeal=dispute.status.startswith("appeal_"),
+        )
+        for dispute in (sale.disputes if sale else ())
+    )

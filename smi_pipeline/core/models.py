@@ -148,6 +148,14 @@ class StripeRefund:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StripeDispute:
+    """A dispute as Stripe holds it now. `status` is Stripe's word, empty if it says none."""
+
+    status: str
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckoutRequest:
     """One Checkout session to be opened. `expires_at` must lie 30 minutes to 24 hours ahead by Stripe's clock."""
 

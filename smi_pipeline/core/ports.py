@@ -15,6 +15,7 @@ from smi_pipeline.core.models import (
     Queue,
     RenderedMail,
     StoredFile,
+    StripeDispute,
     StripeEvent,
     StripePayment,
     StripeRefund,
@@ -82,6 +83,9 @@ class PaymentsPort(Protocol):
 
     def refunds_of(self, payment_intent_id: str) -> list[StripeRefund]:
         """Return all refunds of a payment, whoever made them."""
+
+    def disputes_of(self, payment_intent_id: str) -> list[StripeDispute]:
+        """Return all disputes of a payment, the oldest first."""
 
     def parse_webhook(self, body: bytes, signature: str) -> StripeEvent:
         """Verify the signature over the raw body (300 s tolerance). Raises RefusedError (400)."""

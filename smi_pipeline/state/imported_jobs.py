@@ -12,6 +12,7 @@ from smi_pipeline.core.errors import RefusedError
 from smi_pipeline.core.vocabulary import (
     RETURNED,
     UNSUCCESSFUL_REFUNDS,
+    DisputeState,
     ManualTaskKind,
     Outcome,
     PaymentRole,
@@ -23,6 +24,7 @@ from smi_pipeline.core.vocabulary import (
 )
 from smi_pipeline.state import transitions
 from smi_pipeline.state.database import Aggregate, Transaction, in_
+from smi_pipeline.state.disputes import apply_dispute
 from smi_pipeline.state.manual_tasks import close_task
 from smi_pipeline.state.payment_rows import NO_REFUND_OF_OURS
 from smi_pipeline.state.refund_updates import assign_refunds
@@ -42,6 +44,15 @@ class HistoricRefund:
         """Its state here: a word that is not known means that the money is on its way."""
         known = (RefundState.SUCCEEDED, *UNSUCCESSFUL_REFUNDS)
         return RefundState(self.status) if self.status in known else RefundState.PENDING
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoricDispute:
+    """A dispute of the payment as it is now. `appeal`: a lost one is fought on."""
+
+    state: DisputeState
+    began: datetime | None
+    appeal: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +88,7 @@ class HistoricJob:
     completed_at: datetime | None
     failed_at: datetime | None
     refunds: tuple[HistoricRefund, ...]
+    disputes: tuple[HistoricDispute, ...]
     external_id: str | None
     credits: int | None
     reason_code: str | None
@@ -85,8 +97,9 @@ class HistoricJob:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The fields as parameters of a statement, without `refunds`."""
-        found = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "refunds"}
+        """The fields as parameters of a statement, without `refunds` and `disputes`."""
+        names = {each.name for each in fields(self)} - {"refunds", "disputes"}
+        found = {name: getattr(self, name) for name in names}
         return found | {"status": str(self.status)}
 
 
@@ -203,6 +216,9 @@ def _insert_rest(tx: Transaction, job: HistoricJob, actor: str) -> None:
         )
     for refund in job.refunds if job.payment_intent_id else ():
         _insert_refund(tx, job, refund, actor)
+    for dispute in job.disputes:
+        if job.payment_intent_id:
+            apply_dispute(tx, job.payment_intent_id, dispute.state, dispute.began, actor=actor, appeal=dispute.appeal)
     if job.external_id:
         recorded = tx.run(
             """INSERT INTO smi.submissions (job_id, round, state, external_id, created_at, accepted_at, finished_at,

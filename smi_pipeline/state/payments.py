@@ -11,19 +11,19 @@ from smi_pipeline.core.vocabulary import DisputeState, ManualTaskKind, PaymentRo
 from smi_pipeline.formatting import money, told_money
 from smi_pipeline.state import transitions
 from smi_pipeline.state.database import Aggregate, Row, Transaction
+from smi_pipeline.state.disputes import apply_dispute
 from smi_pipeline.state.emails import claim_unaddressed
 from smi_pipeline.state.imported_jobs import take_payment
-from smi_pipeline.state.job_rows import take_address, touch
+from smi_pipeline.state.job_rows import take_address
 from smi_pipeline.state.manual_tasks import close_task, open_task
 from smi_pipeline.state.payment_rows import (
     assign_unmatched,
     insert_payment,
     lock_job_of,
-    record_dispute,
     update_payment,
 )
 from smi_pipeline.state.pending_refunds import create_pending_refund
-from smi_pipeline.state.refund_updates import assign_refunds, resume_owed_refund
+from smi_pipeline.state.refund_updates import assign_refunds
 from smi_pipeline.state.webhook_inbox import record_event_once
 
 
@@ -88,24 +88,7 @@ class Payments(Aggregate):
             if not record_event_once(tx, *event, "dispute"):
                 return False
             lock_job_of(tx, payment_intent_id)
-            row = record_dispute(tx, payment_intent_id, state, began, appeal=appeal)
-            if row is None:
-                return False
-            tx.audit(row["job_id"], f"dispute_{state}", actor=actor, payment_intent=payment_intent_id)
-            resume_owed_refund(tx, payment_intent_id)
-            touch(tx, row["job_id"])
-            if row["dispute"] != DisputeState.OPEN:
-                close_task(tx, kind=ManualTaskKind.DISPUTE, subject=payment_intent_id, actor=actor)
-            else:
-                open_task(
-                    tx,
-                    kind=ManualTaskKind.DISPUTE,
-                    subject=payment_intent_id,
-                    job_id=row["job_id"],
-                    message=f"The customer of job {row['job_id']} disputes the payment {payment_intent_id}.",
-                    next_step="Answer it in the Stripe dashboard before its due date.",
-                )
-            return True
+            return apply_dispute(tx, payment_intent_id, state, began, actor=actor, appeal=appeal)
 
 
 def _role(job: Row | None, facts: StripePayment) -> PaymentRole:

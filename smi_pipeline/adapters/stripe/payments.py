@@ -23,6 +23,7 @@ from smi_pipeline.core.models import (
     BalanceTransaction,
     CheckoutRequest,
     CheckoutSession,
+    StripeDispute,
     StripeEvent,
     StripePayment,
     StripeRefund,
@@ -181,8 +182,23 @@ class StripePayments:
         )
 
     def _refundable(self, payment_intent_id: str) -> bool:
+        return all(leaves_refundable(dispute) for dispute in self._disputes(payment_intent_id))
+
+    def disputes_of(self, payment_intent_id: str) -> list[StripeDispute]:
+        """Return all disputes of a payment, the oldest first."""
+        with translated():
+            found = [
+                StripeDispute(
+                    status=_word(dispute.get("status")),
+                    created_at=_moment(dispute["created"]) if dispute.get("created") else None,
+                )
+                for dispute in self._disputes(payment_intent_id)
+            ]
+        return found[::-1]  # Stripe lists the newest first
+
+    def _disputes(self, payment_intent_id: str) -> Iterator[dict[str, Any]]:
         disputes = self._client.v1.disputes.list({"payment_intent": payment_intent_id, "limit": _PAGE})
-        return all(leaves_refundable(dispute.to_dict()) for dispute in _all_pages(disputes))
+        return (dispute.to_dict() for dispute in _all_pages(disputes))
 
     # -- refunds -------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from smi_pipeline.core.errors import (
     SmiError,
     UnreadableError,
 )
-from smi_pipeline.core.models import CheckoutRequest, CheckoutSession, StripePayment, StripeRefund
+from smi_pipeline.core.models import CheckoutRequest, CheckoutSession, StripeDispute, StripePayment, StripeRefund
 from smi_pipeline_tests.contract.adapters.conftest import ScriptedServer
 
 KEY = "sk_test_0123456789abcdef"
@@ -231,6 +231,16 @@ def test_a_fee_that_is_not_there_yet_or_without_the_amount_that_it_is_of_is_unkn
 )
 def test_which_disputes_keep_a_charge_from_being_refunded(status: str, said: bool | None, refundable: bool) -> None:
     assert leaves_refundable({"status": status, "is_charge_refundable": said}) is refundable
+
+
+def test_disputes_are_listed_with_the_oldest_first(server: ScriptedServer) -> None:
+    dispute = {"object": "dispute", "id": "dp_1", "created": 1767225600, "status": "lost"}
+    server.says(200, listed({"object": "dispute", "id": "dp_2", "status": "needs_response"}, dispute))
+    assert client_of(server).disputes_of("pi_1") == [
+        StripeDispute(status="lost", created_at=datetime(2026, 1, 1, tzinfo=UTC)),
+        StripeDispute(status="needs_response"),
+    ]
+    assert server.requests[0].path == "/v1/disputes?payment_intent=pi_1&limit=100"
 
 
 def test_a_payment_is_refundable_only_if_every_dispute_of_it_allows(server: ScriptedServer) -> None:

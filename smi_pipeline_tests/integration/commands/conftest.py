@@ -14,6 +14,7 @@ from smi_pipeline.stack.process_plan import free_port
 from smi_pipeline.state.embedded import EmbeddedPostgres
 from smi_pipeline_tests.integration.services.databases import empty, shared_database
 from smi_pipeline_tests.integration.services.steps import Steps
+from smi_pipeline_tests.integration.services.stripe import FakePayments
 
 
 class Ran(NamedTuple):
@@ -73,6 +74,13 @@ def shop(monkeypatch: pytest.MonkeyPatch, database: str) -> Iterator[Steps]:
     monkeypatch.setattr("smi_pipeline.wiring.build_context", lambda settings, **_: shop.ctx)
     yield shop
     shop.close()
+
+
+@pytest.fixture
+def stripe(shop: Steps, monkeypatch: pytest.MonkeyPatch) -> FakePayments:
+    """A Stripe account that the commands ask."""
+    monkeypatch.setenv("STRIPE_API_KEY", "sk_test_1")
+    return shop.payments
 
 
 @pytest.fixture(scope="package")

@@ -15,7 +15,7 @@ from smi_pipeline.services.reconciliation.stripe_payments import compare_payment
 from smi_pipeline.settings import Settings
 from smi_pipeline.wiring import build_context
 from smi_pipeline_tests.integration.commands.conftest import Smi
-from smi_pipeline_tests.integration.commands.test_import import FAILED, ROW, rows, write
+from smi_pipeline_tests.integration.commands.plugin_orders import FAILED, ROW, rows, write
 
 
 @pytest.fixture

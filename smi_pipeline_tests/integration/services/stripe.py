@@ -6,7 +6,14 @@ from dataclasses import replace
 from datetime import datetime
 
 from smi_pipeline.core.errors import NotFound, PermanentError
-from smi_pipeline.core.models import CheckoutRequest, CheckoutSession, StripeEvent, StripePayment, StripeRefund
+from smi_pipeline.core.models import (
+    CheckoutRequest,
+    CheckoutSession,
+    StripeDispute,
+    StripeEvent,
+    StripePayment,
+    StripeRefund,
+)
 from smi_pipeline_tests.integration.services.outside import Outside
 
 
@@ -21,6 +28,7 @@ class FakePayments(Outside):
         self.by_key: dict[str, tuple[str, int]] = {}
         self.keys: list[str] = []
         self.sessions: dict[str, CheckoutSession] = {}
+        self.disputes: dict[str, list[StripeDispute]] = {}
         self.events: list[StripeEvent] = []
         self.refund_status = "succeeded"
         self.refusals: deque[Exception] = deque()
@@ -41,8 +49,9 @@ class FakePayments(Outside):
         )
         return payment_intent
 
-    def dispute(self, payment_intent: str, *, refundable: bool) -> None:
+    def dispute(self, payment_intent: str, *, refundable: bool, status: str = "needs_response") -> None:
         """The bank is asked for the money back, or has decided."""
+        self.disputes[payment_intent] = [StripeDispute(status=status)]
         self.intents[payment_intent] = replace(self.intents[payment_intent], disputed=True, refundable=refundable)
 
     def refund_by_hand(self, payment_intent: str, amount_cents: int, status: str = "succeeded") -> StripeRefund:
@@ -167,6 +176,10 @@ class FakePayments(Outside):
     def refunds_of(self, payment_intent_id: str) -> list[StripeRefund]:
         self.called("payments.refunds_of")
         return self.refunds_in(payment_intent_id)
+
+    def disputes_of(self, payment_intent_id: str) -> list[StripeDispute]:
+        self.called("payments.disputes_of")
+        return self.disputes.get(payment_intent_id, [])
 
     def parse_webhook(self, body: bytes, signature: str) -> StripeEvent:
         raise AssertionError("services are given events that were read already")

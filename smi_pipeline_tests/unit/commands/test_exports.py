@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from smi_pipeline.commands.exports import NULLS, Export, Record, read
 from smi_pipeline.commands.wordpress import REQUIRED
 from smi_pipeline.core.errors import RefusedError
-from smi_pipeline_tests.exports import TABLE, WRITERS, Row, Writer, into_outfile, wp_cli
+from smi_pipeline_tests.exports import TABLE, WRITERS, Row, Writer, into_outfile, power_shell, wp_cli
 
 TRICKY = "\"'\\,;\t\n\r|NnNtr0=-+@ aäßह😀"
 NAMES = ["id", *REQUIRED, "refund_reason"]
@@ -78,8 +78,8 @@ def lines(*rows: str) -> bytes:
 @pytest.mark.parametrize(
     ("bad", "problem"),
     [
-        ('2,"never closed,x', "cannot be read as CSV"),
-        ('2,"closed" too early,x', "cannot be read as CSV"),
+        ('2,"never closed,x', "cannot be read as CSV: a quote within a value is not doubled, or a quote is never"),
+        ('2,"closed" too early,x', "cannot be read as CSV: a quote within a value is not doubled"),
         ("2,too,few", "has 3 columns instead of 8"),
         (GOOD.format("2") + ",,,x", "has 11 columns instead of 8"),
         ('2,"two\nlines",too few', "has 3 columns"),
@@ -93,9 +93,22 @@ def test_a_row_that_cannot_be_read_takes_no_other_with_it(bad: str, problem: str
     assert problem in str(first.problem)
 
 
+def test_a_quote_that_is_never_closed_is_named_as_such() -> None:
+    export = parse(lines(GOOD.format("a"), '2,"cut off'))
+    assert export.records[-1].problem == "cannot be read as CSV: a quote is opened and never closed"
+
+
+@pytest.mark.parametrize("options", [{}, {"encoding": "utf-8"}])
+def test_bytes_that_are_no_text_keep_out_their_row_alone(options: dict[str, Any]) -> None:
+    content = lines(GOOD.format("\xe4"), GOOD.format('"two\nlines ?"'), GOOD.format("c")).replace(b"?", b"\xe4")
+    export = parse(content, **options)
+    assert [(record.line, bool(record.problem)) for record in export.records] == [(2, False), (3, True), (5, False)]
+
+
 def test_rows_are_counted_as_an_editor_counts_lines() -> None:
-    export = parse(lines("", GOOD.format('"a\nb"'), ",,,,,,,", GOOD.format("c")))
-    assert [(record.line, record.cells[1]) for record in export.records] == [(3, "a\nb"), (6, "c")]
+    content = lines("", GOOD.format('"a\nb"'), ",,,,,,,", GOOD.format("c"))
+    assert [(record.line, record.cells[1]) for record in parse(content).records] == [(3, "a\nb"), (6, "c")]
+    assert [record.line for record in parse(b"\n\r\n" + content).records] == [5, 8]
 
 
 def test_the_line_for_excel_names_the_separator() -> None:
@@ -116,13 +129,16 @@ def test_empty_columns_that_excel_adds_are_left_out() -> None:
         (b"1,2\n", {"columns": ["id"]}, "--columns must name the columns of wp_smi_jobs; missing: job_id"),
         (lines(), {"columns": NAMES}, "leave --columns out"),
         (lines("1,\xe4").replace(b"\xc3\xa4", b"\xe4"), {}, "line 2 is not UTF-8 text; name the encoding"),
-        (lines("1,\xe4"), {"encoding": "ascii"}, "is not ascii text"),
+        (HEAD.encode() + b",\xe4\n", {"encoding": "ascii"}, "is not ascii text"),
         (lines(), {"encoding": "klingon"}, "'klingon' is no encoding"),
         (HEAD.encode("utf-16-le"), {}, "--encoding utf-16-le"),
         (b"PK\x03\x04...", {}, "a workbook"),
         (b"\xd0\xcf\x11\xe0...", {}, "an Excel workbook"),
         (b"\x1f\x8b...", {}, "compressed"),
         (b"-- phpMyAdmin SQL Dump\nINSERT INTO `wp_smi_jobs` ...", {}, "an SQL dump"),
+        (b"\n# MySQL dump\n", {}, "an SQL dump"),
+        (b"DROP TABLE IF EXISTS `wp_smi_jobs`;\n", {}, "an SQL dump"),
+        (b"/*M!999999\\- enable the sandbox mode */\n-- MariaDB dump", {}, "an SQL dump"),
         (b'[{"type":"header"}]', {}, "JSON"),
         (b"<table><tr><td>job_id", {}, "HTML"),
         (b"+----+--------+\n| id | job_id |\n", {}, "drawn for the screen"),
@@ -157,3 +173,12 @@ def test_the_escapes_of_the_mysql_client_are_undone() -> None:
     row = ["1", "a\tb\nc\\d", *[""] * (len(TABLE) - 2)]
     (record,) = parse(wp_cli(TABLE, [row])).records
     assert record.cells[1] == "a\tb\nc\\d"
+
+
+def test_what_power_shell_makes_of_the_mysql_client_is_read_or_asked_for() -> None:
+    plain = ["1", 'says "no"', *["NULL"] * (len(TABLE) - 2)]
+    assert given_back(parse(power_shell(TABLE, [plain]))) == [[counted(value) for value in plain]]
+    path = ["1", "C:\\new", *[""] * (len(TABLE) - 2)]
+    with pytest.raises(RefusedError, match="mysql if"):
+        parse(power_shell(TABLE, [path]))
+    assert parse(power_shell(TABLE, [path]), format="mysql").records[0].cells[1] == "C:\\new"
