@@ -54,6 +54,7 @@ class Options:
     default_currency: str = _of("stripe", "usd", "default currency of the account (default %(default)s)")
     smtp_user: str = _of("mail", "", "user name that the mail server requires (default: no login)")
     smtp_password: str = _of("mail", "")
+    smtp_old_password: str = _of("mail", "", "another password that the mail server takes, until it is replaced")
     greylist_seconds: float = _of("mail", 0.0, "seconds for which the mail server refuses a new recipient with 450")
     smtp_senders: str = _of("mail", "", "addresses that may send, by commas (default: all)", setting="senders")
     smtputf8: int = _of("mail", 1, "1: the mail server takes addresses beyond ASCII; 0: it does not")

@@ -122,7 +122,7 @@ class Breakers(Aggregate):
                           message = :message, next_step = :next_step WHERE name = :name""",
                 name=name,
                 message=message[:300],
-                next_step=f"Close it when the work is done: smi breakers close {name}",
+                next_step=f"Close it when the work is done: smi breakers close {name} REASON",
             )
             tx.audit(None, "breaker_opened", actor=actor, breaker=name, message=message[:300])
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from smi_pipeline.core.backoff import mail_retry_seconds
+from smi_pipeline.core.backoff import MAIL_PAUSES, mail_retry_seconds
 from smi_pipeline.core.errors import LeaseLost
 from smi_pipeline.core.faults import MAIL, Failure, Scope
 from smi_pipeline.core.models import Email
@@ -27,8 +27,9 @@ _NOT_TAKEN = f"""state = '{EmailState.CLAIMED}', lease_id = NULL, lease_until = 
 """SQL: a mail that was certainly not accepted is due again."""
 
 
-GIVE_UP_AFTER = timedelta(days=1)
-"""How long a mail is tried that is refused for the time being."""
+GIVE_UP_AFTER, FEWEST_REFUSALS = timedelta(days=1), len(MAIL_PAUSES)
+"""How long a mail is tried that is refused for the time being, and how often at least: while the server refused the
+shop, or nothing ran, it was not tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,10 +246,11 @@ class Emails:
             return self._try_again(tx, email, lease_id, error=failure.message, actor=actor)
 
     def _try_again(self, tx: Transaction, email: Email, lease_id: str, *, error: str, actor: str) -> float | None:
-        """Make a refused mail, whose row is locked under its lease, due again. Return None when a day is over."""
+        """Make a refused mail, whose row is locked under its lease, due again. Return None when a day of tries is
+        over."""
         now: datetime = tx.value("SELECT smi.now()")
         since = email.refused_since or now
-        if now - since >= GIVE_UP_AFTER:
+        if now - since >= GIVE_UP_AFTER and email.refusals + 1 >= FEWEST_REFUSALS:
             why = f"refused {email.refusals + 1} times in {duration((now - since).total_seconds())}: {error}"
             self._fail(tx, email, lease_id, why=why, actor=actor, not_taken=True)
             return None

@@ -34,8 +34,9 @@ class Call:
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
     """A fault for one run. `calls` last for `minutes` and begin when `after` orders have ended; `always` from the
-    start to the end. `single`: a fault of single orders, which may open nothing for longer than one probe. `bad`:
-    numbers of the orders that may be refunded besides. `breakers`: the only ones that may open. `tasks`: kinds of
+    start to the end. `single`: a fault of single orders, which may open nothing for longer than one probe. `told_once`:
+    a fault that loses nobody and no mail; one breaker opens once. `bad`: numbers of the orders that may be refunded
+    besides. `breakers`: the only ones that may open. `tasks`: kinds of
     manual tasks that are right."""
 
     calls: Sequence[Call]
@@ -44,6 +45,7 @@ class Drawn:
     always: Sequence[Call] = ()
     bad: frozenset[int] = frozenset()
     single: bool = False
+    told_once: bool = False
     breakers: frozenset[str] = frozenset()
     tasks: frozenset[str] = frozenset()
     orders: int = ORDERS
@@ -159,7 +161,35 @@ def sources(chance: Chance) -> dict[str, Any]:
     return {"calls": [call], "breakers": _ANY_SOURCE}
 
 
+_QUOTAS = (
+    (550, "5.4.5 Daily user sending limit exceeded"),
+    (454, "Throttling failure: Daily message quota exceeded."),
+    (552, "Message would take you over your relay quota of 500 Current quota used: 500"),
+    (451, "You have exceeded your messaging limits"),
+    (550, "Domain shop.example has exceeded the max emails per hour (150/150 (100%)) allowed. Message discarded."),
+)
+_LOGINS = (
+    (535, "5.7.8 Username and password not accepted"),
+    (535, "5.7.139 Authentication unsuccessful, basic authentication is disabled"),
+    (534, "5.7.9 Application-specific password required"),
+    (454, "4.7.0 Temporary authentication failure"),
+)
+
+
+def mail_account(chance: Chance) -> dict[str, Any]:
+    """The mail server refuses the shop's login, or says at some stage that a quota is used up."""
+    quota = (*chance.choice(_QUOTAS), chance.choice(("MAIL", "RCPT", "DATA")), False)
+    login = (*chance.choice(_LOGINS), "AUTH", chance.choice((True, False)))
+    code, message, at, hang_up = chance.choice((quota, login))
+    params = {"code": code, "at": at, "message": message, "hang_up": hang_up}
+    calls = [Call(service="mail", kind="code", params=params)]
+    after = chance.choice((0, 5))  # enough mails are left that hit it
+    return {"calls": calls, "breakers": frozenset({faults.MAIL}), "told_once": True, "after": after}
+
+
 def mails(chance: Chance) -> dict[str, Any]:
+    if chance.random() < 0.5:
+        return mail_account(chance)
     kind, params = chance.choice(
         (
             ("code", {"code": chance.choice((421, 450, 451, 452)), "at": chance.choice(("MAIL", "RCPT", "DATA"))}),
@@ -254,7 +284,8 @@ def draw(seed: int, number: int) -> Drawn:
     (kind,) = chance.choices(kinds, weights)
     minutes = chance.uniform(SHORTEST_MINUTES, LONGEST_MINUTES)
     after = 0 if kind in (single_orders, sources) else chance.choice((0, 0, 0, 5, 12))
-    return Drawn(minutes=minutes, after=after, **kind(chance))
+    drawn: dict[str, Any] = {"minutes": minutes, "after": after, **kind(chance)}
+    return Drawn(**drawn)
 
 
 def shortened(drawn: Drawn) -> Drawn:

@@ -227,6 +227,8 @@ class _Course:
             alerts = sum(f"{faults.headline(name)}: " in a and ": over after" not in a for a in self.shop.alerts)
             if alerts != times:
                 self._wrong(f"the breaker {name} opened {times} times, {alerts} alerts")
+        if self.drawn.told_once and (self.run.refunded or opened != Counter(self.drawn.breakers)):
+            self._wrong(f"{self.run.refunded} orders were refunded, and breakers opened {dict(opened)}")
         self._judge_time(events)
         for task in tasks:
             about = f"task {task['kind']} {task['subject'][:40]}: {task['message'][:120]}"

@@ -34,6 +34,7 @@ from smi_pipeline.wiring import build_context
 
 API_KEY = "storefront-key-of-the-harness"
 OWNER = "owner@shop.example"
+MAIL_PASSWORD = "mail-password-of-the-harness"
 WORKERS = 4
 ANSWER_SECONDS = 0.5
 """How long clients wait for an answer; the product waits longer, which would only take time here."""
@@ -81,6 +82,8 @@ class Shop:
             "smtp_host": urls.smtp_host,
             "smtp_port": urls.smtp_port,
             "smtp_starttls": False,
+            "smtp_user": "shop",
+            "smtp_password": MAIL_PASSWORD,
         }
         settings = Settings(_env_file=None, **values)  # type: ignore[call-arg]
         built = build_context(settings, actor="harness", pool_size=WORKERS * 2 + 4)
@@ -110,6 +113,7 @@ class Shop:
             "stripe", webhook_url=f"{self.url}/smi-webhook/stripe", clock_offset=0, signing_clock="machine"
         )
         sandbox.configure("upsampler", clock_offset=0)
+        sandbox.configure("mail", smtp_user="shop", smtp_password=MAIL_PASSWORD)
 
     def close(self) -> None:
         """Stop the gateway and the workers."""

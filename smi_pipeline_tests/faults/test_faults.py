@@ -13,7 +13,7 @@ from smi_pipeline_tests.faults.run import carry_out
 
 SEED = 1
 FULL = bool(os.environ.get("SMI_FULL"))
-QUICK = (1, 2, 5, 6, 7, 8, 11, 12, 13, 14, 15, 16, 19, 20, 22, 23, 26, 28, 29, 32)
+QUICK = (1, 2, 5, 6, 7, 8, 11, 12, 13, 14, 15, 16, 19, 20, 22, 23, 26, 28, 29, 32, 75, 111)
 SLOW = (30, 33)
 NUMBERS = (*QUICK, *SLOW) if FULL else QUICK
 

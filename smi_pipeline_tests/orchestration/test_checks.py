@@ -128,6 +128,6 @@ def test_an_open_breaker_is_shown_as_a_check_with_what_waits_and_what_to_do(shop
     shut = checks(shop)["upscale_jobs.no_open_breaker"]
     assert not shut.passed
     assert shut.metadata["open breakers"].value == 1
-    for words in ("the account is moved", "1 order", "smi breakers close submissions"):
+    for words in ("the account is moved", "1 order", "smi breakers close submissions REASON"):
         assert words in said(shut)
     assert metric(shop, 'smi_breaker_open{name="submissions"}') == 1

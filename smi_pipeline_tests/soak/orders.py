@@ -1,6 +1,7 @@
 """The orders of a soak: small photographs, so that the sandbox's own work does not dominate."""
 
 import random
+import secrets
 from pathlib import Path
 
 from smi_pipeline.demo.orders import DemoState, Order, new_state
@@ -19,7 +20,7 @@ class SoakState(DemoState):
 def soak_state(home: Path, jobs: int, seed: int) -> SoakState:
     """Return ports, secrets, and `jobs` orders, which are the same for the same seed, except for the ports."""
     new = new_state(home)
-    demo = SoakState(home, new.ports, new.secrets)
+    demo = SoakState(home, new.ports, {**new.secrets, "smtp_password": secrets.token_urlsafe(16)})
     chance = random.Random(seed)
     for number in range(1, jobs + 1):
         photo, extension = chance.choice(PHOTOS), chance.choice(("jpg", "png", "webp"))

@@ -15,7 +15,11 @@ SHOWN_TO_US = {
     "STRIPE_WEBHOOK_SECRET": "webhook_secret",
 }
 """Settings with keys that others show to us, and the names of these in the secrets of a demo."""
-SHOWN_BY_US = {"STRIPE_API_KEY": "stripe_key", "UPSAMPLER_API_KEY": "upsampler_key"}
+SHOWN_BY_US = {
+    "STRIPE_API_KEY": "stripe_key",
+    "UPSAMPLER_API_KEY": "upsampler_key",
+    "SMTP_PASSWORD": "smtp_password",
+}
 LINKS = "SMI_SECRET_KEY"
 
 
@@ -48,10 +52,12 @@ class Rotation:
         return f"{self._new[name]},{self._old[name]}" if both else self._new[name]
 
     def _outside(self, soak: "Soak", *, both: bool) -> None:
-        soak.note("Stripe and Upsampler take " + ("the old keys and new ones" if both else "the new keys only"))
+        soak.note("All services take " + ("the old keys and new ones" if both else "the new keys only"))
         api_key, secret = self._keys("stripe_key", both=both), self._keys("webhook_secret", both=both)
         soak.configure("stripe", api_key=api_key, webhook_secret=secret)
         soak.configure("upsampler", api_key=self._keys("upsampler_key", both=both))
+        old = self._old["smtp_password"] if both else ""
+        soak.configure("mail", smtp_password=self._new["smtp_password"], smtp_old_password=old)
 
     def _settings(self, *, both: bool) -> dict[str, str]:
         return {

@@ -243,8 +243,14 @@ def soak(plan: Plan) -> Report:
     own_home(home)
     demo = soak_state(home, plan.jobs, plan.seed)
     api_format = "live" if plan.seed % 2 else "documented"
-    environment = {**stack_environment(demo, api_format), **ENVIRONMENT, **plan.environment}
-    sandbox = {"rate_minute": 0, "rate_hour": 0, "rate_status": 0, "processing_seconds": 0.3}
+    login = {"smtp_user": "shop", "smtp_password": demo.secrets["smtp_password"]}
+    environment = {
+        **stack_environment(demo, api_format),
+        **{name.upper(): value for name, value in login.items()},
+        **ENVIRONMENT,
+        **plan.environment,
+    }
+    sandbox = {"rate_minute": 0, "rate_hour": 0, "rate_status": 0, "processing_seconds": 0.3, **login}
     with isolated_environment(demo), running_sandbox(demo, **sandbox), contextlib.ExitStack() as running:
         stacks = [running.enter_context(Stack(environment, demo.stack_folder, say=print))]
         if plan.second:

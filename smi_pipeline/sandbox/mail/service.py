@@ -2,8 +2,9 @@
 
 Faults, matched by ``to`` (part of the recipient's address) and, once the content is known, ``subject``:
 
-- ``code`` ``{"code": 451, "at": "RCPT", "message": "..."}``: responds with this at ``AUTH``, ``MAIL``, ``RCPT`` or
-  ``DATA``: a login that is refused, an account that is suspended, a quota that is used up;
+- ``code`` ``{"code": 451, "at": "RCPT", "message": "...", "hang_up": false}``: responds with this at ``AUTH``,
+  ``MAIL``, ``RCPT`` or ``DATA``: a login that is refused, an account that is suspended, a quota that is used up;
+  ``hang_up``: and closes the connection, as 421 always does, and many servers after a wrong password;
 - ``drop`` ``{"at": "RCPT"}``: closes the connection at ``CONNECT`` (before the greeting), ``MAIL``, ``RCPT`` or
   ``DATA`` (before the mail is stored);
 - ``drop_after_data`` ``{"accepted": true}``: closes the connection instead of responding to the content; the mail is
@@ -44,11 +45,15 @@ _MAX_BYTES = 20_000_000
 
 
 class Mail(SandboxService):
-    """Settings: smtp_user and smtp_password (empty: no login), greylist_seconds, senders, smtputf8."""
+    """Settings: smtp_user and smtp_password (empty: no login), smtp_old_password (good, too, while it is replaced),
+    greylist_seconds, senders, smtputf8."""
 
     name = "mail"
     kinds: ClassVar[Mapping[str, Kind]] = {
-        "code": Kind(defaults={"code": 451, "at": "RCPT", "message": "Try again later"}, choices={"at": _COMMANDS}),
+        "code": Kind(
+            defaults={"code": 451, "at": "RCPT", "message": "Try again later", "hang_up": False},
+            choices={"at": _COMMANDS},
+        ),
         "drop": Kind(defaults={"at": "RCPT"}, choices={"at": ("CONNECT", *_COMMANDS)}),
         "drop_after_data": Kind(defaults={"accepted": True}),
         "latency": Kind(defaults={"seconds": 1.0, "at": "DATA"}, choices={"at": _COMMANDS}),
@@ -78,11 +83,12 @@ class Mail(SandboxService):
 
     def smtp(self, tls: ssl.SSLContext | None) -> SMTP:
         """Return the protocol of a new connection, which offers STARTTLS if ``tls`` is given."""
-        user, password = self.settings["smtp_user"], self.settings["smtp_password"]
+        user, old = self.settings["smtp_user"], self.settings["smtp_old_password"]
+        logins = [f"{user}\0{each}".encode() for each in (self.settings["smtp_password"], *([old] if old else []))]
 
         def login(server: SMTP, session: Session, envelope: Envelope, mechanism: str, given: Any) -> AuthResult:
-            right = isinstance(given, LoginPassword) and secrets.compare_digest(
-                given.login + b"\0" + given.password, f"{user}\0{password}".encode()
+            right = isinstance(given, LoginPassword) and any(
+                secrets.compare_digest(given.login + b"\0" + given.password, each) for each in logins
             )
             return AuthResult(success=right, handled=right)
 
@@ -152,15 +158,22 @@ class Mail(SandboxService):
         return None
 
     async def _under_smtp_faults(self, server: SMTP, at: str, context: dict[str, Any]) -> str | None:
-        """Return the refusal of a fault at this command, or None. Raises ConnectionResetError after a drop."""
+        """Return the refusal of a fault at this command, or None. Raises ConnectionResetError when the connection is
+        closed."""
         taken = self.faults.take({"code", "drop", "latency"}, {**context, "endpoint": at}, at=at)
         if "latency" in taken:
             await asyncio.sleep(taken["latency"]["seconds"])
         if "drop" in taken:
             _cut(server)
-        if "code" in taken:
-            return f"{taken['code']['code']} {taken['code']['message']}"
-        return None
+        if "code" not in taken:
+            return None
+        refused = taken["code"]
+        answer = f"{refused['code']} {refused['message']}"
+        if refused["code"] == 421 or refused["hang_up"]:
+            await server.push(answer)
+            server.transport.close()  # type: ignore[union-attr]
+            raise ConnectionResetError("the server hangs up")
+        return answer
 
     def drop_at_connect(self) -> bool:
         """Return whether a fault closes this connection before the greeting."""

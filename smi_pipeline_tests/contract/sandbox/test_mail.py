@@ -133,6 +133,35 @@ def test_a_login_can_be_refused_from_one_day_to_the_next(tmp_path: Path) -> None
         server.login("shop", "secret")
 
 
+def test_a_refusal_can_end_the_connection_and_421_always_does(tmp_path: Path) -> None:
+    with Sandbox(tmp_path, only=["mail"], smtp_user="shop", smtp_password="secret") as sandbox:
+        for code, at, hang_up in ((535, "AUTH", True), (421, "AUTH", False)):
+            sandbox.fault("mail", "code", code=code, at=at, hang_up=hang_up)
+            with smtplib.SMTP(sandbox.urls.smtp_host, sandbox.urls.smtp_port, timeout=10) as server:
+                server.ehlo()
+                assert server.docmd("AUTH", "LOGIN")[0] == code
+                with pytest.raises(smtplib.SMTPServerDisconnected):
+                    server.noop()
+
+
+def test_two_passwords_are_good_while_one_is_replaced(tmp_path: Path) -> None:
+    with Sandbox(tmp_path, only=["mail"], smtp_user="shop", smtp_password="old, one") as sandbox:
+
+        def logs_in(password: str) -> bool:
+            with smtplib.SMTP(sandbox.urls.smtp_host, sandbox.urls.smtp_port, timeout=10) as server:
+                try:
+                    server.login("shop", password)
+                except smtplib.SMTPAuthenticationError:
+                    return False
+                return True
+
+        assert logs_in("old, one"), "a comma is part of a password"
+        sandbox.configure("mail", smtp_password="new", smtp_old_password="old, one")
+        assert logs_in("new") and logs_in("old, one")
+        sandbox.configure("mail", smtp_old_password="")
+        assert logs_in("new") and not logs_in("old, one") and not logs_in("")
+
+
 def test_greylisting_refuses_a_new_pair_of_sender_and_recipient_for_a_while(sandbox: Sandbox) -> None:
     sandbox.configure("mail", greylist_seconds=300)
     for _ in range(2):

@@ -113,6 +113,19 @@ def test_a_mail_that_is_refused_for_the_time_being_is_given_up_after_a_day(shop:
     assert "times in 24 h" in task.message and "452 mailbox full" in task.message
 
 
+def test_a_day_in_which_the_mail_was_not_tried_does_not_give_it_up(shop: Steps, job_id: str) -> None:
+    """Whatever kept it from being tried: the mail server refused the shop, or the processes were stopped."""
+    shop.mailer.faults.extend([TransientError("450 4.2.0 Greylisted")] * 3)
+    shop.mail_due()
+    shop.later(hours=26)
+    for minutes in (1, 10, 10):
+        shop.mail_due()
+        assert mail(shop, job_id).state != "failed"
+        shop.later(minutes=minutes)
+    assert mail(shop, job_id).state == "accepted"
+    assert shop.tasks() == []
+
+
 def test_a_mail_that_cannot_be_written_is_set_aside(shop: Steps, job_id: str) -> None:
     shop.change("UPDATE smi.upscale_jobs SET customer_email = 'a@b.example' || chr(10) || 'Bcc: x'")
     shop.mail_due()

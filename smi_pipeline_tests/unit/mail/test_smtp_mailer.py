@@ -357,6 +357,40 @@ def test_names_and_passwords_are_sent_in_utf8(make_mailer: Make, mail: RenderedM
     )
 
 
+@pytest.mark.parametrize("then", [b"", b"421 4.7.0 Too many failed logins\r\n"], ids=["hangs up", "421"])
+def test_a_wrong_password_stays_the_reason_when_the_server_ends_the_session_for_it(
+    make_mailer: Make, mail: RenderedMail, then: bytes
+) -> None:
+    lines = [b"220 hi\r\n", b"250-hi\r\n250 AUTH PLAIN LOGIN\r\n", b"535 5.7.8 wrong password\r\n"]
+    with scripted(*lines, *([then] if then else [])) as port, pytest.raises(AccountError, match=r"535 5\.7\.8"):
+        make_mailer(port=port, user="shop", password="old").send(mail)
+
+
+@pytest.mark.parametrize("why", ["unreadable challenge", "no MD5"])
+def test_another_mechanism_follows_when_cram_md5_cannot_be_used(
+    make_mailer: Make, mail: RenderedMail, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise ValueError("[digital envelope routines] unsupported")
+
+    challenge = b"334 abc\r\n" if why == "unreadable challenge" else b"334 PDE4OTY+\r\n"
+    if why == "no MD5":
+        monkeypatch.setattr(hmac, "new", forbidden)
+    said: list[bytes] = []
+
+    def read(connection: socket.socket) -> None:
+        lines = connection.makefile("rb")
+        for answer in (challenge, b"501 cancelled\r\n", b"235 welcome\r\n", b"550 5.1.8 sender rejected\r\n"):
+            said.append(lines.readline())
+            connection.sendall(answer)
+
+    offers = scripted(b"220 hi\r\n", b"250-hi\r\n250 AUTH CRAM-MD5 PLAIN\r\n", after=read)
+    with offers as port, pytest.raises(AccountError, match="sender"):
+        make_mailer(port=port, user="shop", password="s3cret").send(mail)
+    assert said[:2] == [b"AUTH CRAM-MD5\r\n", b"*\r\n"]
+    assert said[2].startswith(b"AUTH PLAIN ")
+
+
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
