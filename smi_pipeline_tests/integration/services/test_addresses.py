@@ -1,5 +1,6 @@
 """Orders without an e-mail address: Checkout asks for it, and a paid order without any is processed all the same."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -198,6 +199,20 @@ def test_a_worker_that_read_the_old_address_hands_nothing_over_after_the_correct
     shop.mailer.render = corrected_meanwhile  # type: ignore
     assert notify.send(shop.ctx, key, lease_id).state == "lost"
     assert [mail.recipients for mail in shop.mailer.taken] == [(NEW,)]
+
+
+WAITS_FOR_A_MAIL = """SELECT 1 FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%smi.emails%'"""
+
+
+def test_a_mail_that_is_handed_over_at_the_moment_of_the_correction_is_replaced(shop: Steps, job_id: str) -> None:
+    with ThreadPoolExecutor(1) as pool, shop.database.transaction() as tx:
+        tx.run("UPDATE smi.emails SET state = 'handed_over', content = 'old', hand_overs = 1")
+        corrected = pool.submit(shop.state.jobs.set_address, job_id, NEW, actor="test")
+        while not shop.sql(WAITS_FOR_A_MAIL):
+            assert not corrected.done()
+    corrected.result(timeout=30)
+    assert mails(shop, job_id) == [("completion", 1, "failed"), ("completion", 2, "claimed")]
 
 
 def test_a_mail_that_failed_is_written_anew_when_the_server_is_asked_once_more(shop: Steps, job_id: str) -> None:
