@@ -10,7 +10,7 @@ from smi_pipeline.core.faults import Failure
 from smi_pipeline.core.models import Refund, StripeEvent, StripePayment, StripeRefund
 from smi_pipeline.core.vocabulary import DisputeState, ManualTaskKind, Queue, RefundState, StepState
 from smi_pipeline.formatting import told_money
-from smi_pipeline.services import notify
+from smi_pipeline.services import notify, stripe_answers
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.lease_renewal import renewed
 from smi_pipeline.services.steps import StepResult, run_step, watched
@@ -52,7 +52,7 @@ def process(ctx: ServiceContext, work_key: str, lease_id: str) -> StepResult:
         except PermanentError as error:
             _keep_if_all_are_refused(ctx, work_key, error)
             raise
-        ctx.state.breakers.note_success(faults.STRIPE, ctx.policy)
+        stripe_answers.note_success(ctx, of_refund=row.refund_id)
         return done
 
     try:
@@ -115,7 +115,7 @@ def _call(ctx: ServiceContext, row: Refund, lease_id: str) -> StepResult:
         ctx.state.refunds.not_needed(row.refund_id, lease_id, why=reasons.REFUNDED_IN_FULL, actor=ctx.actor)
         return StepResult(state=StepState.SETTLED, message="already refunded in full outside the pipeline")
     if not facts.refundable:
-        ctx.state.breakers.note_success(faults.STRIPE, ctx.policy)
+        stripe_answers.note_success(ctx, of_refund=row.refund_id)
         payment = ctx.state.queries.payment(row.payment_intent_id)
         if payment and payment.dispute is DisputeState.LOST:
             why = "the bank has returned the money (dispute lost)"
@@ -153,6 +153,7 @@ def _call(ctx: ServiceContext, row: Refund, lease_id: str) -> StepResult:
         if error.reason in ("charge_already_refunded", "charge_disputed"):  # changed since we read it: read it again
             raise AmbiguousError(str(error)) from error
         raise
+    ctx.state.breakers.note_success(faults.STRIPE, ctx.policy)
     return _settled(ctx, intended, answer, "requested")
 
 

@@ -588,6 +588,38 @@ def test_a_silent_stripe_counts_once_however_often_it_is_asked(shop: Steps) -> N
     assert len(shop.state.breakers.get("stripe").failed) == 1
 
 
+@pytest.mark.parametrize("reads", ["one made by hand", "one that is pending", "one that is disputed"])
+def test_a_refund_that_only_reads_does_not_close_the_breaker_of_a_key_that_may_not_refund(
+    shop: Steps, reads: str
+) -> None:
+    job_id = shop.failed()
+    payment_intent = payment_of(shop, job_id)
+    if reads == "one that is pending":
+        shop.payments.refund_status = "pending"
+        shop.refund_due()
+    other = shop.failed()
+
+    def refused(**_: object) -> None:
+        raise AccountError("403: this key may not make refunds")
+
+    create, shop.payments.create_refund = shop.payments.create_refund, refused  # type: ignore
+    if reads == "one that is disputed":
+        shop.payments.dispute(payment_intent, refundable=False)
+    elif reads == "one made by hand":
+        shop.refund_due()
+        shop.payments.refund_by_hand(payment_intent, shop.job(job_id).price_cents)
+    for _ in range(6):
+        shop.change("UPDATE smi.refunds SET next_attempt_at = smi.now() WHERE state IN ('owed', 'pending')")
+        shop.refund_due()
+        shop.later(seconds=67)
+    assert stripe_is_open(shop)
+    assert times_opened(shop) == ["stripe"]
+    shop.payments.create_refund, shop.payments.refund_status = create, "succeeded"  # type: ignore
+    shop.refund_due()
+    assert not stripe_is_open(shop)
+    assert states(shop, other) == [("failure", "succeeded")]
+
+
 def test_a_single_refund_is_made_within_a_minute_after_stripe_is_back(shop: Steps) -> None:
     job_id = shop.failed()
     for _ in range(12):
