@@ -98,13 +98,14 @@ def import_wordpress(
         format=format_,
         columns=columns.split(",") if columns else None,
     )
+    settings = load_settings()
     site = Site(
         timezone=timezone or local_times.zone("UTC"),
         database_timezone=database_time_zone,
         dates=dates or local_times.order_of(times_in(export)),
         currency=currency.lower(),
+        credit_cents=settings.smi_credit_cents if currency.lower() == settings.smi_currency else None,
     )
-    settings = load_settings()
     if not without_stripe and not settings.stripe_api_key.get_secret_value():
         raise RefusedError(
             "STRIPE_API_KEY is not set, and only Stripe knows of refunds (--without-stripe imports without them)"

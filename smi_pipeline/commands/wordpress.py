@@ -39,12 +39,13 @@ _ID = re.compile(r"[!-~]{3,255}")
 @dataclass(frozen=True, kw_only=True)
 class Site:
     """How a site writes: its zone and that of its database server, which sets `updated_at`; the order of day and month
-    if Excel has changed them; the currency of the prices."""
+    if Excel has changed them; the currency of the prices, and what a credit costs in it, if that is known."""
 
     timezone: tzinfo = UTC
     database_timezone: tzinfo = UTC
     dates: str | None = None
     currency: str = "usd"
+    credit_cents: Decimal | None = None
 
 
 def times_in(export: Export) -> list[str]:
@@ -161,6 +162,7 @@ class Order:
             received_cents=received or 0,
             currency=currency,
             expected_credits=credits or pricing.credits(pricing.output_megapixels(width, height, scale)),
+            credit_cents=site.credit_cents,
             payment_intent_id=(sale.payment.payment_intent_id if sale else self.payment_intent_id) if paid_at else None,
             charge_id=sale.payment.charge_id if sale else None,
             fee_cents=sale.payment.fee_cents if sale else None,

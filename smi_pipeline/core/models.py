@@ -6,6 +6,7 @@ Money is integer cents with an ISO 4217 code in lower case; times are timezone-a
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,7 @@ class NewJob:
     price_cents: int
     currency: str
     expected_credits: int
+    credit_cents: Decimal  # price of a credit now, in the smallest unit of `currency`
     fingerprint: bytes = b""  # what it shows, as `core.likeness` compares it; empty: not known
 
 
@@ -270,6 +272,7 @@ class UpscaleJob:
     price_cents: int
     currency: str
     expected_credits: int
+    credit_cents: Decimal | None  # what a credit cost when the job was registered; None: not kept
     checkout_session_id: str | None
     checkout_expires_at: datetime | None
     paying_intent: str | None

@@ -67,9 +67,11 @@ class Prices:
             if not value.is_finite() or value < 0:
                 raise ValueError(f"{name} must be a number of at least 0, not {value}")
 
-    def cost_cents(self, credits: int) -> int:
-        """Return what Upsampler charges the shop for the credits, rounded up to a cent."""
-        return int((credits * Decimal(self.credit_cents)).to_integral_value(ROUND_CEILING))
+    def cost_cents(self, credits: int, credit_cents: Decimal | None = None) -> int:
+        """Return what Upsampler charges the shop for the credits, rounded up to a cent; `credit_cents` is the price at
+        which their order was made, if that was kept."""
+        each = self.credit_cents if credit_cents is None else credit_cents
+        return int((credits * Decimal(each)).to_integral_value(ROUND_CEILING))
 
     def price_cents(self, credits: int) -> int:
         """Return what the customer pays: the unrounded cost plus the markup, at least the minimum, rounded up to an

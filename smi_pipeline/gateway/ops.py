@@ -1,6 +1,7 @@
 """The operators' pages, behind a password; and /metrics and /health for monitoring."""
 
 import re
+from math import ceil
 from time import monotonic
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -126,11 +127,11 @@ def _figures(gateway: Gateway) -> dict[str, Any]:
     counts, queue = state.queries.counts(), state.queries.queue()
     outcomes = state.dashboard.outcomes()
     ended = sum(outcomes.values())
-    money = state.dashboard.money_today(ctx.policy.currency)
     prices = ctx.prices
+    money = state.dashboard.money_today(ctx.policy.currency, prices.credit_cents)
     received = sum(cents * n for cents, _, n in money["payments"])
     fees = sum((prices.stripe_fee_cents(cents) if fee is None else fee) * n for cents, fee, n in money["payments"])
-    cost = prices.cost_cents(money["credits"])
+    cost = ceil(money["cost_cents"])
     return {
         "now": state.submissions.now(),
         "counts": [(status.value, counts.get(status, 0)) for status in Status],
@@ -214,7 +215,9 @@ def _job(gateway: Gateway, request: Request) -> dict[str, Any]:
         "downloads": state.dashboard.downloads(job.job_id),
         "rating": state.dashboard.rating(job.job_id),
         "tasks": [task for task in state.manual_tasks.opened() if task.job_id == job.job_id],
-        "cost": gateway.ctx.prices.cost_cents(sum(s.credits or 0 for s in state.submissions.of_job(job.job_id))),
+        "cost": gateway.ctx.prices.cost_cents(
+            sum(s.credits or 0 for s in state.submissions.of_job(job.job_id)), job.credit_cents
+        ),
         "dagster_url": dagster_url(gateway),
     }
 

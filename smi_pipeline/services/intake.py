@@ -165,6 +165,7 @@ def register_job(ctx: ServiceContext, request: JobRequest) -> RegisteredJob:
         price_cents=quote.price_cents,
         currency=ctx.policy.currency,
         expected_credits=quote.credits,
+        credit_cents=ctx.prices.credit_cents,
         fingerprint=fingerprint,
     )
     ctx.state.jobs.register(job, actor=ctx.actor)

@@ -10,7 +10,7 @@ from smi_pipeline.core.faults import Failure
 from smi_pipeline.core.models import Refund, StripeEvent, StripePayment, StripeRefund
 from smi_pipeline.core.vocabulary import DisputeState, ManualTaskKind, Queue, RefundState, StepState
 from smi_pipeline.formatting import told_money
-from smi_pipeline.services import notify
+from smi_pipeline.services import notify, stripe_answers
 from smi_pipeline.services.context import ServiceContext
 from smi_pipeline.services.lease_renewal import renewed
 from smi_pipeline.services.steps import StepResult, run_step, watched
@@ -35,8 +35,9 @@ DISPUTE_STATES = {
 REFUND_SECONDS = 90
 """Time limit of the calls of one refund."""
 
-PROBE_AGAIN_SECONDS = 60.0
-"""Until a refund is due again that failed while the circuit breaker was open."""
+LONGEST_PAUSE_SECONDS = 60.0
+"""Between two attempts at a refund, however often it has failed: it is made soon after Stripe is back. Of many that
+fail, the circuit breaker, which is open by then, lets one at a time try."""
 
 
 def process(ctx: ServiceContext, work_key: str, lease_id: str) -> StepResult:
@@ -51,16 +52,11 @@ def process(ctx: ServiceContext, work_key: str, lease_id: str) -> StepResult:
         except PermanentError as error:
             _keep_if_all_are_refused(ctx, work_key, error)
             raise
-        except TransientError as error:
-            # An open breaker lets one refund at a time probe: none of them is to wait for longer than that.
-            if error.retry_after is None and ctx.state.breakers.get(faults.STRIPE).is_open:
-                error.retry_after = PROBE_AGAIN_SECONDS
-            raise
-        ctx.state.breakers.note_success(faults.STRIPE, ctx.policy)
+        stripe_answers.note_success(ctx, of_refund=row.refund_id)
         return done
 
     try:
-        return run_step(ctx, Queue.REFUND, work_key, lease_id, row.attempts, step)
+        return run_step(ctx, Queue.REFUND, work_key, lease_id, row.attempts, step, longest=LONGEST_PAUSE_SECONDS)
     except PermanentError as error:
         ctx.state.refunds.give_up(row.refund_id, lease_id, why=str(error), actor=ctx.actor)
         raise
@@ -119,7 +115,7 @@ def _call(ctx: ServiceContext, row: Refund, lease_id: str) -> StepResult:
         ctx.state.refunds.not_needed(row.refund_id, lease_id, why=reasons.REFUNDED_IN_FULL, actor=ctx.actor)
         return StepResult(state=StepState.SETTLED, message="already refunded in full outside the pipeline")
     if not facts.refundable:
-        ctx.state.breakers.note_success(faults.STRIPE, ctx.policy)
+        stripe_answers.note_success(ctx, of_refund=row.refund_id)
         payment = ctx.state.queries.payment(row.payment_intent_id)
         if payment and payment.dispute is DisputeState.LOST:
             why = "the bank has returned the money (dispute lost)"
@@ -157,6 +153,7 @@ def _call(ctx: ServiceContext, row: Refund, lease_id: str) -> StepResult:
         if error.reason in ("charge_already_refunded", "charge_disputed"):  # changed since we read it: read it again
             raise AmbiguousError(str(error)) from error
         raise
+    ctx.state.breakers.note_success(faults.STRIPE, ctx.policy)
     return _settled(ctx, intended, answer, "requested")
 
 
@@ -164,7 +161,7 @@ def _keep_if_all_are_refused(ctx: ServiceContext, work_key: str, error: Permanen
     """Raise TransientError when so many refunds in a row were refused that it is a fault of the shop."""
     failure = Failure(breaker=faults.STRIPE, work_key=work_key, message=str(error), scope=error.scope)
     if ctx.state.breakers.note(failure):
-        raise TransientError(str(error), retry_after=PROBE_AGAIN_SECONDS, counts=False) from error
+        raise TransientError(str(error), retry_after=LONGEST_PAUSE_SECONDS, counts=False) from error
 
 
 def _ours(row: Refund, refunds: list[StripeRefund]) -> StripeRefund | None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from smi_pipeline.core import reasons
-from smi_pipeline.core.backoff import retry_seconds
+from smi_pipeline.core.backoff import LONGEST_SECONDS, retry_seconds
 from smi_pipeline.core.errors import (
     AmbiguousError,
     LeaseLost,
@@ -45,9 +45,17 @@ class StepResult:
 
 
 def run_step(
-    ctx: ServiceContext, queue: Queue, work_key: str, lease_id: str, attempts: int, step: Callable[[], StepResult]
+    ctx: ServiceContext,
+    queue: Queue,
+    work_key: str,
+    lease_id: str,
+    attempts: int,
+    step: Callable[[], StepResult],
+    *,
+    longest: float = LONGEST_SECONDS,
 ) -> StepResult:
-    """Run one step on a leased row. A transient error reschedules the row and is returned, not raised.
+    """Run one step on a leased row. A transient error reschedules the row and is returned, not raised. `longest`: limit
+    of the pauses that grow with each attempt, in seconds.
 
     Raise PermanentError as the step raised it (the caller commits what that means), and any unexpected error after
     the row was rescheduled.
@@ -57,7 +65,7 @@ def run_step(
     except LeaseLost as error:
         return StepResult(state=StepState.LOST, message=str(error))
     except TransientError as error:
-        seconds = retry_seconds(attempts, asked=error.retry_after)
+        seconds = retry_seconds(attempts, asked=error.retry_after, longest=longest)
         ctx.state.leases.reschedule(queue, work_key, lease_id, seconds=seconds, error=str(error), counts=error.counts)
         return StepResult(state=StepState.LATER, message=str(error), retry_seconds=round(seconds, 1))
     except PermanentError:

@@ -13,7 +13,6 @@ from smi_pipeline.core.vocabulary import ManualTaskKind, Queue, Stage, Submissio
 from smi_pipeline.state.database import Aggregate, Row, Transaction, as_record, in_
 from smi_pipeline.state.job_rows import give_waiting_time_back
 from smi_pipeline.state.manual_tasks import close_task, open_task
-from smi_pipeline.state.pending_refunds import make_owed_due
 
 PROBE_SECONDS = 90
 """After this long without an answer another row may probe: the worker of the last one may be dead."""
@@ -162,8 +161,6 @@ def record_failure(tx: Transaction, failure: Failure) -> Breaker:
     )
     if after.is_open and not before.is_open:
         tx.audit(None, "breaker_opened", actor="itself", breaker=after.name, message=after.message[:300])
-        if after.name == faults.STRIPE:
-            make_owed_due(tx)  # from now on the breaker says when one of them may try
         orders, ends = faults.meanwhile(after.name)
         open_task(
             tx,
@@ -223,8 +220,6 @@ def _close(tx: Transaction, name: str, *, max_hold: timedelta, actor: str, also_
     if name in OF_SUBMISSIONS or faults.is_source(name):
         waits_for_it = f"source_key IS NULL AND {_BREAKER_OF_HOST} = :name" if faults.is_source(name) else "true"
         give_waiting_time_back(tx, waits_for_it, since=opened_at, limit=max_hold, name=name)
-    if name == faults.STRIPE:
-        make_owed_due(tx)
     close_task(tx, kind=ManualTaskKind.BREAKER, subject=name, actor="recovered" if actor == "itself" else actor)
     tx.audit(None, "breaker_closed", actor=actor, breaker=name)
     return True

@@ -1,6 +1,7 @@
 """Figures of the operations page: the last 24 hours, today's money, and the details of a job."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from smi_pipeline.core import faults
@@ -72,19 +73,24 @@ class Dashboard(Aggregate):
             for i, name in enumerate(parts)
         }
 
-    def money_today(self, currency: str) -> dict[str, Any]:
-        """Return, since midnight UTC, `credits`, `refunded_cents`, and `payments` as (received_cents, fee_cents or
-        None, number)."""
+    def money_today(self, currency: str, credit_cents: Decimal) -> dict[str, Any]:
+        """Return, since midnight UTC, `credits`, what those of orders in the currency cost (`cost_cents`, exact; at
+        `credit_cents` where the order has not kept its price), `refunded_cents`, and `payments` as (received_cents,
+        fee_cents or None, number)."""
         with self._database.transaction() as tx:
             row = tx.one(
-                f"""SELECT (SELECT coalesce(sum(s.credits), 0)
-                           FROM smi.submissions s JOIN smi.upscale_jobs j USING (job_id)
-                           WHERE j.updated_at >= day AND s.created_at >= day) AS credits,
+                f"""SELECT used.*,
                           (SELECT coalesce(sum(amount_cents), 0) FROM smi.refunds
                            WHERE settled_at >= day AND state = '{RefundState.SUCCEEDED}'
                              AND currency = :currency) AS refunded_cents
-                   FROM (SELECT date_trunc('day', smi.now(), 'UTC') AS day) AS today""",
+                   FROM (SELECT date_trunc('day', smi.now(), 'UTC') AS day) AS today CROSS JOIN LATERAL (
+                       SELECT coalesce(sum(s.credits), 0) AS credits,
+                              coalesce(sum(s.credits * coalesce(j.credit_cents, CAST(:credit_cents AS numeric)))
+                                       FILTER (WHERE j.currency = :currency), 0) AS cost_cents
+                       FROM smi.submissions s JOIN smi.upscale_jobs j USING (job_id)
+                       WHERE j.updated_at >= day AND s.created_at >= day) AS used""",
                 currency=currency,
+                credit_cents=credit_cents,
             )
             payments = tx.rows(
                 """SELECT received_cents, fee_cents, count(*) AS n FROM smi.payments

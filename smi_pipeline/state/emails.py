@@ -82,6 +82,8 @@ def readdress(tx: Transaction, job_id: str, address: str, mail_domain: str) -> N
     have is replaced by a new mail: its bytes name the old address, and its Message-ID has gone there."""
     if tx.value("SELECT customer_email FROM smi.upscale_jobs WHERE job_id = :id", id=job_id) == address:
         return
+    # A worker that hands one over just now would else be seen by neither statement.
+    tx.rows("SELECT 1 FROM smi.emails WHERE job_id = :id ORDER BY kind, serial FOR UPDATE", id=job_id)
     unclear = tx.rows(
         f"""UPDATE smi.emails SET state = '{EmailState.FAILED}', lease_id = NULL, lease_until = NULL,
                    last_error = 'the address was replaced before the mail was surely accepted'

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy.exc import DataError, IntegrityError
@@ -79,6 +80,7 @@ class HistoricJob:
     received_cents: int
     currency: str
     expected_credits: int
+    credit_cents: Decimal | None
     payment_intent_id: str | None
     charge_id: str | None
     fee_cents: int | None
@@ -104,8 +106,8 @@ class HistoricJob:
 
 
 _COLUMNS = """post_id, attachment_id, created_at, source_url, file_name, resolution, scale, customer_email,
-    source_format, source_width, source_height, price_cents, currency, expected_credits, payment_intent_id,
-    checkout_session_id, paid_at, processing_at, completed_at, failed_at, reason_code, reason_text"""
+    source_format, source_width, source_height, price_cents, currency, expected_credits, credit_cents,
+    payment_intent_id, checkout_session_id, paid_at, processing_at, completed_at, failed_at, reason_code, reason_text"""
 _VALUES = ", ".join(f":{name.strip()}" for name in _COLUMNS.split(","))
 _STAGE = f"CASE :status WHEN '{Status.COMPLETED}' THEN '{Stage.COMPLETED}' ELSE '{Stage.FAILED}' END"
 

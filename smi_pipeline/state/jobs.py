@@ -35,10 +35,10 @@ class Jobs:
             tx.run(
                 """INSERT INTO smi.upscale_jobs (job_id, source_url, file_name, resolution, scale, customer_email,
                        customer_name, source_format, source_alpha, source_width, source_height, source_bytes,
-                       source_sha256, price_cents, currency, expected_credits)
+                       source_sha256, price_cents, currency, expected_credits, credit_cents)
                    VALUES (:job_id, :source_url, :file_name, :resolution, :scale, :customer_email, :customer_name,
                        :format, :has_alpha, :width, :height, :bytes, :sha256,
-                       :price_cents, :currency, :expected_credits)""",
+                       :price_cents, :currency, :expected_credits, :credit_cents)""",
                 **{**asdict(job), **asdict(job.source), "width": width, "height": height},
             )
             remember_picture(tx, job.job_id, job.fingerprint)

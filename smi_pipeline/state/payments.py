@@ -107,11 +107,13 @@ def _role(job: Row | None, facts: StripePayment) -> PaymentRole:
 
 def _is_missing(job: Row, facts: StripePayment) -> bool:
     """Return whether this is the payment of an imported order that the other system has called paid without its id. One
-    that failed there has nothing to show for it: a person must see its payment."""
+    that failed there has nothing to show for it, nor has one that was refunded there if the money is not back: a person
+    must see its payment."""
     price = (job["price_cents"], job["currency"])
+    back = facts.refunded_cents >= facts.amount_received_cents
     return (
         bool(job["paid_at"])
-        and job["status"] != Status.FAILED
+        and (job["status"] == Status.COMPLETED or (job["status"] == Status.REFUNDED and back))
         and not job["payment_intent_id"]
         and price == (facts.amount_received_cents, facts.currency)
     )

@@ -1,6 +1,6 @@
 """The decision to return a payment, in the caller's transaction."""
 
-from smi_pipeline.core.vocabulary import LIVE_REFUNDS, RefundKind, RefundState
+from smi_pipeline.core.vocabulary import LIVE_REFUNDS, RefundKind
 from smi_pipeline.state.database import Transaction, in_
 
 OURS_LIVE = f"kind <> '{RefundKind.EXTERNAL}' AND state IN {in_(LIVE_REFUNDS)}"
@@ -32,15 +32,4 @@ def create_pending_refund(
         currency=currency,
         reason=reason,
         actor=actor,
-    )
-
-
-def make_owed_due(tx: Transaction) -> None:
-    """Make the refunds due that have waited for Stripe, not those that wait for a dispute or for the shop's balance."""
-    tx.run(
-        f"""UPDATE smi.refunds SET next_attempt_at = smi.now() WHERE refund_row IN (
-                SELECT refund_row FROM smi.refunds
-                WHERE state = '{RefundState.OWED}' AND lease_id IS NULL AND NOT waits_for_balance
-                  AND next_attempt_at BETWEEN smi.now() AND smi.now() + interval '20 minutes'
-                FOR UPDATE SKIP LOCKED)"""
     )

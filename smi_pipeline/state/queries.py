@@ -45,12 +45,15 @@ ALARM = f"""
            AND EXISTS (SELECT FROM smi.breakers b WHERE b.name = '{faults.RESULTS}' AND b.opened_at IS NOT NULL))
           IS NOT TRUE
       AND NOT EXISTS (SELECT FROM smi.person_tasks t WHERE t.job_id = j.job_id AND t.closed_at IS NULL
-                      AND (t.acknowledged_at IS NOT NULL OR t.kind = '{ManualTaskKind.REFUND_FAILED}'))
+                      AND (t.acknowledged_at IS NOT NULL
+                           OR t.kind = '{ManualTaskKind.REFUND_FAILED}' AND t.subject = j.payment_intent_id
+                              AND j.status = '{Status.FAILED}'))
     ORDER BY j.learned_at
 """
 """The alarm: paid, past its last deadline, neither delivered nor refunded, and not acknowledged. Always empty.
-A refund that failed has a task of its own. After an outage of the service the patience begins when it is back, as long
-as `max_outage` covers it; while a circuit breaker is open, the clocks of the jobs that wait for it stand still."""
+A refund of a failed job that failed has a task of its own. After an outage of the service the patience begins when it
+is back, as long as `max_outage` covers it; while a circuit breaker is open, the clocks of the jobs that wait for it
+stand still."""
 
 
 def credits_used(tx: Transaction, until: date | None = None) -> int:

@@ -34,13 +34,15 @@ class Refunds:
             Refund, "SELECT * FROM smi.refunds WHERE job_id = :id ORDER BY refund_row", id=job_id
         )
 
-    def tell_soon(self) -> bool:
-        """Return whether a refund will soon show whether Stripe carries refunds out: one that is retried, not one that
-        waits for a dispute or is only looked up."""
+    def tell_soon(self, *, besides: int | None = None) -> bool:
+        """Return whether a refund, `besides` one, will soon show whether Stripe carries refunds out: one that is
+        retried each minute, not one that waits for a dispute or for the shop's balance, or is only looked up."""
         return bool(
             self._database.value(
-                f"""SELECT 1 FROM smi.refunds WHERE state = '{RefundState.OWED}'
-                    AND (lease_id IS NOT NULL OR next_attempt_at <= smi.now() + interval '20 minutes') LIMIT 1"""
+                f"""SELECT 1 FROM smi.refunds
+                    WHERE state = '{RefundState.OWED}' AND refund_row IS DISTINCT FROM :besides
+                    AND (lease_id IS NOT NULL OR next_attempt_at <= smi.now() + interval '2 minutes') LIMIT 1""",
+                besides=besides,
             )
         )
 

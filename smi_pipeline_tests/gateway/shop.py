@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ class Shop:
             "price_cents": 249,
             "currency": "usd",
             "expected_credits": 2,
+            "credit_cents": Decimal(4),
         }
         job = NewJob(**(values | changes))
         self.state.jobs.register(job, actor="test")

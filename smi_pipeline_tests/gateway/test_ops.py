@@ -1,6 +1,7 @@
 """What operators and machines see: /ops behind its password, /metrics, /health."""
 
 import re
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -127,6 +128,14 @@ def test_the_overview_shows_what_is_going_on(shop: Shop) -> None:
     assert "Paid to delivered 0." in page
     assert html.count("/ops/jobs/") == 7
     assert "anna" not in html.lower()
+
+
+def test_costs_are_those_of_the_price_at_which_an_order_was_made(shop: Shop) -> None:
+    job_id = shop.delivered(credit_cents=Decimal("7.25"))
+    shop.delivered(currency="jpy", credit_cents=Decimal(600))
+    shop.delivered()
+    assert "Upscaling cost $0.23 6 credits" in text(ops(shop)), "14.5 and 8"
+    assert "Cost so far $0.15" in text(ops(shop, f"/ops/jobs/{job_id}"))
 
 
 def test_the_overview_shows_alarms_tasks_and_a_stopped_service(shop: Shop) -> None:

@@ -47,6 +47,9 @@ _SUMMED_MONEY = ", ".join(f"sum({figure}) AS {name}" for name, figure in _MONEY.
     ", bool_and(known_fee IS NOT NULL) AS fee_known"
 )
 
+# What a credit of job `j` cost when it was ordered; `:credit_cents` for those of before that was kept.
+_CREDIT_CENTS = "coalesce(j.credit_cents, CAST(:credit_cents AS numeric))"
+
 # The jobs of the days with the payment they were started for, numbered: what belongs to them is found by `job_id` once
 # and from then on by number, which takes half the time. The planner must know how many there are.
 PICK_JOBS = f"""
@@ -54,7 +57,8 @@ CREATE TEMP TABLE picked ON COMMIT DROP AS
 SELECT CAST(row_number() OVER () AS integer) AS number, j.job_id,
        (j.paid_at AT TIME ZONE 'UTC')::date AS day, j.paid_at, j.submitted_at, j.result_ready_at, j.completed_at,
        j.status, j.resolution, (j.source_width::bigint * j.source_height * j.scale * j.scale) * 0.000001 AS megapixels,
-       j.price_cents, j.expected_credits, j.reason_code, j.imported_from IS NOT NULL AS imported,
+       j.price_cents, j.expected_credits, {_CREDIT_CENTS} AS credit_cents, j.reason_code,
+       j.imported_from IS NOT NULL AS imported,
        coalesce(p.currency, j.currency) AS currency, {_RECORDS}
 FROM smi.upscale_jobs j
 LEFT JOIN smi.payments p ON p.payment_intent_id = j.payment_intent_id AND p.job_id = j.job_id {_RECORDS_OF_PAYMENTS}
@@ -128,7 +132,7 @@ WITH others AS (
     FROM picked j LEFT JOIN summed h USING (number) LEFT JOIN others o USING (number) LEFT JOIN decided d USING (number)
     LEFT JOIN settled s USING (number)
 ), priced AS (
-    SELECT *, CAST(ceil((credits + assumed) * CAST(:credit_cents AS numeric)) AS integer) AS cost FROM judged
+    SELECT *, CAST(ceil((credits + assumed) * credit_cents) AS integer) AS cost FROM judged
 )
 SELECT day, job_id, resolution, megapixels, outcome, CASE WHEN outcome IN ('refunded', 'failed') THEN why END,
        -- date_part: as extract, in floating point
@@ -163,16 +167,17 @@ WITH paid AS (
         WHERE {OUTSIDE}
     ) AS records GROUP BY payment_intent_id, currency, day
 ), gifts AS (
-    SELECT (s.created_at AT TIME ZONE 'UTC')::date AS day, job_id, j.currency, count(*) AS submissions,
+    SELECT (s.created_at AT TIME ZONE 'UTC')::date AS day, job_id, j.currency, {_CREDIT_CENTS} AS credit_cents,
+           count(*) AS submissions,
            coalesce(sum(s.credits), 0) AS credits,
            coalesce(sum(j.expected_credits) FILTER (WHERE s.state = 'lost' AND s.credits IS NULL), 0) AS assumed
     FROM smi.upscale_jobs j JOIN smi.submissions s USING (job_id)
     WHERE j.paid_at IS NULL AND j.admin_override AND s.state <> 'sending'
       AND s.created_at >= CAST(:first AS date)::timestamp AT TIME ZONE 'UTC'
       AND s.created_at < (CAST(:last AS date) + 1)::timestamp AT TIME ZONE 'UTC'
-    GROUP BY 1, job_id, j.currency
+    GROUP BY 1, job_id
 ), priced AS (
-    SELECT *, ceil((credits + assumed) * CAST(:credit_cents AS numeric)) AS cost FROM gifts
+    SELECT *, ceil((credits + assumed) * credit_cents) AS cost FROM gifts
 )
 SELECT day, payment_intent_id, 'payment', currency, 0, 0, 0, 0, received, fee,
        fee_known, refunded, disputed, dispute_fee, received - refunded - disputed - fee - dispute_fee

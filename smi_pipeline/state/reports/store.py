@@ -89,6 +89,7 @@ class Reports:
 
         Idempotent. Readers see a consistent state of each day."""
         rates = {"fee_percent": self._prices.fee_percent, "fee_fixed": self._prices.fee_fixed_cents}
+        credit = {"credit_cents": self._prices.credit_cents}
 
         def work(tx: Transaction, first: date, last: date) -> None:
             days = {"first": first, "last": last}
@@ -97,10 +98,10 @@ class Reports:
             for table in (FACTS, OTHER_MONEY, "day_sums"):
                 tx.run(f"DELETE FROM reports.{table} WHERE day BETWEEN :first AND :last", **days)
             tx.run(SUM_RECORDS)
-            tx.run(PICK_JOBS, **days)
+            tx.run(PICK_JOBS, **days, **credit)
             tx.run("ANALYZE picked")
-            tx.run(INSERT_JOB_FACTS, **rates, credit_cents=self._prices.credit_cents)
-            tx.run(INSERT_OTHER_MONEY, **days, **rates, credit_cents=self._prices.credit_cents)
+            tx.run(INSERT_JOB_FACTS, **rates)
+            tx.run(INSERT_OTHER_MONEY, **days, **rates, **credit)
             tx.run(INSERT_DAY_SUMS, **days)
             for table in (OTHER_MONEY, FACTS):
                 _note_build(tx, table, "day", "day", **days)

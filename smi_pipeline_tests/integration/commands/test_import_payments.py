@@ -56,6 +56,18 @@ def test_a_payment_of_an_imported_order_that_was_not_delivered_is_left_to_a_pers
     assert [task.kind for task in shop.state.manual_tasks.opened()] == ["orphan_payment"]
 
 
+@pytest.mark.parametrize(("back", "told"), [(96, "order"), (95, "orphan"), (0, "orphan")])
+def test_a_payment_of_an_imported_order_that_was_refunded_is_its_own_only_if_the_money_is_back(
+    smi: Smi, shop: Steps, tmp_path: Path, back: int, told: str
+) -> None:
+    load(smi, write(tmp_path, REFUNDED | {"stripe_payment_intent_id": ""}))
+    payment_intent = shop.payments.pay(REFUNDED["job_id"], 96)
+    if back:
+        shop.payments.refund_by_hand(payment_intent, back)
+    event = {"object": "payment_intent", "id": payment_intent}
+    assert shop.tell("payment_intent.succeeded", event, REFUNDED["job_id"]) == told
+
+
 @pytest.mark.parametrize(("amount", "currency"), [(95, "usd"), (96, "eur")])
 def test_another_payment_for_an_imported_job_is_left_to_a_person(
     smi: Smi, shop: Steps, tmp_path: Path, amount: int, currency: str

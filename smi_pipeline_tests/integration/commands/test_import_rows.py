@@ -2,6 +2,7 @@
 
 import csv
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,15 @@ def test_analysts_see_the_post_of_an_imported_sale(smi: Smi, database: str, tmp_
            'net_margin_cents', 96))).* FROM smi.upscale_jobs""",
     )
     assert rows(database, "SELECT post_id, attachment_id FROM analytics.jobs") == [(12, 34)]
+
+
+@pytest.mark.parametrize(("currency", "kept"), [("usd", Decimal("3.7")), ("eur", None)])
+def test_an_import_keeps_the_price_of_a_credit_if_it_is_known_in_its_currency(
+    smi: Smi, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, currency: str, kept: Decimal | None
+) -> None:
+    monkeypatch.setenv("SMI_CREDIT_CENTS", "3.7")
+    load(smi, write(tmp_path, ROW), "--currency", currency)
+    assert rows(database, "SELECT credit_cents FROM smi.upscale_jobs") == [(kept,)]
 
 
 def test_times_are_those_of_the_site_and_updated_at_that_of_its_database(

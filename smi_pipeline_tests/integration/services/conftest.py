@@ -27,3 +27,11 @@ def shop(empty_url: str) -> Iterator[Steps]:
     shop = Steps(empty_url)
     yield shop
     shop.close()
+
+
+@pytest.fixture
+def job_id(shop: Steps) -> str:
+    """A job that was delivered a moment ago; its mail is owed."""
+    job_id = shop.paid()
+    shop.complete(job_id)
+    return job_id

@@ -1,5 +1,6 @@
 """Orders without an e-mail address: Checkout asks for it, and a paid order without any is processed all the same."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -154,22 +155,13 @@ def test_an_address_set_by_an_operator_is_checked_and_used_from_then_on(shop: St
 NEW = "new@example.org"
 
 
-def owed_mail(shop: Steps) -> str:
-    """A delivered job whose mail is owed."""
-    job_id = shop.paid()
-    shop.submit_due()
-    shop.upscaler.finish(shop.external_id(job_id))
-    shop.poll()
-    shop.fulfil_due()
-    return job_id
-
-
 def mails(shop: Steps, job_id: str) -> list[tuple[str, int, str]]:
     return [(mail.kind, mail.sequence, mail.state) for mail in shop.state.emails.of_job(job_id)]
 
 
-def test_a_mail_that_was_not_taken_goes_to_the_corrected_address_alone_and_is_written_for_it(shop: Steps) -> None:
-    job_id = owed_mail(shop)
+def test_a_mail_that_was_not_taken_goes_to_the_corrected_address_alone_and_is_written_for_it(
+    shop: Steps, job_id: str
+) -> None:
     shop.mailer.faults.append(TransientError("451 later"))
     shop.mail_due()
     assert "accepted" in admin.set_address(shop.ctx, job_id, NEW)
@@ -180,8 +172,9 @@ def test_a_mail_that_was_not_taken_goes_to_the_corrected_address_alone_and_is_wr
     assert mails(shop, job_id) == [("completion", 1, "accepted")]
 
 
-def test_a_mail_that_may_have_arrived_is_not_repeated_to_the_old_address_but_sent_anew(shop: Steps) -> None:
-    job_id = owed_mail(shop)
+def test_a_mail_that_may_have_arrived_is_not_repeated_to_the_old_address_but_sent_anew(
+    shop: Steps, job_id: str
+) -> None:
     shop.mailer.after_effect.append(AmbiguousError("no answer"))
     shop.mail_due()
     admin.set_address(shop.ctx, job_id, NEW)
@@ -193,8 +186,7 @@ def test_a_mail_that_may_have_arrived_is_not_repeated_to_the_old_address_but_sen
     assert shop.tasks() == []
 
 
-def test_a_worker_that_read_the_old_address_hands_nothing_over_after_the_correction(shop: Steps) -> None:
-    job_id = owed_mail(shop)
+def test_a_worker_that_read_the_old_address_hands_nothing_over_after_the_correction(shop: Steps, job_id: str) -> None:
     lease_id, (key,) = shop.begin(Queue.MAIL) or ("", [""])
     render = shop.mailer.render
 
@@ -209,8 +201,21 @@ def test_a_worker_that_read_the_old_address_hands_nothing_over_after_the_correct
     assert [mail.recipients for mail in shop.mailer.taken] == [(NEW,)]
 
 
-def test_a_mail_that_failed_is_written_anew_when_the_server_is_asked_once_more(shop: Steps) -> None:
-    job_id = owed_mail(shop)
+WAITS_FOR_A_MAIL = """SELECT 1 FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%smi.emails%'"""
+
+
+def test_a_mail_that_is_handed_over_at_the_moment_of_the_correction_is_replaced(shop: Steps, job_id: str) -> None:
+    with ThreadPoolExecutor(1) as pool, shop.database.transaction() as tx:
+        tx.run("UPDATE smi.emails SET state = 'handed_over', content = 'old', hand_overs = 1")
+        corrected = pool.submit(shop.state.jobs.set_address, job_id, NEW, actor="test")
+        while not shop.sql(WAITS_FOR_A_MAIL):
+            assert not corrected.done()
+    corrected.result(timeout=30)
+    assert mails(shop, job_id) == [("completion", 1, "failed"), ("completion", 2, "claimed")]
+
+
+def test_a_mail_that_failed_is_written_anew_when_the_server_is_asked_once_more(shop: Steps, job_id: str) -> None:
     shop.mailer.faults.append(PermanentError("mail_refused", "550 no such user", breaker="mail"))
     shop.mail_due()
     assert shop.tasks() == ["mail_failed"]
@@ -219,8 +224,7 @@ def test_a_mail_that_failed_is_written_anew_when_the_server_is_asked_once_more(s
     assert [mail.content is None for mail in shop.state.emails.of_job(job_id)] == [True, False]
 
 
-def test_the_same_address_once_more_changes_no_mail(shop: Steps) -> None:
-    job_id = owed_mail(shop)
+def test_the_same_address_once_more_changes_no_mail(shop: Steps, job_id: str) -> None:
     shop.mailer.after_effect.append(AmbiguousError("no answer"))
     shop.mail_due()
     admin.set_address(shop.ctx, job_id, "customer@example.org")

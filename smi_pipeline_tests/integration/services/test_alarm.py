@@ -36,6 +36,16 @@ def test_a_refund_that_failed_is_one_task_and_no_alarm_besides(shop: Steps) -> N
     assert [row.job_id for row in shop.state.queries.alarms(shop.policy)] == [job_id]
 
 
+def test_a_second_payments_refund_that_failed_hides_no_job_that_is_stuck(shop: Steps) -> None:
+    job_id = shop.paid()
+    shop.payments.refund_status = "failed"
+    shop.pay(job_id)
+    shop.refund_due()
+    assert shop.tasks() == ["refund_failed"]
+    shop.later(hours=12)
+    assert [row.job_id for row in shop.state.queries.alarms(shop.policy)] == [job_id]
+
+
 def test_an_overdue_task_ends_by_itself_when_the_job_does(shop: Steps) -> None:
     shop.failed()
     shop.later(hours=2)

@@ -23,17 +23,6 @@ def restart_with(shop: Steps, *keys: str) -> None:
     shop.state = state
 
 
-@pytest.fixture
-def job_id(shop: Steps) -> str:
-    """A job that was delivered a moment ago; its mail is owed."""
-    job_id = shop.paid()
-    shop.submit_due()
-    shop.upscaler.finish(shop.external_id(job_id))
-    shop.poll()
-    shop.fulfil_due()
-    return job_id
-
-
 def opened(shop: Steps, link: str) -> str:
     """What a download link answers."""
     file = shop.state.deliveries.find_download(link.rpartition("/")[2])

@@ -12,17 +12,6 @@ from smi_pipeline.services.alerts import raise_alarms
 from smi_pipeline_tests.integration.services.steps import Steps
 
 
-@pytest.fixture
-def job_id(shop: Steps) -> str:
-    """A job that was delivered a moment ago; its mail is owed."""
-    job_id = shop.paid()
-    shop.submit_due()
-    shop.upscaler.finish(shop.external_id(job_id))
-    shop.poll()
-    shop.fulfil_due()
-    return job_id
-
-
 def mail(shop: Steps, job_id: str):
     return shop.state.emails.of_job(job_id)[-1]
 

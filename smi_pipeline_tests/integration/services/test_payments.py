@@ -20,6 +20,7 @@ from smi_pipeline.core.pricing import Prices
 from smi_pipeline.gateway import progress
 from smi_pipeline.services import admin, intake
 from smi_pipeline.services.reconciliation import stripe_events, stripe_payments
+from smi_pipeline.state.reports.store import FACTS, OTHER_MONEY, Reports
 from smi_pipeline_tests.integration.services.steps import IMAGE, Steps
 
 
@@ -410,6 +411,25 @@ def test_an_order_is_priced_and_charged_in_the_currency_of_the_shop(state_url: s
     shop.pay(made.job_id, 180, currency="jpy")
     assert shop.job(made.job_id).status == "pending"
     assert shop.tasks() == []
+    shop.close()
+
+
+def test_the_figures_of_a_day_stay_when_currency_and_price_of_a_credit_are_changed(state_url: str) -> None:
+    shop = Steps(state_url, prices=Prices(credit_cents=Decimal("3.7")))
+    shop.delivered()
+    given = shop.register().job_id
+    admin.retry(shop.ctx, given, admin_override=True)
+    shop.deliver(given)
+    today = shop.state.submissions.now().date()
+
+    def figures(prices: Prices) -> list[dict[str, object]]:
+        reports = Reports(shop.database, prices)
+        reports.build_facts(today, today)
+        return [row for table in (FACTS, OTHER_MONEY) for row in reports.rows(table, today, today)]
+
+    before = figures(shop.ctx.prices)
+    assert [row["api_cost_cents"] for row in before] == [8, 8]  # 7.4, of two credits each
+    assert figures(Prices(currency="jpy", credit_cents=Decimal(600))) == before
     shop.close()
 
 

@@ -588,42 +588,105 @@ def test_a_silent_stripe_counts_once_however_often_it_is_asked(shop: Steps) -> N
     assert len(shop.state.breakers.get("stripe").failed) == 1
 
 
-def make_wait_long(shop: Steps) -> None:
-    """Have all refunds wait as after a long outage."""
-    shop.change(
-        "UPDATE smi.refunds SET attempts = 9, next_attempt_at = smi.now() + interval '14 minutes', last_error = '502'"
-    )
+@pytest.mark.parametrize("reads", ["one made by hand", "one that is pending", "one that is disputed"])
+def test_a_refund_that_only_reads_does_not_close_the_breaker_of_a_key_that_may_not_refund(
+    shop: Steps, reads: str
+) -> None:
+    job_id = shop.failed()
+    payment_intent = payment_of(shop, job_id)
+    if reads == "one that is pending":
+        shop.payments.refund_status = "pending"
+        shop.refund_due()
+    other = shop.failed()
+
+    def refused(**_: object) -> None:
+        raise AccountError("403: this key may not make refunds")
+
+    create, shop.payments.create_refund = shop.payments.create_refund, refused  # type: ignore
+    if reads == "one that is disputed":
+        shop.payments.dispute(payment_intent, refundable=False)
+    elif reads == "one made by hand":
+        shop.refund_due()
+        shop.payments.refund_by_hand(payment_intent, shop.job(job_id).price_cents)
+    for _ in range(6):
+        shop.change("UPDATE smi.refunds SET next_attempt_at = smi.now() WHERE state IN ('owed', 'pending')")
+        shop.refund_due()
+        shop.later(seconds=67)
+    assert stripe_is_open(shop)
+    assert times_opened(shop) == ["stripe"]
+    shop.payments.create_refund, shop.payments.refund_status = create, "succeeded"  # type: ignore
+    shop.refund_due()
+    assert not stripe_is_open(shop)
+    assert states(shop, other) == [("failure", "succeeded")]
+
+
+def test_a_single_refund_is_made_within_a_minute_after_stripe_is_back(shop: Steps) -> None:
+    job_id = shop.failed()
+    for _ in range(12):
+        shop.payments.faults.append(TransientError("no connection"))
+        shop.refund_due()
+        assert not shop.payments.faults
+        shop.later(minutes=16)
+    shop.payments.faults.append(TransientError("no connection"))
+    shop.refund_due()
+    assert not stripe_is_open(shop)
+    shop.later(seconds=67)
+    shop.refund_due()
+    assert states(shop, job_id) == [("failure", "succeeded")]
+
+
+def test_what_can_be_read_between_does_not_hide_that_no_refund_is_carried_out(shop: Steps) -> None:
+    for _ in range(3):
+        shop.failed()
+
+    def fails(**_: object) -> None:
+        raise AnsweredError("500 of Stripe")
+
+    shop.payments.create_refund = fails  # type: ignore
+    for _ in range(2):
+        shop.refund_due()
+        reconcile_events(shop.ctx)
+        shop.later(seconds=67)
+    shop.refund_due()
+    assert stripe_is_open(shop)
+    assert shop.tasks() == ["breaker"]
+
+
+@pytest.mark.parametrize("waits_for", ["a dispute", "the balance"])
+def test_a_refund_that_waits_for_something_else_does_not_keep_the_breaker_open(shop: Steps, waits_for: str) -> None:
+    job_id = shop.failed()
+    if waits_for == "a dispute":
+        shop.payments.dispute(payment_of(shop, job_id), refundable=False)
+    else:
+        shop.payments.refusals.append(PermanentError(refund.INSUFFICIENT_BALANCE, "too little"))
+    shop.refund_due()
+    shop.later(seconds=30)
+    shop.state.breakers.note(Failure(breaker="stripe", work_key="x", message="401", scope=Scope.SHOP))
+    reconcile_events(shop.ctx)
+    assert not stripe_is_open(shop)
+    assert shop.begin(Queue.REFUND) is None
 
 
 @pytest.mark.parametrize("closed_by", ["a refund", "an operator"])
-def test_refunds_that_wait_are_due_at_once_when_stripe_carries_them_out_again(shop: Steps, closed_by: str) -> None:
+def test_refunds_that_wait_are_made_within_a_minute_when_stripe_carries_them_out_again(
+    shop: Steps, closed_by: str
+) -> None:
     for _ in range(3):
         shop.failed()
-    shop.state.breakers.note(Failure(breaker="stripe", work_key="x", message="401", scope=Scope.SHOP))
-    make_wait_long(shop)
-    if closed_by == "a refund":
-        shop.change(
-            """UPDATE smi.refunds SET next_attempt_at = smi.now()
-               WHERE refund_row = (SELECT min(refund_row) FROM smi.refunds)"""
-        )
-        lease_id, keys = shop.begin(Queue.REFUND) or ("", [])
-        assert len(keys) == 1, "one probes"
-        refund.process(shop.ctx, keys[0], lease_id)
-    else:
-        admin.close_breaker(shop.ctx, "stripe", "the key is renewed")
-    assert not stripe_is_open(shop)
+    for _ in range(30):
+        shop.payments.faults.append(AccountError("401"))
+        shop.refund_due()
+        shop.payments.faults.clear()
+        shop.later(seconds=67)
+    assert stripe_is_open(shop)
+    shop.payments.faults.append(AccountError("401"))
     shop.refund_due()
+    if closed_by == "an operator":
+        admin.close_breaker(shop.ctx, "stripe", "the key is renewed")
+    shop.later(seconds=67)
+    shop.refund_due()
+    assert not stripe_is_open(shop)
     assert {row["state"] for row in shop.sql("SELECT state FROM smi.refunds")} == {"succeeded"}
-
-
-def test_refunds_that_wait_for_money_or_a_dispute_are_not_asked_for_again_when_stripe_is_back(shop: Steps) -> None:
-    shop.failed()
-    shop.change("UPDATE smi.refunds SET waits_for_balance = true, next_attempt_at = smi.now() + interval '15 minutes'")
-    shop.failed()
-    shop.change("UPDATE smi.refunds SET next_attempt_at = smi.now() + interval '1 hour' WHERE NOT waits_for_balance")
-    shop.state.breakers.note(Failure(breaker="stripe", work_key="x", message="401", scope=Scope.SHOP))
-    admin.close_breaker(shop.ctx, "stripe", "the key is renewed")
-    assert shop.begin(Queue.REFUND) is None
 
 
 def times_opened(shop: Steps) -> list[str]:
@@ -669,26 +732,3 @@ def test_while_no_session_can_be_opened_one_order_a_minute_tries_it(shop: Steps)
             shop.register()
         shop.later(seconds=10)
     assert 3 <= len(asked) <= 6
-
-
-def test_while_the_breaker_is_open_a_refund_that_failed_often_may_probe_within_about_a_minute(shop: Steps) -> None:
-    shop.failed()
-    make_wait_long(shop)
-    shop.state.breakers.note(Failure(breaker="stripe", work_key="x", message="502", scope=Scope.SHOP))
-    shop.payments.faults.append(AnsweredError("502"))
-    shop.refund_due()
-    assert stripe_is_open(shop)
-    shop.later(seconds=70)
-    shop.refund_due()
-    assert not stripe_is_open(shop)
-    assert {row["state"] for row in shop.sql("SELECT state FROM smi.refunds")} == {"succeeded"}
-
-
-def test_refunds_that_wait_long_are_due_when_the_breaker_opens_and_one_at_a_time_probes(shop: Steps) -> None:
-    shop.failed()
-    shop.failed()
-    make_wait_long(shop)
-    shop.state.breakers.note(Failure(breaker="stripe", work_key="x", message="502", scope=Scope.SHOP))
-    shop.refund_due()
-    assert not stripe_is_open(shop)
-    assert {row["state"] for row in shop.sql("SELECT state FROM smi.refunds")} == {"succeeded"}

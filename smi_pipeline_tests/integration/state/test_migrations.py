@@ -37,6 +37,7 @@ LANDED = {
     "0020_process_heartbeats": "b40fc67966408a9c3462db4ffe48dc9b62a0dcf526667aabef5978c875dd6b71",
     "0021_keys": "3b367e2fb1e034c6eb2e1afa7080b21df1d884d40b76d57bb7417bd748a1482b",
     "0022_refused_mails": "3a61822100a19b5e15ea22cfd42cb3d172ec7b7e56b3c4414690a87763384fb0",
+    "0023_credit_prices": "1087a06a0f20f551493d153303a5b4d8947f23962a5769283782ec38fde89959",
 }
 """SHA-256 of each file. Add the line of a new migration; never change another one: databases have run it."""
 

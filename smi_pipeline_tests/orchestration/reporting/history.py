@@ -8,11 +8,13 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from smi_pipeline.state.database import Database, Transaction
 
 DAY = date(2025, 11, 10)
+CREDIT_PRICES = (None, Decimal("3.7"), Decimal("0.0123456789012345"), Decimal(600))
 
 
 @dataclass(kw_only=True)
@@ -28,6 +30,7 @@ class Order:
     price_cents: int = 50
     currency: str = "usd"
     expected_credits: int = 1
+    credit_cents: Decimal | None = None
     submitted_at: datetime | None = None
     result_ready_at: datetime | None = None
     completed_at: datetime | None = None
@@ -110,6 +113,7 @@ def _write(tx: Transaction, order: Order) -> None:
         price_cents=order.price_cents,
         currency=order.currency,
         expected_credits=order.expected_credits,
+        credit_cents=order.credit_cents,
         payment_intent_id=order.payment_intent_id,
         paid_at=order.paid_at,
         learned_at=order.paid_at,
@@ -211,6 +215,7 @@ def random_rest(seed: int, *, days: int = 4, count: int = 12, first: date = DAY)
 
 def _gift(chance: random.Random, day: date) -> Order:
     order = Order(paid_at=None, currency=chance.choice(["usd", "eur"]), expected_credits=chance.randint(1, 9))
+    order.credit_cents = chance.choice(CREDIT_PRICES)
     order.calls = [
         {"state": state, "credits": chance.choice([None, 3]), "created_at": moment(day, chance.randrange(200_000))}
         for state in chance.choices(["completed", "failed", "lost"], k=2)
@@ -277,6 +282,7 @@ def _random_order(chance: random.Random, day: date) -> Order:
         price_cents=chance.randint(50, 900),
         currency=chance.choice(["usd", "usd", "eur"]),
         expected_credits=chance.randint(1, 40),
+        credit_cents=chance.choice(CREDIT_PRICES),
         rating=chance.choice([None, None, 1, 3, 5]),
     )
     fee = chance.choice([None, chance.randint(0, 90)])

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, timedelta
 from decimal import ROUND_HALF_UP, Decimal
+from fractions import Fraction
 from typing import Any
 
 from smi_pipeline.core.pricing import Prices, margin_percent
@@ -33,7 +34,7 @@ def fact(order: Order) -> dict[str, Any]:
                 "refunded_cents": order.price_cents if order.status == "refunded" else 0,
             }
         credits = useful = order.expected_credits if order.status == "completed" else 0
-    cost = PRICES.cost_cents(credits + assumed)
+    cost = _cost(order, credits + assumed)
     return {
         "day": order.paid_at.astimezone(UTC).date(),
         "job_id": order.job_id,
@@ -55,6 +56,11 @@ def fact(order: Order) -> dict[str, Any]:
     }
 
 
+def _cost(order: Order, credits: int) -> int:
+    """At the price of a credit when the order was made; today's where that was not kept."""
+    return math.ceil(Fraction(PRICES.credit_cents if order.credit_cents is None else order.credit_cents) * credits)
+
+
 def _own(order: Order) -> list[dict[str, Any]]:
     """The payments that are counted with the job."""
     return [payment for payment in order.payments if payment["currency"] == order.paid_currency]
@@ -72,7 +78,7 @@ def other(entry: Order | Loose) -> list[dict[str, Any]]:
         calls = [call for call in entry.calls if call["created_at"].date() == day]
         credits = sum(call["credits"] or 0 for call in calls)
         assumed = entry.expected_credits * sum(c["state"] == "lost" and c["credits"] is None for c in calls)
-        cost = PRICES.cost_cents(credits + assumed)
+        cost = _cost(entry, credits + assumed)
         rows.append(
             {
                 "day": day,
