@@ -79,5 +79,7 @@ def test_sales_of_the_days_of_the_move_are_no_unmatched_payments(
             ("completed", "order", 96, 0, late["stripe_payment_intent_id"]),
         ]
     )
-    assert rows(ctx.state.database.url, "SELECT count(*) FROM smi.payments WHERE role = 'orphan'") == [(0,)]
-    assert ctx.state.manual_tasks.opened() == []
+    ours = {payment_intent for *_, payment_intent in found}
+    unmatched = rows(ctx.state.database.url, "SELECT payment_intent_id FROM smi.payments WHERE role = 'orphan'")
+    assert ours.isdisjoint(payment_intent for (payment_intent,) in unmatched)  # other tests have sold at this Stripe
+    assert ours.isdisjoint(task.subject for task in ctx.state.manual_tasks.opened())
