@@ -187,7 +187,10 @@ PASSED_BY: dict[str, dict[str, str]] = {
 FINAL = ("never-paid", "paid-before-clean-up", "pending-before-clean-up")
 """Recipes that need a day to pass, or the clean-up to run just now: they come last, in a wave of their own."""
 
-NOT_KILLED = {("mailer.send", SENSORS): "an alert to the shop's own people, at most once by design"}
+NOT_KILLED = {
+    ("mailer.send", SENSORS): "an alert to the shop's own people, at most once by design",
+    ("mailer.send", GATEWAY): "the alert that the daemon is silent, likewise",
+}
 """What passes without being killed there, and why."""
 
 NEAR_MONEY = (
